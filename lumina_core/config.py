@@ -1,0 +1,158 @@
+"""The transformer's shape, read from a checkpoint's `config.json`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import CheckpointError
+
+PUBLISHED_IMAGE_TOKEN_OFFSET = 155_000
+PUBLISHED_CODEBOOK_SIZE = 16_384
+_UNSUPPORTED_UNLESS = {
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "mlp_bias": False,
+    "tie_word_embeddings": False,
+    "rope_scaling": None,
+}
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Sizes of the transformer and of its image vocabulary; `trained_sizes` is None for the published crop lists."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    max_position_embeddings: int
+    rope_theta: float = 10_000.0
+    rms_norm_eps: float = 1e-5
+    model_parallel_size: int = 1
+    swin_norm: bool = False
+    image_token_offset: int = PUBLISHED_IMAGE_TOKEN_OFFSET
+    codebook_size: int = PUBLISHED_CODEBOOK_SIZE
+    trained_sizes: tuple[tuple[int, int], ...] | None = None
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], source: str = "config.json") -> TransformerConfig:
+        """Config from the keys of a `config.json`; keys that mean nothing here are ignored.
+
+        Raises CheckpointError naming the key, what came and what was expected. `source` is only for that message.
+        """
+        read = _Reader(values, source)
+        read.check_supported()
+        heads = read.count("num_attention_heads")
+        hidden_size = read.count("hidden_size")
+        config = cls(
+            vocab_size=read.count("vocab_size"),
+            hidden_size=hidden_size,
+            intermediate_size=read.count("intermediate_size"),
+            num_hidden_layers=read.count("num_hidden_layers"),
+            num_attention_heads=heads,
+            num_key_value_heads=read.count("num_key_value_heads", heads),
+            head_dim=read.head_dim(hidden_size, heads),
+            max_position_embeddings=read.count("max_position_embeddings"),
+            rope_theta=read.positive("rope_theta", 10_000.0),
+            rms_norm_eps=read.positive("rms_norm_eps", 1e-5),
+            model_parallel_size=read.count("model_parallel_size", 1),
+            swin_norm=read.flag("swin_norm", False),
+            image_token_offset=read.offset("image_token_offset", PUBLISHED_IMAGE_TOKEN_OFFSET),
+            codebook_size=read.count("image_codebook_size", PUBLISHED_CODEBOOK_SIZE),
+            trained_sizes=read.sizes("trained_sizes"),
+        )
+        read.check_heads(config)
+        return config
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> TransformerConfig:
+        """Config from a `config.json` file. Raises CheckpointError when it is absent, not JSON, or not usable."""
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise CheckpointError(f"cannot read the config {path}: {error.strerror or error}") from error
+        except ValueError as error:
+            raise CheckpointError(f"{path} is not JSON ({error}); expected the config.json of a checkpoint") from error
+        if not isinstance(values, dict):
+            raise CheckpointError(f"{path} holds a JSON {type(values).__name__}; expected an object of named values")
+        return cls.from_dict(values, str(path))
+
+
+@dataclass(frozen=True)
+class _Reader:
+    values: dict[str, Any]
+    source: str
+
+    def fail(self, key: str, got: object, expected: str) -> CheckpointError:
+        return CheckpointError(f"{self.source}: {key} is {got!r}; expected {expected}")
+
+    def read(self, key: str, default: Any, valid: Callable[[Any], bool], expected: str) -> Any:
+        value = self.values.get(key)
+        if value is None:
+            if default is None:
+                raise CheckpointError(f"{self.source}: {key} is missing; expected {expected}")
+            return default
+        if not valid(value):
+            raise self.fail(key, value, expected)
+        return value
+
+    def count(self, key: str, default: int | None = None) -> int:
+        return self.read(key, default, lambda value: _is_int(value) and value > 0, "a positive whole number")
+
+    def offset(self, key: str, default: int) -> int:
+        return self.read(key, default, lambda value: _is_int(value) and value >= 0, "a whole number of at least 0")
+
+    def positive(self, key: str, default: float) -> float:
+        return float(self.read(key, default, _is_positive, "a positive, finite number"))
+
+    def flag(self, key: str, default: bool) -> bool:
+        return self.read(key, default, lambda value: isinstance(value, bool), "true or false")
+
+    def head_dim(self, hidden_size: int, heads: int) -> int:
+        if self.values.get("head_dim") is None and hidden_size % heads:
+            raise self.fail("hidden_size", hidden_size, f"a multiple of num_attention_heads ({heads})")
+        head_dim = self.count("head_dim", hidden_size // heads)
+        if head_dim % 2:
+            raise self.fail("head_dim", head_dim, "an even number, because rotary embedding turns pairs")
+        return head_dim
+
+    def sizes(self, key: str) -> tuple[tuple[int, int], ...] | None:
+        value = self.values.get(key)
+        if value is None:
+            return None
+        if not isinstance(value, list) or not value or not all(_is_size(size) for size in value):
+            raise self.fail(key, value, "a list of [width, height] in positive multiples of 32")
+        return tuple((width, height) for width, height in value)
+
+    def check_supported(self) -> None:
+        for key, supported in _UNSUPPORTED_UNLESS.items():
+            if self.values.get(key, supported) != supported:
+                raise self.fail(key, self.values[key], f"{supported!r}, the only form that this model comes in")
+
+    def check_heads(self, config: TransformerConfig) -> None:
+        heads, kv_heads, parts = config.num_attention_heads, config.num_key_value_heads, config.model_parallel_size
+        if heads % kv_heads:
+            raise self.fail("num_key_value_heads", kv_heads, f"a divisor of num_attention_heads ({heads})")
+        if heads % parts or kv_heads % parts:
+            expected = f"a divisor of num_attention_heads ({heads}) and of num_key_value_heads ({kv_heads})"
+            raise self.fail("model_parallel_size", parts, expected)
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+
+
+def _is_size(size: object) -> bool:
+    return isinstance(size, list) and len(size) == 2 and all(_is_int(n) and n > 0 and n % 32 == 0 for n in size)
