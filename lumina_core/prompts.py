@@ -1,0 +1,137 @@
+"""The wording of each task's prompt: templates that are data, to be seen and replaced."""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from .errors import InputError
+
+logger = logging.getLogger(__name__)
+
+MAPS = MappingProxyType(
+    {"depth": "depth map", "canny": "canny edge map", "hed": "hed edge map", "pose": "pose estimation map"}
+)
+PLACEHOLDERS = ("width", "height", "prompt", "map", "object")
+_SIZE = ("width", "height")
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """One task's wording, with {width}, {height} (of the whole canvas), {prompt}, {map}, {object} to be filled in.
+
+    `requires` are the inputs that must not be empty; `needs_condition` says that a picture is given as the upper
+    panel; `published` tells the model authors' wording from our own, for tasks whose wording they did not publish.
+    """
+
+    task: str
+    text: str
+    published: bool
+    requires: tuple[str, ...] = ()
+    needs_condition: bool = False
+
+
+_PAIR = (
+    "Generate a dual-panel image of {width}x{height} where the <lower half> displays a <{map}>, "
+    "while the <upper half> retains the original image for direct visual comparison:\n{prompt}"
+)
+
+TEMPLATES = MappingProxyType(
+    {
+        template.task: template
+        for template in (
+            PromptTemplate(
+                "t2i",
+                "Generate an image of {width}x{height} according to the following prompt:\n{prompt}",
+                published=True,
+            ),
+            PromptTemplate("pair", _PAIR, published=True, requires=("map",)),
+            PromptTemplate(
+                "control",
+                "Generate a dual-panel image of {width}x{height} where the <upper half> displays a <{map}>, "
+                "while the <lower half> retains the original image for direct visual comparison:\n{prompt}",
+                published=True,
+                requires=("map",),
+                needs_condition=True,
+            ),
+            PromptTemplate(
+                "subject",
+                "Generate a dual-panel image of {width}x{height} where the <upper half> displays: {object}, "
+                "while the <lower half> shows the image according to the object and following prompt: {prompt}.",
+                published=True,
+                requires=("object", "prompt"),
+                needs_condition=True,
+            ),
+            PromptTemplate(
+                "edit",
+                "Generate a dual-panel image of {width}x{height} where the <upper half> displays the original image, "
+                "while the <lower half> shows the image after the following edit:\n{prompt}",
+                published=False,
+                requires=("prompt",),
+                needs_condition=True,
+            ),
+            # Prediction is the lower half of an image pair whose upper half is given, so it takes the pair's wording.
+            PromptTemplate("predict", _PAIR, published=False, requires=("map",), needs_condition=True),
+        )
+    }
+)
+TASKS = tuple(TEMPLATES)
+
+
+def build_prompt(
+    task: str,
+    width: int,
+    height: int,
+    prompt: str,
+    map: str | None = None,
+    object: str | None = None,
+    template: str | None = None,
+) -> str:
+    """The full prompt of a task for a canvas of `width` by `height` pixels (both panels together).
+
+    `map` is one of MAPS, `object` the subject's description; a task ignores those that it does not use. A turn of
+    editing over several turns is the task "edit". `prompt` is taken as it is, and may be empty where the published
+    program allows it. `template` replaces the task's own wording. Raises InputError for what is unknown or lacking.
+    """
+    own = find_template(task)
+    wording = own.text if template is None else template
+    values = {"width": str(width), "height": str(height), "prompt": prompt, "object": object or "", "map": ""}
+    if "map" in own.requires:
+        values["map"] = _map_name(task, map)
+    for name in own.requires:
+        if not values[name].strip():
+            raise InputError(f"the task {task!r} came without {name}; expected a text that is not empty")
+    _check_wording(wording, [*_SIZE, *own.requires, *(["prompt"] if prompt.strip() else [])])
+    if not prompt.strip():
+        logger.warning("The prompt is empty: nothing but the size says what to draw.")
+    return re.sub(r"\{(\w+)\}", lambda match: values[match[1]], wording)
+
+
+def find_template(task: str) -> PromptTemplate:
+    """The template of a task. Raises InputError that lists the tasks for an unknown one."""
+    if task not in TEMPLATES:
+        raise InputError(f"the task is {task!r}; expected one of {', '.join(TASKS)}")
+    return TEMPLATES[task]
+
+
+def _map_name(task: str, map: str | None) -> str:
+    if map is None:
+        raise InputError(f"the task {task!r} came without map; expected one of {', '.join(MAPS)}")
+    if map not in MAPS:
+        raise InputError(f"map is {map!r}; expected one of {', '.join(MAPS)}")
+    return MAPS[map]
+
+
+def _check_wording(wording: str, needed: list[str]) -> None:
+    used = re.findall(r"\{([^{}]*)\}", wording)
+    unknown = [name for name in used if name not in PLACEHOLDERS]
+    if unknown:
+        legal = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
+        raise InputError(f"the template has the placeholder {{{unknown[0]}}}; expected only {legal}")
+    missing = [f"{{{name}}}" for name in needed if name not in used]
+    if missing:
+        raise InputError(
+            f"the template {wording!r} lacks {', '.join(missing)}; put the placeholder where its text goes"
+        )

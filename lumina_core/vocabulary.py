@@ -1,0 +1,161 @@
+"""The tokens of a picture: which are forced where, and how codes become a token list and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from .config import TransformerConfig
+from .errors import CheckpointError, InputError
+from .tokenizer import END_OF_ROW, END_OF_TURN, IMAGE_END, IMAGE_START, Tokenizer, grid_unit_name
+
+CODES_PER_UNIT = 4
+HEADER_LENGTH = 3
+DRAWN = -1
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Ids of the picture tokens. `grid_units[n]` says "n grid units"; code c is `image_token_offset` + c.
+
+    A picture is start, H, W, then h rows of w codes and an end of row, then the end; h = 4 H and w = 4 W.
+    """
+
+    image_start: int
+    image_end: int
+    end_of_row: int
+    end_of_turn: int
+    grid_units: tuple[int, ...]
+    image_token_offset: int
+    codebook_size: int
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, config: TransformerConfig) -> Vocabulary:
+        """The picture tokens of a checkpoint. Raises CheckpointError when tokenizer and config contradict each other."""
+        vocabulary = cls(
+            image_start=tokenizer.token_id(IMAGE_START),
+            image_end=tokenizer.token_id(IMAGE_END),
+            end_of_row=tokenizer.token_id(END_OF_ROW),
+            end_of_turn=tokenizer.token_id(END_OF_TURN),
+            grid_units=_grid_units(tokenizer),
+            image_token_offset=config.image_token_offset,
+            codebook_size=config.codebook_size,
+        )
+        vocabulary._check(config)
+        return vocabulary
+
+    @property
+    def max_units(self) -> int:
+        """The longest side that a header can name, in grid units of 32 pixels."""
+        return len(self.grid_units) - 1
+
+    def header(self, grid_h_units: int, grid_w_units: int) -> list[int]:
+        """[start, H, W] of a picture of `grid_h_units` by `grid_w_units` units. Raises InputError when out of range."""
+        for side, units in (("height", grid_h_units), ("width", grid_w_units)):
+            if not 1 <= units <= self.max_units:
+                raise InputError(
+                    f"the picture's {side} is {units} grid units; expected 1 to {self.max_units} "
+                    f"({32 * self.max_units} pixels), which is what the tokenizer has tokens for"
+                )
+        return [self.image_start, self.grid_units[grid_h_units], self.grid_units[grid_w_units]]
+
+    def forced_tokens(self, grid_h: int, grid_w: int) -> list[int]:
+        """The whole picture of `grid_h` by `grid_w` codes with the known tokens in place and DRAWN where one is drawn."""
+        header = self.header(_units("height", grid_h), _units("width", grid_w))
+        return header + ([DRAWN] * grid_w + [self.end_of_row]) * grid_h + [self.image_end]
+
+    def row_tokens(self, codes: torch.Tensor) -> list[int]:
+        """Tokens of rows of codes [rows,w], each row with its end. Raises InputError for codes out of the codebook."""
+        self._check_codes(codes)
+        ends = torch.full((codes.shape[0], 1), self.end_of_row, device=codes.device)
+        return torch.cat([codes + self.image_token_offset, ends], dim=1).flatten().tolist()
+
+    def picture_tokens(self, codes: torch.Tensor) -> list[int]:
+        """The full list of a picture of codes [h,w], start to end. Raises InputError for a size or code out of range."""
+        rows = self.row_tokens(codes)
+        grid_h, grid_w = codes.shape
+        return [*self.header(_units("height", grid_h), _units("width", grid_w)), *rows, self.image_end]
+
+    def parse_picture(self, ids: Sequence[int]) -> torch.Tensor:
+        """Codes [h,w] (int64) of a picture's full token list. Raises InputError naming the first wrong position."""
+        if len(ids) < HEADER_LENGTH:
+            raise InputError(
+                f"a picture's token list has {len(ids)} tokens; expected at least its header of start, H, W"
+            )
+        _expect(ids, 0, self.image_start, "the start of a picture")
+        grid_h, grid_w = (
+            CODES_PER_UNIT * self._parse_units(ids, 1, "H"),
+            CODES_PER_UNIT * self._parse_units(ids, 2, "W"),
+        )
+        expected = picture_length(grid_h, grid_w)
+        if len(ids) != expected:
+            raise InputError(
+                f"a picture of {grid_h} rows of {grid_w} codes came with {len(ids)} tokens; expected {expected}"
+            )
+        for row in range(grid_h):
+            _expect(ids, HEADER_LENGTH + row * (grid_w + 1) + grid_w, self.end_of_row, f"the end of row {row}")
+        _expect(ids, expected - 1, self.image_end, "the end of the picture")
+        return self._parse_codes(ids, grid_h, grid_w)
+
+    def _parse_units(self, ids: Sequence[int], position: int, side: str) -> int:
+        if ids[position] not in self.grid_units[1:]:
+            expected = f"{side}, a token of 1 to {self.max_units} grid units"
+            raise InputError(f"token {position} of the picture is {ids[position]!r}; expected {expected}")
+        return self.grid_units.index(ids[position])
+
+    def _parse_codes(self, ids: Sequence[int], grid_h: int, grid_w: int) -> torch.Tensor:
+        first, last = self.image_token_offset, self.image_token_offset + self.codebook_size - 1
+        for position in range(HEADER_LENGTH, len(ids) - 1):
+            is_end_of_row = (position - HEADER_LENGTH) % (grid_w + 1) == grid_w
+            if not is_end_of_row and not (isinstance(ids[position], int) and first <= ids[position] <= last):
+                raise InputError(
+                    f"token {position} of the picture is {ids[position]!r}; expected an image code, {first} to {last}"
+                )
+        rows = torch.tensor(ids[HEADER_LENGTH:-1], dtype=torch.int64).view(grid_h, grid_w + 1)
+        return rows[:, :grid_w] - first
+
+    def _check_codes(self, codes: torch.Tensor) -> None:
+        if codes.ndim != 2 or 0 in codes.shape or codes.is_floating_point():
+            raise InputError(f"codes are {codes.dtype} {tuple(codes.shape)}; expected whole numbers [rows,columns]")
+        low, high = int(codes.min()), int(codes.max())
+        if low < 0 or high >= self.codebook_size:
+            raise InputError(f"codes run from {low} to {high}; expected 0 to {self.codebook_size - 1}")
+
+    def _check(self, config: TransformerConfig) -> None:
+        end = self.image_token_offset + self.codebook_size
+        if end > config.vocab_size:
+            raise CheckpointError(
+                f"vocab_size is {config.vocab_size}; expected at least {end}: "
+                f"image_token_offset {self.image_token_offset} + codebook of {self.codebook_size}"
+            )
+        for token in (self.image_start, self.image_end, self.end_of_row, self.end_of_turn, *self.grid_units):
+            if token >= config.vocab_size or self.image_token_offset <= token < end:
+                expected = (
+                    f"below {config.vocab_size} and outside the image codes {self.image_token_offset} to {end - 1}"
+                )
+                raise CheckpointError(f"a special token has id {token}; expected one {expected}")
+
+
+def picture_length(grid_h: int, grid_w: int) -> int:
+    """Number of tokens of a picture of `grid_h` rows of `grid_w` codes, start and end included."""
+    return HEADER_LENGTH + grid_h * (grid_w + 1) + 1
+
+
+def _grid_units(tokenizer: Tokenizer) -> tuple[int, ...]:
+    ids: list[int] = []
+    while tokenizer.has_token(grid_unit_name(len(ids))):
+        ids.append(tokenizer.token_id(grid_unit_name(len(ids))))
+    return tuple(ids)
+
+
+def _units(side: str, codes: int) -> int:
+    if codes % CODES_PER_UNIT:
+        raise InputError(f"the picture's {side} is {codes} codes; expected a multiple of {CODES_PER_UNIT} (32 pixels)")
+    return codes // CODES_PER_UNIT
+
+
+def _expect(ids: Sequence[int], position: int, expected: int, meaning: str) -> None:
+    if ids[position] != expected:
+        raise InputError(f"token {position} of the picture is {ids[position]!r}; expected {expected}, {meaning}")
