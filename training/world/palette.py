@@ -1,0 +1,46 @@
+"""Names and numbers of the demo world: shapes, colours, sizes, backgrounds."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+CANVAS = 64
+GRID = 8
+
+SHAPES = ("circle", "square", "triangle", "diamond", "cross", "star")
+SIZES = MappingProxyType({"small": 16, "large": 24})
+COLOURS = MappingProxyType(
+    {
+        "red": (220, 30, 35),
+        "green": (30, 150, 50),
+        "blue": (35, 60, 220),
+        "yellow": (250, 225, 40),
+        "orange": (255, 140, 10),
+        "purple": (130, 30, 160),
+        "cyan": (50, 215, 230),
+        "pink": (255, 130, 200),
+    }
+)
+BACKGROUNDS = MappingProxyType(
+    {"white": (255, 255, 255), "black": (0, 0, 0), "gray": (128, 128, 128), "brown": (95, 60, 30)}
+)
+RELATIONS = ("left of", "right of", "above", "below")
+CATEGORIES = (
+    "single_object",
+    "colours",
+    "two_objects",
+    "counting",
+    "position",
+    "colour_attribution",
+)
+TRAINING_WEIGHTS = MappingProxyType(
+    {
+        "single_object": 0.10,
+        "colours": 0.15,
+        "two_objects": 0.15,
+        "counting": 0.15,
+        "position": 0.20,
+        "colour_attribution": 0.15,
+        "mixed": 0.10,
+    }
+)

@@ -1,0 +1,52 @@
+"""Samples of the demo world: a scene, a caption that is true of it and the claim behind the caption."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .captions import write_caption
+from .palette import TRAINING_WEIGHTS
+from .scenes import Scene, Spec, place, sample_spec
+
+TRAINING_STREAM = 0
+FRESH_STREAM = 1
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A scene with its caption and the claim that the caption words."""
+
+    scene: Scene
+    caption: str
+    spec: Spec
+
+
+def sample(rng: np.random.Generator, category: str | None = None) -> Sample:
+    """A random sample of the category, or of the training mixture when it is None.
+
+    Claim, then scene given the claim, then wording of the claim: so the scene is fair given the caption.
+    """
+    if category is None:
+        shares = np.cumsum(list(TRAINING_WEIGHTS.values()))
+        category = list(TRAINING_WEIGHTS)[int(np.searchsorted(shares[:-1], rng.random(), side="right"))]
+    spec = sample_spec(rng, category)
+    return Sample(place(rng, spec), write_caption(rng, spec), spec)
+
+
+def sample_scene(rng: np.random.Generator, category: str | None = None) -> tuple[Scene, str]:
+    """A scene and a caption that is true of it; arguments as in `sample`."""
+    drawn = sample(rng, category)
+    return drawn.scene, drawn.caption
+
+
+def training_rng(seed: int, worker: int = 0) -> np.random.Generator:
+    """The generator that training draws from; its stream is never that of `fresh_samples`."""
+    return np.random.default_rng([TRAINING_STREAM, seed, worker])
+
+
+def fresh_samples(category: str, count: int, seed: int) -> list[Sample]:
+    """`count` samples of a stream that training never draws from; the same for the same arguments."""
+    rng = np.random.default_rng([FRESH_STREAM, seed, sorted(TRAINING_WEIGHTS).index(category)])
+    return [sample(rng, category) for _ in range(count)]
