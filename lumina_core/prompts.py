@@ -104,7 +104,7 @@ def build_prompt(
         if not values[name].strip():
             raise InputError(f"the task {task!r} came without {name}; expected a text that is not empty")
     _check_wording(wording, [*_SIZE, *own.requires, *(["prompt"] if prompt.strip() else [])])
-    if not prompt.strip():
+    if not prompt.strip() and not own.needs_condition:
         logger.warning("The prompt is empty: nothing but the size says what to draw.")
     return re.sub(r"\{(\w+)\}", lambda match: values[match[1]], wording)
 

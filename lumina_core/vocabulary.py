@@ -33,7 +33,7 @@ class Vocabulary:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, config: TransformerConfig) -> Vocabulary:
-        """The picture tokens of a checkpoint. Raises CheckpointError when tokenizer and config contradict each other."""
+        """The picture tokens of a checkpoint. Raises CheckpointError when tokenizer and config do not fit."""
         vocabulary = cls(
             image_start=tokenizer.token_id(IMAGE_START),
             image_end=tokenizer.token_id(IMAGE_END),
@@ -62,7 +62,7 @@ class Vocabulary:
         return [self.image_start, self.grid_units[grid_h_units], self.grid_units[grid_w_units]]
 
     def forced_tokens(self, grid_h: int, grid_w: int) -> list[int]:
-        """The whole picture of `grid_h` by `grid_w` codes with the known tokens in place and DRAWN where one is drawn."""
+        """Every token of a picture of `grid_h` by `grid_w` codes that is known in advance, DRAWN at the others."""
         header = self.header(_units("height", grid_h), _units("width", grid_w))
         return header + ([DRAWN] * grid_w + [self.end_of_row]) * grid_h + [self.image_end]
 
@@ -73,7 +73,7 @@ class Vocabulary:
         return torch.cat([codes + self.image_token_offset, ends], dim=1).flatten().tolist()
 
     def picture_tokens(self, codes: torch.Tensor) -> list[int]:
-        """The full list of a picture of codes [h,w], start to end. Raises InputError for a size or code out of range."""
+        """The full list of a picture of codes [h,w], start to end. Raises InputError for a bad size or code."""
         rows = self.row_tokens(codes)
         grid_h, grid_w = codes.shape
         return [*self.header(_units("height", grid_h), _units("width", grid_w)), *rows, self.image_end]
