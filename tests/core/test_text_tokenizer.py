@@ -1,0 +1,44 @@
+"""The demo's text tokenizer: published file form, every byte, the same files for the same seed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tokenizers import Tokenizer
+
+from training.text_tokenizer import MERGES, SPECIAL_TOKENS, prompts, train_text_tokenizer
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tokenizer")
+    train_text_tokenizer(path, seed=0)
+    return path
+
+
+def test_same_seed_same_files(folder, tmp_path):
+    train_text_tokenizer(tmp_path, seed=0)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_special_tokens_come_last_and_are_configured(folder):
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    ids = [tokenizer.token_to_id(name) for name in SPECIAL_TOKENS]
+    assert ids == list(range(ids[0], tokenizer.get_vocab_size())) and ids[-1] < 256 + MERGES + len(SPECIAL_TOKENS)
+    assert config["bos_token"] is None and config["eos_token"] == "<|endoftext|>"
+    assert {entry["content"] for entry in config["added_tokens_decoder"].values()} == set(SPECIAL_TOKENS)
+
+
+def test_any_text_comes_back(folder):
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    for text in (*prompts(1, 20), "größe 🎨\n\t12 €", ""):
+        assert tokenizer.decode(tokenizer.encode(text).ids) == text
+
+
+def test_demo_prompts_are_short(folder):
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    text = "Generate an image of 64x64 according to the following prompt:\na red circle to the left of a blue square"
+    assert len(tokenizer.encode(text).ids) <= 26
