@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 Size = tuple[int, int]
 UNIT_PIXELS = 32
 CODE_PIXELS = 8
+PUBLISHED_MAX_SIDE = 128 * UNIT_PIXELS
 _LONGEST_RESIZED = 32_768
 _READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
@@ -88,7 +89,7 @@ def crop_sizes(base: int) -> list[Size]:
 
 
 def published_sizes() -> list[Size]:
-    """The sizes that the published model was trained on: the crop lists of 768 and 512, and two panels of the latter."""
+    """Sizes that the published model was trained on: the crop lists of 768 and 512, and two panels of the latter."""
     small = crop_sizes(512)
     return crop_sizes(768) + small + [(width, 2 * height) for width, height in small]
 
@@ -99,38 +100,38 @@ def check_size(
     max_tokens: int,
     trained_sizes: Sequence[Size] | None = None,
     prompt_tokens: int = 0,
+    max_side: int = PUBLISHED_MAX_SIDE,
 ) -> None:
     """Checks that a canvas of `width` by `height` pixels can be drawn, and warns when the model was not trained on it.
 
-    Legal are multiples of 32 whose tokens fit `max_tokens` (the context) after `prompt_tokens` of text. Raises
-    InputError that names the nearest legal size. `trained_sizes` None means the published ones.
+    Legal are multiples of 32 up to `max_side` (what the tokenizer can name) whose tokens fit `max_tokens` (the
+    context) after `prompt_tokens` of text. Raises InputError that names the nearest legal size. `trained_sizes` None
+    means the published ones.
     """
-    for name, side in (("width", width), ("height", height)):
-        if not isinstance(side, int) or isinstance(side, bool):
-            raise InputError(f"{name} is {side!r}; expected a whole number of pixels, a multiple of {UNIT_PIXELS}")
-    if not _is_legal(width, height):
-        nearest = _text(nearest_size(width, height, max_tokens, prompt_tokens))
-        raise InputError(f"the size is {width}x{height}; expected multiples of {UNIT_PIXELS}, the nearest is {nearest}")
-    tokens = _tokens(width, height, prompt_tokens)
-    if tokens > max_tokens:
-        nearest = _text(nearest_size(width, height, max_tokens, prompt_tokens))
+    _check_whole("width", width)
+    _check_whole("height", height)
+    problem = _problem(width, height, max_tokens, prompt_tokens, max_side)
+    if problem:
+        nearest = nearest_size(width, height, max_tokens, prompt_tokens, max_side)
         raise InputError(
-            f"the size {width}x{height} takes {tokens} tokens with the prompt's {prompt_tokens}; expected at most "
-            f"{max_tokens}, the model's context; the nearest size that fits is {nearest}"
+            f"the size is {width}x{height}; expected {problem}; the nearest legal size is {_text(nearest)}"
         )
     _warn_if_untrained((width, height), published_sizes() if trained_sizes is None else trained_sizes)
 
 
-def nearest_size(width: int, height: int, max_tokens: int, prompt_tokens: int = 0) -> Size:
-    """The size nearest to `width` by `height` that fits the context. Raises InputError when even 32x32 does not."""
-    if _tokens(UNIT_PIXELS, UNIT_PIXELS, prompt_tokens) > max_tokens:
+def nearest_size(
+    width: int, height: int, max_tokens: int, prompt_tokens: int = 0, max_side: int = PUBLISHED_MAX_SIDE
+) -> Size:
+    """The legal size nearest to `width` by `height`. Raises InputError when not even 32x32 fits the context."""
+    room = max_tokens - prompt_tokens
+    fitting = [(w, _tallest(w, min(height, max_side), room)) for w in range(UNIT_PIXELS, max_side + 1, UNIT_PIXELS)]
+    sizes = [(w, h) for w, h in fitting if h]
+    if not sizes:
         raise InputError(
             f"the prompt takes {prompt_tokens} tokens, which leaves no room for a picture in the context of "
             f"{max_tokens}; expected a shorter prompt"
         )
-    sides = range(UNIT_PIXELS, max(UNIT_PIXELS, max_tokens), UNIT_PIXELS)
-    fitting = ((w, _tallest(w, height, max_tokens - prompt_tokens)) for w in sides)
-    return min(((w, h) for w, h in fitting if h), key=lambda size: math.dist(size, (width, height)))
+    return min(sizes, key=lambda size: math.dist(size, (width, height)))
 
 
 def to_pixels(image: Image.Image) -> torch.Tensor:
@@ -172,12 +173,23 @@ def _text(size: Size) -> str:
     return f"{size[0]}x{size[1]}"
 
 
-def _is_legal(width: int, height: int) -> bool:
-    return all(side >= UNIT_PIXELS and side % UNIT_PIXELS == 0 for side in (width, height))
+def _check_whole(name: str, side: object) -> None:
+    if not isinstance(side, int) or isinstance(side, bool):
+        raise InputError(f"{name} is {side!r}; expected a whole number of pixels, a multiple of {UNIT_PIXELS}")
 
 
-def _tokens(width: int, height: int, prompt_tokens: int) -> int:
-    return prompt_tokens + picture_length(height // CODE_PIXELS, width // CODE_PIXELS)
+def _problem(width: int, height: int, max_tokens: int, prompt_tokens: int, max_side: int) -> str | None:
+    """What was expected of a size that is not legal, or None."""
+    if any(side < UNIT_PIXELS or side % UNIT_PIXELS for side in (width, height)):
+        return f"positive multiples of {UNIT_PIXELS}"
+    if max(width, height) > max_side:
+        return f"sides of at most {max_side}, the longest that the tokenizer can name"
+    tokens = prompt_tokens + picture_length(height // CODE_PIXELS, width // CODE_PIXELS)
+    if tokens > max_tokens:
+        return (
+            f"at most {max_tokens} tokens, the model's context, and this takes {tokens} ({prompt_tokens} the prompt's)"
+        )
+    return None
 
 
 def _tallest(width: int, height: int, room: int) -> int:
@@ -207,7 +219,8 @@ def _trim_overlong(image: Image.Image, size: Size) -> Image.Image:
         return image
     margin = 8
     width, height = (
-        min(side, math.ceil(wanted / scale) + margin) for side, wanted in zip(image.size, size, strict=True)
+        min(side, math.ceil(wanted / scale) + margin + (side - math.ceil(wanted / scale)) % 2)
+        for side, wanted in zip(image.size, size, strict=True)
     )
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.crop((left, top, left + width, top + height))

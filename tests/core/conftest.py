@@ -1,0 +1,54 @@
+"""Where golden data lies, and a small tokenizer with every special token, for all tests of the engine."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import tokenizers
+from tokenizers import models, normalizers, pre_tokenizers, trainers
+
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<racm3:break>",
+    "<eoss>",
+    "<reserved08706>",
+    "<reserved08799>",
+    *(f"<reserved{8800 + units:05d}>" for units in range(9)),
+)
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The golden data in this repository."""
+    return Path(__file__).parent.parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def full_golden() -> Path:
+    """The golden data with its large parts, outside this repository."""
+    folder = os.environ.get("LUMINA_GOLDEN")
+    if not folder:
+        pytest.skip("LUMINA_GOLDEN names no folder with the large golden data (see tests/golden/README.md)")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder's tokenizer.json: byte-level BPE on a few sentences, special tokens after the text vocabulary."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(["an image of a red square, reserved for the end of text"] * 4, trainer)
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS[:-1]))
+    tokenizer.add_tokens([tokenizers.AddedToken(SPECIAL_TOKENS[-1], special=False)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"bos_token": None, "eos_token": "<|endoftext|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return folder / "tokenizer.json"

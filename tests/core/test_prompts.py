@@ -1,0 +1,113 @@
+"""Prompts have the published wording, take the user's text as it is, and name what they lack."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from lumina_core.errors import InputError
+from lumina_core.prompts import MAPS, TASKS, TEMPLATES, build_prompt
+
+ALL_INPUTS = {"prompt": "a red square", "map": "depth", "object": "a red mug"}
+
+
+def text_of(prompt: str) -> str:
+    return prompt.partition(":\n")[2]
+
+
+def test_published_prompts(golden: Path) -> None:
+    """Every golden prompt is what build_prompt makes of its own text."""
+    cases = json.loads((golden / "prompts" / "expected.json").read_text(encoding="utf-8"))["cases"]
+    for case in cases:
+        wanted, words = case["prompt"], case["prompt"].split(" of ")[1].split()[0]
+        width, height = map(int, words.split("x"))
+        map_key = next((key for key, name in MAPS.items() if f"<{name}>" in wanted), None)
+        task = "t2i" if map_key is None else "control" if "condition" in case else "pair"
+        assert build_prompt(task, width, height, text_of(wanted), map_key) == wanted
+
+
+@pytest.mark.parametrize("case", ["i2i", "t2i_cfg4"])
+def test_published_end_to_end_prompts(golden: Path, case: str) -> None:
+    expected = json.loads((golden / "end_to_end" / "expected.json").read_text())[case]
+    task, map_key = ("control", "depth") if case == "i2i" else ("t2i", None)
+    assert build_prompt(task, expected["width"], expected["height"], expected["text"], map_key) == expected["prompt"]
+
+
+def test_subject_wording() -> None:
+    assert build_prompt("subject", 512, 1024, "on the moon", object="a red mug") == (
+        "Generate a dual-panel image of 512x1024 where the <upper half> displays: a red mug, while the <lower half> "
+        "shows the image according to the object and following prompt: on the moon."
+    )
+
+
+def test_control_is_the_pair_with_its_halves_exchanged() -> None:
+    pair = build_prompt("pair", 64, 128, "x", "hed")
+    swapped = pair.replace("lower", "?").replace("upper", "lower").replace("?", "upper")
+    assert build_prompt("control", 64, 128, "x", "hed") == swapped
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_each_task_says_its_size_and_text(task: str) -> None:
+    prompt = build_prompt(task, 64, 128, **ALL_INPUTS)
+    assert "64x128" in prompt and "a red square" in prompt and "{" not in prompt
+    assert ("dual-panel" in prompt) is (task != "t2i")
+
+
+def test_our_own_wording_is_marked() -> None:
+    assert {task for task, template in TEMPLATES.items() if not template.published} == {"edit", "predict"}
+    assert {task for task, template in TEMPLATES.items() if not template.needs_condition} == {"t2i", "pair"}
+
+
+@pytest.mark.parametrize("text", ["{object}", "{0} {prompt!r} {{", "a\\1b \\g<0>", "  two  spaces\n"])
+def test_text_is_taken_as_it_is(text: str) -> None:
+    assert text_of(build_prompt("t2i", 64, 64, text)) == text
+    assert text_of(build_prompt("t2i", 64, 64, text, template="{width}x{height}:\n{prompt}")) == text
+
+
+def test_unused_inputs_are_ignored() -> None:
+    assert build_prompt("t2i", 64, 64, "x", map="no such map", object="y") == build_prompt("t2i", 64, 64, "x")
+
+
+@pytest.mark.parametrize(
+    ("task", "inputs", "message"),
+    [
+        ("t2v", {}, "'t2v'; expected one of t2i, pair, control, subject, edit, predict"),
+        ("pair", {"map": None}, "'pair' came without map; expected one of depth, canny, hed, pose"),
+        ("predict", {"map": "normals"}, "'normals'; expected one of depth, canny, hed, pose"),
+        ("subject", {"object": None}, "'subject' came without object"),
+        ("subject", {"object": "  "}, "'subject' came without object"),
+        ("edit", {"prompt": " \n"}, "'edit' came without prompt"),
+    ],
+)
+def test_lacking_input_is_named(task: str, inputs: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        build_prompt(task, 64, 64, **{**ALL_INPUTS, **inputs})
+
+
+def test_empty_prompt_is_legal_where_the_published_program_takes_it(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert build_prompt("t2i", 64, 64, "").endswith("prompt:\n")
+    assert "prompt is empty" in caplog.text
+
+
+def test_template_of_the_user() -> None:
+    own = "Draw {map} over {width} by {height}: {prompt}"
+    assert build_prompt("pair", 64, 96, "x", "canny", template=own) == "Draw canny edge map over 64 by 96: x"
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{width}x{height}", r"lacks \{prompt\}"),
+        ("{width} {prompt}", r"lacks \{height\}"),
+        ("{width}x{height} {prompt} {colour}", r"placeholder \{colour\}; expected only"),
+        ("{width}x{height} {prompt.__class__}", r"placeholder \{prompt.__class__\}"),
+        ("{width}x{height} {prompt} {}", r"placeholder \{\}"),
+    ],
+)
+def test_template_that_cannot_be_filled(template: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        build_prompt("t2i", 64, 64, "x", template=template)
