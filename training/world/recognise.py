@@ -5,7 +5,6 @@ Knows the shapes and the palette of the demo world, not its grid. Stands blur an
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -19,11 +18,12 @@ FOREGROUND_DISTANCE = 55.0
 SPECK_PIXELS = 20
 CORE_SHARE = 0.7
 MIN_PURITY = 0.8
+BLEND_DISTANCE = 40.0
 MIN_OVERLAP = 0.87
 MARGIN = 3
 SIDES = (10, 30)
 SHIFTS = (-1, 0, 1)
-BLURS = (0, 2, 4)
+BLURS = (0, 2)
 GROWTH = 4
 REACH = 8
 
@@ -63,10 +63,12 @@ def recognise(image: np.ndarray) -> Recognised:
 
 
 def _background(pixels: np.ndarray) -> tuple[str, np.ndarray]:
+    """The background colour that most of the border is nearest to, of all colours of the world; its actual shade."""
     border = np.concatenate([pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]])
-    nearest = _nearest(border, np.float32(list(BACKGROUNDS.values())))
-    winner = Counter(nearest.tolist()).most_common(1)[0][0]
-    return list(BACKGROUNDS)[winner], np.median(border[nearest == winner], axis=0)
+    nearest = _nearest(border, np.float32([*BACKGROUNDS.values(), *COLOURS.values()]))
+    winner = int(np.bincount(nearest, minlength=len(BACKGROUNDS))[: len(BACKGROUNDS)].argmax())
+    name, chosen = list(BACKGROUNDS)[winner], border[nearest == winner]
+    return name, np.median(chosen, axis=0) if len(chosen) else np.float32(BACKGROUNDS[name])
 
 
 def _nearest(colours: np.ndarray, palette: np.ndarray) -> np.ndarray:
@@ -116,8 +118,15 @@ def _core_colour(pixels: np.ndarray, ground: np.ndarray, region: np.ndarray) -> 
     palette = np.float32([*COLOURS.values(), *BACKGROUNDS.values()])
     flat = np.median(core, axis=0)
     winner = int(_nearest(flat[None], palette)[0])
-    pure = (_nearest(core, palette) == winner).mean() >= MIN_PURITY
-    return flat, names[winner] if pure and names[winner] in COLOURS else None
+    pure = (_nearest(core, palette) == winner) | (_off_blend(core, ground, flat) < BLEND_DISTANCE)
+    return flat, names[winner] if pure.mean() >= MIN_PURITY and names[winner] in COLOURS else None
+
+
+def _off_blend(colours: np.ndarray, ground: np.ndarray, flat: np.ndarray) -> np.ndarray:
+    """Distance of each colour from the blends of ground and object: small where blur mixed the two."""
+    axis = flat - ground
+    share = np.clip((colours - ground) @ axis / max(axis @ axis, 1.0), 0, 1)
+    return np.linalg.norm(colours - ground - share[:, None] * axis, axis=1)
 
 
 def _cover(pixels: np.ndarray, ground: np.ndarray, flat: np.ndarray, region: np.ndarray) -> tuple[np.ndarray, int, int]:
