@@ -1,0 +1,1 @@
+"""Measurements of the demo checkpoint and of the engine."""

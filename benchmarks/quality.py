@@ -1,0 +1,203 @@
+"""Scores the demo checkpoint the way GenEval does: python -m benchmarks.quality [--truth | --reconstruct]
+
+Every category's captions come from a stream that training never draws from; shapes are recognised in the pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from lumina_core.errors import InputError, LuminaError
+from training.world import CATEGORIES, Sample, fresh_samples, judge, judge_strict, recognise
+
+GOALS = {
+    "truth": dict.fromkeys(CATEGORIES, 0.99),
+    "reconstruct": dict.fromkeys(CATEGORIES, 0.97),
+    "generate": {
+        "single_object": 0.95,
+        "colours": 0.95,
+        "two_objects": 0.85,
+        "colour_attribution": 0.85,
+        "position": 0.80,
+        "counting": 0.80,
+    },
+}
+SHEET_COLUMNS, SHEET_CELL, SHEET_TEXT = 8, 128, 44
+
+
+@dataclass(frozen=True)
+class Score:
+    """Shares of a category's pictures that are right, and right in every stated and unstated detail (`strict`)."""
+
+    category: str
+    prompts: int
+    right: float
+    strict: float
+    goal: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One picture with its caption and verdict."""
+
+    caption: str
+    picture: np.ndarray
+    right: bool
+    strict: bool
+
+
+def judge_pictures(samples: Sequence[Sample], pictures: Sequence[np.ndarray]) -> list[Judged]:
+    """The verdict on each picture, uint8 [H, W, 3]."""
+    verdicts = []
+    for item, picture in zip(samples, pictures, strict=True):
+        found = recognise(picture)
+        verdicts.append(Judged(item.caption, picture, judge(item.spec, found), judge_strict(item.spec, found)))
+    return verdicts
+
+
+def score_category(
+    category: str,
+    goal: float,
+    options: argparse.Namespace,
+    source: Callable[[Sequence[Sample], int], list[np.ndarray]],
+) -> tuple[Score, list[Judged]]:
+    """Draws and judges one category's fresh prompts, `options.batch` at a time."""
+    samples = fresh_samples(category, options.prompts_per_category, options.seed)
+    start, judged = time.perf_counter(), []
+    for first in range(0, len(samples), options.batch):
+        batch = samples[first : first + options.batch]
+        judged += judge_pictures(batch, source(batch, options.seed + first))
+    right, strict = (float(np.mean([getattr(item, name) for item in judged])) for name in ("right", "strict"))
+    return Score(category, len(samples), right, strict, goal, time.perf_counter() - start), judged
+
+
+def table(scores: Sequence[Score]) -> str:
+    """The scores as text, a line a category, then their mean."""
+    lines = [f"{'category':<20}{'prompts':>8}{'right':>8}{'strict':>8}{'goal':>7}{'seconds':>9}"]
+    for score in scores:
+        mark = "" if score.right >= score.goal else "  below the goal"
+        lines.append(
+            f"{score.category:<20}{score.prompts:>8}{score.right:>8.1%}{score.strict:>8.1%}"
+            f"{score.goal:>7.0%}{score.seconds:>9.1f}{mark}"
+        )
+    right, strict = np.mean([score.right for score in scores]), np.mean([score.strict for score in scores])
+    total = sum(score.prompts for score in scores)
+    lines.append(f"{'mean':<20}{total:>8}{right:>8.1%}{strict:>8.1%}")
+    return "\n".join(lines)
+
+
+def contact_sheet(judged: Sequence[Judged]) -> Image.Image:
+    """All pictures with their captions; wrong ones have a red frame."""
+    rows = -(-len(judged) // SHEET_COLUMNS)
+    cell_w, cell_h = SHEET_CELL + 8, SHEET_CELL + SHEET_TEXT
+    sheet = Image.new("RGB", (SHEET_COLUMNS * cell_w, rows * cell_h), (225, 225, 240))
+    pen = ImageDraw.Draw(sheet)
+    for index, item in enumerate(judged):
+        x, y = index % SHEET_COLUMNS * cell_w + 4, index // SHEET_COLUMNS * cell_h + 4
+        if not item.right:
+            pen.rectangle((x - 3, y - 3, x + SHEET_CELL + 2, y + SHEET_CELL + 2), fill=(255, 0, 0))
+        big = Image.fromarray(item.picture).resize((SHEET_CELL, SHEET_CELL), Image.Resampling.NEAREST)
+        sheet.paste(big, (x, y))
+        pen.text((x, y + SHEET_CELL + 3), _wrap(item.caption), fill=(0, 0, 0), font_size=10)
+    return sheet
+
+
+def _wrap(text: str, width: int = 25) -> str:
+    lines = [""]
+    for word in text.split():
+        if len(lines[-1]) + len(word) >= width:
+            lines.append("")
+        lines[-1] += f" {word}" if lines[-1] else word
+    return "\n".join(lines)
+
+
+def run(options: argparse.Namespace) -> list[Score]:
+    """Scores all categories, prints each as it comes, writes what the options ask for."""
+    kind = "truth" if options.truth else "reconstruct" if options.reconstruct else "generate"
+    source, scores, judged = _source(kind, options), [], []
+    for category in CATEGORIES:
+        score, pictures = score_category(category, GOALS[kind][category], options, source)
+        scores.append(score)
+        judged += pictures
+        print(f"{category}: {score.right:.1%}", file=sys.stderr, flush=True)
+    print(table(scores))
+    if options.json:
+        options.json.write_text(json.dumps(_report(kind, options, scores), indent=1) + "\n", encoding="utf-8")
+    if options.sheet:
+        contact_sheet(judged).save(options.sheet)
+    return scores
+
+
+def _source(kind: str, options: argparse.Namespace) -> Callable[[Sequence[Sample], int], list[np.ndarray]]:
+    from .sources import Drawing, generated, reconstructed, rendered
+
+    if kind == "truth":
+        return rendered
+    if kind == "reconstruct":
+        return reconstructed(options.checkpoint, options.movqgan, options.device)
+    drawing = Drawing(options.decoder, options.window, options.cfg, options.top_k, options.temperature)
+    return generated(options.checkpoint, options.movqgan, options.device, drawing)
+
+
+def _report(kind: str, options: argparse.Namespace, scores: Sequence[Score]) -> dict[str, object]:
+    outputs = ("json", "sheet", "truth", "reconstruct")
+    settings = {name: value for name, value in vars(options).items() if name not in outputs}
+    mean = float(np.mean([score.right for score in scores]))
+    return {"pictures": kind, "settings": settings, "mean": mean, "scores": [asdict(score) for score in scores]}
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line; raises InputError for an output path whose folder does not exist."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--truth", action="store_true", help="score the rendered truth: checks the scorer itself")
+    kind.add_argument("--reconstruct", action="store_true", help="score MoVQGAN reconstructions of the truth")
+    parser.add_argument("--checkpoint", default="demo")
+    parser.add_argument("--movqgan", help="MoVQGAN file, where it is not the checkpoint's own")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--decoder", default="gumbel")
+    parser.add_argument("--window", type=int, default=32)
+    parser.add_argument("--cfg", type=float, default=4.0)
+    parser.add_argument("--top-k", type=int, default=4096)
+    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=0, help="of the prompts and of the drawing")
+    parser.add_argument("--prompts-per-category", type=_positive, default=50)
+    parser.add_argument("--batch", type=_positive, default=16, help="pictures at a time")
+    parser.add_argument("--json", type=Path, help="file for the scores")
+    parser.add_argument("--sheet", type=Path, help="PNG of all pictures with their captions")
+    options = parser.parse_args(arguments)
+    for path in (options.json, options.sheet):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise InputError(f"cannot write {path}: the folder {path.absolute().parent} does not exist; make it first")
+    return options
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
+    return value
+
+
+def main() -> int:
+    """Runs the command line: 0, or 2 with one line on stderr saying what is wrong with the input."""
+    try:
+        run(parse_arguments())
+    except (LuminaError, OSError) as error:
+        print(f"quality: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
