@@ -1,0 +1,1 @@
+"""The ComfyUI nodes: the only code here that imports ComfyUI, most of it through `comfy_adapter`."""

@@ -1,0 +1,188 @@
+"""What the nodes need of ComfyUI: model folders, memory, layers, progress and interrupt."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import comfy.model_management as management
+import comfy.model_patcher
+import comfy.ops
+import comfy.utils
+import folder_paths
+import torch
+from comfy.cli_args import LatentPreviewMethod, args
+from PIL import Image
+from torch import Tensor, nn
+
+from ..lumina_core.checkpoint import DEMO, find_checkpoint
+from ..lumina_core.errors import InputError
+
+MODEL_FOLDER = "lumina_mgpt2"
+VAE_FOLDER = "vae"
+DEMO_NAME = "demo (built in)"
+
+OutOfMemory = management.OOM_EXCEPTION
+
+
+# Folders
+
+
+def register_model_folder() -> None:
+    """Makes `models/lumina_mgpt2` known to ComfyUI, beside those that extra_model_paths.yaml gives."""
+    folder = os.path.join(folder_paths.models_dir, MODEL_FOLDER)
+    folder_paths.add_model_folder_path(MODEL_FOLDER, folder)
+    with contextlib.suppress(OSError):  # a read-only models folder is fine, it then just holds no checkpoint
+        os.makedirs(folder, exist_ok=True)
+
+
+def checkpoint_names() -> list[str]:
+    """The demo, then every checkpoint under the model folders: a folder with a config.json, or a single file."""
+    files = [Path(name) for name in folder_paths.get_filename_list(MODEL_FOLDER)]
+    folders = {file.parent for file in files if file.name == "config.json"} - {Path(".")}
+    singles = [
+        file
+        for file in files
+        if file.suffix == ".safetensors" and file.parent not in folders and not file.name.startswith("movqgan")
+    ]
+    return [DEMO_NAME, *sorted(path.as_posix() for path in (*folders, *singles))]
+
+
+def checkpoint_path(name: str) -> str:
+    """What `lumina_core` takes for a name of the list. Raises InputError when it is not there (any more)."""
+    if name == DEMO_NAME:
+        return DEMO
+    if name in checkpoint_names():
+        for root in folder_paths.get_folder_paths(MODEL_FOLDER):
+            if os.path.exists(os.path.join(root, name)):
+                return os.path.join(root, name)
+    raise InputError(f"the checkpoint {name!r} is not in models/{MODEL_FOLDER}; choose another or put it there")
+
+
+def movqgan_names() -> list[str]:
+    """The demo's, then the files of models/vae, those called "movqgan" first."""
+    names = folder_paths.get_filename_list(VAE_FOLDER)
+    return [DEMO_NAME, *sorted(names, key=lambda name: ("movqgan" not in name.lower(), name))]
+
+
+def movqgan_path(name: str) -> Path:
+    """The file for a name of the list. Raises InputError when it is not there (any more)."""
+    found = find_checkpoint(DEMO).movqgan if name == DEMO_NAME else folder_paths.get_full_path(VAE_FOLDER, name)
+    if found is None:
+        raise InputError(f"the MoVQGAN {name!r} is not in models/{VAE_FOLDER}; choose another or put it there")
+    return Path(found)
+
+
+def file_stamp(paths: Sequence[Path]) -> str:
+    """A text that changes when one of the files does, so that a replaced file is loaded again."""
+    stats = [(path, path.stat()) for path in paths if path.is_file()]
+    return ";".join(f"{path}:{stat.st_size}:{stat.st_mtime_ns}" for path, stat in stats)
+
+
+# Memory
+
+
+class Operations(comfy.ops.disable_weight_init):
+    """ComfyUI's layers, which it can move, offload and cast; filled the plain way, also under dynamic VRAM."""
+
+    class Linear(comfy.ops.disable_weight_init.Linear):
+        def _load_from_state_dict(self, *args, **kwargs):
+            nn.Module._load_from_state_dict(self, *args, **kwargs)
+
+    class Embedding(comfy.ops.disable_weight_init.Embedding):
+        def _load_from_state_dict(self, *args, **kwargs):
+            nn.Module._load_from_state_dict(self, *args, **kwargs)
+
+
+def model_device() -> torch.device:
+    """Where the transformer runs."""
+    return management.get_torch_device()
+
+
+def model_offload_device() -> torch.device:
+    """Where the transformer waits."""
+    return management.unet_offload_device()
+
+
+def vae_device() -> torch.device:
+    """Where the MoVQGAN runs."""
+    return management.vae_device()
+
+
+def vae_offload_device() -> torch.device:
+    """Where the MoVQGAN waits."""
+    return management.vae_offload_device()
+
+
+def output_device() -> torch.device:
+    """Where ComfyUI wants pictures and latents."""
+    return management.intermediate_device()
+
+
+def weights_dtype(choice: str) -> torch.dtype:
+    """The dtype for a choice of the loader; "auto" is bf16 where the device is good at it, else fp32."""
+    named = {"bf16": torch.bfloat16, "fp32": torch.float32}
+    if choice in named:
+        return named[choice]
+    return torch.bfloat16 if management.should_use_bf16(model_device()) else torch.float32
+
+
+def vae_dtype() -> torch.dtype:
+    """fp32, which gives the codes that the transformer was trained on, unless ComfyUI was started with another."""
+    return management.vae_dtype(vae_device(), [torch.float32])
+
+
+def patcher_of(module: nn.Module, device: torch.device, offload_device: torch.device):
+    """The module under ComfyUI's memory management (dynamic VRAM where ComfyUI has it)."""
+    kind = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+    return kind(module, load_device=device, offload_device=offload_device)
+
+
+def load(patchers: Sequence, bytes_needed: float) -> None:
+    """Brings models to their devices and frees `bytes_needed` there for the run."""
+    management.load_models_gpu(list(patchers), memory_required=bytes_needed)
+
+
+def release_memory() -> None:
+    """Gives what a run no longer holds back to the device."""
+    management.soft_empty_cache()
+
+
+# Progress
+
+
+def check_interrupted() -> None:
+    """Raises ComfyUI's own exception when the user cancelled; it must not be caught."""
+    management.throw_exception_if_processing_interrupted()
+
+
+def preview_wanted() -> bool:
+    """Whether the user's preview setting (`--preview-method`, or the frontend's) asks for previews."""
+    return args.preview_method != LatentPreviewMethod.NoPreviews
+
+
+class Progress:
+    """ComfyUI's progress bar of the node that runs."""
+
+    def __init__(self, total: int):
+        self._bar = comfy.utils.ProgressBar(total)
+
+    def update(self, done: int, preview: Image.Image | None = None) -> None:
+        """Shows `done` steps and a preview picture. Raises ComfyUI's interrupt."""
+        self._bar.update_absolute(done, preview=None if preview is None else ("JPEG", preview, args.preview_size))
+
+
+def tiled(samples: Tensor, function, tile_x: int, tile_y: int, overlap: int, scale: float, channels: int) -> Tensor:
+    """`function` over overlapping tiles of samples [B,C,H,W], blended to `channels` at `scale` times the size."""
+    return comfy.utils.tiled_scale(
+        samples,
+        function,
+        tile_x,
+        tile_y,
+        overlap,
+        upscale_amount=scale,
+        out_channels=channels,
+        output_device=output_device(),
+    )

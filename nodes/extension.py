@@ -1,0 +1,19 @@
+"""The list of nodes that ComfyUI asks for."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from . import comfy_adapter
+from .codec import MoVQGANDecode, MoVQGANEncode
+from .loaders import LoadModel, LoadMoVQGAN
+from .prompt import TaskPrompt
+from .sampler import SJDSampler
+
+
+class LuminaMGPT2Extension(ComfyExtension):
+    """All nodes of the pack."""
+
+    async def on_load(self) -> None:
+        comfy_adapter.register_model_folder()
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [LoadModel, LoadMoVQGAN, TaskPrompt, SJDSampler, MoVQGANDecode, MoVQGANEncode]

@@ -1,0 +1,106 @@
+"""Load Lumina-mGPT 2.0 and Load MoVQGAN."""
+
+from comfy_api.latest import io
+
+from ..lumina_core.checkpoint import find_checkpoint
+from ..lumina_core.errors import LuminaError
+from ..lumina_core.model import load_transformer
+from ..lumina_core.tokenizer import load_tokenizer
+from ..lumina_core.vocabulary import Vocabulary
+from . import comfy_adapter as comfy_ui
+from .types import CATEGORY, LoadedModel, LuminaModel, ManagedTransformer
+from .vae import load_movqgan_vae
+
+WEIGHTS = ["auto", "bf16", "fp32"]
+
+
+def load_model(checkpoint: str, weights: str) -> LoadedModel:
+    """The checkpoint of that name, its weights waiting on the offload device."""
+    path = comfy_ui.checkpoint_path(checkpoint)
+    tokenizer = load_tokenizer(find_checkpoint(path).tokenizer)
+    offload_device = comfy_ui.model_offload_device()
+    transformer = load_transformer(
+        path, dtype=comfy_ui.weights_dtype(weights), device=offload_device, operations=comfy_ui.Operations
+    )
+    patcher = comfy_ui.patcher_of(ManagedTransformer(transformer), comfy_ui.model_device(), offload_device)
+    return LoadedModel(checkpoint, transformer, tokenizer, Vocabulary.of(tokenizer, transformer.config), patcher)
+
+
+def checkpoint_stamp(checkpoint: str) -> str:
+    """Changes when a file of the checkpoint does; empty when it cannot be found, which loading reports better."""
+    try:
+        files = find_checkpoint(comfy_ui.checkpoint_path(checkpoint))
+    except LuminaError:
+        return ""
+    return comfy_ui.file_stamp([*files.shards, files.config, files.tokenizer])
+
+
+class LoadModel(io.ComfyNode):
+    """A checkpoint from models/lumina_mgpt2, or the built-in demo."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="LuminaMGPT2_LoadModel",
+            display_name="Load Lumina-mGPT 2.0",
+            category=CATEGORY,
+            description="Loads a Lumina-mGPT 2.0 transformer and its tokenizer.",
+            inputs=[
+                io.Combo.Input(
+                    "checkpoint",
+                    options=comfy_ui.checkpoint_names(),
+                    default=comfy_ui.DEMO_NAME,
+                    tooltip="A folder or a .safetensors file in models/lumina_mgpt2. The demo is tiny, needs no "
+                    "download and draws coloured shapes at 64x64.",
+                ),
+                io.Combo.Input(
+                    "weights",
+                    options=WEIGHTS,
+                    default="auto",
+                    tooltip="Number format of the weights. auto: bf16 where the device is good at it, else fp32.",
+                ),
+            ],
+            outputs=[LuminaModel.Output(display_name="model")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, checkpoint, weights):
+        return f"{checkpoint_stamp(checkpoint)}|{weights}"
+
+    @classmethod
+    def execute(cls, checkpoint, weights) -> io.NodeOutput:
+        return io.NodeOutput(load_model(checkpoint, weights))
+
+
+class LoadMoVQGAN(io.ComfyNode):
+    """A MoVQGAN as a VAE for our nodes and the core ones."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="LuminaMGPT2_LoadMoVQGAN",
+            display_name="Load MoVQGAN",
+            category=CATEGORY,
+            description="Loads the picture codec of Lumina-mGPT 2.0. The core VAE Decode and VAE Encode nodes take it.",
+            inputs=[
+                io.Combo.Input(
+                    "movqgan",
+                    options=comfy_ui.movqgan_names(),
+                    default=comfy_ui.DEMO_NAME,
+                    tooltip="movqgan_270M.ckpt (or a .safetensors of it) in models/vae; the demo belongs to the demo "
+                    "checkpoint.",
+                ),
+            ],
+            outputs=[io.Vae.Output(display_name="vae")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, movqgan):
+        try:
+            return comfy_ui.file_stamp([comfy_ui.movqgan_path(movqgan)])
+        except LuminaError:
+            return ""
+
+    @classmethod
+    def execute(cls, movqgan) -> io.NodeOutput:
+        return io.NodeOutput(load_movqgan_vae(comfy_ui.movqgan_path(movqgan)))

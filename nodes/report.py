@@ -1,0 +1,44 @@
+"""A run's report as text, and its acceptance map as a picture."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..lumina_core.decoding import DecodeResult
+
+# From the first step to the last: dark blue, teal, green, yellow.
+RAMP = ((0.10, 0.10, 0.40), (0.10, 0.45, 0.55), (0.30, 0.70, 0.40), (0.98, 0.90, 0.25))
+ODD_STEP_SHADE = 0.78
+GIVEN_GREY = 0.5
+
+
+def report_text(result: DecodeResult) -> str:
+    """Forwards, accepted tokens and seconds of a run, for reading."""
+    settings, tokens = result.settings, result.sampled_tokens
+    pictures, grid_h, grid_w = result.codes.shape
+    window = "" if settings.decoder == "ar" else f", window {settings.window_size}"
+    rate = f"{tokens / result.seconds:.1f}" if result.seconds else "-"
+    histogram = ", ".join(f"{length} x{count}" for length, count in result.accept_histogram.items())
+    lines = (
+        f"{pictures} of {8 * grid_w}x{8 * grid_h}, seed {settings.seed}, decoder {settings.decoder}{window}",
+        f"{tokens} tokens in {result.nfe} forwards: {tokens / max(1, result.nfe):.2f} a forward",
+        f"{result.seconds:.2f} s, {rate} tokens a second",
+        f"tokens settled in a forward (ends of row included): {histogram}",
+    )
+    return "\n".join(lines)
+
+
+def acceptance_map(steps: Tensor, cell: int) -> Tensor:
+    """A picture [B,h·cell,w·cell,3] in 0…1 of the step [B,h,w] at which each code was settled.
+
+    The order of the steps is the colour, every other step is darker; codes that were given (step −1) are grey.
+    """
+    ramp = torch.tensor(RAMP)
+    last = steps.amax(dim=(1, 2), keepdim=True).clamp_min(1)
+    place = (steps.clamp_min(0) / last * (len(RAMP) - 1)).unsqueeze(-1)
+    low = place.squeeze(-1).floor().long().clamp_max(len(RAMP) - 2)
+    colour = torch.lerp(ramp[low], ramp[low + 1], place - low.unsqueeze(-1))
+    colour = torch.where((steps % 2 == 1).unsqueeze(-1), colour * ODD_STEP_SHADE, colour)
+    colour = torch.where((steps < 0).unsqueeze(-1), torch.tensor(GIVEN_GREY), colour)
+    return colour.repeat_interleave(cell, 1).repeat_interleave(cell, 2)

@@ -1,0 +1,177 @@
+"""SJD Sampler."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..lumina_core.decoding import DECODERS, DecodeResult, DecodeSettings
+from ..lumina_core.errors import InputError
+from ..lumina_core.model import KVCache
+from ..lumina_core.panels import CODE_PIXELS, check_size
+from ..lumina_core.pipeline import Request, StepReport, draw
+from . import comfy_adapter as comfy_ui
+from .preview import GrowingPreview
+from .report import acceptance_map, report_text
+from .types import CATEGORY, LoadedModel, LuminaModel, LuminaPrompt, TaskPromptData
+from .vae import MoVQGANVae, require_movqgan
+
+BIGGEST_SEED = 0xFFFFFFFFFFFFFFFF
+
+
+def make_request(model: LoadedModel, prompt: TaskPromptData, batch_size: int, settings: DecodeSettings) -> Request:
+    """What to draw, checked against the model. Raises InputError when the size does not fit it."""
+    prompt_ids = model.tokenizer.encode_prompt(prompt.text)
+    config = model.transformer.config
+    check_size(prompt.width, prompt.height, config.max_position_embeddings, config.trained_sizes, len(prompt_ids))
+    return Request(
+        prompt_ids=prompt_ids,
+        grid_h=prompt.height // CODE_PIXELS,
+        grid_w=prompt.width // CODE_PIXELS,
+        given_codes=None,
+        batch=batch_size,
+        settings=settings,
+    )
+
+
+def check_codebook(model: LoadedModel, movqgan: MoVQGANVae) -> None:
+    """Raises InputError when the MoVQGAN does not belong to the transformer."""
+    drawn, decoded = model.transformer.config.codebook_size, movqgan.first_stage_model.config.codebook_size
+    if drawn != decoded:
+        raise InputError(
+            f"the model draws {drawn} codes, the MoVQGAN has {decoded}; choose the MoVQGAN that belongs to {model.name}"
+        )
+
+
+def run_bytes(model: LoadedModel, request: Request) -> int:
+    """About what a run takes beside the weights: the key/value cache, and the widest forward."""
+    config, dtype = model.transformer.config, model.transformer.dtype
+    rows = request.batch * (2 if request.settings.guided else 1)
+    length = len(request.prompt_ids) + request.grid_h * (request.grid_w + 1) + 4
+    cache = KVCache.bytes_needed(config, rows, length, dtype)
+    prefill = rows * len(request.prompt_ids) * (3 * config.intermediate_size + 8 * config.hidden_size) * dtype.itemsize
+    window = rows * request.settings.width * (8 * config.codebook_size + 3 * config.intermediate_size) * 4
+    return cache + prefill + window
+
+
+class Watcher:
+    """Called by the engine every few steps: progress, preview, cancel."""
+
+    def __init__(self, movqgan: MoVQGANVae, request: Request):
+        self._progress = comfy_ui.Progress(request.grid_h * request.grid_w * request.batch)
+        wanted = comfy_ui.preview_wanted()
+        self._preview = GrowingPreview(movqgan, request.grid_h, request.grid_w) if wanted else None
+        self._grid_w = request.grid_w
+
+    def on_step(self, report: StepReport) -> None:
+        picture = None
+        if self._preview is not None:
+            picture = self._preview.draw(report.codes[:1], report.settled[0] // self._grid_w)
+        self._progress.update(sum(report.settled), picture)
+
+    def should_cancel(self) -> bool:
+        """Raises ComfyUI's own interrupt, which must reach ComfyUI; so it never returns True."""
+        comfy_ui.check_interrupted()
+        return False
+
+
+def sample(model: LoadedModel, movqgan: MoVQGANVae, request: Request) -> DecodeResult:
+    """Draws the request's pictures under ComfyUI's memory management."""
+    comfy_ui.load([model.patcher, movqgan.patcher], run_bytes(model, request))
+    # The engine runs where this norm is, and ComfyUI may have left it behind when short of memory.
+    model.transformer.norm.to(model.patcher.load_device)
+    watcher = Watcher(movqgan, request)
+    try:
+        return draw(
+            model.transformer, model.vocabulary, request, on_step=watcher.on_step, should_cancel=watcher.should_cancel
+        )
+    finally:
+        comfy_ui.release_memory()
+
+
+class SJDSampler(io.ComfyNode):
+    """Draws pictures token by token, several tokens a forward."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="LuminaMGPT2_SJDSampler",
+            display_name="SJD Sampler",
+            category=CATEGORY,
+            description="Draws pictures by (speculative Jacobi) decoding. A seed gives the same picture with the "
+            "decoders gumbel and ar, at every window: they differ in speed only.",
+            inputs=[
+                LuminaModel.Input("model", tooltip="From Load Lumina-mGPT 2.0."),
+                io.Vae.Input("vae", tooltip="From Load MoVQGAN; makes the latent and the previews."),
+                LuminaPrompt.Input("prompt", tooltip="From Task Prompt."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=BIGGEST_SEED,
+                    control_after_generate=True,
+                    tooltip="Picture k of a batch is the picture of seed + k alone.",
+                ),
+                io.Float.Input(
+                    "cfg",
+                    default=4.0,
+                    min=0.0,
+                    max=30.0,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="How closely to follow the prompt. At 1 the unconditional branch is not run.",
+                ),
+                io.Int.Input(
+                    "top_k",
+                    default=4096,
+                    min=1,
+                    max=16384,
+                    tooltip="Choose each token among this many likeliest codes. 1 is greedy.",
+                ),
+                io.Float.Input(
+                    "temperature",
+                    default=1.0,
+                    min=0.01,
+                    max=10.0,
+                    step=0.01,
+                    round=0.001,
+                    tooltip="Above 1 more varied, below 1 safer.",
+                ),
+                io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="Pictures drawn in one go."),
+                io.Combo.Input(
+                    "decoder",
+                    options=list(DECODERS),
+                    default=DECODERS[0],
+                    optional=True,
+                    advanced=True,
+                    tooltip="gumbel: several tokens a forward, the same picture as ar. ar: one token a forward. "
+                    "sjd, coupled: speculative sampling, the same distribution with other pictures.",
+                ),
+                io.Int.Input(
+                    "window",
+                    default=32,
+                    min=1,
+                    max=128,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Tokens drafted per forward; ar ignores it.",
+                ),
+            ],
+            outputs=[
+                io.Latent.Output(display_name="latent"),
+                io.String.Output(display_name="report"),
+                io.Image.Output(display_name="acceptance_map"),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, model, vae, prompt, seed, cfg, top_k, temperature, batch_size, decoder=DECODERS[0], window=32
+    ) -> io.NodeOutput:
+        movqgan = require_movqgan(vae)
+        check_codebook(model, movqgan)
+        settings = DecodeSettings(
+            cfg_scale=cfg, top_k=top_k, temperature=temperature, seed=seed, decoder=decoder, window_size=window
+        )
+        result = sample(model, movqgan, make_request(model, prompt, batch_size, settings))
+        picture = acceptance_map(result.settled_step.cpu(), CODE_PIXELS)
+        return io.NodeOutput(movqgan.latent_of(result.codes), report_text(result), picture)

@@ -1,0 +1,218 @@
+"""MoVQGAN as the VAE object that ComfyUI's own nodes call."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..lumina_core.errors import InputError
+from ..lumina_core.movqgan import MoVQGAN, load_movqgan
+from . import comfy_adapter as comfy_ui
+
+logger = logging.getLogger(__name__)
+
+CODES_KEY = "lumina_codes"
+# Feature maps of the widest, full-resolution level that are alive at once, counted generously.
+LIVE_FEATURE_MAPS = 8
+SAME_CODE = 1e-3
+
+
+class MoVQGANVae:
+    """A MoVQGAN for the core nodes VAE Decode and VAE Encode, tiled or not, and for ours.
+
+    Latents are the code vectors [B,4,H/8,W/8]; a latent that is none is snapped to the nearest codes before decoding.
+    """
+
+    latent_dim = 2
+    output_channels = 3
+    not_video = True
+
+    def __init__(self, movqgan: MoVQGAN):
+        self.first_stage_model = movqgan
+        self.device = comfy_ui.vae_device()
+        self.output_device = comfy_ui.output_device()
+        self.vae_dtype = movqgan.dtype
+        self.latent_channels = movqgan.config.code_channels
+        self.downscale_ratio = self.upscale_ratio = movqgan.config.downscale
+        self.patcher = comfy_ui.patcher_of(movqgan, self.device, comfy_ui.vae_offload_device())
+
+    # What core nodes call
+
+    def decode(self, samples: Tensor, vae_options: dict | None = None) -> Tensor:
+        """Pictures [B,H,W,3] in 0…1 of latents [B,4,h,w]."""
+        codes = self.snap(samples)
+        try:
+            return self.decode_codes(codes)
+        except comfy_ui.OutOfMemory:
+            logger.warning("Out of memory while decoding the whole picture: decoding it in tiles.")
+        comfy_ui.release_memory()
+        return self.decode_tiled(samples)
+
+    def decode_tiled(self, samples: Tensor, tile_x=64, tile_y=64, overlap=16, tile_t=None, overlap_t=None) -> Tensor:
+        """As `decode`, in tiles of latents; the picture's norms and attention then see a tile each, not the whole."""
+        tile_x, tile_y = tile_x or 64, tile_y or 64
+        overlap = min(overlap if overlap is not None else 16, min(tile_x, tile_y) // 2)
+        vectors = self.lookup(self.snap(samples))
+        self.load(self.picture_bytes(tile_x, tile_y))
+        pixels = comfy_ui.tiled(
+            vectors, self._decode_tile, tile_x, tile_y, overlap, self.upscale_ratio, self.output_channels
+        )
+        return _to_picture(pixels)
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Latents [B,4,H/8,W/8] of pictures [B,H,W,C] in 0…1: the vectors of their codes."""
+        return self.lookup(self.encode_codes(pixels))
+
+    def encode_tiled(self, pixels: Tensor, tile_x=512, tile_y=512, overlap=64, tile_t=None, overlap_t=None) -> Tensor:
+        """As `encode`, in tiles of pixels."""
+        side = self.downscale_ratio
+        tile_x, tile_y = tile_x or 512, tile_y or 512
+        overlap = min(overlap if overlap is not None else 64, min(tile_x, tile_y) // 2)
+        planes = self._check_sides(_to_planes(pixels))
+        self.load(self.picture_bytes(tile_x // side, tile_y // side))
+        latent = comfy_ui.tiled(planes, self._encode_tile, tile_x, tile_y, overlap, 1 / side, self.latent_channels)
+        return self.lookup(self.snap(latent))
+
+    def spacial_compression_decode(self) -> int:
+        return self.upscale_ratio
+
+    def spacial_compression_encode(self) -> int:
+        return self.downscale_ratio
+
+    def temporal_compression_decode(self) -> None:
+        return None
+
+    def throw_exception_if_invalid(self) -> None:
+        """Never invalid: a broken file is an error at loading."""
+
+    def get_sd(self) -> dict[str, Tensor]:
+        return self.first_stage_model.state_dict()
+
+    def vae_output_dtype(self) -> torch.dtype:
+        return torch.float32
+
+    def is_dynamic(self) -> bool:
+        """Whether ComfyUI's dynamic VRAM moves the weights."""
+        is_dynamic = getattr(self.patcher, "is_dynamic", None)
+        return bool(is_dynamic and is_dynamic())
+
+    # Codes
+
+    def snap(self, samples: Tensor) -> Tensor:
+        """Codes [B,h,w] nearest to latents [B,4,h,w]. Raises InputError for a latent of another model."""
+        if samples.ndim == 5 and samples.shape[2] == 1:
+            samples = samples[:, :, 0]
+        if samples.ndim != 4 or samples.shape[1] != self.latent_channels:
+            raise InputError(
+                f"the latent has shape {tuple(samples.shape)}; expected [B,{self.latent_channels},h,w] of Lumina-mGPT "
+                "2.0's MoVQGAN: decode a latent with the VAE of the model that made it"
+            )
+        return self.first_stage_model.nearest(samples.to(self.device)).cpu()
+
+    def codes_of(self, latent: dict) -> Tensor:
+        """Codes [B,h,w] of a LATENT: the ones stored in it while they still fit its samples, else the nearest."""
+        samples, codes = latent["samples"], latent.get(CODES_KEY)
+        if codes is not None and self._are_codes_of(codes, samples):
+            return codes
+        return self.snap(samples)
+
+    def latent_of(self, codes: Tensor) -> dict:
+        """The LATENT of codes [B,h,w]: their vectors, and the codes themselves."""
+        codes = codes.cpu()
+        return {"samples": self.lookup(codes).to(self.output_device), CODES_KEY: codes}
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """Code vectors [B,4,h,w] (float32, host) of codes [B,h,w]."""
+        self.load(0)
+        return self.first_stage_model.lookup(codes.to(self.device)).float().cpu()
+
+    def encode_codes(self, pixels: Tensor) -> Tensor:
+        """Codes [B,H/8,W/8] of pictures [B,H,W,C] in 0…1. Raises InputError when a side is no multiple of 8."""
+        planes = self._check_sides(_to_planes(pixels))
+        self.load(self.picture_bytes(*(side // self.downscale_ratio for side in planes.shape[-2:])))
+        return torch.cat([self._encode_one(plane) for plane in planes.split(1)])
+
+    def decode_codes(self, codes: Tensor) -> Tensor:
+        """Pictures [B,H,W,3] in 0…1 of codes [B,h,w], one at a time."""
+        self.load(self.picture_bytes(*codes.shape[-2:]))
+        return torch.cat([_to_picture(self._decode_one(one)) for one in codes.split(1)])
+
+    def decode_rows(self, codes: Tensor, first_row: int, end_row: int) -> Tensor:
+        """Pixels [1,3,8·rows,W] in [-1,1], on the host, of some rows of one picture's codes [1,h,w]; a preview."""
+        return self.first_stage_model.decode_rows(codes.to(self.device), first_row, end_row).float().cpu()
+
+    def _are_codes_of(self, codes: Tensor, samples: Tensor) -> bool:
+        if codes.shape != samples.shape[:1] + samples.shape[2:]:
+            return False
+        return torch.allclose(self.lookup(codes), samples.float().cpu(), rtol=SAME_CODE, atol=0)
+
+    # Memory
+
+    def load(self, bytes_needed: float) -> None:
+        comfy_ui.load([self.patcher], bytes_needed)
+
+    def picture_bytes(self, grid_h: int, grid_w: int) -> int:
+        """About what encoding or decoding one picture takes beside the weights."""
+        pixels = grid_h * grid_w * self.downscale_ratio**2
+        return LIVE_FEATURE_MAPS * pixels * self.first_stage_model.config.channels * self.vae_dtype.itemsize
+
+    def _decode_one(self, codes: Tensor) -> Tensor:
+        comfy_ui.check_interrupted()
+        return self.first_stage_model.decode(codes.to(self.device)).float().to(self.output_device)
+
+    def _encode_one(self, plane: Tensor) -> Tensor:
+        comfy_ui.check_interrupted()
+        return self.first_stage_model.encode(plane.to(self.device)).cpu()
+
+    def _decode_tile(self, vectors: Tensor) -> Tensor:
+        comfy_ui.check_interrupted()
+        return self.first_stage_model.decode_latent(vectors.to(self.device)).float()
+
+    def _encode_tile(self, planes: Tensor) -> Tensor:
+        comfy_ui.check_interrupted()
+        return self.first_stage_model.encode_latent(planes.to(self.device)).float()
+
+    def _check_sides(self, planes: Tensor) -> Tensor:
+        height, width = planes.shape[-2:]
+        side = self.downscale_ratio
+        if height % side or width % side:
+            raise InputError(
+                f"the picture is {width}x{height}; expected sides in multiples of {side}: "
+                f"crop or resize it to {width - width % side}x{height - height % side} first"
+            )
+        return planes
+
+
+def load_movqgan_vae(path: Path) -> MoVQGANVae:
+    """The VAE object of a MoVQGAN file."""
+    movqgan = load_movqgan(
+        path, dtype=comfy_ui.vae_dtype(), device=comfy_ui.vae_offload_device(), operations=comfy_ui.Operations
+    )
+    return MoVQGANVae(movqgan)
+
+
+def require_movqgan(vae: object) -> MoVQGANVae:
+    """The VAE, if it is a MoVQGAN. Raises InputError for another model's."""
+    if not isinstance(vae, MoVQGANVae):
+        raise InputError(
+            f"the VAE is a {type(vae).__name__} of another model; connect the output of Load MoVQGAN instead"
+        )
+    return vae
+
+
+def _to_planes(pictures: Tensor) -> Tensor:
+    """Planes [B,3,H,W] in [-1,1] of an IMAGE [B,H,W,C] of grey, RGB or RGBA (blended on white)."""
+    if pictures.ndim != 4 or pictures.shape[-1] not in (1, 3, 4):
+        raise InputError(f"the picture has shape {tuple(pictures.shape)}; expected [B,H,W,C] with 1, 3 or 4 channels")
+    if pictures.shape[-1] == 4:
+        alpha = pictures[..., 3:]
+        pictures = pictures[..., :3] * alpha + (1 - alpha)
+    return pictures.expand(*pictures.shape[:-1], 3).movedim(-1, 1).float() * 2 - 1
+
+
+def _to_picture(pixels: Tensor) -> Tensor:
+    """An IMAGE [B,H,W,3] in 0…1 of pixels [B,3,H,W] in [-1,1]."""
+    return ((pixels + 1) / 2).clamp(0, 1).movedim(1, -1).contiguous()

@@ -1,0 +1,207 @@
+"""A real ComfyUI server with this pack, and a client for its HTTP and websocket interface."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import socket
+import struct
+import subprocess
+import time
+import urllib.error
+import urllib.request
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import websocket
+from PIL import Image
+
+PACK = Path(__file__).parents[2]
+PACK_NAME = "comfyui-lumina-mgpt2"
+STARTUP_SECONDS = 180
+RUN_SECONDS = 180
+PREVIEW_EVENT = 1
+
+
+def find_comfyui() -> tuple[Path, Path] | str:
+    """The ComfyUI folder and its Python, or the reason why there is none."""
+    folder = Path(os.environ.get("COMFYUI_PATH", Path.home() / "comfy" / "ComfyUI"))
+    if not (folder / "main.py").is_file():
+        return f"no ComfyUI at {folder}; set COMFYUI_PATH to its folder"
+    in_venv = [folder / ".venv/bin/python", folder / "venv/bin/python", folder / ".venv/Scripts/python.exe"]
+    named = os.environ.get("COMFYUI_PYTHON")
+    candidates = [Path(named)] if named else in_venv
+    found = [python for python in candidates if python.is_file()]
+    return (folder, found[0]) if found else f"no Python for ComfyUI at {folder}; set COMFYUI_PYTHON to it"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@dataclass
+class Run:
+    """What the server said about one queued workflow."""
+
+    prompt_id: str
+    executed: list[str] = field(default_factory=list)
+    cached: list[str] = field(default_factory=list)
+    progress: list[tuple[str, int, int]] = field(default_factory=list)
+    previews: list[Image.Image] = field(default_factory=list)
+    outputs: dict = field(default_factory=dict)
+    error: dict | None = None
+    interrupted: bool = False
+
+    @property
+    def succeeded(self) -> bool:
+        return self.error is None and not self.interrupted
+
+
+class ComfyServer:
+    """ComfyUI on the CPU with a folder of its own for models, input, output and settings."""
+
+    def __init__(self, comfyui: Path, python: Path, base: Path):
+        self.comfyui, self.python, self.base = comfyui, python, base
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.client_id = uuid.uuid4().hex
+        self.log_path = base / "server.log"
+        self.elsewhere = base / "elsewhere" / "lumina_mgpt2"
+
+    def __enter__(self) -> ComfyServer:
+        self._make_folders()
+        command = [str(self.python), str(self.comfyui / "main.py"), "--cpu", "--port", str(self.port)]
+        command += ["--base-directory", str(self.base), "--database-url", "sqlite:///:memory:"]
+        command += ["--preview-method", "auto", "--disable-api-nodes"]
+        command += ["--extra-model-paths-config", str(self._extra_model_paths())]
+        self._log = self.log_path.open("wb")
+        self._process = subprocess.Popen(command, cwd=self.base, stdout=self._log, stderr=subprocess.STDOUT)
+        try:
+            self._wait_until_up()
+            self._socket = websocket.create_connection(
+                f"ws://127.0.0.1:{self.port}/ws?clientId={self.client_id}", timeout=RUN_SECONDS
+            )
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_) -> None:
+        if hasattr(self, "_socket"):
+            self._socket.close()
+        self._process.terminate()
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._log.close()
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text(encoding="utf-8", errors="replace")
+
+    def get(self, path: str):
+        """The JSON that a path answers."""
+        with urllib.request.urlopen(self.url + path, timeout=30) as answer:
+            return json.load(answer)
+
+    def get_bytes(self, path: str) -> bytes:
+        with urllib.request.urlopen(self.url + path, timeout=30) as answer:
+            return answer.read()
+
+    def post(self, path: str, content: dict | None = None) -> dict:
+        """The JSON that a post answers, also where the status says no."""
+        body = json.dumps(content or {}).encode()
+        request = urllib.request.Request(self.url + path, body, {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return json.loads(answer.read() or b"{}")
+        except urllib.error.HTTPError as refusal:
+            return json.loads(refusal.read() or b"{}")
+
+    def queue(self, workflow: dict) -> dict:
+        """Queues an API workflow; the server's answer has `prompt_id`, or `error` and `node_errors`."""
+        return self.post("/prompt", {"prompt": workflow, "client_id": self.client_id})
+
+    def run(self, workflow: dict, *, cancel_at: int | None = None) -> Run:
+        """Queues a workflow and listens until it ends; cancels it at its `cancel_at`-th progress message."""
+        answer = self.queue(workflow)
+        assert "prompt_id" in answer, answer
+        return self.listen(answer["prompt_id"], cancel_at=cancel_at)
+
+    def listen(self, prompt_id: str, *, cancel_at: int | None = None) -> Run:
+        run = Run(prompt_id)
+        while True:
+            message = self._socket.recv()
+            if isinstance(message, bytes):
+                run.previews.extend(_preview(message))
+            elif self._note(run, json.loads(message)):
+                return run
+            if cancel_at is not None and len(run.progress) >= cancel_at:
+                self.post("/interrupt")
+                cancel_at = None
+
+    def pictures(self, run: Run, node_id: str) -> list[Image.Image]:
+        """The pictures that an output node showed."""
+        shown = self.get(f"/history/{run.prompt_id}")[run.prompt_id]["outputs"][node_id]["images"]
+        paths = [f"/view?filename={p['filename']}&subfolder={p['subfolder']}&type={p['type']}" for p in shown]
+        return [Image.open(io.BytesIO(self.get_bytes(path))).convert("RGB") for path in paths]
+
+    def _note(self, run: Run, message: dict) -> bool:
+        """Takes a message into the run; whether it was the run's last."""
+        kind, data = message["type"], message.get("data", {})
+        if data.get("prompt_id") not in (None, run.prompt_id):
+            return False
+        if kind == "executing" and data.get("node"):
+            run.executed.append(data["node"])
+        elif kind == "execution_cached":
+            run.cached.extend(data["nodes"])
+        elif kind == "progress":
+            run.progress.append((data["node"], data["value"], data["max"]))
+        elif kind == "executed":
+            run.outputs[data["node"]] = data["output"]
+        elif kind == "execution_error":
+            run.error = data
+        elif kind == "execution_interrupted":
+            run.interrupted = True
+        return kind == "executing" and data.get("node") is None
+
+    def _make_folders(self) -> None:
+        for name in ("models/lumina_mgpt2", "models/vae", "custom_nodes", "input", "output", "temp", "user"):
+            (self.base / name).mkdir(parents=True, exist_ok=True)
+        link = self.base / "custom_nodes" / PACK_NAME
+        if not link.exists():
+            link.symlink_to(PACK, target_is_directory=True)
+
+    def _extra_model_paths(self) -> Path:
+        self.elsewhere.mkdir(parents=True, exist_ok=True)
+        path = self.base / "extra_model_paths.yaml"
+        path.write_text(
+            f"tests:\n  base_path: {self.elsewhere.parent}\n  {self.elsewhere.name}: {self.elsewhere.name}\n"
+        )
+        return path
+
+    def _wait_until_up(self) -> None:
+        deadline = time.monotonic() + STARTUP_SECONDS
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                raise RuntimeError(f"ComfyUI ended while starting:\n{self.log[-4000:]}")
+            with contextlib.suppress(OSError):
+                self.get("/system_stats")
+                return
+            time.sleep(0.5)
+        raise TimeoutError(f"ComfyUI did not start in {STARTUP_SECONDS} s:\n{self.log[-4000:]}")
+
+
+def _preview(message: bytes) -> list[Image.Image]:
+    """The picture in a binary websocket message, if it is a preview: two big-endian numbers, then the file."""
+    (event,) = struct.unpack(">I", message[:4])
+    if event != PREVIEW_EVENT:
+        return []
+    return [Image.open(io.BytesIO(message[8:])).convert("RGB")]

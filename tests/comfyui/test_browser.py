@@ -1,0 +1,65 @@
+"""The example workflows in ComfyUI's own frontend, in headless Chromium."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+WORKFLOWS = sorted((Path(__file__).parents[2] / "example_workflows").glob("*.json"))
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+SECONDS = 1000.0
+
+
+@pytest.fixture
+def page(server, chromium_path) -> Iterator[Page]:
+    """A browser tab with the frontend ready, for a user who has seen it before."""
+    from playwright.sync_api import sync_playwright
+
+    server.post("/settings", {"Comfy.TutorialCompleted": True})
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(chromium_path), args=FLAGS)
+        tab = browser.new_page(viewport={"width": 1720, "height": 900})
+        tab.goto(server.url)
+        tab.wait_for_function("window.app?.graph && document.querySelector('#graph-canvas')", timeout=120 * SECONDS)
+        tab.wait_for_selector("[data-testid=queue-button]", timeout=60 * SECONDS)
+        yield tab
+        browser.close()
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
+def test_example_workflow_runs_in_the_browser(server, page, workflow, tmp_path):
+    nodes = json.loads(workflow.read_text(encoding="utf-8"))["nodes"]
+    page.set_input_files("#comfy-file-input", str(workflow))
+    page.wait_for_function(f"window.app.graph.nodes.length === {len(nodes)}", timeout=30 * SECONDS)
+    kept = {
+        node["id"]: node["widgets_values"]
+        for node in page.evaluate("window.app.graph.serialize()")["nodes"]
+        if node["type"].startswith("LuminaMGPT2_")
+    }
+    assert kept == {node["id"]: node["widgets_values"] for node in nodes if node["type"].startswith("LuminaMGPT2_")}
+    finished = len(server.get("/history"))
+    page.click("[data-testid=queue-button]")
+    page.wait_for_function(
+        f"fetch('/history').then(r => r.json()).then(h => Object.keys(h).length > {finished})", timeout=180 * SECONDS
+    )
+    page.wait_for_timeout(2 * SECONDS)
+    page.screenshot(path=tmp_path / f"{workflow.stem}.png")
+    last = list(server.get("/history").values())[-1]
+    assert last["status"]["status_str"] == "success", last["status"]
+    saved = [one for output in last["outputs"].values() for one in output.get("images", []) if one["type"] == "output"]
+    assert saved and page.evaluate("Object.keys(window.app.nodeOutputs).length") > 0

@@ -1,0 +1,74 @@
+"""The pack in a real ComfyUI server, over HTTP and websocket."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from workflows import DECODE, MAP, MODEL, MOVQGAN, PROMPT, REPORT, SAMPLER, SAVE, text_to_image
+
+NODES = ("LoadModel", "LoadMoVQGAN", "TaskPrompt", "SJDSampler", "MoVQGANDecode", "MoVQGANEncode")
+
+
+def test_the_nodes_are_there(server):
+    for name in NODES:
+        info = server.get(f"/object_info/LuminaMGPT2_{name}")[f"LuminaMGPT2_{name}"]
+        assert info["category"] == "Lumina-mGPT 2.0"
+    loaded = [line for line in server.log.splitlines() if "comfyui-lumina-mgpt2" in line]
+    assert loaded and not any("Cannot import" in line or "Error while" in line or "FAILED" in line for line in loaded)
+
+
+def test_the_example_workflow_is_offered(server):
+    templates = server.get("/workflow_templates")
+    assert "text_to_image" in templates["comfyui-lumina-mgpt2"]
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_every_node_has_a_help_page(server, name):
+    page = server.get_bytes(f"/extensions/comfyui-lumina-mgpt2/docs/LuminaMGPT2_{name}.md").decode()
+    assert page.startswith("# ")
+
+
+def test_draws_a_picture_with_progress_and_previews(server):
+    server.post("/free", {"free_memory": True})
+    run = server.run(text_to_image(seed=1))
+    assert run.succeeded, run.error
+    assert {MODEL, MOVQGAN, PROMPT, SAMPLER, DECODE, SAVE, REPORT, MAP} == set(run.executed)
+    sampled = [value for node, value, _ in run.progress if node == SAMPLER]
+    assert sampled == sorted(sampled) and len(sampled) > 3 and sampled[-1] == 64
+    assert server.pictures(run, SAVE)[0].size == (64, 64)
+    assert "forwards" in run.outputs[REPORT]["text"][0]
+
+
+def test_previews_grow_by_rows(server):
+    previews = server.run(text_to_image(seed=2)).previews
+    assert len(previews) > 1
+    grey = [np.abs(np.asarray(picture).astype(int) - 128).max(axis=(1, 2)) < 24 for picture in previews]
+    heights = [64 - int(rows[::-1].argmin()) if not rows.all() else 0 for rows in grey]
+    assert heights == sorted(heights) and heights[0] < heights[-1]
+
+
+def test_the_same_inputs_run_nothing_again(server):
+    server.run(text_to_image(seed=3))
+    again = server.run(text_to_image(seed=3))
+    assert again.succeeded and again.executed == []
+
+
+def test_another_seed_does_not_load_again(server):
+    server.run(text_to_image(seed=4))
+    other = server.run(text_to_image(seed=5))
+    assert other.succeeded and SAMPLER in other.executed
+    assert {MODEL, MOVQGAN, PROMPT} <= set(other.cached) and not {MODEL, MOVQGAN} & set(other.executed)
+
+
+def test_cancel_then_run_again(server):
+    cancelled = server.run(text_to_image(seed=6), cancel_at=2)
+    assert cancelled.interrupted and len(cancelled.progress) < 12
+    assert server.run(text_to_image(seed=6)).succeeded
+
+
+def test_free_memory_then_run_again(server):
+    first = server.run(text_to_image(seed=7))
+    server.post("/free", {"unload_models": True, "free_memory": True})
+    second = server.run(text_to_image(seed=7))
+    assert second.succeeded and MODEL in second.executed
+    assert server.pictures(first, SAVE)[0].tobytes() == server.pictures(second, SAVE)[0].tobytes()

@@ -1,0 +1,74 @@
+"""The sampler's report and acceptance map, and the growing preview."""
+
+from __future__ import annotations
+
+import importlib
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def report(pack):
+    return importlib.import_module(f"{pack.__name__}.nodes.report")
+
+
+@pytest.fixture
+def result(pack):
+    decoding = importlib.import_module(f"{pack.__name__}.lumina_core.decoding")
+    steps = torch.tensor([[[-1, -1], [0, 0], [0, 1], [2, 2]]])
+    return decoding.DecodeResult(
+        codes=torch.zeros(1, 4, 2, dtype=torch.int64),
+        nfe=3,
+        accept_lengths=((4, 1, 2),),
+        settled_step=steps,
+        seconds=0.5,
+        settings=decoding.DecodeSettings(seed=7, decoder="sjd", window_size=16),
+    )
+
+
+def test_report_says_what_was_run_and_how_fast(report, result):
+    text = report.report_text(result)
+    assert "16x32" in text and "seed 7" in text and "sjd, window 16" in text
+    assert "6 tokens in 3 forwards: 2.00 a forward" in text
+    assert "0.50 s, 12.0 tokens a second" in text
+    assert "1 x1, 2 x1, 4 x1" in text
+
+
+def test_acceptance_map_colours_codes_by_step(report, result):
+    picture = report.acceptance_map(result.settled_step, 8)
+    assert picture.shape == (1, 32, 16, 3) and picture.min() >= 0 and picture.max() <= 1
+    cells = picture[0, ::8, ::8]
+    assert (cells[0] == 0.5).all()
+    assert torch.equal(cells[1, 0], torch.tensor(report.RAMP[0])) and torch.equal(cells[1, 0], cells[2, 0])
+    torch.testing.assert_close(cells[3, 1], torch.tensor(report.RAMP[-1]))
+    assert not torch.equal(cells[2, 1], cells[2, 0])
+
+
+def test_preview_decodes_each_row_once(pack):
+    preview = importlib.import_module(f"{pack.__name__}.nodes.preview")
+    decoded = []
+
+    def decode_rows(codes, first_row, end_row):
+        decoded.append((codes.shape[1], first_row, end_row))
+        return torch.ones(1, 3, 8 * (end_row - first_row), 8 * codes.shape[2])
+
+    growing = preview.GrowingPreview(SimpleNamespace(upscale_ratio=8, decode_rows=decode_rows), 4, 2)
+    codes = torch.zeros(1, 4, 2, dtype=torch.int64)
+    pictures = []
+    for rows in (0, 1, 1, 3, 4):
+        growing._next_time = 0
+        pictures.append(growing.draw(codes, rows))
+    assert decoded == [(1, 0, 1), (3, 1, 3), (4, 3, 4)]
+    assert [picture is not None for picture in pictures] == [False, True, False, True, True]
+    assert pictures[1].size == (16, 32)
+    assert pictures[1].getpixel((0, 7)) == (255, 255, 255) and pictures[1].getpixel((0, 8)) == (128, 128, 128)
+
+
+def test_preview_waits_while_previews_would_take_too_much_of_the_time(pack):
+    preview = importlib.import_module(f"{pack.__name__}.nodes.preview")
+    movqgan = SimpleNamespace(upscale_ratio=8, decode_rows=lambda codes, first, end: torch.zeros(1, 3, 8, 16))
+    growing = preview.GrowingPreview(movqgan, 4, 2)
+    growing._next_time = float("inf")
+    assert growing.draw(torch.zeros(1, 4, 2, dtype=torch.int64), 2) is None
