@@ -36,6 +36,11 @@ class LoadedModel:
     vocabulary: Vocabulary
     patcher: Any
 
+    def is_dynamic(self) -> bool:
+        """Whether ComfyUI's dynamic VRAM moves the weights; ComfyUI's cache asks."""
+        is_dynamic = getattr(self.patcher, "is_dynamic", None)
+        return bool(is_dynamic and is_dynamic())
+
 
 @dataclass(frozen=True)
 class TaskPromptData:

@@ -1,0 +1,80 @@
+"""Random numbers that belong to (seed, position) and to nothing else: no generator, no order, no device.
+
+Every number is a hash of its coordinates (SplitMix64's output function, Steele et al., OOPSLA 2014).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+GUMBEL, ACCEPT, RESAMPLE, DRAFT = range(4)
+_GOLDEN, _MULTIPLY_1, _MULTIPLY_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+
+
+def _signed(value: int) -> int:
+    value %= 2**64
+    return value - 2**64 if value >= 2**63 else value
+
+
+def _shift_right(x: Tensor, bits: int) -> Tensor:
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def mix(x: Tensor) -> Tensor:
+    """SplitMix64's output function on int64, overflow wrapping."""
+    x = x + _signed(_GOLDEN)
+    x = (x ^ _shift_right(x, 30)) * _signed(_MULTIPLY_1)
+    x = (x ^ _shift_right(x, 27)) * _signed(_MULTIPLY_2)
+    return x ^ _shift_right(x, 31)
+
+
+def picture_keys(seeds: Sequence[int], device: torch.device | str) -> Tensor:
+    """One key [N] for each picture's seed."""
+    return mix(torch.tensor([_signed(seed) for seed in seeds], dtype=torch.int64, device=device))
+
+
+def hashed(keys: Tensor, stream: int, *coordinates: Tensor) -> Tensor:
+    """int64 hash of keys, a stream number and coordinates, which broadcast against one another."""
+    value = mix(keys ^ stream)
+    for coordinate in coordinates:
+        value = mix(value ^ coordinate)
+    return value
+
+
+def to_uniform(bits: Tensor) -> Tensor:
+    """Hashes as float32 in [0, 1), fine-grained near 0 (53 bits before rounding)."""
+    return (_shift_right(bits, 11).float() * 2.0**-53).clamp_(max=1 - 2.0**-24)
+
+
+def to_gumbel(bits: Tensor) -> Tensor:
+    """Hashes as standard Gumbel noise −log E with E = −log(1 − u) exponential; large values are fine-grained."""
+    return to_uniform(bits).neg_().log1p_().neg_().log_().neg_()
+
+
+class GumbelTape:
+    """Gumbel noise of (picture, position, code) for a stretch of positions, made once as the window moves on.
+
+    A ring of `length` positions for each picture: a position's noise stays until the one `length` behind it comes.
+    """
+
+    def __init__(self, keys: Tensor, codes: int, length: int):
+        self.keys, self.length = keys, length
+        self._ring = torch.empty(len(keys), length, codes, device=keys.device)
+        self._codes = torch.arange(codes, device=keys.device)
+        self._made = [0] * len(keys)
+        self._picture = torch.arange(len(keys), device=keys.device)[:, None]
+
+    def make(self, picture: int, first: int, end: int) -> None:
+        """Has noise ready for a picture's positions first…end−1; what is there already stays."""
+        start = max(first, self._made[picture])
+        if start >= end:
+            return
+        positions = torch.arange(start, end, device=self.keys.device)
+        bits = hashed(self.keys[picture], GUMBEL, positions[:, None], self._codes)
+        self._ring[picture].index_copy_(0, positions % self.length, to_gumbel(bits))
+        self._made[picture] = end
+
+    def read(self, positions: Tensor) -> Tensor:
+        """Noise [N,W,codes] at positions [N,W]."""
+        return self._ring[self._picture, positions % self.length]

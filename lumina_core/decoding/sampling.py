@@ -1,0 +1,26 @@
+"""From logits to the distribution that tokens are drawn from."""
+
+import torch
+from torch import Tensor
+
+
+def guide(cond: Tensor, uncond: Tensor, cfg_scale: float) -> Tensor:
+    """Classifier-free guidance in float32: uncond + cfg·(cond − uncond) (arXiv 2207.12598)."""
+    cond, uncond = cond.float(), uncond.float()
+    return uncond + cfg_scale * (cond - uncond)
+
+
+def warp(logits: Tensor, temperature: float, top_k: int) -> Tensor:
+    """logits/temperature with all but the k largest at −inf; ties with the k-th stay (as in the published program)."""
+    logits = logits.float() / temperature
+    if top_k >= logits.shape[-1]:
+        return logits
+    kth = logits.topk(top_k, dim=-1, sorted=False).values.amin(-1, keepdim=True)
+    return logits.masked_fill(logits < kth, -torch.inf)
+
+
+def sample_inverse(weights: Tensor, uniform: Tensor) -> Tensor:
+    """A draw [...] from weights [...,K] (any positive sum) by the inverse of their cumulative sum at uniform [...]."""
+    cumulative = weights.cumsum(-1, dtype=torch.float64)
+    target = uniform.double().unsqueeze(-1) * cumulative[..., -1:]
+    return torch.searchsorted(cumulative, target, right=True).squeeze(-1).clamp_(max=weights.shape[-1] - 1)

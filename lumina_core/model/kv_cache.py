@@ -1,0 +1,73 @@
+"""A static key/value cache, written by position."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..config import TransformerConfig
+from .rope import rope_table
+
+
+@dataclass(frozen=True)
+class AttentionPlan:
+    """What all layers of one forward share.
+
+    cos, sin [R,S,1,head_dim]; mask [R,1,S,kv_len] (true: may look), or None for plain causal attention over the tokens
+    of this forward; with a cache, `slots` [R·S] are where keys and values go and `kv_len` how much of it is read.
+    """
+
+    cos: Tensor
+    sin: Tensor
+    mask: Tensor | None = None
+    cache: "KVCache | None" = None
+    slots: Tensor | None = None
+    kv_len: int = 0
+
+
+class KVCache:
+    """Keys and values [rows, length, kv_heads, head_dim] of every layer; a token's slot is its position.
+
+    A query sees the slots up to its own position, so taking a token back is writing another one at its position.
+    """
+
+    def __init__(
+        self, config: TransformerConfig, rows: int, length: int, *, dtype: torch.dtype, device: torch.device | str
+    ):
+        self.rows, self.length = rows, length
+        shape = (config.num_hidden_layers, rows, length, config.num_key_value_heads, config.head_dim)
+        # Zeros, not empty: what was never written is masked, but NaN times zero would still be NaN.
+        self.keys = torch.zeros(shape, dtype=dtype, device=device)
+        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self.cos, self.sin = rope_table(length, config.head_dim, config.rope_theta, dtype=dtype, device=device)
+        self._row_start = torch.arange(rows, device=device)[:, None] * length
+        self._slot_index = torch.arange(length, device=device)
+
+    @staticmethod
+    def bytes_needed(config: TransformerConfig, rows: int, length: int, dtype: torch.dtype) -> int:
+        """Bytes that a cache of this size takes."""
+        per_token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+        return rows * length * per_token * dtype.itemsize
+
+    def plan(self, input_pos: Tensor, kv_len: int) -> AttentionPlan:
+        """The plan of a forward over tokens at `input_pos` [R,S]; `kv_len` is at least the largest position + 1."""
+        return AttentionPlan(
+            cos=self.cos[input_pos].unsqueeze(2),
+            sin=self.sin[input_pos].unsqueeze(2),
+            mask=(self._slot_index[:kv_len] <= input_pos[:, :, None]).unsqueeze(1),
+            cache=self,
+            slots=(input_pos + self._row_start).flatten(),
+            kv_len=kv_len,
+        )
+
+    def update(self, layer: int, keys: Tensor, values: Tensor, plan: AttentionPlan) -> tuple[Tensor, Tensor]:
+        """Writes this forward's keys and values [R,S,kv_heads,head_dim]; all readable ones [R,kv_len,kv_heads,head_dim]."""
+        assert plan.slots is not None
+        for store, new in ((self.keys[layer], keys), (self.values[layer], values)):
+            store.flatten(0, 1).index_copy_(0, plan.slots, new.flatten(0, 1))
+        return self.keys[layer, :, : plan.kv_len], self.values[layer, :, : plan.kv_len]
+
+    def copy_row(self, source: int, targets: list[int], length: int) -> None:
+        """Copies the first `length` slots of one row to others (a prompt that several pictures share)."""
+        for store in (self.keys, self.values):
+            store[:, targets, :length] = store[:, source : source + 1, :length]

@@ -1,0 +1,93 @@
+"""Layers of the Chameleon-form transformer. `operations` is a namespace of layer classes: `torch.nn`, or ComfyUI's."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..config import TransformerConfig
+from .kv_cache import AttentionPlan
+from .rope import apply_rope
+
+HEAD_NORM_EPS = 1e-5
+
+
+class HeadNorm(nn.Module):
+    """LayerNorm over the head dimension; weight and bias [parts, head_dim] serve heads/parts neighbouring heads each."""
+
+    def __init__(self, parts: int, heads: int, head_dim: int):
+        super().__init__()
+        self.repeats = heads // parts
+        self.weight = nn.Parameter(torch.ones(parts, head_dim))
+        self.bias = nn.Parameter(torch.zeros(parts, head_dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.weight.to(x), self.bias.to(x)
+        if weight.shape[0] == 1:
+            return F.layer_norm(x, x.shape[-1:], weight[0], bias[0], HEAD_NORM_EPS)
+        normed = F.layer_norm(x, x.shape[-1:], eps=HEAD_NORM_EPS)
+        return normed * weight.repeat_interleave(self.repeats, 0) + bias.repeat_interleave(self.repeats, 0)
+
+
+class Attention(nn.Module):
+    """Causal self-attention with q/k norm, RoPE and grouped key/value heads."""
+
+    def __init__(self, config: TransformerConfig, operations: Any):
+        super().__init__()
+        heads, kv_heads, head_dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        self.heads = (heads, kv_heads, kv_heads)
+        self.head_dim = head_dim
+        self.qkv_proj = operations.Linear(config.hidden_size, sum(self.heads) * head_dim, bias=False)
+        self.o_proj = operations.Linear(heads * head_dim, config.hidden_size, bias=False)
+        self.q_norm = HeadNorm(config.model_parallel_size, heads, head_dim)
+        self.k_norm = HeadNorm(config.model_parallel_size, kv_heads, head_dim)
+
+    def forward(self, x: Tensor, layer: int, plan: AttentionPlan) -> Tensor:
+        qkv = self.qkv_proj(x).unflatten(-1, (-1, self.head_dim))
+        query, key, value = qkv.split(self.heads, dim=2)
+        query = apply_rope(self.q_norm(query), plan.cos, plan.sin)
+        key = apply_rope(self.k_norm(key), plan.cos, plan.sin)
+        if plan.cache is not None:
+            key, value = plan.cache.update(layer, key, value, plan)
+        mixed = F.scaled_dot_product_attention(
+            query.transpose(1, 2),
+            key.transpose(1, 2),
+            value.transpose(1, 2),
+            attn_mask=plan.mask,
+            is_causal=plan.mask is None,
+            enable_gqa=self.heads[0] != self.heads[1],
+        )
+        return self.o_proj(mixed.transpose(1, 2).flatten(2))
+
+
+class MLP(nn.Module):
+    """down(silu(gate(x)) · up(x)), gate and up in one product."""
+
+    def __init__(self, config: TransformerConfig, operations: Any):
+        super().__init__()
+        self.gate_up_proj = operations.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
+        self.down_proj = operations.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
+        return self.down_proj(F.silu(gate) * up)
+
+
+class Block(nn.Module):
+    """Attention and MLP, each with a skip; the norms before them, or behind them where `swin_norm` is set."""
+
+    def __init__(self, config: TransformerConfig, operations: Any):
+        super().__init__()
+        self.swin_norm = config.swin_norm
+        self.self_attn = Attention(config, operations)
+        self.mlp = MLP(config, operations)
+        self.input_layernorm = operations.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_attention_layernorm = operations.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+
+    def forward(self, x: Tensor, layer: int, plan: AttentionPlan) -> Tensor:
+        if self.swin_norm:
+            x = x + self.input_layernorm(self.self_attn(x, layer, plan))
+            return x + self.post_attention_layernorm(self.mlp(x))
+        x = x + self.self_attn(self.input_layernorm(x), layer, plan)
+        return x + self.mlp(self.post_attention_layernorm(x))

@@ -1,0 +1,146 @@
+"""SBER-MoVQGAN: pictures to a grid of codes, and back."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import InputError
+from .blocks import DownLevel, Middle, UpLevel, apply_norm, make_norm
+from .config import MoVQGANConfig
+
+STRIP_CONTEXT_ROWS = 4
+
+
+class Encoder(nn.Module):
+    """Pixels [B,3,H,W] to a latent [B,C,h,w]."""
+
+    def __init__(self, config: MoVQGANConfig, operations: Any):
+        super().__init__()
+        widths, last = config.widths, len(config.widths) - 1
+        self.conv_in = operations.Conv2d(config.picture_channels, config.channels, 3, padding=1)
+        self.down = nn.ModuleList()
+        for index, width in enumerate(widths):
+            width_in = widths[index - 1] if index else config.channels
+            sizes = (width_in, width, config.res_blocks, index in config.attention_levels)
+            self.down.append(DownLevel(*sizes, latent_channels=None, operations=operations, last=index == last))
+        self.mid = Middle(widths[-1], None, operations)
+        self.norm_out = make_norm(widths[-1], None, operations)
+        self.conv_out = operations.Conv2d(widths[-1], config.latent_channels, 3, padding=1)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = self.conv_in(pixels)
+        for level in self.down:
+            x = level(x)
+            if level.downsample is not None:
+                x = level.downsample(x)
+        return self.conv_out(F.silu(apply_norm(self.norm_out, self.mid(x), None)))
+
+
+class Decoder(nn.Module):
+    """A latent [B,C,h,w] and the quantised latent that conditions every norm, to pixels [B,3,H,W]."""
+
+    def __init__(self, config: MoVQGANConfig, operations: Any):
+        super().__init__()
+        widths, codes, blocks = config.widths, config.code_channels, config.res_blocks + 1
+        self.conv_in = operations.Conv2d(config.latent_channels, widths[-1], 3, padding=1)
+        self.mid = Middle(widths[-1], codes, operations)
+        self.up = nn.ModuleList()
+        for index, width in enumerate(widths):
+            width_in = widths[min(index + 1, len(widths) - 1)]
+            sizes = (width_in, width, blocks, index in config.attention_levels)
+            self.up.append(UpLevel(*sizes, latent_channels=codes, operations=operations, last=index == 0))
+        self.norm_out = make_norm(widths[0], codes, operations)
+        self.conv_out = operations.Conv2d(widths[0], config.picture_channels, 3, padding=1)
+
+    def forward(self, latent: Tensor, quantised: Tensor) -> Tensor:
+        x = self.mid(self.conv_in(latent), quantised)
+        for level in reversed(self.up):
+            x = level(x, quantised)
+            if level.upsample is not None:
+                x = level.upsample(x)
+        return self.conv_out(F.silu(apply_norm(self.norm_out, x, quantised)))
+
+
+class Codebook(nn.Module):
+    """The table of code vectors."""
+
+    def __init__(self, config: MoVQGANConfig, operations: Any):
+        super().__init__()
+        self.embedding = operations.Embedding(config.codebook_size, config.code_channels)
+
+
+class MoVQGAN(nn.Module):
+    """The picture tokeniser of Lumina-mGPT 2.0. Codes are int64 [B,h,w]; pixels are [B,3,H,W] in [-1,1]."""
+
+    def __init__(self, config: MoVQGANConfig, operations: Any = nn):
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config, operations)
+        self.decoder = Decoder(config, operations)
+        self.quantize = Codebook(config, operations)
+        self.quant_conv = operations.Conv2d(config.latent_channels, config.code_channels, 1)
+        self.post_quant_conv = operations.Conv2d(config.code_channels, config.latent_channels, 1)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.quantize.embedding.weight.dtype
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Codes [B,h,w] of pixels [B,3,H,W] in [-1,1].
+
+        Raises InputError when a side is no multiple of the downscale (8 for the published files).
+        """
+        side = self.config.downscale
+        if pixels.ndim != 4 or pixels.shape[1] != self.config.picture_channels:
+            raise InputError(
+                f"pixels have shape {tuple(pixels.shape)}; expected [B,{self.config.picture_channels},H,W]"
+            )
+        if pixels.shape[-2] % side or pixels.shape[-1] % side or 0 in pixels.shape:
+            raise InputError(
+                f"picture is {pixels.shape[-1]}x{pixels.shape[-2]}; MoVQGAN takes sides in multiples of {side}: "
+                "crop or resize the picture first"
+            )
+        return self.nearest(self.encode_latent(pixels))
+
+    def encode_latent(self, pixels: Tensor) -> Tensor:
+        """The latent [B,C,h,w] of pixels before it is snapped to the codebook."""
+        return self.quant_conv(self.encoder(pixels.to(self.dtype)))
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Pixels [B,3,H,W] of codes [B,h,w], about [-1,1], not clamped. Raises InputError on codes out of range."""
+        return self.decode_latent(self.lookup(codes))
+
+    def decode_latent(self, quantised: Tensor) -> Tensor:
+        """Pixels of the code vectors [B,C,h,w] that `lookup` gives."""
+        quantised = quantised.to(self.dtype)
+        return self.decoder(self.post_quant_conv(quantised), quantised)
+
+    def decode_rows(self, codes: Tensor, first_row: int, end_row: int) -> Tensor:
+        """Pixels [B,3,8·(end_row−first_row),W] of some rows of codes [B,h,w], for previews.
+
+        Decodes these rows and a few around them, so norms and attention see a strip and not the whole picture: close
+        to `decode`, not equal to it.
+        """
+        above = max(0, first_row - STRIP_CONTEXT_ROWS)
+        below = min(codes.shape[1], end_row + STRIP_CONTEXT_ROWS)
+        pixels = self.decode(codes[:, above:below])
+        side = self.config.downscale
+        return pixels[:, :, (first_row - above) * side : (end_row - above) * side]
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """Code vectors [B,C,h,w] of codes [B,h,w]. Raises InputError on codes out of range."""
+        if codes.ndim != 3 or codes.numel() == 0:
+            raise InputError(f"codes have shape {tuple(codes.shape)}; expected [B,h,w]")
+        low, high = int(codes.min()), int(codes.max())
+        if low < 0 or high >= self.config.codebook_size:
+            raise InputError(f"codes lie in {low}…{high}; expected 0…{self.config.codebook_size - 1}")
+        return self.quantize.embedding(codes).permute(0, 3, 1, 2).contiguous()
+
+    def nearest(self, latent: Tensor) -> Tensor:
+        """Codes [B,h,w] of the code vectors nearest to a latent [B,C,h,w]."""
+        flat = latent.permute(0, 2, 3, 1).float()
+        table = self.quantize.embedding.weight.to(device=flat.device, dtype=torch.float32)
+        distance = flat.square().sum(-1, keepdim=True) + table.square().sum(1) - 2 * (flat @ table.T)
+        return distance.argmin(-1)

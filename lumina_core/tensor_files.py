@@ -1,0 +1,123 @@
+"""Tensors by name out of safetensors files and of the official MoVQGAN pickle."""
+
+import json
+import pickle
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from .errors import CheckpointError
+
+Shape = tuple[int, ...]
+
+
+class TensorStore:
+    """Names, shapes and (memory-mapped) tensors of one or several safetensors files.
+
+    Opening reads the headers only. Raises CheckpointError for a file that is absent, truncated or no safetensors file,
+    and for a name that two files hold.
+    """
+
+    def __init__(self, paths: Iterable[Path]):
+        self._files = {}
+        self._home: dict[str, Path] = {}
+        for path in paths:
+            self._files[path] = open_safetensors(path)
+            for name in self._files[path].keys():  # noqa: SIM118  (not a dict)
+                if name in self._home:
+                    raise CheckpointError(f"tensor `{name}` is in both {self._home[name]} and {path}; expected it once")
+                self._home[name] = path
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        return {name: tuple(self._slice(name).get_shape()) for name in self._home}
+
+    def get(self, name: str) -> Tensor:
+        """The tensor, memory-mapped: its bytes are read when they are used."""
+        try:
+            return self._files[self._home[name]].get_tensor(name)
+        except (SafetensorError, RuntimeError) as error:
+            raise CheckpointError(f"cannot read tensor `{name}` of {self._home[name]}: {error}") from error
+
+    def _slice(self, name: str):
+        return self._files[self._home[name]].get_slice(name)
+
+
+def open_safetensors(path: Path):
+    """An open safetensors file. Raises CheckpointError when it is absent, truncated or of another kind."""
+    if not path.is_file():
+        raise CheckpointError(f"file {path} is missing; download it again or choose another checkpoint")
+    try:
+        return safe_open(path, framework="pt", device="cpu")
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is not a whole safetensors file ({error}); the download may have been cut off: get the file again"
+        ) from error
+
+
+def safetensors_metadata(path: Path) -> dict[str, str]:
+    """The strings in a safetensors file's header."""
+    return dict(open_safetensors(path).metadata() or {})
+
+
+def read_pickle(path: Path) -> dict[str, Tensor]:
+    """Tensors of a PyTorch pickle; a nested `state_dict` is unwrapped and everything that is no tensor left out.
+
+    Only tensors and plain containers are unpickled. Raises CheckpointError for anything else in it, such as code.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} is not a file of plain tensors (it may hold code, which is never run); "
+            "expected the official MoVQGAN .ckpt or a .safetensors file"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"cannot read {path}: {_first_line(error)}; the file is damaged: get it again") from error
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}; expected a dict of tensors")
+    return {name: value for name, value in content.items() if isinstance(value, Tensor)}
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object. Raises CheckpointError when the file is absent, no JSON, or no object."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"file {path} is missing; expected the published checkpoint folder's file") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read {path}: {error}; get the file again") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a JSON {type(content).__name__}; expected an object")
+    return content
+
+
+def check_tensors(found: dict[str, Shape], expected: dict[str, Shape], source: str) -> None:
+    """Raises one CheckpointError that names what is missing, unexpected or misshapen."""
+    problems = [f"missing `{name}`" for name in expected if name not in found]
+    problems += [f"unexpected `{name}`" for name in found if name not in expected]
+    problems += [
+        f"`{name}` has shape {list(found[name])}, expected {list(shape)}"
+        for name, shape in expected.items()
+        if name in found and tuple(found[name]) != tuple(shape)
+    ]
+    if problems:
+        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise CheckpointError(
+            f"{source} does not hold this model's tensors: {'; '.join(problems[:5])}{more}. "
+            "Check that all files belong together and were downloaded whole"
+        )
+
+
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"PK"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
