@@ -61,7 +61,7 @@ class CodebookTracker:
 
 
 def spread(points: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """`count` of the points [N,C], each drawn with a chance that grows with its distance from those before (k-means++)."""
+    """`count` of the points [N,C], drawn with a chance that grows with the distance from those before (k-means++)."""
     chosen = [points[0]]
     distance = (points - chosen[0]).square().sum(1)
     for _ in range(count - 1):

@@ -16,8 +16,10 @@ import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import websocket
+import pytest
 from PIL import Image
+
+websocket = pytest.importorskip("websocket", reason="the tests in a real ComfyUI need the package websocket-client")
 
 PACK = Path(__file__).parents[2]
 PACK_NAME = "comfyui-lumina-mgpt2"

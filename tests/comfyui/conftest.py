@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
     """A running server with the pack and nothing else in it."""
-    pytest.importorskip("websocket", reason="the tests in a real ComfyUI need the package websocket-client")
     from comfy_server import ComfyServer, find_comfyui
 
     found = find_comfyui()

@@ -86,7 +86,7 @@ def test_impossible_value_is_named(key: str, value: object) -> None:
 def test_file_that_is_no_config(tmp_path: Path, content: str | bytes) -> None:
     file = tmp_path / "config.json"
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(CheckpointError, match="config.json"):
+    with pytest.raises(CheckpointError, match=r"config\.json"):
         TransformerConfig.from_file(file)
 
 

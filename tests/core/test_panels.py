@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from PIL import Image
@@ -29,6 +30,8 @@ from lumina_core.panels import (
 from lumina_core.vocabulary import picture_length
 
 CONTEXT = 10_240
+# The golden pictures are of Pillow 13, whose resampler rounds otherwise than those before.
+RESAMPLER_ERROR = 0 if int(PIL.__version__.split(".")[0]) >= 13 else 16
 
 
 def noise(width: int, height: int, channels: int = 3) -> Image.Image:
@@ -41,7 +44,10 @@ def test_published_preprocessing(golden: Path, case: int) -> None:
     expected = json.loads((golden / "preprocess" / "expected.json").read_text())["cases"][case]
     picture = center_crop(load_picture(golden / "preprocess" / expected["input"]), expected["size"])
     wanted = Image.open(golden / "preprocess" / expected["expected"])
-    np.testing.assert_array_equal(np.asarray(picture), np.asarray(wanted))
+    error = abs(np.asarray(picture).astype(int) - np.asarray(wanted))
+    assert error.shape == (*expected["size"][::-1], 3)
+    assert error.max() <= RESAMPLER_ERROR
+    assert error.mean() <= RESAMPLER_ERROR / 50
 
 
 @pytest.mark.parametrize("base", [512, 768])
@@ -204,7 +210,7 @@ def test_nearest_size_is_legal_and_cannot_be_bettered(size: tuple[int, int]) -> 
 
 
 def test_side_that_the_tokenizer_cannot_name() -> None:
-    with pytest.raises(InputError, match="at most 256, .* nearest legal size is 256x64"):
+    with pytest.raises(InputError, match=r"at most 256, .* nearest legal size is 256x64"):
         check_size(288, 64, CONTEXT, max_side=256)
 
 

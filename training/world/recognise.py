@@ -159,7 +159,7 @@ def best_shape(cover: np.ndarray, side: int, centre: tuple[float, float]) -> tup
 
 def _field(cover: np.ndarray, length: int, centre: tuple[float, float]) -> np.ndarray:
     padded = np.pad(cover, length)
-    top, left = (int(round(middle + length - length / 2)) for middle in centre)
+    top, left = (round(middle + length - length / 2) for middle in centre)
     return padded[top : top + length, left : left + length]
 
 
