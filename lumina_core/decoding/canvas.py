@@ -13,65 +13,61 @@ from ..vocabulary import HEADER_LENGTH
 class Canvas:
     """A picture to draw: h rows of w codes, each row with its end, behind a header; the first rows may be given.
 
-    `header` holds the ids [start, H, W], `given_codes` [h0,w] the rows in front (None: none). Indices count from the
-    start token. The very last end of row and the end of the picture are known and never needed as input.
+    Indices count from the start token. The very last end of row and the end of the picture are known and never needed
+    as input. Raises InputError when the given rows leave nothing to draw.
     """
 
-    header: tuple[int, ...]
-    end_of_row: int
     grid_h: int
     grid_w: int
-    given_codes: Tensor | None = None
+    given_rows: int = 0
 
     def __post_init__(self) -> None:
-        given = self.given_codes
-        if given is None:
-            return
-        if given.ndim != 2 or given.shape[1] != self.grid_w or not 0 < given.shape[0] < self.grid_h:
+        if not 0 <= self.given_rows < self.grid_h:
             raise InputError(
-                f"the given rows have shape {tuple(given.shape)}; expected 1 to {self.grid_h - 1} rows of "
-                f"{self.grid_w} codes: at least one row must be left to draw"
+                f"{self.given_rows} rows are given; expected at most {self.grid_h - 1} of {self.grid_h}: at least one "
+                "row must be left to draw"
             )
 
     @property
-    def given_rows(self) -> int:
-        return 0 if self.given_codes is None else self.given_codes.shape[0]
+    def row_length(self) -> int:
+        """Tokens of a row, its end included."""
+        return self.grid_w + 1
 
     @property
     def first(self) -> int:
         """Index of the first token that is drawn."""
-        return HEADER_LENGTH + self.given_rows * (self.grid_w + 1)
+        return HEADER_LENGTH + self.given_rows * self.row_length
 
     @property
-    def end(self) -> int:
-        """Index behind the last token that is drawn."""
-        return HEADER_LENGTH + self.grid_h * (self.grid_w + 1) - 1
+    def last(self) -> int:
+        """Index of the last token that is drawn."""
+        return HEADER_LENGTH + self.grid_h * self.row_length - 2
 
     @property
     def codes_to_draw(self) -> int:
+        """Codes that are not given."""
         return (self.grid_h - self.given_rows) * self.grid_w
 
-    def is_forced(self, length: int) -> Tensor:
-        """Whether each index below `length` is no code that is drawn: header, ends of row, behind the end."""
-        index = torch.arange(length)
-        end_of_row = (index - HEADER_LENGTH) % (self.grid_w + 1) == self.grid_w
-        return (index < HEADER_LENGTH) | end_of_row | (index >= self.end)
+    @property
+    def tokens_to_draw(self) -> int:
+        """Codes that are not given, and the ends of row between them."""
+        return self.last + 1 - self.first
 
-    def known_ids(self, offset: int) -> list[int]:
-        """Ids of the header and the given rows, codes starting at `offset`."""
-        if self.given_codes is None:
-            return list(self.header)
-        rows = self.given_codes.cpu() + offset
-        ends = torch.full((self.given_rows, 1), self.end_of_row)
-        return [*self.header, *torch.cat((rows, ends), 1).flatten().tolist()]
+    def is_end_of_row(self, index: Tensor) -> Tensor:
+        """Whether an end of row stands at each index behind the header."""
+        return (index - HEADER_LENGTH) % self.row_length == self.grid_w
 
-    def cut_codes(self, tokens: Tensor) -> Tensor:
-        """The grid [N,h,w] out of values [N,≥end] by index."""
-        body = tokens[:, HEADER_LENGTH : self.end]
-        body = torch.nn.functional.pad(body, (0, 1))
-        return body.unflatten(1, (self.grid_h, self.grid_w + 1))[:, :, : self.grid_w]
+    def place_codes(self, codes: Tensor, length: int) -> Tensor:
+        """Values [N,length] by index, out of the first rows [N,rows,w] of a grid; zero at all other tokens."""
+        rows = torch.nn.functional.pad(codes, (0, 1)).flatten(1)
+        return torch.nn.functional.pad(rows, (HEADER_LENGTH, length - HEADER_LENGTH - rows.shape[1]))
+
+    def cut_codes(self, values: Tensor) -> Tensor:
+        """The grid [N,h,w] out of values [N,≥last+2] by index."""
+        body = values[:, HEADER_LENGTH : self.last + 2]
+        return body.unflatten(1, (self.grid_h, self.row_length))[:, :, : self.grid_w]
 
     def count_codes(self, index: int) -> int:
         """Drawn codes before `index`."""
-        row, column = divmod(index - self.first, self.grid_w + 1)
+        row, column = divmod(index - self.first, self.row_length)
         return row * self.grid_w + min(column, self.grid_w)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-GUMBEL, ACCEPT, RESAMPLE, DRAFT = range(4)
+GUMBEL, ACCEPT, REDRAW, FRESH = range(4)
 _GOLDEN, _MULTIPLY_1, _MULTIPLY_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
@@ -43,8 +43,8 @@ def hashed(keys: Tensor, stream: int, *coordinates: Tensor) -> Tensor:
 
 
 def to_uniform(bits: Tensor) -> Tensor:
-    """Hashes as float32 in [0, 1), fine-grained near 0 (53 bits before rounding)."""
-    return (_shift_right(bits, 11).float() * 2.0**-53).clamp_(max=1 - 2.0**-24)
+    """Hashes as float32 in (0, 1), fine-grained near 0 (53 bits before rounding)."""
+    return (_shift_right(bits, 11).float() * 2.0**-53).clamp_(2.0**-54, 1 - 2.0**-24)
 
 
 def to_gumbel(bits: Tensor) -> Tensor:
@@ -52,29 +52,7 @@ def to_gumbel(bits: Tensor) -> Tensor:
     return to_uniform(bits).neg_().log1p_().neg_().log_().neg_()
 
 
-class GumbelTape:
-    """Gumbel noise of (picture, position, code) for a stretch of positions, made once as the window moves on.
-
-    A ring of `length` positions for each picture: a position's noise stays until the one `length` behind it comes.
-    """
-
-    def __init__(self, keys: Tensor, codes: int, length: int):
-        self.keys, self.length = keys, length
-        self._ring = torch.empty(len(keys), length, codes, device=keys.device)
-        self._codes = torch.arange(codes, device=keys.device)
-        self._made = [0] * len(keys)
-        self._picture = torch.arange(len(keys), device=keys.device)[:, None]
-
-    def make(self, picture: int, first: int, end: int) -> None:
-        """Has noise ready for a picture's positions first…end−1; what is there already stays."""
-        start = max(first, self._made[picture])
-        if start >= end:
-            return
-        positions = torch.arange(start, end, device=self.keys.device)
-        bits = hashed(self.keys[picture], GUMBEL, positions[:, None], self._codes)
-        self._ring[picture].index_copy_(0, positions % self.length, to_gumbel(bits))
-        self._made[picture] = end
-
-    def read(self, positions: Tensor) -> Tensor:
-        """Noise [N,W,codes] at positions [N,W]."""
-        return self._ring[self._picture, positions % self.length]
+def gumbel_noise(keys: Tensor, index: Tensor, codes: int) -> Tensor:
+    """Gumbel noise [N,W,codes] of pictures with keys [N] at token indices [N,W]: the same whenever it is asked for."""
+    at = hashed(keys[:, None], GUMBEL, index)
+    return to_gumbel(mix(at[..., None] ^ torch.arange(codes, device=keys.device)))

@@ -48,15 +48,20 @@ class DecodeSettings:
 
     @property
     def width(self) -> int:
-        """Tokens of one forward."""
+        """Tokens that one forward looks at."""
         return 1 if self.decoder == "ar" else self.window_size
+
+    @property
+    def keeps_draft_probs(self) -> bool:
+        """Whether the decoder needs to know what its drafts were drawn from."""
+        return self.decoder in ("sjd", "coupled")
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """How far a run is. `codes` [N,h,w] on the CPU; beyond the `settled` [N] first tokens they are drafts or 0.
+    """How far a run is. `codes` [N,h,w] on the CPU, given rows included; behind the settled ones they are drafts or 0.
 
-    `settled` counts sampled codes, given rows not included; `total` is the codes to sample in each picture.
+    `settled` [N] counts sampled codes, given rows not included; `total` is the codes to sample in each picture.
     """
 
     codes: Tensor
@@ -71,7 +76,7 @@ class DecodeResult:
 
     `codes` [N,h,w] int64 on the CPU, given rows included. `nfe`: forwards, without those that read the prompt.
     `accept_lengths[k]`: tokens (ends of row included) that each forward settled in picture k. `settled_step` [N,h,w]:
-    the forward that settled each code, −1 for given ones. `seconds`: wall time with prefill.
+    the forward that settled each code, 0 for the prompt's, −1 for given ones. `seconds`: wall time with prefill.
     """
 
     codes: Tensor

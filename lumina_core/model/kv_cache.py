@@ -60,14 +60,29 @@ class KVCache:
             kv_len=kv_len,
         )
 
+    def prefill_plan(self, row: int, length: int) -> AttentionPlan:
+        """The plan of a forward over the first `length` tokens [1,S] of one row, which see only one another."""
+        assert length <= self.length, "the prompt is longer than the cache"
+        return AttentionPlan(
+            cos=self.cos[None, :length, None],
+            sin=self.sin[None, :length, None],
+            cache=self,
+            slots=self._row_start[row] + self._slot_index[:length],
+        )
+
     def update(self, layer: int, keys: Tensor, values: Tensor, plan: AttentionPlan) -> tuple[Tensor, Tensor]:
-        """Writes this forward's keys and values [R,S,kv_heads,head_dim]; all readable ones [R,kv_len,kv_heads,head_dim]."""
+        """Writes this forward's keys and values [R,S,kv_heads,head_dim].
+
+        Gives all readable ones [R,kv_len,kv_heads,head_dim]; of a prefill, whose mask is None, its own.
+        """
         assert plan.slots is not None
         for store, new in ((self.keys[layer], keys), (self.values[layer], values)):
             store.flatten(0, 1).index_copy_(0, plan.slots, new.flatten(0, 1))
+        if plan.mask is None:
+            return keys, values
         return self.keys[layer, :, : plan.kv_len], self.values[layer, :, : plan.kv_len]
 
-    def copy_row(self, source: int, targets: list[int], length: int) -> None:
-        """Copies the first `length` slots of one row to others (a prompt that several pictures share)."""
+    def copy_row(self, source: int, target: int, length: int) -> None:
+        """Copies the first `length` slots of one row to another (a prompt that several pictures share)."""
         for store in (self.keys, self.values):
-            store[:, targets, :length] = store[:, source : source + 1, :length]
+            store[:, target, :length] = store[:, source, :length]

@@ -1,0 +1,158 @@
+"""The decoding loop: reads the prompts, then moves the window until every picture is finished."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import Cancelled, InputError
+from ..model import KVCache, Transformer
+from .canvas import Canvas
+from .settings import DecodeResult, DecodeSettings, StepReport
+from .window import Window
+
+# How many forwards a device runs before the host looks how far they got: a look makes it wait.
+STEPS_BETWEEN_LOOKS = 8
+KV_LEN_STEP = 64
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The tokens in front of what is drawn in one picture.
+
+    `text_ids` is the prompt, `picture_ids` the picture's header and given rows, which the unconditional branch keeps.
+    """
+
+    text_ids: tuple[int, ...]
+    picture_ids: tuple[int, ...]
+
+
+def check_window(canvas: Canvas, settings: DecodeSettings) -> None:
+    """Raises InputError when the window is larger than what is left to draw."""
+    if settings.width > canvas.tokens_to_draw:
+        raise InputError(
+            f"window is {settings.window_size}; expected at most {canvas.tokens_to_draw}, the tokens that are left to "
+            "draw in this picture"
+        )
+
+
+def cache_length(canvas: Canvas, longest_text: int, settings: DecodeSettings) -> int:
+    """Positions that the key/value cache of a run has in each row."""
+    needed = longest_text + canvas.last + max(settings.width, KV_LEN_STEP)
+    return -(-needed // KV_LEN_STEP) * KV_LEN_STEP
+
+
+@torch.inference_mode()
+def decode(
+    transformer: Transformer,
+    canvas: Canvas,
+    prefixes: Sequence[Prefix],
+    given_codes: Tensor,
+    end_of_row: int,
+    settings: DecodeSettings,
+    on_step: Callable[[StepReport], None] | None = None,
+    should_cancel: Callable[[], bool] | None = None,
+) -> DecodeResult:
+    """Draws one picture for each prefix, all in one batch; picture k has the seed `settings.seed` + k.
+
+    `given_codes` [N,given_rows,w] are the codes in the prefixes, `end_of_row` the id of that token. `should_cancel` is
+    asked before every forward and raises Cancelled by saying so; `on_step` is told every few forwards how far it is.
+    Raises InputError for a window that does not fit.
+    """
+    check_window(canvas, settings)
+    start = time.perf_counter()
+    run = _Run(transformer, canvas, prefixes, given_codes, settings)
+    run.prefill(prefixes)
+    end_of_row_embedding = transformer.embed(torch.tensor([end_of_row]))
+    while not run.finished:
+        if should_cancel is not None and should_cancel():
+            raise Cancelled(f"cancelled after {run.nfe} forwards")
+        run.advance(end_of_row_embedding)
+        if run.looked and on_step is not None:
+            on_step(run.report())
+    return run.result(time.perf_counter() - start)
+
+
+class _Run:
+    """A window, and what the host knows of it: how far each picture is (`settled_to`), and since how many forwards."""
+
+    def __init__(
+        self,
+        transformer: Transformer,
+        canvas: Canvas,
+        prefixes: Sequence[Prefix],
+        given_codes: Tensor,
+        settings: DecodeSettings,
+    ):
+        self.transformer, self.canvas, self.settings = transformer, canvas, settings
+        self.text_lengths = [len(prefix.text_ids) for prefix in prefixes]
+        rows = len(prefixes) * (2 if settings.guided else 1)
+        length = cache_length(canvas, max(self.text_lengths), settings)
+        self.cache = KVCache(transformer.config, rows, length, dtype=transformer.dtype, device=transformer.device)
+        self.window = Window(transformer, canvas, self.cache, self.text_lengths, settings)
+        self.window.tokens.copy_(canvas.place_codes(given_codes, self.window.length))
+        self.steps_between_looks = 1 if transformer.device.type == "cpu" else STEPS_BETWEEN_LOOKS
+        self.nfe, self.since_look = 0, 0
+        self.settled_to = [canvas.first - 1] * len(prefixes)
+        self.accepted: list[Tensor] = []
+
+    @property
+    def finished(self) -> bool:
+        return min(self.settled_to) == self.canvas.last
+
+    @property
+    def looked(self) -> bool:
+        return self.since_look == 0
+
+    def prefill(self, prefixes: Sequence[Prefix]) -> None:
+        """Reads every different sequence once, and draws each picture's first token."""
+        sequences = [prefix.text_ids + prefix.picture_ids for prefix in prefixes]
+        if self.settings.guided:
+            sequences += [prefix.picture_ids for prefix in prefixes]
+        hidden: list[Tensor] = []
+        for row, ids in enumerate(sequences):
+            twin = sequences.index(ids)
+            if twin < row:
+                self.cache.copy_row(twin, row, len(ids))
+                hidden.append(hidden[twin])
+            else:
+                embedded = self.transformer.embed(torch.tensor([ids]))
+                hidden.append(self.transformer.hidden_states(embedded, self.cache.prefill_plan(row, len(ids)))[0, -1])
+        self.window.begin(torch.stack(hidden))
+        self._look()
+
+    def advance(self, end_of_row_embedding: Tensor) -> None:
+        """One forward, and a look at the device when it is time for one."""
+        self.accepted.append(self.window.step(end_of_row_embedding, self._kv_len()))
+        self.nfe += 1
+        self.since_look += 1
+        if self.since_look == self.steps_between_looks:
+            self._look()
+
+    def report(self) -> StepReport:
+        canvas = self.canvas
+        settled = tuple(canvas.count_codes(index + 1) for index in self.settled_to)
+        return StepReport(canvas.cut_codes(self.window.tokens).cpu(), settled, canvas.codes_to_draw, self.nfe)
+
+    def result(self, seconds: float) -> DecodeResult:
+        accepted = torch.stack(self.accepted, 1).cpu() if self.accepted else torch.zeros(len(self.settled_to), 0)
+        lengths = tuple(tuple(int(n) for n in picture if n) for picture in accepted)
+        return DecodeResult(
+            codes=self.canvas.cut_codes(self.window.tokens).cpu().clone(),
+            nfe=max(map(len, lengths)),
+            accept_lengths=lengths,
+            settled_step=self.canvas.cut_codes(self.window.settled_step).cpu().clone(),
+            seconds=seconds,
+            settings=self.settings,
+        )
+
+    def _look(self) -> None:
+        self.settled_to, self.since_look = self.window.pos.tolist(), 0
+
+    def _kv_len(self) -> int:
+        """A bound on the positions that the next forward reads, known without asking the device."""
+        furthest = min(max(self.settled_to) + self.since_look * self.window.width, self.canvas.last)
+        needed = max(self.text_lengths) + furthest + self.window.slots_run
+        return min(-(-needed // KV_LEN_STEP) * KV_LEN_STEP, self.cache.length)
