@@ -4,6 +4,7 @@ import json
 import pickle
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -42,11 +43,11 @@ class TensorStore:
         except (SafetensorError, RuntimeError) as error:
             raise CheckpointError(f"cannot read tensor `{name}` of {self._home[name]}: {error}") from error
 
-    def _slice(self, name: str):
+    def _slice(self, name: str) -> Any:
         return self._files[self._home[name]].get_slice(name)
 
 
-def open_safetensors(path: Path):
+def open_safetensors(path: Path) -> Any:
     """An open safetensors file. Raises CheckpointError when it is absent, truncated or of another kind."""
     if not path.is_file():
         raise CheckpointError(f"file {path} is missing; download it again or choose another checkpoint")
@@ -75,16 +76,16 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
             f"{path} is not a file of plain tensors (it may hold code, which is never run); "
             "expected the official MoVQGAN .ckpt or a .safetensors file"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+    except Exception as error:  # a damaged pickle may raise anything
         raise CheckpointError(f"cannot read {path}: {_first_line(error)}; the file is damaged: get it again") from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}; expected a dict of tensors")
-    return {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    return {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
 
 
-def read_json(path: Path) -> dict:
+def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises CheckpointError when the file is absent, no JSON, or no object."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
