@@ -44,11 +44,12 @@ def find_checkpoint(path: str | Path) -> CheckpointFiles:
 
 
 def find_movqgan(folder: Path) -> Path | None:
-    """The MoVQGAN file in a folder, by its usual names or as its only `movqgan*` file."""
+    """The MoVQGAN file in a folder, by its usual names or as its only `movqgan*` file; else None."""
     usual = [folder / name for name in MOVQGAN_NAMES if (folder / name).is_file()]
     others = sorted(folder.glob("movqgan*.safetensors")) + sorted(folder.glob("movqgan*.ckpt"))
-    found = usual or others
-    return found[0] if found else None
+    if usual:
+        return usual[0]
+    return others[0] if len(others) == 1 else None
 
 
 def _shards(folder: Path) -> tuple[Path, ...]:
@@ -69,7 +70,8 @@ def _indexed_shards(folder: Path) -> tuple[Path, ...]:
     if not isinstance(index, dict) or not all(isinstance(name, str) for name in index.values()):
         raise CheckpointError(f"{folder / INDEX} has no `weight_map` of tensor names to files; download it again")
     names = sorted(set(index.values()))
-    missing = [name for name in names if Path(name).name != name or not (folder / name).is_file()]
-    if missing:
+    if outside := [name for name in names if not name or Path(name).name != name]:
+        raise CheckpointError(f"{folder / INDEX} names {outside[0]!r}; expected names of files in its own folder")
+    if missing := [name for name in names if not (folder / name).is_file()]:
         raise CheckpointError(f"shards missing in {folder}: {', '.join(missing)}; download them again")
     return tuple(folder / name for name in names)

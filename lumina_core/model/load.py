@@ -37,6 +37,7 @@ def load_transformer(
     """
     files = find_checkpoint(path)
     config = TransformerConfig.from_file(files.config)
+    check_code_range(config, files.config)
     store = TensorStore(files.shards)
     shapes = {name: shape for name, shape in store.shapes.items() if not name.startswith(UNUSED_PREFIX)}
     check_tensors(shapes, published_shapes(config), str(path))
@@ -101,11 +102,14 @@ def published_shapes(config: TransformerConfig) -> dict[str, Shape]:
     return shapes | {"model.norm.weight": (hidden,), HEAD: (config.vocab_size, hidden)}
 
 
-def check_code_range(config: TransformerConfig) -> None:
-    """Raises CheckpointError when the image codes do not lie in the vocabulary."""
-    end = config.image_token_offset + config.codebook_size
-    if end > config.vocab_size:
+def check_code_range(config: TransformerConfig, source: Path) -> None:
+    """Raises CheckpointError when the vocabulary ends among the image codes.
+
+    One that ends before them all is a model of text alone: `forward` serves it, and `Vocabulary.of` refuses it.
+    """
+    first, end = config.image_token_offset, config.image_token_offset + config.codebook_size
+    if first < config.vocab_size < end:
         raise CheckpointError(
-            f"image codes {config.image_token_offset}…{end - 1} lie outside the vocabulary of {config.vocab_size}; "
-            "set image_token_offset and image_codebook_size in config.json to what the checkpoint was trained with"
+            f"{source}: the vocabulary of {config.vocab_size} ends among the image codes {first} to {end - 1}; "
+            "set image_token_offset and image_codebook_size to what the checkpoint was trained with"
         )

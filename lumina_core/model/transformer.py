@@ -34,9 +34,9 @@ class Transformer(nn.Module):
 
     @property
     def code_range(self) -> range:
-        """The ids of image codes that lie in the vocabulary."""
-        first, size = self.config.image_token_offset, self.config.vocab_size
-        return range(min(first, size), min(first + self.config.codebook_size, size))
+        """The ids of image codes; empty for a model of text alone, whose vocabulary does not hold them."""
+        first, end = self.config.image_token_offset, self.config.image_token_offset + self.config.codebook_size
+        return range(first, end) if end <= self.config.vocab_size else range(0)
 
     @property
     def dtype(self) -> torch.dtype:
