@@ -14,7 +14,7 @@ HEAD_NORM_EPS = 1e-5
 
 
 class HeadNorm(nn.Module):
-    """LayerNorm over the head dimension; weight and bias [parts, head_dim] serve heads/parts neighbouring heads each."""
+    """LayerNorm over the head dimension; weight and bias [parts,head_dim] serve heads/parts neighbouring heads each."""
 
     def __init__(self, parts: int, heads: int, head_dim: int):
         super().__init__()
