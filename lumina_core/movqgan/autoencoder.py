@@ -33,8 +33,6 @@ class Encoder(nn.Module):
         x = self.conv_in(pixels)
         for level in self.down:
             x = level(x)
-            if level.downsample is not None:
-                x = level.downsample(x)
         return self.conv_out(F.silu(apply_norm(self.norm_out, self.mid(x), None)))
 
 
@@ -58,8 +56,6 @@ class Decoder(nn.Module):
         x = self.mid(self.conv_in(latent), quantised)
         for level in reversed(self.up):
             x = level(x, quantised)
-            if level.upsample is not None:
-                x = level.upsample(x)
         return self.conv_out(F.silu(apply_norm(self.norm_out, x, quantised)))
 
 
@@ -92,10 +88,10 @@ class MoVQGAN(nn.Module):
 
         Raises InputError when a side is no multiple of the downscale (8 for the published files).
         """
-        side = self.config.downscale
-        if pixels.ndim != 4 or pixels.shape[1] != self.config.picture_channels:
+        side, channels = self.config.downscale, self.config.picture_channels
+        if pixels.ndim != 4 or pixels.shape[1] != channels or not pixels.is_floating_point():
             raise InputError(
-                f"pixels have shape {tuple(pixels.shape)}; expected [B,{self.config.picture_channels},H,W]"
+                f"pixels are {pixels.dtype} {tuple(pixels.shape)}; expected floats [B,{channels},H,W] in [-1,1]"
             )
         if pixels.shape[-2] % side or pixels.shape[-1] % side or 0 in pixels.shape:
             raise InputError(
@@ -131,12 +127,12 @@ class MoVQGAN(nn.Module):
 
     def lookup(self, codes: Tensor) -> Tensor:
         """Code vectors [B,C,h,w] of codes [B,h,w]. Raises InputError on codes out of range."""
-        if codes.ndim != 3 or codes.numel() == 0:
-            raise InputError(f"codes have shape {tuple(codes.shape)}; expected [B,h,w]")
+        if codes.ndim != 3 or codes.numel() == 0 or codes.is_floating_point():
+            raise InputError(f"codes are {codes.dtype} {tuple(codes.shape)}; expected whole numbers [B,h,w]")
         low, high = int(codes.min()), int(codes.max())
         if low < 0 or high >= self.config.codebook_size:
             raise InputError(f"codes lie in {low}…{high}; expected 0…{self.config.codebook_size - 1}")
-        return self.quantize.embedding(codes).permute(0, 3, 1, 2).contiguous()
+        return self.quantize.embedding(codes.long()).permute(0, 3, 1, 2).contiguous()
 
     def nearest(self, latent: Tensor) -> Tensor:
         """Codes [B,h,w] of the code vectors nearest to a latent [B,C,h,w]."""

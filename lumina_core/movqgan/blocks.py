@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-NORM_GROUPS = 32
+from .config import NORM_GROUPS
+
 NORM_EPS = 1e-6
 
 
@@ -117,7 +118,14 @@ class Level(nn.Module):
     """The residual blocks of one resolution, each with attention where the level has it."""
 
     def __init__(
-        self, width_in: int, width_out: int, blocks: int, attention: bool, latent_channels: int | None, operations: Any
+        self,
+        width_in: int,
+        width_out: int,
+        blocks: int,
+        attention: bool,
+        *,
+        latent_channels: int | None,
+        operations: Any,
     ):
         super().__init__()
         widths = [width_in] + [width_out] * blocks
@@ -136,13 +144,21 @@ class DownLevel(Level):
     """A level of the encoder; `downsample` behind all but the last."""
 
     def __init__(self, *sizes: Any, latent_channels: int | None, operations: Any, last: bool):
-        super().__init__(*sizes, latent_channels, operations)
+        super().__init__(*sizes, latent_channels=latent_channels, operations=operations)
         self.downsample = None if last else Downsample(sizes[1], operations)
+
+    def forward(self, x: Tensor, latent: Tensor | None = None) -> Tensor:
+        x = super().forward(x, latent)
+        return x if self.downsample is None else self.downsample(x)
 
 
 class UpLevel(Level):
     """A level of the decoder; `upsample` behind all but the first, which is at full resolution."""
 
     def __init__(self, *sizes: Any, latent_channels: int | None, operations: Any, last: bool):
-        super().__init__(*sizes, latent_channels, operations)
+        super().__init__(*sizes, latent_channels=latent_channels, operations=operations)
         self.upsample = None if last else Upsample(sizes[1], operations)
+
+    def forward(self, x: Tensor, latent: Tensor | None = None) -> Tensor:
+        x = super().forward(x, latent)
+        return x if self.upsample is None else self.upsample(x)

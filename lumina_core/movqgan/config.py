@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ..errors import CheckpointError
 
+NORM_GROUPS = 32
 Shape = tuple[int, ...]
 
 
@@ -37,46 +38,61 @@ class MoVQGANConfig:
         return tuple(self.channels * m for m in self.multipliers)
 
 
-def infer_config(shapes: Mapping[str, Shape]) -> MoVQGANConfig:
-    """Config of the MoVQGAN whose tensors have these names and shapes.
+def infer_config(shapes: Mapping[str, Shape], source: str = "the file") -> MoVQGANConfig:
+    """Config of the MoVQGAN whose tensors have these names and shapes; `source` names them in errors.
 
     Raises CheckpointError when a tensor that tells the architecture is absent or has an impossible shape.
     """
-    first = _shape(shapes, "encoder.conv_in.weight", 4)
-    codebook = _shape(shapes, "quantize.embedding.weight", 2)
-    levels = _count(shapes, r"encoder\.down\.(\d+)\.block\.")
-    res_blocks = _count(shapes, r"encoder\.down\.0\.block\.(\d+)\.")
-    if not levels or not res_blocks:
-        raise CheckpointError("not a MoVQGAN: it has no `encoder.down.*` blocks; expected the tensors of SBER-MoVQGAN")
-    channels = first[0]
-    widths = [_shape(shapes, f"encoder.down.{level}.block.0.conv1.weight", 4)[0] for level in range(levels)]
-    uneven = [width for width in widths if width % channels or width % 32]
-    if uneven:
-        raise CheckpointError(
-            f"MoVQGAN level widths {widths} do not fit its first {channels} channels; "
-            "expected multiples of these and of 32: the file is damaged or of another model"
-        )
+    read = _Reader(shapes, source)
+    channels, picture_channels = read.shape("encoder.conv_in.weight", 4)[:2]
+    codebook_size, code_channels = read.shape("quantize.embedding.weight", 2)
+    levels = range(read.count(r"encoder\.down\.(\d+)\.block\."))
     return MoVQGANConfig(
         channels=channels,
-        multipliers=tuple(width // channels for width in widths),
-        res_blocks=res_blocks,
-        attention_levels=tuple(i for i in range(levels) if f"encoder.down.{i}.attn.0.q.weight" in shapes),
-        latent_channels=_shape(shapes, "encoder.conv_out.weight", 4)[0],
-        code_channels=codebook[1],
-        codebook_size=codebook[0],
-        picture_channels=first[1],
+        multipliers=read.multipliers(channels, levels),
+        res_blocks=read.count(r"encoder\.down\.0\.block\.(\d+)\."),
+        attention_levels=tuple(i for i in levels if f"encoder.down.{i}.attn.0.q.weight" in shapes),
+        latent_channels=read.shape("encoder.conv_out.weight", 4)[0],
+        code_channels=code_channels,
+        codebook_size=codebook_size,
+        picture_channels=picture_channels,
     )
 
 
-def _shape(shapes: Mapping[str, Shape], name: str, dims: int) -> Shape:
-    shape = shapes.get(name)
-    if shape is None:
-        raise CheckpointError(f"not a MoVQGAN: tensor `{name}` is missing; expected the tensors of SBER-MoVQGAN")
-    if len(shape) != dims:
-        raise CheckpointError(f"MoVQGAN tensor `{name}` has shape {tuple(shape)}; expected {dims} dimensions")
-    return tuple(shape)
+@dataclass(frozen=True)
+class _Reader:
+    shapes: Mapping[str, Shape]
+    source: str
 
+    def shape(self, name: str, dims: int) -> Shape:
+        shape = self.shapes.get(name)
+        if shape is None:
+            raise CheckpointError(
+                f"{self.source} is not a MoVQGAN: `{name}` is missing; expected the tensors of SBER-MoVQGAN"
+            )
+        if len(shape) != dims or 0 in shape:
+            raise CheckpointError(
+                f"{self.source}: `{name}` has shape {list(shape)}; expected {dims} dimensions, none empty: "
+                "the file is damaged or of another model"
+            )
+        return tuple(shape)
 
-def _count(shapes: Mapping[str, Shape], pattern: str) -> int:
-    found = [int(match.group(1)) for match in map(re.compile(pattern).match, shapes) if match]
-    return max(found) + 1 if found else 0
+    def count(self, pattern: str) -> int:
+        """How many different numbers there are; a gap between them shows later, as a missing tensor."""
+        found = {match.group(1) for match in map(re.compile(pattern).match, self.shapes) if match}
+        if not found:
+            raise CheckpointError(
+                f"{self.source} is not a MoVQGAN: it has no `encoder.down.0.block.*`; "
+                "expected the tensors of SBER-MoVQGAN"
+            )
+        return len(found)
+
+    def multipliers(self, channels: int, levels: range) -> tuple[int, ...]:
+        """The levels' widths in multiples of `channels`, both of them in whole groups of the norms."""
+        widths = [self.shape(f"encoder.down.{level}.block.0.conv1.weight", 4)[0] for level in levels]
+        if channels % NORM_GROUPS or any(width % channels for width in widths):
+            raise CheckpointError(
+                f"{self.source} has {channels} channels, level widths {widths}; expected a multiple of {NORM_GROUPS}, "
+                "and multiples of that: the file is damaged or of another model"
+            )
+        return tuple(width // channels for width in widths)

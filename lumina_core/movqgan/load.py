@@ -38,7 +38,7 @@ def build_movqgan(
 ) -> MoVQGAN:
     """A MoVQGAN of these tensors; `source` names them in errors."""
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    config = infer_config(shapes)
+    config = infer_config(shapes, source)
     with torch.device("meta"):
         model = MoVQGAN(config, operations)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
