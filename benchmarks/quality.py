@@ -16,8 +16,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from lumina_core.decoding import DecodeSettings
 from lumina_core.errors import InputError, LuminaError
 from training.world import CATEGORIES, Sample, fresh_samples, judge, judge_strict, recognise
+
+from .sources import generated, reconstructed, rendered
 
 GOALS = {
     "truth": dict.fromkeys(CATEGORIES, 0.99),
@@ -139,14 +142,18 @@ def run(options: argparse.Namespace) -> list[Score]:
 
 
 def _source(kind: str, options: argparse.Namespace) -> Callable[[Sequence[Sample], int], list[np.ndarray]]:
-    from .sources import Drawing, generated, reconstructed, rendered
-
     if kind == "truth":
         return rendered
     if kind == "reconstruct":
         return reconstructed(options.checkpoint, options.movqgan, options.device)
-    drawing = Drawing(options.decoder, options.window, options.cfg, options.top_k, options.temperature)
-    return generated(options.checkpoint, options.movqgan, options.device, drawing)
+    settings = DecodeSettings(
+        cfg_scale=options.cfg,
+        top_k=options.top_k,
+        temperature=options.temperature,
+        decoder=options.decoder,
+        window_size=options.window,
+    )
+    return generated(options.checkpoint, options.movqgan, options.device, settings)
 
 
 def _report(kind: str, options: argparse.Namespace, scores: Sequence[Score]) -> dict[str, object]:

@@ -94,6 +94,15 @@ def published_sizes() -> list[Size]:
     return crop_sizes(768) + small + [(width, 2 * height) for width, height in small]
 
 
+def grid_size(width: int, height: int, max_tokens: int) -> tuple[int, int]:
+    """Rows and columns of codes of a canvas. Raises InputError, as `check_size`, for sides that are off the grid."""
+    _check_whole("width", width)
+    _check_whole("height", height)
+    if any(side < UNIT_PIXELS or side % UNIT_PIXELS for side in (width, height)):
+        check_size(width, height, max_tokens)
+    return height // CODE_PIXELS, width // CODE_PIXELS
+
+
 def check_size(
     width: int,
     height: int,
@@ -122,7 +131,7 @@ def check_size(
 def nearest_size(
     width: int, height: int, max_tokens: int, prompt_tokens: int = 0, max_side: int = PUBLISHED_MAX_SIDE
 ) -> Size:
-    """The legal size nearest to `width` by `height`. Raises InputError when not even 32x32 fits the context."""
+    """The legal size most like `width` by `height`. Raises InputError when not even 32x32 fits the context."""
     room = max_tokens - prompt_tokens
     fitting = [(w, _tallest(w, min(height, max_side), room)) for w in range(UNIT_PIXELS, max_side + 1, UNIT_PIXELS)]
     sizes = [(w, h) for w, h in fitting if h]
@@ -131,7 +140,7 @@ def nearest_size(
             f"the prompt takes {prompt_tokens} tokens, which leaves no room for a picture in the context of "
             f"{max_tokens}; expected a shorter prompt"
         )
-    return min(sizes, key=lambda size: math.dist(size, (width, height)))
+    return min(sizes, key=lambda size: _unlike(size, (width, height)))
 
 
 def to_pixels(image: Image.Image) -> torch.Tensor:
@@ -169,6 +178,11 @@ def condition_pixels(images: Image.Image | Sequence[Image.Image], width: int, he
     return torch.cat([to_pixels(condition_panel(picture, width, height)) for picture in pictures])
 
 
+def _unlike(size: Size, other: Size) -> float:
+    """How unlike two sizes are: by the ratios of their sides, so that a size too large keeps its form."""
+    return sum(math.log(side / max(1, wanted)) ** 2 for side, wanted in zip(size, other, strict=True))
+
+
 def _text(size: Size) -> str:
     return f"{size[0]}x{size[1]}"
 
@@ -201,7 +215,7 @@ def _tallest(width: int, height: int, room: int) -> int:
 
 def _warn_if_untrained(size: Size, trained_sizes: Sequence[Size]) -> None:
     if trained_sizes and size not in trained_sizes:
-        nearest = min(trained_sizes, key=lambda trained: math.dist(trained, size))
+        nearest = min(trained_sizes, key=lambda trained: _unlike(trained, size))
         logger.warning("The model was not trained on pictures of %s; the nearest is %s.", _text(size), _text(nearest))
 
 

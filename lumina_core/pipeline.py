@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ class Request:
     grid_h: int
     grid_w: int
     given_codes: Tensor | None = None
-    settings: DecodeSettings = DecodeSettings()
+    settings: DecodeSettings = field(default_factory=DecodeSettings)
 
     @property
     def canvas(self) -> Canvas:

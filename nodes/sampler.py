@@ -6,9 +6,8 @@ from comfy_api.latest import io
 
 from ..lumina_core.decoding import DECODERS, DecodeResult, DecodeSettings
 from ..lumina_core.errors import InputError
-from ..lumina_core.model import KVCache
-from ..lumina_core.panels import CODE_PIXELS, check_size
-from ..lumina_core.pipeline import Request, StepReport, draw
+from ..lumina_core.panels import CODE_PIXELS, grid_size
+from ..lumina_core.pipeline import Request, StepReport, check_request, draw, run_bytes
 from . import comfy_adapter as comfy_ui
 from .preview import GrowingPreview
 from .report import acceptance_map, report_text
@@ -19,18 +18,13 @@ BIGGEST_SEED = 0xFFFFFFFFFFFFFFFF
 
 
 def make_request(model: LoadedModel, prompt: TaskPromptData, batch_size: int, settings: DecodeSettings) -> Request:
-    """What to draw, checked against the model. Raises InputError when the size does not fit it."""
-    prompt_ids = model.tokenizer.encode_prompt(prompt.text)
+    """What to draw, checked against the model. Raises InputError when it cannot be drawn."""
     config = model.transformer.config
-    check_size(prompt.width, prompt.height, config.max_position_embeddings, config.trained_sizes, len(prompt_ids))
-    return Request(
-        prompt_ids=prompt_ids,
-        grid_h=prompt.height // CODE_PIXELS,
-        grid_w=prompt.width // CODE_PIXELS,
-        given_codes=None,
-        batch=batch_size,
-        settings=settings,
-    )
+    grid_h, grid_w = grid_size(prompt.width, prompt.height, config.max_position_embeddings)
+    prompts = [model.tokenizer.encode_prompt(prompt.text)] * batch_size
+    request = Request(prompts, grid_h, grid_w, settings=settings)
+    check_request(request, config, model.vocabulary)
+    return request
 
 
 def check_codebook(model: LoadedModel, movqgan: MoVQGANVae) -> None:
@@ -42,22 +36,11 @@ def check_codebook(model: LoadedModel, movqgan: MoVQGANVae) -> None:
         )
 
 
-def run_bytes(model: LoadedModel, request: Request) -> int:
-    """About what a run takes beside the weights: the key/value cache, and the widest forward."""
-    config, dtype = model.transformer.config, model.transformer.dtype
-    rows = request.batch * (2 if request.settings.guided else 1)
-    length = len(request.prompt_ids) + request.grid_h * (request.grid_w + 1) + 4
-    cache = KVCache.bytes_needed(config, rows, length, dtype)
-    prefill = rows * len(request.prompt_ids) * (3 * config.intermediate_size + 8 * config.hidden_size) * dtype.itemsize
-    window = rows * request.settings.width * (8 * config.codebook_size + 3 * config.intermediate_size) * 4
-    return cache + prefill + window
-
-
 class Watcher:
     """Called by the engine every few steps: progress, preview, cancel."""
 
     def __init__(self, movqgan: MoVQGANVae, request: Request):
-        self._progress = comfy_ui.Progress(request.grid_h * request.grid_w * request.batch)
+        self._progress = comfy_ui.Progress(request.codes_to_draw)
         wanted = comfy_ui.preview_wanted()
         self._preview = GrowingPreview(movqgan, request.grid_h, request.grid_w) if wanted else None
         self._grid_w = request.grid_w
@@ -76,7 +59,9 @@ class Watcher:
 
 def sample(model: LoadedModel, movqgan: MoVQGANVae, request: Request) -> DecodeResult:
     """Draws the request's pictures under ComfyUI's memory management."""
-    comfy_ui.load([model.patcher, movqgan.patcher], run_bytes(model, request))
+    comfy_ui.load(
+        [model.patcher, movqgan.patcher], run_bytes(model.transformer.config, model.transformer.dtype, request)
+    )
     # The engine runs where this norm is, and ComfyUI may have left it behind when short of memory.
     model.transformer.norm.to(model.patcher.load_device)
     watcher = Watcher(movqgan, request)

@@ -4,6 +4,7 @@ import argparse
 import logging
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lumina_core.movqgan import MoVQGAN, MoVQGANConfig
+from lumina_core.movqgan import MoVQGAN, MoVQGANConfig, load_movqgan
 
-from .world import render, sample_scene
+from .world import BACKGROUNDS, CANVAS, COLOURS, Scene, render, sample_scene
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,9 @@ CONFIG = MoVQGANConfig(
     code_channels=4,
     codebook_size=1024,
 )
-STEPS, WARMUP_STEPS, BATCH, PEAK_RATE = 3000, 150, 8, 1.5e-3
+STEPS, WARMUP_STEPS, BATCH, PEAK_RATE = 4000, 150, 8, 1.5e-3
+REFINE_STEPS, REFINE_RATE = 900, 5e-4
+SMALL_SHARE = 0.7
 COMMITMENT = 0.25
 CROWDED = ("mixed", "counting", "colour_attribution", "position")
 
@@ -78,6 +81,49 @@ def scene_batch(rng: np.random.Generator, size: int) -> Tensor:
     return (pixels.float() / 127.5 - 1).contiguous()
 
 
+def hard_batch(rng: np.random.Generator, size: int) -> tuple[Tensor, Tensor]:
+    """Pixels as `scene_batch`, most objects small, and weights [size,1,64,64]: more where an object is hard to see."""
+    scenes = [sample_scene(rng, CROWDED[rng.integers(len(CROWDED))])[0] for _ in range(size)]
+    scenes = [_shrink(scene) if rng.random() < SMALL_SHARE else scene for scene in scenes]
+    pixels = torch.from_numpy(np.stack([render(scene) for scene in scenes])).permute(0, 3, 1, 2)
+    weights = torch.from_numpy(np.stack([object_weights(scene) for scene in scenes]))
+    return (pixels.float() / 127.5 - 1).contiguous(), weights[:, None]
+
+
+def object_weights(scene: Scene, margin: int = 2) -> np.ndarray:
+    """Weights [64,64] of a scene's pixels: 1, and around an object more, the nearer its colour is to the ground's."""
+    weights = np.ones((CANVAS, CANVAS), np.float32)
+    for thing in scene.objects:
+        contrast = math.dist(COLOURS[thing.colour], BACKGROUNDS[scene.background])
+        top, left = max(0, thing.y - margin), max(0, thing.x - margin)
+        weights[top : thing.y + thing.side + margin, left : thing.x + thing.side + margin] = 600 / max(contrast, 100)
+    return weights
+
+
+def _shrink(scene: Scene) -> Scene:
+    return replace(scene, objects=tuple(replace(thing, size="small") for thing in scene.objects))
+
+
+def refine(model: MoVQGAN, steps: int, seed: int) -> MoVQGAN:
+    """Trains encoder and decoder on with a fixed codebook, on small objects and faint colours above all."""
+    rng = np.random.default_rng([seed, 1])
+    trained = [parameter for parameter in model.parameters() if parameter is not model.quantize.embedding.weight]
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.AdamW(trained, lr=REFINE_RATE, betas=(0.9, 0.99), weight_decay=1e-4)
+    for step in range(steps):
+        set_rate(optimizer, REFINE_RATE, step, steps)
+        pixels, weights = hard_batch(rng, BATCH)
+        loss, _, _ = losses(model, pixels, quantise=True, weights=weights)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        if step % 100 == 0:
+            logger.info("refining, step %d loss %.4f", step, loss.item())
+    return model.eval()
+
+
 def train(steps: int, seed: int) -> MoVQGAN:
     """A MoVQGAN trained from nothing: first as a plain autoencoder, then with the codebook.
 
@@ -114,8 +160,10 @@ def sample_latents(model: MoVQGAN, rng: np.random.Generator) -> Tensor:
     return torch.cat(batches)
 
 
-def losses(model: MoVQGAN, pixels: Tensor, quantise: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Reconstruction plus commitment loss, the latents [N,C] and their codes [N]."""
+def losses(
+    model: MoVQGAN, pixels: Tensor, quantise: bool, weights: Tensor | float = 1.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Reconstruction (pixels weighted) plus commitment loss, the latents [N,C] and their codes [N]."""
     with torch.autocast("cpu", torch.bfloat16):
         latent = model.quant_conv(model.encoder(pixels)).float()
         codes = model.nearest(latent.detach())
@@ -123,7 +171,8 @@ def losses(model: MoVQGAN, pixels: Tensor, quantise: bool) -> tuple[Tensor, Tens
         straight = latent + (quantised - latent).detach()
         restored = model.decoder(model.post_quant_conv(straight), straight).float()
     commitment = F.mse_loss(latent, quantised.detach())
-    loss = F.l1_loss(restored, pixels) + F.mse_loss(restored, pixels) + COMMITMENT * commitment
+    error = restored - pixels
+    loss = (weights * (error.abs() + error.square())).mean() + COMMITMENT * commitment
     return loss, latent.detach().permute(0, 2, 3, 1).flatten(0, 2), codes.flatten()
 
 
@@ -146,10 +195,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder that gets movqgan.safetensors")
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--refine-steps", type=int, default=REFINE_STEPS)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    save(train(options.steps, options.seed), options.out / "movqgan.safetensors")
+    path = options.out / "movqgan.safetensors"
+    if options.steps:
+        save(train(options.steps, options.seed), path)
+    save(refine(load_movqgan(path), options.refine_steps, options.seed), path)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ class Rule(Protocol):
         ...
 
     def remember(self, logits: Tensor, accepted: Tensor, entering: Callable[[], Tensor]) -> None:
-        """The window moves on by `accepted` [N]; `entering()` [N,W−1,K] is what the drafts behind it were drawn from."""
+        """The window moves on by `accepted` [N]; the drafts behind it were drawn from `entering()` [N,W−1,K]."""
         ...
 
 

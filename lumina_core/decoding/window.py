@@ -25,7 +25,12 @@ class Window:
     """
 
     def __init__(
-        self, transformer: Transformer, canvas: Canvas, cache: KVCache, prompt_lengths: list[int], settings: DecodeSettings
+        self,
+        transformer: Transformer,
+        canvas: Canvas,
+        cache: KVCache,
+        prompt_lengths: list[int],
+        settings: DecodeSettings,
     ):
         self.transformer, self.canvas, self.cache, self.settings = transformer, canvas, cache, settings
         pictures, width, device = len(prompt_lengths), settings.width, transformer.device

@@ -1,0 +1,57 @@
+"""`decode`: a JSON of tokens to pictures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..checkpoint import DEMO
+from ..errors import InputError
+from ..panels import to_image
+from .common import add_model_arguments, choose_device, open_movqgan, open_setup
+from .files import check_output, check_picture_output, numbered, write_picture
+
+HELP = "turn tokens into pictures"
+EXPECTED = 'expected {"tokens": [[start, H, W, ..., end], ...]}'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """All options of the command."""
+    parser.add_argument("tokens", type=Path, help="JSON of tokens, as generate and encode write it")
+    add_model_arguments(parser, checkpoint=DEMO)
+    parser.add_argument("--out", type=Path, required=True, help="picture; several get _k before the suffix")
+
+
+@torch.inference_mode()
+def run(options: argparse.Namespace, input_is_good: Callable[[], None]) -> None:
+    """Reads, decodes all, then writes."""
+    check_picture_output(options.out)
+    device, lists = choose_device(options.device), read_tokens(options.tokens)
+    outputs = numbered(options.out, len(lists))
+    for path in outputs:
+        check_output(path)
+    setup = open_setup(options)
+    grids = [setup.vocabulary.parse_picture(tokens) for tokens in lists]
+    movqgan = open_movqgan(setup, device)
+    input_is_good()
+    pictures = [to_image(movqgan.decode(codes[None].to(device))) for codes in grids]
+    for picture, path in zip(pictures, outputs, strict=True):
+        write_picture(picture, path)
+
+
+def read_tokens(path: Path) -> list[list[Any]]:
+    """The token lists in a JSON file. Raises InputError when it holds anything else."""
+    try:
+        lists = json.loads(path.read_text(encoding="utf-8"))["tokens"]
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}; {EXPECTED}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is no JSON of tokens ({error!r}); {EXPECTED}") from error
+    if not isinstance(lists, list) or not lists or not all(isinstance(tokens, list) for tokens in lists):
+        raise InputError(f"{path} holds no lists of tokens; {EXPECTED}")
+    return lists

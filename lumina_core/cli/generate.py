@@ -1,0 +1,184 @@
+"""`generate`: a picture from a prompt, for every task."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from ..decoding import DECODERS, DecodeResult, DecodeSettings, StepReport
+from ..errors import InputError
+from ..model import load_transformer
+from ..movqgan import MoVQGAN
+from ..panels import CODE_PIXELS, condition_pixels, grid_size, load_picture, panel_size, to_image
+from ..pipeline import Request, check_request, draw
+from ..prompts import MAPS, TASKS, build_prompt, find_template
+from .common import WEIGHTS, Setup, add_model_arguments, choose_device, choose_dtype, open_movqgan, open_setup
+from .files import check_output, check_picture_output, numbered, write_json, write_picture
+
+HELP = "draw pictures from a prompt"
+DEFAULTS = DecodeSettings()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """All options of the command."""
+    add_model_arguments(parser)
+    parser.add_argument("--weights", choices=WEIGHTS, default="auto", help="number format of the weights")
+    _add_task_arguments(parser)
+    _add_decoding_arguments(parser)
+    parser.add_argument("--out", type=Path, required=True, help="picture; several get _k before the suffix")
+    parser.add_argument("--tokens-out", type=Path, help="JSON of the pictures' tokens")
+    parser.add_argument("--stats-out", type=Path, help="JSON of forwards, seconds and bytes")
+
+
+def _add_task_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--prompt", required=True, help="what to draw")
+    parser.add_argument("--width", type=int, required=True, help="of the whole canvas, in pixels")
+    parser.add_argument("--height", type=int, required=True, help="of the whole canvas (both panels), in pixels")
+    parser.add_argument("--task", choices=TASKS, default="t2i")
+    parser.add_argument("--condition", type=Path, help="picture for the upper panel, where the task takes one")
+    parser.add_argument("--map", choices=tuple(MAPS), help="kind of map, for pair, control and predict")
+    parser.add_argument("--object", help="what the condition shows, for subject")
+
+
+def _add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--cfg", type=float, default=DEFAULTS.cfg_scale, help="guidance; 1 is off")
+    parser.add_argument("--top-k", type=int, default=DEFAULTS.top_k)
+    parser.add_argument("--temperature", type=float, default=DEFAULTS.temperature)
+    parser.add_argument("--seed", type=int, default=DEFAULTS.seed, help="picture k of a batch has seed + k")
+    parser.add_argument("--batch", type=int, default=1, help="pictures drawn in one go")
+    parser.add_argument("--decoder", choices=DECODERS, default=DEFAULTS.decoder, help="gumbel draws what ar draws")
+    parser.add_argument(
+        "--window",
+        type=int,
+        help=f"tokens a forward looks at (default: {DEFAULTS.window_size}, or what is left to draw if that is less)",
+    )
+
+
+def run(options: argparse.Namespace, input_is_good: Callable[[], None]) -> None:
+    """Checks everything, then loads, draws and writes."""
+    outputs = _check_outputs(options)
+    device = choose_device(options.device)
+    condition = _condition(options)
+    text = build_prompt(options.task, options.width, options.height, options.prompt, options.map, options.object)
+    setup = open_setup(options)
+    request = _request(options, setup, text)
+    check_request(request, setup.config, setup.vocabulary)
+    movqgan = open_movqgan(setup, device)
+    dtype = choose_dtype(options.weights, device)
+    transformer = load_transformer(options.checkpoint, dtype=dtype, device=device)
+    input_is_good()
+    if condition is not None:
+        given = movqgan.encode(condition_pixels(condition, options.width, options.height).to(device))
+        request = replace(request, given_codes=given.cpu())
+    with _Progress(request.codes_to_draw) as progress:
+        result = draw(transformer, setup.vocabulary, request, on_step=progress.update)
+    _write(options, outputs, setup, movqgan, result, _stats(options, device, dtype, result))
+
+
+def _check_outputs(options: argparse.Namespace) -> list[Path]:
+    if options.batch < 1:
+        raise InputError(f"batch is {options.batch}; expected at least 1")
+    outputs = numbered(options.out, options.batch)
+    check_picture_output(options.out)
+    for path in (*outputs, options.tokens_out, options.stats_out):
+        if path is not None:
+            check_output(path)
+    return outputs
+
+
+def _condition(options: argparse.Namespace) -> Image.Image | None:
+    needed = find_template(options.task).needs_condition
+    if needed and options.condition is None:
+        raise InputError(f"the task {options.task} needs a picture for the upper panel; name one with --condition")
+    if not needed and options.condition is not None:
+        raise InputError(f"the task {options.task} takes no picture; leave --condition out, or choose another --task")
+    return load_picture(options.condition) if needed else None
+
+
+def _request(options: argparse.Namespace, setup: Setup, text: str) -> Request:
+    """The request; of a condition only the size stands in it yet, as rows of code 0."""
+    settings = DecodeSettings(
+        cfg_scale=options.cfg,
+        top_k=options.top_k,
+        temperature=options.temperature,
+        seed=options.seed,
+        decoder=options.decoder,
+        window_size=1 if options.window is None else options.window,
+    )
+    grid_h, grid_w = grid_size(options.width, options.height, setup.config.max_position_embeddings)
+    given = None
+    if options.condition is not None:
+        given = torch.zeros(panel_size(options.width, options.height)[1] // CODE_PIXELS, grid_w, dtype=torch.int64)
+    prompts = [setup.tokenizer.encode_prompt(text)] * options.batch
+    request = Request(prompts, grid_h, grid_w, given, settings)
+    if options.window is not None:
+        return request
+    window = min(DEFAULTS.window_size, request.canvas.tokens_to_draw)
+    return replace(request, settings=replace(settings, window_size=window))
+
+
+class _Progress:
+    """A bar of the codes that are settled, shown on a terminal."""
+
+    def __init__(self, total: int):
+        self._bar = tqdm(total=total, unit="token", disable=None, file=sys.stderr)
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def update(self, report: StepReport) -> None:
+        self._bar.update(sum(report.settled) - self._bar.n)
+
+
+def _stats(options: argparse.Namespace, device: torch.device, dtype: torch.dtype, result: DecodeResult) -> dict:
+    return {
+        "decoder": result.settings.decoder,
+        "window": result.settings.width,
+        "weights": "bf16" if dtype == torch.bfloat16 else "fp32",
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "dtype": str(dtype).removeprefix("torch."),
+        "seconds": result.seconds,
+        "nfe": result.nfe,
+        "sampled_tokens": result.sampled_tokens,
+        "accept_histogram": result.accept_histogram,
+        "peak_bytes": peak_bytes(device),
+    }
+
+
+def peak_bytes(device: torch.device) -> int | None:
+    """The most memory held so far: torch's on a GPU, else the process's; None where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+@torch.inference_mode()
+def _write(
+    options: argparse.Namespace,
+    outputs: list[Path],
+    setup: Setup,
+    movqgan: MoVQGAN,
+    result: DecodeResult,
+    stats: dict,
+) -> None:
+    for codes, path in zip(result.codes.split(1), outputs, strict=True):
+        write_picture(to_image(movqgan.decode(codes.to(movqgan.quantize.embedding.weight.device))), path)
+    if options.tokens_out:
+        write_json({"tokens": [setup.vocabulary.picture_tokens(codes) for codes in result.codes]}, options.tokens_out)
+    if options.stats_out:
+        write_json(stats, options.stats_out)

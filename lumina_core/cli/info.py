@@ -1,0 +1,98 @@
+"""`info`: what a checkpoint is, and what a run with it takes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable
+
+import torch
+
+from ..checkpoint import DEMO
+from ..decoding import DecodeSettings
+from ..model.load import published_shapes
+from ..movqgan import load_movqgan
+from ..panels import grid_size, published_sizes
+from ..pipeline import Request, check_request, run_bytes
+from .common import WEIGHTS, Setup, add_model_arguments, choose_device, choose_dtype, open_setup
+
+HELP = "describe a checkpoint and what it takes to draw with it; reads no weights of the transformer"
+PROMPT_TOKENS = 64
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """All options of the command."""
+    add_model_arguments(parser, checkpoint=DEMO)
+    parser.add_argument("--weights", choices=WEIGHTS, default="auto")
+    parser.add_argument("--width", type=int, help="of a picture to draw (default: a size the model was trained on)")
+    parser.add_argument("--height", type=int, help="of a picture to draw")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--window", type=int, default=DecodeSettings().window_size)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(options: argparse.Namespace, input_is_good: Callable[[], None]) -> None:
+    """Prints the description."""
+    setup = open_setup(options)
+    values = {**_model(setup), **_movqgan(setup), **_bytes(options, setup)}
+    input_is_good()
+    if options.json:
+        print(json.dumps(values))
+        return
+    for name, value in values.items():
+        print(f"{name.replace('_', ' '):<28}{_readable(name, value)}")
+
+
+def _model(setup: Setup) -> dict:
+    config = setup.config
+    return {
+        "checkpoint": str(setup.files.root),
+        "weight_files": len(setup.files.shards),
+        "parameters": sum(math.prod(shape) for shape in published_shapes(config).values()),
+        "layers": config.num_hidden_layers,
+        "hidden_size": config.hidden_size,
+        "heads": config.num_attention_heads,
+        "kv_heads": config.num_key_value_heads,
+        "vocabulary": config.vocab_size,
+        "context": config.max_position_embeddings,
+        "image_codes": config.codebook_size,
+        "first_image_code": config.image_token_offset,
+    }
+
+
+def _movqgan(setup: Setup) -> dict:
+    movqgan = load_movqgan(setup.movqgan)
+    return {
+        "movqgan": str(setup.movqgan),
+        "movqgan_parameters": sum(parameter.numel() for parameter in movqgan.parameters()),
+        "movqgan_channels": [*movqgan.config.widths],
+    }
+
+
+def _bytes(options: argparse.Namespace, setup: Setup) -> dict:
+    """Weights on the device (the text rows of embedding and head stay in host memory), cache and activations."""
+    config = setup.config
+    width, height = (config.trained_sizes or [max(published_sizes(), key=min)])[0]
+    width, height = options.width or width, options.height or height
+    dtype = choose_dtype(options.weights, choose_device(options.device))
+    prompts = [[0] * PROMPT_TOKENS] * options.batch
+    window = DecodeSettings(window_size=options.window)
+    grid_h, grid_w = grid_size(width, height, config.max_position_embeddings)
+    request = Request(prompts, grid_h, grid_w, settings=window)
+    check_request(request, config, setup.vocabulary)
+    text_rows = 2 * (config.vocab_size - config.codebook_size) * config.hidden_size
+    weights = _model(setup)["parameters"] - text_rows
+    return {
+        "picture": f"{width}x{height}, batch {options.batch}",
+        "dtype": str(dtype).removeprefix("torch."),
+        "weight_bytes_on_device": weights * torch.empty((), dtype=dtype).element_size(),
+        "text_rows_bytes_on_host": text_rows * 2,
+        "run_bytes": run_bytes(config, dtype, request),
+    }
+
+
+def _readable(name: str, value: object) -> str:
+    if "bytes" in name and isinstance(value, int):
+        return f"{value / 2**20:,.1f} MiB"
+    return f"{value:,}" if name.endswith("parameters") else str(value)

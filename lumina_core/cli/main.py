@@ -1,0 +1,74 @@
+"""Parser and exit codes of `python -m lumina_core`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import logging.handlers
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from ..errors import InputError, LuminaError
+from . import decode, encode, generate, info
+
+COMMANDS = {"generate": generate, "encode": encode, "decode": decode, "info": info}
+BAD_INPUT, INTERRUPTED = 2, 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are ours: one line, no usage in front."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (see {self.prog} --help)")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = _Parser(prog="python -m lumina_core", description="Lumina-mGPT 2.0: pictures drawn as tokens.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        sub = commands.add_parser(
+            name,
+            help=command.HELP,
+            description=command.HELP,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+        command.add_arguments(sub)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command: 0, or 2 with one line on stderr saying what is wrong with the input, or 130 on Ctrl-C."""
+    warnings = _hold_warnings()
+    try:
+        options = make_parser().parse_args(arguments)
+        COMMANDS[options.command].run(options, warnings.flush)
+    except LuminaError as error:
+        warnings.buffer.clear()
+        return _say(" ".join(str(error).split()), BAD_INPUT)
+    except OSError as error:
+        warnings.buffer.clear()
+        where = f" {error.filename}" if error.filename else ""
+        return _say(f"cannot read or write{where}: {error.strerror or error}", BAD_INPUT)
+    except KeyboardInterrupt:
+        return _say("cancelled; nothing was written", INTERRUPTED)
+    finally:
+        warnings.close()
+        logging.getLogger().removeHandler(warnings)
+    return 0
+
+
+def _hold_warnings() -> logging.handlers.MemoryHandler:
+    """Warnings are shown once the input is known to be good, so that an error stays the only line."""
+    shown = logging.StreamHandler()
+    shown.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    held = logging.handlers.MemoryHandler(10_000, flushLevel=logging.CRITICAL + 1, target=shown)
+    held.setLevel(logging.WARNING)
+    logging.getLogger().addHandler(held)
+    return held
+
+
+def _say(message: str, code: int) -> int:
+    print(f"lumina_core: {message}", file=sys.stderr)
+    return code
