@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from ..lumina_core.checkpoint import find_checkpoint
+from ..lumina_core.config import TransformerConfig
 from ..lumina_core.errors import LuminaError
 from ..lumina_core.model import load_transformer
 from ..lumina_core.tokenizer import load_tokenizer
@@ -17,13 +18,15 @@ WEIGHTS = ["auto", "bf16", "fp32"]
 def load_model(checkpoint: str, weights: str) -> LoadedModel:
     """The checkpoint of that name, its weights waiting on the offload device."""
     path = comfy_ui.checkpoint_path(checkpoint)
-    tokenizer = load_tokenizer(find_checkpoint(path).tokenizer)
+    files = find_checkpoint(path)
+    tokenizer = load_tokenizer(files.tokenizer)
+    vocabulary = Vocabulary.of(tokenizer, TransformerConfig.from_file(files.config))
     offload_device = comfy_ui.model_offload_device()
     transformer = load_transformer(
         path, dtype=comfy_ui.weights_dtype(weights), device=offload_device, operations=comfy_ui.Operations
     )
     patcher = comfy_ui.patcher_of(ManagedTransformer(transformer), comfy_ui.model_device(), offload_device)
-    return LoadedModel(checkpoint, transformer, tokenizer, Vocabulary.of(tokenizer, transformer.config), patcher)
+    return LoadedModel(checkpoint, transformer, tokenizer, vocabulary, patcher)
 
 
 def checkpoint_stamp(checkpoint: str) -> str:

@@ -25,7 +25,7 @@ from .world import CANVAS, training_rng
 
 logger = logging.getLogger(__name__)
 
-STEPS, BATCH, PEAK_RATE, POOL = 6000, 32, 3e-3, 50_000
+STEPS, BATCH, PEAK_RATE, POOL = 4500, 32, 3e-3, 50_000
 SEQUENCE = 120
 
 
