@@ -125,7 +125,8 @@ class _Run:
 
     def advance(self, end_of_row_embedding: Tensor) -> None:
         """One forward, and a look at the device when it is time for one."""
-        self.accepted.append(self.window.step(end_of_row_embedding, self._kv_len()))
+        width = min(self.window.width, self.canvas.last - min(self.settled_to))
+        self.accepted.append(self.window.step(end_of_row_embedding, self._kv_len(width), width))
         self.nfe += 1
         self.since_look += 1
         if self.since_look == self.steps_between_looks:
@@ -151,8 +152,8 @@ class _Run:
     def _look(self) -> None:
         self.settled_to, self.since_look = self.window.pos.tolist(), 0
 
-    def _kv_len(self) -> int:
+    def _kv_len(self, width: int) -> int:
         """A bound on the positions that the next forward reads, known without asking the device."""
         furthest = min(max(self.settled_to) + self.since_look * self.window.width, self.canvas.last)
-        needed = max(self.text_lengths) + furthest + self.window.slots_run
+        needed = max(self.text_lengths) + furthest + self.window.slots_run(width)
         return min(-(-needed // KV_LEN_STEP) * KV_LEN_STEP, self.cache.length)

@@ -80,7 +80,7 @@ class SpeculativeRule:
     def settle(self, logits: Tensor, drafts: Tensor, slots: Slots) -> tuple[Tensor, Tensor]:
         target_probs = logits.softmax(-1)
         # Behind the last draft nothing was drawn: q = 0, so the residual there is p, the bonus token's law.
-        draft_probs = F.pad(self.draft_probs, (0, 0, 0, 1))
+        draft_probs = F.pad(self.draft_probs[:, : drafts.shape[1]], (0, 0, 0, 1))
         drafts = F.pad(drafts, (0, 1))
         tokens, kept = couple(target_probs, draft_probs, drafts, slots.uniform(ACCEPT), slots.uniform(REDRAW))
         accepted = accept_length((kept | slots.forced)[:, :-1])

@@ -36,8 +36,8 @@ class Window:
         pictures, width, device = len(prompt_lengths), settings.width, transformer.device
         branches = 2 if settings.guided else 1
         self.width = width
-        self.slots_run = max(width, -(-SAME_ROUNDING_ROWS // branches)) if device.type == "cpu" else width
-        self.length = canvas.last + 2 * max(self.slots_run, width) + 1
+        self._least_slots = -(-SAME_ROUNDING_ROWS // branches) if device.type == "cpu" else 1
+        self.length = canvas.last + 2 * self.slots_run(width) + 1
         self.offset = torch.tensor([*prompt_lengths, *[0] * (pictures * (branches - 1))], device=device)[:, None]
         self.keys = picture_keys([settings.seed + k for k in range(pictures)], device)
         self.tokens = torch.zeros(pictures, self.length, dtype=torch.int64, device=device)
@@ -50,7 +50,11 @@ class Window:
         index = torch.arange(self.length, device=device)
         self.end_of_row = canvas.is_end_of_row(index)
         self.forced = self.end_of_row | (index > canvas.last)
-        self._offsets = torch.arange(self.slots_run, device=device)
+        self._offsets = torch.arange(self.slots_run(width), device=device)
+
+    def slots_run(self, width: int) -> int:
+        """Slots that a forward of `width` tokens runs."""
+        return max(width, self._least_slots)
 
     def begin(self, hidden: Tensor) -> None:
         """Draws the first token from the states [R,H] behind the prompts."""
@@ -59,14 +63,15 @@ class Window:
         self.tokens.scatter_(1, index, self.rule.draw(logits, self._slots(index)))
         self._move(logits, index, torch.ones_like(self.pos))
 
-    def step(self, end_of_row_embedding: Tensor, kv_len: int) -> Tensor:
+    def step(self, end_of_row_embedding: Tensor, kv_len: int, width: int) -> Tensor:
         """One forward: the tokens [N] that it settled, 0 for a finished picture.
 
-        `kv_len` is how much of the cache is read; at least the largest position in the window + 1.
+        `kv_len` is how much of the cache is read; at least the largest position in the window + 1. `width` is W, or
+        what is left to draw where that is less.
         """
-        index = self.pos[:, None] + self._offsets
-        logits = self._warped(self._forward(index, end_of_row_embedding, kv_len)[:, : self.width])
-        following = index[:, : self.width] + 1
+        index = self.pos[:, None] + self._offsets[: self.slots_run(width)]
+        logits = self._warped(self._forward(index, end_of_row_embedding, kv_len)[:, :width])
+        following = index[:, :width] + 1
         drafts = self.tokens.gather(1, following[:, :-1])
         tokens, accepted = self.rule.settle(logits, drafts, self._slots(following))
         self.tokens.scatter_(1, following, torch.where(self.forced[following], 0, tokens))
