@@ -48,6 +48,12 @@ def test_a_size_that_does_not_fit_names_one_that_does(server):
     assert "2048x2048" in run.error["exception_message"] and "nearest legal size" in run.error["exception_message"]
 
 
+def test_a_window_larger_than_what_is_left_says_so(server):
+    run = server.run(text_to_image(window=72))
+    assert run.error["node_id"] == SAMPLER
+    assert "window is 72" in run.error["exception_message"] and "at most 71" in run.error["exception_message"]
+
+
 def test_a_truncated_checkpoint_says_so(server, checkpoint):
     weights = checkpoint / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
