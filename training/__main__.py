@@ -5,23 +5,27 @@ Text tokenizer, MoVQGAN and transformer, in this order; each also has a command 
 
 import argparse
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from . import movqgan, transformer
 from .text_tokenizer import train_text_tokenizer
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line: `python -m training --out FOLDER`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder that gets the checkpoint")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--movqgan-steps", type=int, default=movqgan.STEPS)
+    parser.add_argument("--refine-steps", type=int, default=movqgan.REFINE_STEPS, help="of the MoVQGAN")
     parser.add_argument("--transformer-steps", type=int, default=transformer.STEPS)
-    options = parser.parse_args()
+    parser.add_argument("--pool", type=int, default=transformer.POOL, help="scenes that the transformer trains on")
+    options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     train_text_tokenizer(options.out, options.seed)
-    movqgan.save(movqgan.train(options.movqgan_steps, options.seed), options.out / "movqgan.safetensors")
-    transformer.train(options.out, options.transformer_steps, options.seed)
+    movqgan.make(options.out / movqgan.FILE_NAME, options.movqgan_steps, options.refine_steps, options.seed)
+    transformer.train(options.out, options.transformer_steps, options.seed, options.pool)
 
 
 if __name__ == "__main__":
