@@ -112,8 +112,9 @@ class _Run:
         if self.settings.guided:
             sequences += [prefix.picture_ids for prefix in prefixes]
         hidden: list[Tensor] = []
+        first_row: dict[tuple[int, ...], int] = {}
         for row, ids in enumerate(sequences):
-            twin = sequences.index(ids)
+            twin = first_row.setdefault(ids, row)
             if twin < row:
                 self.cache.copy_row(twin, row, len(ids))
                 hidden.append(hidden[twin])
@@ -125,7 +126,8 @@ class _Run:
 
     def advance(self, end_of_row_embedding: Tensor) -> None:
         """One forward, and a look at the device when it is time for one."""
-        width = min(self.window.width, self.canvas.last - min(self.settled_to))
+        # One more than what is left, so that the last token's draft plays its part in every picture, whoever is behind.
+        width = min(self.window.width, self.canvas.last - min(self.settled_to) + 1)
         self.accepted.append(self.window.step(end_of_row_embedding, self._kv_len(width), width))
         self.nfe += 1
         self.since_look += 1

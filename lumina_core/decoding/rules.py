@@ -9,7 +9,6 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from .accept import accept_length, couple, gumbel_tokens
 from .noise import ACCEPT, FRESH, REDRAW, gumbel_noise, hashed, to_uniform
@@ -78,12 +77,12 @@ class SpeculativeRule:
         return sample_inverse(logits.softmax(-1), slots.uniform(FRESH))
 
     def settle(self, logits: Tensor, drafts: Tensor, slots: Slots) -> tuple[Tensor, Tensor]:
-        target_probs = logits.softmax(-1)
-        # Behind the last draft nothing was drawn: q = 0, so the residual there is p, the bonus token's law.
-        draft_probs = F.pad(self.draft_probs[:, : drafts.shape[1]], (0, 0, 0, 1))
-        drafts = F.pad(drafts, (0, 1))
-        tokens, kept = couple(target_probs, draft_probs, drafts, slots.uniform(ACCEPT), slots.uniform(REDRAW))
-        accepted = accept_length((kept | slots.forced)[:, :-1])
+        target_probs, draft_probs = logits.softmax(-1), self.draft_probs[:, : drafts.shape[1]]
+        uniform, again = (slots.uniform(stream)[:, :-1] for stream in (ACCEPT, REDRAW))
+        tokens, kept = couple(target_probs[:, :-1], draft_probs, drafts, uniform, again)
+        bonus = sample_inverse(target_probs[:, -1:], slots.uniform(FRESH)[:, -1:])
+        tokens = torch.cat((tokens, bonus), 1)
+        accepted = accept_length(kept | slots.forced[:, :-1])
         if self.coupled:
             return tokens, accepted
         behind = torch.arange(tokens.shape[1], device=tokens.device) >= accepted[:, None]

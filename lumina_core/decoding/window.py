@@ -67,7 +67,7 @@ class Window:
         """One forward: the tokens [N] that it settled, 0 for a finished picture.
 
         `kv_len` is how much of the cache is read; at least the largest position in the window + 1. `width` is W, or
-        what is left to draw where that is less.
+        one more than what is left to draw in any picture where that is less.
         """
         index = self.pos[:, None] + self._offsets[: self.slots_run(width)]
         logits = self._warped(self._forward(index, end_of_row_embedding, kv_len)[:, :width])
