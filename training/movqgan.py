@@ -4,6 +4,7 @@ import argparse
 import logging
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +29,7 @@ CONFIG = MoVQGANConfig(
     code_channels=4,
     codebook_size=1024,
 )
+FILE_NAME = "movqgan.safetensors"
 STEPS, WARMUP_STEPS, BATCH, PEAK_RATE = 4000, 150, 8, 1.5e-3
 REFINE_STEPS, REFINE_RATE = 900, 5e-4
 SMALL_SHARE = 0.7
@@ -191,18 +193,23 @@ def save(model: MoVQGAN, path: Path) -> None:
     save_file(tensors, path, metadata={"format": "pt"})
 
 
-def main() -> None:
+def make(path: Path, steps: int, refine_steps: int, seed: int) -> None:
+    """Trains a MoVQGAN and refines what was saved of it, into the file `path`; no steps: refines the one there is."""
+    if steps:
+        save(train(steps, seed), path)
+    save(refine(load_movqgan(path), refine_steps, seed), path)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line: `python -m training.movqgan --out FOLDER`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder that gets movqgan.safetensors")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--refine-steps", type=int, default=REFINE_STEPS)
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    path = options.out / "movqgan.safetensors"
-    if options.steps:
-        save(train(options.steps, options.seed), path)
-    save(refine(load_movqgan(path), options.refine_steps, options.seed), path)
+    make(options.out / FILE_NAME, options.steps, options.refine_steps, options.seed)
 
 
 if __name__ == "__main__":

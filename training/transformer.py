@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from lumina_core.tokenizer import load_tokenizer
 from lumina_core.vocabulary import Vocabulary
 
 from .codes import Batch, make_batch, make_pool
-from .movqgan import set_rate
+from .movqgan import FILE_NAME, set_rate
 from .world import CANVAS, training_rng
 
 logger = logging.getLogger(__name__)
@@ -87,15 +88,18 @@ class TrainingModel(nn.Module):
         ]
 
 
-def train(folder: Path, steps: int, seed: int) -> None:
-    """Trains on the tokenizer and MoVQGAN in `folder` and writes config.json and model.safetensors beside them."""
+def train(folder: Path, steps: int, seed: int, pool_size: int = POOL) -> None:
+    """Trains on the tokenizer and MoVQGAN in `folder` and writes config.json and model.safetensors beside them.
+
+    `pool_size` scenes are drawn and encoded once; the same arguments give the same weights on the same machine.
+    """
     torch.manual_seed(seed)
     rng = training_rng(seed)
-    tokenizer, movqgan = load_tokenizer(folder), load_movqgan(folder / "movqgan.safetensors")
+    tokenizer, movqgan = load_tokenizer(folder), load_movqgan(folder / FILE_NAME)
     values = demo_config(tokenizer.text.get_vocab_size() + len(tokenizer.special_ids), movqgan.config.codebook_size)
     config = TransformerConfig.from_dict(values)
     vocabulary, model = Vocabulary.of(tokenizer, config), TrainingModel(config)
-    pool = make_pool(movqgan, rng, POOL)
+    pool = make_pool(movqgan, rng, pool_size)
     logger.info("%d scenes encoded, %d codes in use", len(pool.specs), len(pool.codes.unique()))
     optimizers, order, start = model.optimizers(), np.empty(0, np.int64), time.time()
     for step in range(steps):
@@ -132,14 +136,16 @@ def export(model: TrainingModel, values: dict, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line: `python -m training.transformer --out FOLDER`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder with tokenizer.json and movqgan.safetensors")
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--pool", type=int, default=POOL, help="scenes to train on")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    train(options.out, options.steps, options.seed)
+    train(options.out, options.steps, options.seed, options.pool)
 
 
 if __name__ == "__main__":
