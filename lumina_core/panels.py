@@ -115,7 +115,7 @@ def check_size(
 
     Legal are multiples of 32 up to `max_side` (what the tokenizer can name) whose tokens fit `max_tokens` (the
     context) after `prompt_tokens` of text. Raises InputError that names the nearest legal size. `trained_sizes` None
-    means the published ones.
+    means the published ones, an empty one that none is told from another.
     """
     _check_whole("width", width)
     _check_whole("height", height)
@@ -134,7 +134,7 @@ def nearest_size(
     """The legal size most like `width` by `height`. Raises InputError when not even 32x32 fits the context."""
     room = max_tokens - prompt_tokens
     fitting = [(w, _tallest(w, min(height, max_side), room)) for w in range(UNIT_PIXELS, max_side + 1, UNIT_PIXELS)]
-    sizes = [(w, h) for w, h in fitting if h]
+    sizes = [(w, h) for w, h in fitting if h > 0]
     if not sizes:
         raise InputError(
             f"the prompt takes {prompt_tokens} tokens, which leaves no room for a picture in the context of "
@@ -180,7 +180,7 @@ def condition_pixels(images: Image.Image | Sequence[Image.Image], width: int, he
 
 def _unlike(size: Size, other: Size) -> float:
     """How unlike two sizes are: by the ratios of their sides, so that a size too large keeps its form."""
-    return sum(math.log(side / max(1, wanted)) ** 2 for side, wanted in zip(size, other, strict=True))
+    return sum((math.log(side) - math.log(max(1, wanted))) ** 2 for side, wanted in zip(size, other, strict=True))
 
 
 def _text(size: Size) -> str:
@@ -207,7 +207,7 @@ def _problem(width: int, height: int, max_tokens: int, prompt_tokens: int, max_s
 
 
 def _tallest(width: int, height: int, room: int) -> int:
-    """The multiple of 32 nearest to `height` with which a picture this wide takes at most `room` tokens; 0 for none."""
+    """The multiple of 32 nearest to `height` with which so wide a picture fits `room` tokens; 0 or less for none."""
     row, unit_rows = width // CODE_PIXELS + 1, UNIT_PIXELS // CODE_PIXELS
     fitting = (room - picture_length(0, 0)) // (unit_rows * row)
     return UNIT_PIXELS * min(max(1, round(height / UNIT_PIXELS)), fitting)

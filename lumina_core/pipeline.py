@@ -12,7 +12,7 @@ from .config import TransformerConfig
 from .decoding import Canvas, DecodeResult, DecodeSettings, Prefix, StepReport, cache_length, check_window, decode
 from .errors import InputError
 from .model import KVCache, Transformer
-from .panels import CODE_PIXELS, UNIT_PIXELS, check_size
+from .panels import CODE_PIXELS, UNIT_PIXELS, Size, check_size
 from .vocabulary import CODES_PER_UNIT, HEADER_LENGTH, Vocabulary
 
 __all__ = ["DecodeSettings", "Request", "StepReport", "check_request", "draw", "run_bytes"]
@@ -63,12 +63,18 @@ class Request:
 
 def check_request(request: Request, config: TransformerConfig, vocabulary: Vocabulary) -> None:
     """Raises InputError for anything in a request that the model cannot draw; warns about untrained sizes."""
+    _check(request, config, vocabulary, config.trained_sizes)
+
+
+def _check(
+    request: Request, config: TransformerConfig, vocabulary: Vocabulary, trained_sizes: Sequence[Size] | None
+) -> None:
     if not request.prompts:
         raise InputError("no prompt came; expected one for each picture")
     longest = max(map(len, request.prompts))
     width, height = request.grid_w * CODE_PIXELS, request.grid_h * CODE_PIXELS
     max_side = vocabulary.max_units * UNIT_PIXELS
-    check_size(width, height, config.max_position_embeddings, config.trained_sizes, longest, max_side)
+    check_size(width, height, config.max_position_embeddings, trained_sizes, longest, max_side)
     check_window(request.canvas, request.settings)
 
 
@@ -79,8 +85,11 @@ def draw(
     on_step: Callable[[StepReport], None] | None = None,
     should_cancel: Callable[[], bool] | None = None,
 ) -> DecodeResult:
-    """Draws a request's pictures; both callbacks as in `decode`. Raises InputError before any work, and Cancelled."""
-    check_request(request, transformer.config, vocabulary)
+    """Draws a request's pictures; both callbacks as in `decode`. Raises InputError before any work, and Cancelled.
+
+    Checks as `check_request` does, but leaves the warning to it.
+    """
+    _check(request, transformer.config, vocabulary, trained_sizes=())
     given = request.given()
     header = vocabulary.header(request.grid_h // CODES_PER_UNIT, request.grid_w // CODES_PER_UNIT)
     prefixes = [

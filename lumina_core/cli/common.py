@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from ..checkpoint import CheckpointFiles, find_checkpoint
 from ..config import TransformerConfig
+from ..decoding import DecodeSettings
 from ..errors import InputError
 from ..movqgan import MoVQGAN, load_movqgan
+from ..panels import CODE_PIXELS, UNIT_PIXELS, check_size
+from ..pipeline import Request
 from ..tokenizer import Tokenizer, load_tokenizer
 from ..vocabulary import Vocabulary
 
 WEIGHTS = ("auto", "bf16", "fp32")
 DEVICES = ("auto", "cpu", "cuda")
+MAX_BATCH = 1024
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,17 @@ def add_model_arguments(parser: argparse.ArgumentParser, checkpoint: str | None 
     parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: cuda where there is one")
 
 
+def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
+    """--batch and --window."""
+    parser.add_argument("--batch", type=int, default=1, help="pictures drawn in one go")
+    parser.add_argument(
+        "--window",
+        type=int,
+        help=f"tokens a forward looks at (default: {DecodeSettings().window_size}, or what is left to draw if that is "
+        "less)",
+    )
+
+
 def open_setup(options: argparse.Namespace) -> Setup:
     """Reads everything of a checkpoint but the weights. Raises CheckpointError, and InputError without a MoVQGAN."""
     files = find_checkpoint(options.checkpoint)
@@ -56,12 +71,33 @@ def open_setup(options: argparse.Namespace) -> Setup:
 def open_movqgan(setup: Setup, device: torch.device) -> MoVQGAN:
     """The MoVQGAN in float32. Raises InputError when it does not belong to the checkpoint."""
     movqgan = load_movqgan(setup.movqgan, device=device)
-    if movqgan.config.codebook_size != setup.config.codebook_size:
+    config = movqgan.config
+    if (config.codebook_size, config.downscale) != (setup.config.codebook_size, CODE_PIXELS):
         raise InputError(
-            f"{setup.movqgan} has {movqgan.config.codebook_size} codes, the checkpoint draws "
-            f"{setup.config.codebook_size}; name the MoVQGAN that belongs to it with --movqgan"
+            f"{setup.movqgan} has {config.codebook_size} codes of {config.downscale} pixels, the checkpoint draws "
+            f"{setup.config.codebook_size} of {CODE_PIXELS}; name the MoVQGAN that belongs to it with --movqgan"
         )
     return movqgan
+
+
+def canvas_grid(setup: Setup, width: int, height: int) -> tuple[int, int]:
+    """Rows and columns of codes of a canvas. Raises InputError for one that the model cannot draw."""
+    max_side = setup.vocabulary.max_units * UNIT_PIXELS
+    check_size(width, height, setup.config.max_position_embeddings, trained_sizes=(), max_side=max_side)
+    return height // CODE_PIXELS, width // CODE_PIXELS
+
+
+def check_batch(batch: int) -> None:
+    """Raises InputError for a number of pictures that is out of range."""
+    if not 1 <= batch <= MAX_BATCH:
+        raise InputError(f"batch is {batch}; expected 1 to {MAX_BATCH} pictures")
+
+
+def set_window(request: Request, window: int | None) -> Request:
+    """The request with this window; None is the default, or what is left to draw if that is less."""
+    if window is None:
+        window = min(DecodeSettings().window_size, request.canvas.tokens_to_draw)
+    return replace(request, settings=replace(request.settings, window_size=window))
 
 
 def choose_device(name: str) -> torch.device:

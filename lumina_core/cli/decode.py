@@ -14,7 +14,7 @@ from ..checkpoint import DEMO
 from ..errors import InputError
 from ..panels import to_image
 from .common import add_model_arguments, choose_device, open_movqgan, open_setup
-from .files import check_output, check_picture_output, numbered, write_picture
+from .files import OutputFiles, check_outputs, check_picture_suffix, numbered
 
 HELP = "turn tokens into pictures"
 EXPECTED = 'expected {"tokens": [[start, H, W, ..., end], ...]}'
@@ -30,18 +30,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 @torch.inference_mode()
 def run(options: argparse.Namespace, input_is_good: Callable[[], None]) -> None:
     """Reads, decodes all, then writes."""
-    check_picture_output(options.out)
+    check_picture_suffix(options.out)
     device, lists = choose_device(options.device), read_tokens(options.tokens)
     outputs = numbered(options.out, len(lists))
-    for path in outputs:
-        check_output(path)
+    check_outputs(outputs)
     setup = open_setup(options)
     grids = [setup.vocabulary.parse_picture(tokens) for tokens in lists]
     movqgan = open_movqgan(setup, device)
     input_is_good()
-    pictures = [to_image(movqgan.decode(codes[None].to(device))) for codes in grids]
-    for picture, path in zip(pictures, outputs, strict=True):
-        write_picture(picture, path)
+    with OutputFiles() as files:
+        for codes, path in zip(grids, outputs, strict=True):
+            files.write_picture(to_image(movqgan.decode(codes[None].to(device))), path)
 
 
 def read_tokens(path: Path) -> list[list[Any]]:
@@ -50,7 +49,7 @@ def read_tokens(path: Path) -> list[list[Any]]:
         lists = json.loads(path.read_text(encoding="utf-8"))["tokens"]
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}; {EXPECTED}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path} is no JSON of tokens ({error!r}); {EXPECTED}") from error
     if not isinstance(lists, list) or not lists or not all(isinstance(tokens, list) for tokens in lists):
         raise InputError(f"{path} holds no lists of tokens; {EXPECTED}")

@@ -11,7 +11,7 @@ import torch
 from ..checkpoint import DEMO
 from ..panels import UNIT_PIXELS, center_crop, grid_size, load_picture, to_pixels
 from .common import add_model_arguments, choose_device, open_movqgan, open_setup
-from .files import check_output, write_json
+from .files import OutputFiles, check_output
 
 HELP = "turn a picture into tokens"
 
@@ -33,11 +33,12 @@ def run(options: argparse.Namespace, input_is_good: Callable[[], None]) -> None:
     width = _whole_units(picture.width) if options.width is None else options.width
     height = _whole_units(picture.height) if options.height is None else options.height
     setup = open_setup(options)
-    grid_size(width, height, setup.config.max_position_embeddings)
+    setup.vocabulary.forced_tokens(*grid_size(width, height, setup.config.max_position_embeddings))
     movqgan = open_movqgan(setup, device)
     input_is_good()
     codes = movqgan.encode(to_pixels(center_crop(picture, (width, height))).to(device)).cpu()
-    write_json({"tokens": [setup.vocabulary.picture_tokens(codes[0])]}, options.tokens_out)
+    with OutputFiles() as files:
+        files.write_json({"tokens": [setup.vocabulary.picture_tokens(codes[0])]}, options.tokens_out)
 
 
 def _whole_units(side: int) -> int:

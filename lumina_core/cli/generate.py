@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -16,11 +18,23 @@ from ..decoding import DECODERS, DecodeResult, DecodeSettings, StepReport
 from ..errors import InputError
 from ..model import load_transformer
 from ..movqgan import MoVQGAN
-from ..panels import CODE_PIXELS, condition_pixels, grid_size, load_picture, panel_size, to_image
+from ..panels import CODE_PIXELS, condition_pixels, load_picture, panel_size, to_image
 from ..pipeline import Request, check_request, draw
 from ..prompts import MAPS, TASKS, build_prompt, find_template
-from .common import WEIGHTS, Setup, add_model_arguments, choose_device, choose_dtype, open_movqgan, open_setup
-from .files import check_output, check_picture_output, numbered, write_json, write_picture
+from .common import (
+    WEIGHTS,
+    Setup,
+    add_batch_arguments,
+    add_model_arguments,
+    canvas_grid,
+    check_batch,
+    choose_device,
+    choose_dtype,
+    open_movqgan,
+    open_setup,
+    set_window,
+)
+from .files import OutputFiles, check_outputs, check_picture_suffix, numbered
 
 HELP = "draw pictures from a prompt"
 DEFAULTS = DecodeSettings()
@@ -52,13 +66,8 @@ def _add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-k", type=int, default=DEFAULTS.top_k)
     parser.add_argument("--temperature", type=float, default=DEFAULTS.temperature)
     parser.add_argument("--seed", type=int, default=DEFAULTS.seed, help="picture k of a batch has seed + k")
-    parser.add_argument("--batch", type=int, default=1, help="pictures drawn in one go")
     parser.add_argument("--decoder", choices=DECODERS, default=DEFAULTS.decoder, help="gumbel draws what ar draws")
-    parser.add_argument(
-        "--window",
-        type=int,
-        help=f"tokens a forward looks at (default: {DEFAULTS.window_size}, or what is left to draw if that is less)",
-    )
+    add_batch_arguments(parser)
 
 
 def run(options: argparse.Namespace, input_is_good: Callable[[], None]) -> None:
@@ -79,17 +88,14 @@ def run(options: argparse.Namespace, input_is_good: Callable[[], None]) -> None:
         request = replace(request, given_codes=given.cpu())
     with _Progress(request.codes_to_draw) as progress:
         result = draw(transformer, setup.vocabulary, request, on_step=progress.update)
-    _write(options, outputs, setup, movqgan, result, _stats(options, device, dtype, result))
+    _write(options, outputs, setup, movqgan, result, lambda: _stats(device, dtype, result))
 
 
 def _check_outputs(options: argparse.Namespace) -> list[Path]:
-    if options.batch < 1:
-        raise InputError(f"batch is {options.batch}; expected at least 1")
+    check_batch(options.batch)
+    check_picture_suffix(options.out)
     outputs = numbered(options.out, options.batch)
-    check_picture_output(options.out)
-    for path in (*outputs, options.tokens_out, options.stats_out):
-        if path is not None:
-            check_output(path)
+    check_outputs([path for path in (*outputs, options.tokens_out, options.stats_out) if path is not None])
     return outputs
 
 
@@ -104,24 +110,22 @@ def _condition(options: argparse.Namespace) -> Image.Image | None:
 
 def _request(options: argparse.Namespace, setup: Setup, text: str) -> Request:
     """The request; of a condition only the size stands in it yet, as rows of code 0."""
-    settings = DecodeSettings(
+    grid_h, grid_w = canvas_grid(setup, options.width, options.height)
+    given = None
+    if options.condition is not None:
+        given = torch.zeros(panel_size(options.width, options.height)[1] // CODE_PIXELS, grid_w, dtype=torch.int64)
+    prompts = [setup.tokenizer.encode_prompt(text)] * options.batch
+    return set_window(Request(prompts, grid_h, grid_w, given, _settings(options)), options.window)
+
+
+def _settings(options: argparse.Namespace) -> DecodeSettings:
+    return DecodeSettings(
         cfg_scale=options.cfg,
         top_k=options.top_k,
         temperature=options.temperature,
         seed=options.seed,
         decoder=options.decoder,
-        window_size=1 if options.window is None else options.window,
     )
-    grid_h, grid_w = grid_size(options.width, options.height, setup.config.max_position_embeddings)
-    given = None
-    if options.condition is not None:
-        given = torch.zeros(panel_size(options.width, options.height)[1] // CODE_PIXELS, grid_w, dtype=torch.int64)
-    prompts = [setup.tokenizer.encode_prompt(text)] * options.batch
-    request = Request(prompts, grid_h, grid_w, given, settings)
-    if options.window is not None:
-        return request
-    window = min(DEFAULTS.window_size, request.canvas.tokens_to_draw)
-    return replace(request, settings=replace(settings, window_size=window))
 
 
 class _Progress:
@@ -140,7 +144,7 @@ class _Progress:
         self._bar.update(sum(report.settled) - self._bar.n)
 
 
-def _stats(options: argparse.Namespace, device: torch.device, dtype: torch.dtype, result: DecodeResult) -> dict:
+def _stats(device: torch.device, dtype: torch.dtype, result: DecodeResult) -> dict[str, Any]:
     return {
         "decoder": result.settings.decoder,
         "window": result.settings.width,
@@ -159,6 +163,10 @@ def peak_bytes(device: torch.device) -> int | None:
     """The most memory held so far: torch's on a GPU, else the process's; None where the system does not say."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
+    # On Linux `getrusage` may tell what the starting process held; /proc tells our own.
+    status = Path("/proc/self/status")
+    if status.exists() and (peak := re.search(r"VmHWM:\s*(\d+) kB", status.read_text())):
+        return int(peak[1]) * 1024
     try:
         import resource
     except ImportError:  # Windows
@@ -174,11 +182,15 @@ def _write(
     setup: Setup,
     movqgan: MoVQGAN,
     result: DecodeResult,
-    stats: dict,
+    stats: Callable[[], dict[str, Any]],
 ) -> None:
-    for codes, path in zip(result.codes.split(1), outputs, strict=True):
-        write_picture(to_image(movqgan.decode(codes.to(movqgan.quantize.embedding.weight.device))), path)
-    if options.tokens_out:
-        write_json({"tokens": [setup.vocabulary.picture_tokens(codes) for codes in result.codes]}, options.tokens_out)
-    if options.stats_out:
-        write_json(stats, options.stats_out)
+    """Decodes and writes; `stats` is asked last, when everything that takes memory is done."""
+    device = movqgan.quantize.embedding.weight.device
+    tokens = [setup.vocabulary.picture_tokens(codes) for codes in result.codes]
+    with OutputFiles() as files:
+        for codes, path in zip(result.codes.split(1), outputs, strict=True):
+            files.write_picture(to_image(movqgan.decode(codes.to(device))), path)
+        if options.tokens_out:
+            files.write_json({"tokens": tokens}, options.tokens_out)
+        if options.stats_out:
+            files.write_json(stats(), options.stats_out)

@@ -6,16 +6,27 @@ import argparse
 import json
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from ..checkpoint import DEMO
-from ..decoding import DecodeSettings
 from ..model.load import published_shapes
-from ..movqgan import load_movqgan
-from ..panels import grid_size, published_sizes
+from ..panels import published_sizes
 from ..pipeline import Request, check_request, run_bytes
-from .common import WEIGHTS, Setup, add_model_arguments, choose_device, choose_dtype, open_setup
+from .common import (
+    WEIGHTS,
+    Setup,
+    add_batch_arguments,
+    add_model_arguments,
+    canvas_grid,
+    check_batch,
+    choose_device,
+    choose_dtype,
+    open_movqgan,
+    open_setup,
+    set_window,
+)
 
 HELP = "describe a checkpoint and what it takes to draw with it; reads no weights of the transformer"
 PROMPT_TOKENS = 64
@@ -27,13 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", choices=WEIGHTS, default="auto")
     parser.add_argument("--width", type=int, help="of a picture to draw (default: a size the model was trained on)")
     parser.add_argument("--height", type=int, help="of a picture to draw")
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--window", type=int, default=DecodeSettings().window_size)
+    add_batch_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(options: argparse.Namespace, input_is_good: Callable[[], None]) -> None:
     """Prints the description."""
+    check_batch(options.batch)
     setup = open_setup(options)
     values = {**_model(setup), **_movqgan(setup), **_bytes(options, setup)}
     input_is_good()
@@ -44,7 +55,7 @@ def run(options: argparse.Namespace, input_is_good: Callable[[], None]) -> None:
         print(f"{name.replace('_', ' '):<28}{_readable(name, value)}")
 
 
-def _model(setup: Setup) -> dict:
+def _model(setup: Setup) -> dict[str, Any]:
     config = setup.config
     return {
         "checkpoint": str(setup.files.root),
@@ -61,8 +72,8 @@ def _model(setup: Setup) -> dict:
     }
 
 
-def _movqgan(setup: Setup) -> dict:
-    movqgan = load_movqgan(setup.movqgan)
+def _movqgan(setup: Setup) -> dict[str, Any]:
+    movqgan = open_movqgan(setup, torch.device("cpu"))
     return {
         "movqgan": str(setup.movqgan),
         "movqgan_parameters": sum(parameter.numel() for parameter in movqgan.parameters()),
@@ -70,16 +81,15 @@ def _movqgan(setup: Setup) -> dict:
     }
 
 
-def _bytes(options: argparse.Namespace, setup: Setup) -> dict:
+def _bytes(options: argparse.Namespace, setup: Setup) -> dict[str, Any]:
     """Weights on the device (the text rows of embedding and head stay in host memory), cache and activations."""
     config = setup.config
     width, height = (config.trained_sizes or [max(published_sizes(), key=min)])[0]
-    width, height = options.width or width, options.height or height
+    width = width if options.width is None else options.width
+    height = height if options.height is None else options.height
     dtype = choose_dtype(options.weights, choose_device(options.device))
     prompts = [[0] * PROMPT_TOKENS] * options.batch
-    window = DecodeSettings(window_size=options.window)
-    grid_h, grid_w = grid_size(width, height, config.max_position_embeddings)
-    request = Request(prompts, grid_h, grid_w, settings=window)
+    request = set_window(Request(prompts, *canvas_grid(setup, width, height)), options.window)
     check_request(request, config, setup.vocabulary)
     text_rows = 2 * (config.vocab_size - config.codebook_size) * config.hidden_size
     weights = _model(setup)["parameters"] - text_rows

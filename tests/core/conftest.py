@@ -10,6 +10,9 @@ import pytest
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
+from .checkpoints import make_checkpoint
+from .cli_runs import CommandLine
+
 SPECIAL_TOKENS = (
     "<|endoftext|>",
     "<|im_start|>",
@@ -52,3 +55,15 @@ def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = {"bos_token": None, "eos_token": "<|endoftext|>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
     return folder / "tokenizer.json"
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -> Path:
+    """A small checkpoint of random weights in the published form; tests that change it take a copy."""
+    return make_checkpoint(tmp_path_factory.mktemp("checkpoints") / "small", tokenizer_file)
+
+
+@pytest.fixture
+def lumina(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> CommandLine:
+    """The command line on the small checkpoint, with an empty folder to write to."""
+    return CommandLine(checkpoint, tmp_path / "out", capsys)

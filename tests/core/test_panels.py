@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from pathlib import Path
 
 import numpy as np
@@ -197,16 +198,21 @@ def test_the_context_holds_picture_and_prompt_to_the_token() -> None:
         check_size(768, 768, exact - 1, prompt_tokens=50)
 
 
-@pytest.mark.parametrize("size", [(2048, 2048), (4096, 64), (33, 9999), (10**9, 1)])
-def test_nearest_size_is_legal_and_cannot_be_bettered(size: tuple[int, int]) -> None:
-    width, height = nearest_size(*size, CONTEXT, 60)
-    assert width % 32 == height % 32 == 0
-    assert 60 + picture_length(height // 8, width // 8) <= CONTEXT
-    for grown in ((width + 32, height), (width, height + 32)):
-        if max(grown) > 4096:
-            continue
-        closer = np.hypot(grown[0] - size[0], grown[1] - size[1]) < np.hypot(width - size[0], height - size[1])
-        assert not closer or 60 + picture_length(grown[1] // 8, grown[0] // 8) > CONTEXT
+@pytest.mark.parametrize("size", [(2048, 2048), (4096, 64), (33, 9999), (10**9, 1), (1, 10**400)])
+def test_nearest_size_is_legal_and_most_alike_by_the_ratio_of_sides(size: tuple[int, int]) -> None:
+    sides = range(32, 4097, 32)
+    legal = [(w, h) for w in sides for h in sides if 60 + picture_length(h // 8, w // 8) <= CONTEXT]
+
+    def unlike(other: tuple[int, int]) -> float:
+        return sum((math.log(a) - math.log(b)) ** 2 for a, b in zip(other, size, strict=True))
+
+    nearest = nearest_size(*size, CONTEXT, 60)
+    assert nearest in legal and unlike(nearest) == pytest.approx(min(map(unlike, legal)))
+
+
+def test_a_size_too_large_keeps_its_form() -> None:
+    width, height = nearest_size(2048, 1024, CONTEXT, 60)
+    assert width < 2048 and height < 1024 and 1.8 < width / height < 2.2
 
 
 def test_side_that_the_tokenizer_cannot_name() -> None:
@@ -214,9 +220,10 @@ def test_side_that_the_tokenizer_cannot_name() -> None:
         check_size(288, 64, CONTEXT, max_side=256)
 
 
-def test_prompt_that_leaves_no_room() -> None:
+@pytest.mark.parametrize("prompt_tokens", [90, 99, 101, 5000])
+def test_prompt_that_leaves_no_room(prompt_tokens: int) -> None:
     with pytest.raises(InputError, match="expected a shorter prompt"):
-        check_size(32, 32, 100, prompt_tokens=90)
+        check_size(32, 32, 100, prompt_tokens=prompt_tokens)
 
 
 @pytest.mark.parametrize("width", [64.0, "64", True, None])
