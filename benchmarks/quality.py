@@ -16,8 +16,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from lumina_core.decoding import DecodeSettings
-from lumina_core.errors import InputError, LuminaError
+from lumina_core.cli.common import DEVICES, choose_device
+from lumina_core.cli.files import check_outputs, check_picture_suffix
+from lumina_core.decoding import DECODERS, DecodeSettings
+from lumina_core.errors import LuminaError
 from training.world import CATEGORIES, Sample, fresh_samples, judge, judge_strict, recognise
 
 from .sources import generated, reconstructed, rendered
@@ -144,8 +146,9 @@ def run(options: argparse.Namespace) -> list[Score]:
 def _source(kind: str, options: argparse.Namespace) -> Callable[[Sequence[Sample], int], list[np.ndarray]]:
     if kind == "truth":
         return rendered
+    device = choose_device(options.device)
     if kind == "reconstruct":
-        return reconstructed(options.checkpoint, options.movqgan, options.device)
+        return reconstructed(options.checkpoint, options.movqgan, device)
     settings = DecodeSettings(
         cfg_scale=options.cfg,
         top_k=options.top_k,
@@ -153,7 +156,7 @@ def _source(kind: str, options: argparse.Namespace) -> Callable[[Sequence[Sample
         decoder=options.decoder,
         window_size=options.window,
     )
-    return generated(options.checkpoint, options.movqgan, options.device, settings)
+    return generated(options.checkpoint, options.movqgan, device, settings)
 
 
 def _report(kind: str, options: argparse.Namespace, scores: Sequence[Score]) -> dict[str, object]:
@@ -164,42 +167,49 @@ def _report(kind: str, options: argparse.Namespace, scores: Sequence[Score]) -> 
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line; raises InputError for an output path whose folder does not exist."""
+    """The command line. Raises InputError for an output that cannot be written."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--truth", action="store_true", help="score the rendered truth: checks the scorer itself")
     kind.add_argument("--reconstruct", action="store_true", help="score MoVQGAN reconstructions of the truth")
     parser.add_argument("--checkpoint", default="demo")
     parser.add_argument("--movqgan", help="MoVQGAN file, where it is not the checkpoint's own")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--decoder", default="gumbel")
+    parser.add_argument("--device", choices=DEVICES, default="cpu")
+    parser.add_argument("--decoder", choices=DECODERS, default="gumbel")
     parser.add_argument("--window", type=int, default=32)
     parser.add_argument("--cfg", type=float, default=4.0)
     parser.add_argument("--top-k", type=int, default=4096)
     parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--seed", type=int, default=0, help="of the prompts and of the drawing")
+    parser.add_argument("--seed", type=_natural, default=0, help="of the prompts and of the drawing")
     parser.add_argument("--prompts-per-category", type=_positive, default=50)
     parser.add_argument("--batch", type=_positive, default=16, help="pictures at a time")
     parser.add_argument("--json", type=Path, help="file for the scores")
     parser.add_argument("--sheet", type=Path, help="PNG of all pictures with their captions")
     options = parser.parse_args(arguments)
-    for path in (options.json, options.sheet):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise InputError(f"cannot write {path}: the folder {path.absolute().parent} does not exist; make it first")
+    check_outputs([path for path in (options.json, options.sheet) if path is not None])
+    if options.sheet is not None:
+        check_picture_suffix(options.sheet)
     return options
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
+    return _at_least(1, int(text))
+
+
+def _natural(text: str) -> int:
+    return _at_least(0, int(text))
+
+
+def _at_least(lowest: int, value: int) -> int:
+    if value < lowest:
+        raise argparse.ArgumentTypeError(f"{value} is not at least {lowest}")
     return value
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line: 0, or 2 with one line on stderr saying what is wrong with the input."""
     try:
-        run(parse_arguments())
+        run(parse_arguments(arguments))
     except (LuminaError, OSError) as error:
         print(f"quality: {error}", file=sys.stderr)
         return 2

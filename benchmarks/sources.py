@@ -29,7 +29,7 @@ def rendered(samples: Sequence[Sample], seed: int) -> list[np.ndarray]:
     return [render(item.scene) for item in samples]
 
 
-def reconstructed(checkpoint: str, movqgan: str | None, device: str) -> Source:
+def reconstructed(checkpoint: str, movqgan: str | None, device: torch.device) -> Source:
     """A source that gives each scene's picture after MoVQGAN's encoder and decoder."""
     model = _movqgan(find_checkpoint(checkpoint) if movqgan is None else None, movqgan, device)
 
@@ -42,7 +42,7 @@ def reconstructed(checkpoint: str, movqgan: str | None, device: str) -> Source:
     return reconstruct
 
 
-def generated(checkpoint: str, movqgan: str | None, device: str, settings: DecodeSettings) -> Source:
+def generated(checkpoint: str, movqgan: str | None, device: torch.device, settings: DecodeSettings) -> Source:
     """A source that draws each caption with the model. Picture k of a call has seed `seed` + k."""
     files = find_checkpoint(checkpoint)
     model = _movqgan(files, movqgan, device)
@@ -59,7 +59,7 @@ def generated(checkpoint: str, movqgan: str | None, device: str, settings: Decod
     return generate
 
 
-def _movqgan(files: CheckpointFiles | None, movqgan: str | None, device: str) -> MoVQGAN:
+def _movqgan(files: CheckpointFiles | None, movqgan: str | None, device: torch.device) -> MoVQGAN:
     path = movqgan or (files.movqgan if files else None)
     if path is None:
         raise CheckpointError("the checkpoint's folder holds no MoVQGAN file; name one with --movqgan")
