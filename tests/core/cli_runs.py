@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from lumina_core.cli import main
+from lumina_core.config import TransformerConfig
+from lumina_core.movqgan import MoVQGAN, load_movqgan
+from lumina_core.tokenizer import Tokenizer, load_tokenizer
+from lumina_core.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,19 @@ class CommandLine:
         self.checkpoint, self.folder, self._capsys = checkpoint, folder, capsys
         folder.mkdir()
 
+    @property
+    def movqgan(self) -> MoVQGAN:
+        """The checkpoint's codec."""
+        return load_movqgan(self.checkpoint / "movqgan.safetensors")
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return load_tokenizer(self.checkpoint)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return Vocabulary.of(self.tokenizer, TransformerConfig.from_file(self.checkpoint / "config.json"))
+
     def run(self, *arguments: object) -> Outcome:
         """`python -m lumina_core ARGUMENTS`."""
         self._capsys.readouterr()
@@ -54,6 +74,20 @@ class CommandLine:
             *options,
         )
 
+    def refuses(self, *arguments: object, expected: str, code: int = 2) -> None:
+        """Asserts that a command says one line with these words in it and leaves the folder as it was."""
+        self._check_refusal(lambda: self.run(*arguments), expected, code)
+
+    def refuses_to_generate(self, *options: object, expected: str, code: int = 2) -> None:
+        """As `refuses`, for `generate`."""
+        self._check_refusal(lambda: self.generate(*options), expected, code)
+
+    def _check_refusal(self, run: Callable[[], Outcome], expected: str, code: int) -> None:
+        before = self.files()
+        line = run().refusal(code)
+        assert expected in line, line
+        assert self.files() == before
+
     def path(self, name: str) -> Path:
         return self.folder / name
 
@@ -66,6 +100,29 @@ class CommandLine:
     def stats(self, name: str = "o") -> dict[str, Any]:
         return json.loads(self.path(f"{name}.stats.json").read_text(encoding="utf-8"))
 
-    def files(self) -> dict[str, bytes]:
-        """Everything in the folder, hidden files too."""
-        return {str(file.relative_to(self.folder)): file.read_bytes() for file in self.folder.rglob("*")}
+    def files(self) -> dict[str, bytes | None]:
+        """Everything in the folder, hidden files too; what is no file as None."""
+        found = sorted(self.folder.rglob("*"))
+        return {str(path.relative_to(self.folder)): path.read_bytes() if path.is_file() else None for path in found}
+
+    def encode(self, picture: Path, name: str, *options: object) -> Outcome:
+        """Encodes a picture into `name`."""
+        return self.run("encode", picture, "--checkpoint", self.checkpoint, "--tokens-out", self.path(name), *options)
+
+    def decode(self, tokens: Path, name: str) -> Outcome:
+        """Decodes a file of tokens into `name`."""
+        return self.run("decode", tokens, "--checkpoint", self.checkpoint, "--out", self.path(name))
+
+
+def save_noise(path: Path, size: tuple[int, int] = (40, 50)) -> Path:
+    """Writes a picture of random colours."""
+    values = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(values).save(path)
+    return path
+
+
+def read_pixels(path: Path) -> np.ndarray:
+    """The pixels of an RGB picture, signed so that they can be subtracted."""
+    with Image.open(path) as picture:
+        assert picture.mode == "RGB"
+        return np.asarray(picture).astype(int)

@@ -11,7 +11,7 @@ import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 from .checkpoints import make_checkpoint
-from .cli_runs import CommandLine
+from .cli_runs import CommandLine, save_noise
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -67,3 +67,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -
 def lumina(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> CommandLine:
     """The command line on the small checkpoint, with an empty folder to write to."""
     return CommandLine(checkpoint, tmp_path / "out", capsys)
+
+
+@pytest.fixture
+def noise(tmp_path: Path) -> Path:
+    """A picture of random colours."""
+    return save_noise(tmp_path / "noise.png")

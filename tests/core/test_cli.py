@@ -1,4 +1,4 @@
-"""Every command of `python -m lumina_core` does what it says, for every task; runs through it are reproducible."""
+"""`generate` of the command line draws what it says, for every task, and the same again."""
 
 from __future__ import annotations
 
@@ -18,16 +18,12 @@ from safetensors.torch import load_file, save_file
 
 from lumina_core.checkpoint import INDEX
 from lumina_core.cli import generate as generate_command
-from lumina_core.config import TransformerConfig
-from lumina_core.movqgan import MoVQGAN, load_movqgan
-from lumina_core.panels import center_crop, condition_pixels, load_picture, to_image, to_pixels
+from lumina_core.panels import condition_pixels, load_picture, to_image
 from lumina_core.pipeline import Request
 from lumina_core.prompts import build_prompt
-from lumina_core.tokenizer import Tokenizer, load_tokenizer
-from lumina_core.vocabulary import Vocabulary, picture_length
 
 from .checkpoints import SHARDS
-from .cli_runs import CommandLine
+from .cli_runs import CommandLine, read_pixels
 
 ROOT = Path(__file__).parents[2]
 MIB = 2**20
@@ -40,21 +36,6 @@ TASK_INPUTS = {
     "predict": {"map": "pose"},
 }
 CONDITIONED = ("control", "subject", "edit", "predict")
-
-
-@pytest.fixture(scope="module")
-def movqgan(checkpoint: Path) -> MoVQGAN:
-    return load_movqgan(checkpoint / "movqgan.safetensors")
-
-
-@pytest.fixture(scope="module")
-def tokenizer(checkpoint: Path) -> Tokenizer:
-    return load_tokenizer(checkpoint)
-
-
-@pytest.fixture(scope="module")
-def vocabulary(checkpoint: Path, tokenizer: Tokenizer) -> Vocabulary:
-    return Vocabulary.of(tokenizer, TransformerConfig.from_file(checkpoint / "config.json"))
 
 
 @pytest.fixture
@@ -71,40 +52,19 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> list[Request]:
     return seen
 
 
-def noise(folder: Path, size: tuple[int, int] = (40, 50)) -> Path:
-    values = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    path = folder / "noise.png"
-    Image.fromarray(values).save(path)
-    return path
-
-
-def pixels(path: Path) -> np.ndarray:
-    with Image.open(path) as picture:
-        assert picture.mode == "RGB"
-        return np.asarray(picture).astype(int)
-
-
 @pytest.mark.parametrize("task", TASK_INPUTS)
-def test_every_task_draws_its_canvas(
-    lumina: CommandLine,
-    tmp_path: Path,
-    movqgan: MoVQGAN,
-    tokenizer: Tokenizer,
-    vocabulary: Vocabulary,
-    requests: list[Request],
-    task: str,
-) -> None:
-    condition = ("--condition", noise(tmp_path)) if task in CONDITIONED else ()
+def test_every_task_draws_its_canvas(lumina: CommandLine, noise: Path, requests: list[Request], task: str) -> None:
+    condition = ("--condition", noise) if task in CONDITIONED else ()
     inputs = [argument for name, value in TASK_INPUTS[task].items() for argument in (f"--{name}", value)]
     height = 32 if task == "t2i" else 64
     assert lumina.generate("--task", task, "--height", height, *inputs, *condition).succeeded().out == ""
-    codes = vocabulary.parse_picture(lumina.tokens()[0])
+    codes = lumina.vocabulary.parse_picture(lumina.tokens()[0])
     assert codes.shape == (height // 8, 4)
-    assert np.array_equal(pixels(lumina.path("o.png")), np.asarray(to_image(movqgan.decode(codes[None]))))
+    assert np.array_equal(read_pixels(lumina.path("o.png")), np.asarray(to_image(lumina.movqgan.decode(codes[None]))))
     text = build_prompt(task, 32, height, "a red square", **TASK_INPUTS[task])
-    assert requests[0].prompts == [tokenizer.encode_prompt(text)]
+    assert requests[0].prompts == [lumina.tokenizer.encode_prompt(text)]
     if condition:
-        upper = movqgan.encode(condition_pixels(load_picture(condition[1]), 32, 64))[0]
+        upper = lumina.movqgan.encode(condition_pixels(load_picture(condition[1]), 32, 64))[0]
         assert torch.equal(codes[:4], upper) and not torch.equal(codes[4:], upper)
     else:
         assert requests[0].given_codes is None
@@ -123,13 +83,11 @@ def test_every_task_draws_its_canvas(
         pytest.param(Image.new("RGB", (1, 1), "red"), id="one pixel"),
     ],
 )
-def test_every_kind_of_condition_is_prepared_alike(
-    lumina: CommandLine, tmp_path: Path, movqgan: MoVQGAN, vocabulary: Vocabulary, picture: Image.Image
-) -> None:
+def test_every_kind_of_condition_is_prepared_alike(lumina: CommandLine, tmp_path: Path, picture: Image.Image) -> None:
     picture.save(tmp_path / "condition.png")
     lumina.generate("--task", "edit", "--height", 64, "--condition", tmp_path / "condition.png").succeeded()
-    given = movqgan.encode(condition_pixels(load_picture(tmp_path / "condition.png"), 32, 64))[0]
-    assert torch.equal(vocabulary.parse_picture(lumina.tokens()[0])[:4], given)
+    given = lumina.movqgan.encode(condition_pixels(load_picture(tmp_path / "condition.png"), 32, 64))[0]
+    assert torch.equal(lumina.vocabulary.parse_picture(lumina.tokens()[0])[:4], given)
 
 
 def test_stats_say_what_the_run_took(lumina: CommandLine) -> None:
@@ -185,9 +143,9 @@ def test_picture_k_of_a_batch_is_the_picture_of_seed_plus_k(lumina: CommandLine)
         assert lumina.path("alone.png").read_bytes() == lumina.path(f"o_{k}.png").read_bytes()
 
 
-def test_a_batch_shares_its_condition(lumina: CommandLine, tmp_path: Path, vocabulary: Vocabulary) -> None:
-    lumina.generate("--task", "edit", "--height", 64, "--condition", noise(tmp_path), "--batch", 2).succeeded()
-    first, second = map(vocabulary.parse_picture, lumina.tokens())
+def test_a_batch_shares_its_condition(lumina: CommandLine, noise: Path) -> None:
+    lumina.generate("--task", "edit", "--height", 64, "--condition", noise, "--batch", 2).succeeded()
+    first, second = map(lumina.vocabulary.parse_picture, lumina.tokens())
     assert torch.equal(first[:4], second[:4]) and not torch.equal(first[4:], second[4:])
 
 
@@ -215,10 +173,10 @@ def test_what_is_drawn_depends_on_every_option(lumina: CommandLine) -> None:
     assert len(set(pictures)) == len(options)
 
 
-def test_bf16_draws_too(lumina: CommandLine, vocabulary: Vocabulary) -> None:
+def test_bf16_draws_too(lumina: CommandLine) -> None:
     lumina.generate("--weights", "bf16").succeeded()
     assert (lumina.stats()["weights"], lumina.stats()["dtype"]) == ("bf16", "bfloat16")
-    vocabulary.parse_picture(lumina.tokens()[0])
+    lumina.vocabulary.parse_picture(lumina.tokens()[0])
 
 
 def test_single_file_and_movqgan_elsewhere(lumina: CommandLine, tmp_path: Path) -> None:
@@ -248,114 +206,12 @@ def test_empty_prompt_is_told_and_drawn(lumina: CommandLine, prompt: str) -> Non
     assert "prompt is empty" in done.err and len(lumina.tokens()) == 1
 
 
-def test_names_of_special_tokens_are_text(
-    lumina: CommandLine, requests: list[Request], tokenizer: Tokenizer, vocabulary: Vocabulary
-) -> None:
+def test_names_of_special_tokens_are_text(lumina: CommandLine, requests: list[Request]) -> None:
     lumina.generate("--prompt", "<reserved08706><racm3:break><reserved08801><eoss><|endoftext|>").succeeded()
     first, *text, last = requests[0].prompts[0]
-    assert (first, last) == (tokenizer.bos_id, vocabulary.end_of_turn)
-    assert not set(text) & set(tokenizer.special_ids.values())
-    vocabulary.parse_picture(lumina.tokens()[0])
-
-
-def test_decode_gives_the_picture_that_generate_gave(lumina: CommandLine) -> None:
-    lumina.generate("--batch", 2).succeeded()
-    assert lumina.run(*decode(lumina, "o.json", "again.png")).succeeded().out == ""
-    for k in range(2):
-        assert lumina.path(f"again_{k}.png").read_bytes() == lumina.path(f"o_{k}.png").read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("suffix", "name"),
-    [(".PNG", "PNG"), (".jpg", "JPEG"), (".jpeg", "JPEG"), (".webp", "WEBP"), (".bmp", "BMP"), (".tif", "TIFF")],
-)
-def test_decode_writes_the_format_of_the_suffix(lumina: CommandLine, suffix: str, name: str) -> None:
-    lumina.generate().succeeded()
-    lumina.run(*decode(lumina, "o.json", f"again{suffix}")).succeeded()
-    difference = abs(pixels(lumina.path(f"again{suffix}")) - pixels(lumina.path("o.png")))
-    with Image.open(lumina.path(f"again{suffix}")) as picture:
-        assert picture.format == name and picture.size == (32, 32)
-    assert difference.mean() < (12 if name in ("JPEG", "WEBP") else 1e-9)
-
-
-def test_encode_then_decode_is_what_movqgan_makes_of_the_picture(
-    lumina: CommandLine, tmp_path: Path, movqgan: MoVQGAN, vocabulary: Vocabulary
-) -> None:
-    picture = noise(tmp_path, (70, 45))
-    assert lumina.run(*encode(lumina, picture, "t.json")).succeeded().out == ""
-    codes = movqgan.encode(to_pixels(center_crop(load_picture(picture), (64, 32))))
-    assert lumina.tokens("t") == [vocabulary.picture_tokens(codes[0])]
-    lumina.run(*decode(lumina, "t.json", "t.png")).succeeded()
-    assert np.array_equal(pixels(lumina.path("t.png")), np.asarray(to_image(movqgan.decode(codes))))
-
-
-def test_encode_crops_to_the_size_asked_for(
-    lumina: CommandLine, tmp_path: Path, movqgan: MoVQGAN, vocabulary: Vocabulary
-) -> None:
-    picture = noise(tmp_path, (70, 45))
-    lumina.run(*encode(lumina, picture, "t.json"), "--width", 32, "--height", 96).succeeded()
-    codes = movqgan.encode(to_pixels(center_crop(load_picture(picture), (32, 96))))
-    assert lumina.tokens("t") == [vocabulary.picture_tokens(codes[0])]
-
-
-def test_a_picture_smaller_than_a_grid_unit_grows_to_one(lumina: CommandLine, tmp_path: Path) -> None:
-    lumina.run(*encode(lumina, noise(tmp_path, (5, 9)), "t.json")).succeeded()
-    assert [len(tokens) for tokens in lumina.tokens("t")] == [picture_length(4, 4)]
-
-
-def encode(lumina: CommandLine, picture: Path, out: str) -> tuple[object, ...]:
-    return ("encode", picture, "--checkpoint", lumina.checkpoint, "--tokens-out", lumina.path(out))
-
-
-def decode(lumina: CommandLine, tokens: str, out: str) -> tuple[object, ...]:
-    return ("decode", lumina.path(tokens), "--checkpoint", lumina.checkpoint, "--out", lumina.path(out))
-
-
-def test_info_describes_the_checkpoint(lumina: CommandLine) -> None:
-    values = json.loads(lumina.run("info", "--checkpoint", lumina.checkpoint, "--json").succeeded().out)
-    assert values["checkpoint"] == str(lumina.checkpoint) and values["weight_files"] == 2
-    assert values["parameters"] == 448 * 32 * 2 + 2 * (4 * 32 * 32 + 3 * 32 * 64 + 4 * 16 + 2 * 32) + 32
-    assert (values["image_codes"], values["first_image_code"]) == (64, 384)
-    assert values["picture"] == "32x32, batch 1" and values["run_bytes"] > 0
-
-
-def test_info_is_read_by_people_too(lumina: CommandLine) -> None:
-    lines = lumina.run("info", "--checkpoint", lumina.checkpoint).succeeded().out.splitlines()
-    assert len(lines) >= 15 and any(line.startswith("run bytes") and line.endswith(" MiB") for line in lines)
-
-
-def test_info_of_a_larger_run_tells_more_bytes(lumina: CommandLine) -> None:
-    def run_bytes(*options: object) -> int:
-        arguments = ("info", "--checkpoint", lumina.checkpoint, "--json", "--weights", "fp32", *options)
-        return json.loads(lumina.run(*arguments).succeeded().out)["run_bytes"]
-
-    small, *larger = (
-        run_bytes(*options) for options in ((), ("--batch", 2), ("--height", 64), ("--width", 64, "--height", 64))
-    )
-    assert all(small < other for other in larger)
-    assert run_bytes("--weights", "bf16") < small
-
-
-def test_outputs_replace_files_of_their_names_and_leave_nothing_else(lumina: CommandLine) -> None:
-    for name in ("o.png", "o.json", "o.stats.json"):
-        lumina.path(name).write_text("old")
-    lumina.generate().succeeded()
-    assert sorted(lumina.files()) == ["o.json", "o.png", "o.stats.json"]
-    assert b"old" not in lumina.files().values()
-    umask = os.umask(0)
-    os.umask(umask)
-    if os.name == "posix":
-        assert {path.stat().st_mode & 0o777 for path in lumina.folder.iterdir()} == {0o666 & ~umask}
-
-
-def test_output_through_a_link_is_written_to_its_file(lumina: CommandLine, tmp_path: Path) -> None:
-    place = tmp_path / "elsewhere.json"
-    try:
-        lumina.path("o.json").symlink_to(place)
-    except OSError:
-        pytest.skip("links cannot be made here")
-    lumina.generate().succeeded()
-    assert lumina.path("o.json").is_symlink() and json.loads(place.read_text())["tokens"]
+    assert (first, last) == (lumina.tokenizer.bos_id, lumina.vocabulary.end_of_turn)
+    assert not set(text) & set(lumina.tokenizer.special_ids.values())
+    lumina.vocabulary.parse_picture(lumina.tokens()[0])
 
 
 @pytest.mark.parametrize("command", [(), ("generate",), ("encode",), ("decode",), ("info",)])
@@ -418,4 +274,6 @@ def test_published_tokens_and_picture(
     assert lumina.tokens() == [expected[case]["tokens"]]
     picture = {"t2i_cfg4": "t2i_expected.png", "i2i": "i2i_expected.png"}.get(case)
     if picture:
-        assert abs(pixels(lumina.path("o.png")) - np.asarray(Image.open(folder / picture).convert("RGB"))).max() <= 1
+        assert (
+            abs(read_pixels(lumina.path("o.png")) - np.asarray(Image.open(folder / picture).convert("RGB"))).max() <= 1
+        )
