@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import tokenizers
+import torch
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 from .checkpoints import make_checkpoint
@@ -22,6 +23,12 @@ SPECIAL_TOKENS = (
     "<reserved08799>",
     *(f"<reserved{8800 + units:05d}>" for units in range(9)),
 )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Small models gain nothing from threads, which on a busy machine wait for one another."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

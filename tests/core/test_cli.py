@@ -230,7 +230,7 @@ def test_as_a_program(lumina: CommandLine) -> None:
     arguments = [sys.executable, "-m", "lumina_core", "generate", "--checkpoint", str(lumina.checkpoint)]
     arguments += ["--prompt", "a red square", "--width", "32", "--height", "32", "--device", "cpu", "--weights", "fp32"]
     arguments += ["--stats-out", str(lumina.path("program.stats.json"))]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     for out, code in ((lumina.path("program.png"), 0), (lumina.path("absent") / "program.png", 2)):
         done = subprocess.run(
             [*arguments, "--out", str(out)], env=environment, capture_output=True, text=True, check=False, timeout=600
