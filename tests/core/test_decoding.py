@@ -1,0 +1,244 @@
+"""The engine: batches, the cache, cancelling, progress, counts, and input that it refuses before any work."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from lumina_core.config import TransformerConfig
+from lumina_core.decoding import NEW_DRAFTS, DecodeResult, DecodeSettings, StepReport
+from lumina_core.errors import Cancelled, InputError
+from lumina_core.model import KVCache, Transformer
+from lumina_core.pipeline import Request, draw
+
+from .toys import Toy, toy_transformer, toy_vocabulary
+
+DECODE = importlib.import_module("lumina_core.decoding.decode")
+CODES, PICTURES = 64, 3
+SETTINGS = DecodeSettings(cfg_scale=3.0, top_k=8, temperature=0.7, seed=5, window_size=7)
+DECODERS = ("ar", "gumbel", "sjd", "coupled")
+every_decoder = pytest.mark.parametrize("decoder", DECODERS)
+
+
+@pytest.fixture(scope="module")
+def toy() -> Toy:
+    """Six rows of five codes, the first given: 29 tokens to draw in each picture of a batch of three prompts."""
+    given = torch.randint(0, CODES, (1, 5), generator=torch.Generator().manual_seed(1))
+    prompts = ((20, 21, 22, 4), (23, 4), (24, 25, 26, 27, 28, 29, 4))
+    return Toy(toy_transformer(CODES, hidden=32, spread=2.0), 6, 5, prompts, given)
+
+
+@pytest.fixture(scope="module", params=DECODERS)
+def result(request: pytest.FixtureRequest, toy: Toy) -> DecodeResult:
+    return toy.decode(replace(SETTINGS, decoder=request.param), PICTURES)
+
+
+@pytest.fixture
+def forwards(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shapes of all forwards that follow."""
+    shapes: list[tuple[int, ...]] = []
+    hidden_states = Transformer.hidden_states
+
+    def counted(self: Transformer, embeddings: Tensor, plan: object) -> Tensor:
+        shapes.append(tuple(embeddings.shape))
+        return hidden_states(self, embeddings, plan)
+
+    monkeypatch.setattr(Transformer, "hidden_states", counted)
+    return shapes
+
+
+def line_ids(toy: Toy, prompt: tuple[int, ...], codes: Tensor) -> list[int]:
+    return [*prompt, *toy.picture_ids[:3], *toy.vocabulary.row_tokens(codes)]
+
+
+@pytest.mark.parametrize("way", NEW_DRAFTS)
+@every_decoder
+def test_picture_k_is_the_picture_of_seed_plus_k_alone(toy: Toy, decoder: str, way: str) -> None:
+    settings = replace(SETTINGS, decoder=decoder, new_drafts=way)
+    together = toy.decode(settings, PICTURES)
+    for k, prompt in enumerate(toy.prompts):
+        alone = replace(toy, prompts=(prompt,)).decode(replace(settings, seed=settings.seed + k), 1)
+        assert torch.equal(alone.codes[0], together.codes[k])
+        assert alone.accept_lengths[0] == together.accept_lengths[k]
+        assert torch.equal(alone.settled_step[0], together.settled_step[k])
+
+
+def test_seeds_differ_and_repeat(toy: Toy) -> None:
+    same_prompt = replace(toy, prompts=toy.prompts[:1])
+    first, again = (same_prompt.decode(SETTINGS, PICTURES).codes for _ in range(2))
+    assert torch.equal(first, again)
+    assert len({tuple(codes.flatten().tolist()) for codes in first}) == PICTURES
+
+
+@every_decoder
+def test_drafts_that_are_taken_back_leave_no_trace_in_the_cache(
+    toy: Toy, decoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to the last settled token that was read, it holds what one pass over the finished picture writes."""
+    caches: list[KVCache] = []
+
+    class Kept(KVCache):
+        def __init__(self, *args: object, **kwargs: object):
+            super().__init__(*args, **kwargs)
+            caches.append(self)
+
+    monkeypatch.setattr(DECODE, "KVCache", Kept)
+    result, model = toy.decode(replace(SETTINGS, decoder=decoder), PICTURES), toy.transformer
+    assert decoder == "ar" or any(1 in lengths for lengths in result.accept_lengths)
+    for row, prompt in enumerate([*toy.prompts, (), (), ()]):
+        ids = line_ids(toy, prompt, result.codes[row % PICTURES])[: len(prompt) + toy.canvas.last]
+        fresh = KVCache(model.config, 1, len(ids), dtype=torch.float32, device="cpu")
+        model.hidden_states(model.embed(torch.tensor([ids])), fresh.prefill_plan(0, len(ids)))
+        for found, expected in ((caches[0].keys, fresh.keys), (caches[0].values, fresh.values)):
+            torch.testing.assert_close(found[:, row, : len(ids)], expected[:, 0], atol=1e-5, rtol=1e-5)
+
+
+@every_decoder
+def test_cancelled_at_any_forward_leaves_nothing_behind(toy: Toy, decoder: str) -> None:
+    settings = replace(SETTINGS, decoder=decoder)
+    before = toy.decode(settings, 1)
+    for forwards in range(before.nfe):
+        asked = iter([False] * forwards + [True])
+        with pytest.raises(Cancelled, match=f"cancelled after {forwards} forwards"):
+            toy.decode(settings, 1, should_cancel=lambda asked=asked: next(asked))
+    assert torch.equal(toy.decode(settings, 1, should_cancel=lambda: False).codes, before.codes)
+
+
+def test_an_error_of_the_caller_comes_through(toy: Toy) -> None:
+    def interrupt(_: StepReport) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        toy.decode(SETTINGS, 1, on_step=interrupt)
+
+
+@every_decoder
+def test_reports_grow_to_the_final_picture(toy: Toy, decoder: str) -> None:
+    reports: list[StepReport] = []
+    result = toy.decode(replace(SETTINGS, decoder=decoder), PICTURES, on_step=reports.append)
+    given, total = len(toy.given_codes) * toy.grid_w, toy.canvas.codes_to_draw
+    assert [report.nfe for report in reports] == list(range(1, result.nfe + 1))
+    assert reports[-1].settled == (total,) * PICTURES and torch.equal(reports[-1].codes, result.codes)
+    for report, following in zip(reports, [*reports[1:], reports[-1]], strict=True):
+        assert report.total == total and report.codes.shape == result.codes.shape
+        assert all(now <= later for now, later in zip(report.settled, following.settled, strict=True))
+        for k, settled in enumerate(report.settled):
+            end = given + settled
+            assert torch.equal(report.codes[k].flatten()[:end], result.codes[k].flatten()[:end])
+            steps = result.settled_step[k].flatten()
+            assert (steps[:end] <= report.nfe).all() and (steps[end:] > report.nfe).all()
+
+
+def test_counts_agree(toy: Toy, result: DecodeResult) -> None:
+    width = result.settings.width
+    for lengths in result.accept_lengths:
+        assert sum(lengths) + 1 == toy.canvas.tokens_to_draw
+        assert all(1 <= length <= width for length in lengths)
+    assert result.nfe == max(map(len, result.accept_lengths))
+    assert result.sampled_tokens == PICTURES * toy.canvas.codes_to_draw
+    assert sum(result.accept_histogram.values()) == sum(map(len, result.accept_lengths))
+    assert sum(length * count for length, count in result.accept_histogram.items()) == sum(
+        map(sum, result.accept_lengths)
+    )
+
+
+def test_steps_are_those_of_the_accepted_lengths(toy: Toy, result: DecodeResult) -> None:
+    canvas, given = toy.canvas, len(toy.given_codes)
+    index = torch.arange(canvas.first, canvas.last + 1)
+    for lengths, steps in zip(result.accept_lengths, result.settled_step, strict=True):
+        settled_by = [0, *(step for step, length in enumerate(lengths, 1) for _ in range(length))]
+        assert (steps[:given] == -1).all()
+        assert torch.equal(torch.tensor(settled_by)[~canvas.is_end_of_row(index)], steps[given:].flatten())
+
+
+def test_codes_are_codes_and_given_rows_stay(toy: Toy, result: DecodeResult) -> None:
+    assert result.codes.dtype == torch.int64 and result.codes.device.type == "cpu"
+    assert int(result.codes.min()) >= 0 and int(result.codes.max()) < CODES
+    assert (result.codes[:, :1] == toy.given_codes).all()
+
+
+def test_windows_save_forwards(toy: Toy) -> None:
+    """Else nothing here would have been tested."""
+    forwards = {decoder: toy.decode(replace(SETTINGS, decoder=decoder), PICTURES).nfe for decoder in DECODERS}
+    assert forwards["ar"] == toy.canvas.tokens_to_draw - 1
+    assert max(forwards[decoder] for decoder in DECODERS[1:]) < forwards["ar"]
+
+
+def test_nfe_counts_the_forwards_behind_the_prompts(toy: Toy, forwards: list[tuple[int, ...]]) -> None:
+    result = toy.decode(SETTINGS, PICTURES)
+    different_sequences = PICTURES + 1
+    assert len(forwards) == different_sequences + result.nfe
+    assert {shape[0] for shape in forwards[different_sequences:]} == {2 * PICTURES}
+
+
+@every_decoder
+def test_the_smallest_picture_is_drawn_from_the_prompt_alone(toy: Toy, decoder: str) -> None:
+    tiny = Toy(toy.transformer, 1, 1, toy.prompts, torch.zeros(0, 1, dtype=torch.int64))
+    result = tiny.decode(replace(SETTINGS, decoder=decoder, window_size=1), PICTURES)
+    assert (result.nfe, result.accept_lengths, result.codes.shape) == (0, ((),) * PICTURES, (PICTURES, 1, 1))
+    assert not result.settled_step.any()
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A request on a canvas of 8 rows of 4 codes, and what its error says."""
+
+    says: str
+    prompts: tuple[tuple[int, ...], ...] = ((20, 4),)
+    grid: tuple[int, int] = (8, 4)
+    given_codes: Tensor | None = None
+    window: int = 7
+
+
+GRID = torch.zeros(8, 4, dtype=torch.int64)
+REFUSALS = {
+    "window larger than the picture": Refusal("window is 40; expected at most 39", window=40),
+    "window larger than what is left": Refusal("window is 5; expected at most 4", given_codes=GRID[:7], window=5),
+    "nothing left to draw": Refusal("8 rows are given; expected at most 7 of 8", given_codes=GRID),
+    "given rows of another width": Refusal(r"\(2, 3\); expected \[rows,4\]", given_codes=GRID[:2, :3]),
+    "given rows of other pictures": Refusal(r"expected \[rows,4\] or \[1,rows,4\]", given_codes=GRID.view(2, 4, 4)),
+    "one line of codes": Refusal(r"\(4,\); expected", given_codes=GRID[0]),
+    "given codes out of the codebook": Refusal("codes run from 64 to 64", given_codes=GRID[:1] + CODES),
+    "given codes that are no whole numbers": Refusal("torch.float32", given_codes=GRID[:1].float()),
+    "no prompt": Refusal("no prompt came", prompts=()),
+    "a side of no whole units": Refusal("multiple", grid=(8, 6)),
+    "a picture beyond the context": Refusal("nearest legal size", grid=(16, 16)),
+    "a prompt beyond the context": Refusal("nearest legal size", prompts=((20,) * 215,)),
+    "a prompt that fills the context": Refusal("leaves no room", prompts=((20,) * 250,)),
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS.values(), ids=REFUSALS)
+def test_refused_before_the_first_forward(toy: Toy, forwards: list[tuple[int, ...]], refusal: Refusal) -> None:
+    settings = replace(SETTINGS, window_size=refusal.window)
+    request = Request(refusal.prompts, *refusal.grid, refusal.given_codes, settings)
+    with pytest.raises(InputError, match=refusal.says):
+        draw(toy.transformer, toy_vocabulary(CODES), request)
+    assert forwards == []
+
+
+def test_the_engine_itself_refuses_a_window_that_does_not_fit(toy: Toy, forwards: list[tuple[int, ...]]) -> None:
+    with pytest.raises(InputError, match="window is 30; expected at most 29"):
+        toy.decode(replace(SETTINGS, window_size=30), 1)
+    assert forwards == []
+    toy.decode(replace(SETTINGS, window_size=29), 1)
+    toy.decode(replace(SETTINGS, window_size=30, decoder="ar"), 1)
+
+
+def test_the_longest_prompt_that_fits_is_drawn(toy: Toy) -> None:
+    config: TransformerConfig = toy.transformer.config
+    longest = config.max_position_embeddings - (3 + 8 * 5 + 1)
+    request = Request([[20] * longest, [21]], 8, 4, None, SETTINGS)
+    assert draw(toy.transformer, toy_vocabulary(CODES), request).codes.shape == (2, 8, 4)
+
+
+def test_an_empty_prompt_draws_without_guidance(toy: Toy) -> None:
+    guided, unguided = (
+        draw(toy.transformer, toy_vocabulary(CODES), Request([()], 8, 4, None, replace(SETTINGS, cfg_scale=scale)))
+        for scale in (3.0, 1.0)
+    )
+    assert torch.equal(guided.codes, unguided.codes)

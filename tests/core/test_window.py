@@ -1,0 +1,123 @@
+"""A step of the window is the same operations on the same shapes, whatever the tokens; the host reads nothing in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+from lumina_core.decoding import NEW_DRAFTS, DecodeSettings
+from lumina_core.decoding.window import Window
+
+from .toys import Toy, toy_transformer
+
+aten = torch.ops.aten
+# Operations that make the host wait for the device, or whose result's shape depends on values.
+READS = {
+    aten._local_scalar_dense,
+    aten.is_nonzero,
+    aten.equal,
+    aten.nonzero,
+    aten.masked_select,
+    aten.unique_dim,
+    aten.unique_consecutive,
+    aten._unique2,
+    aten.bincount,
+}
+# `torch.tensor(…)`: a copy from the host.
+COPIES = {aten.lift_fresh}
+INDEXING = {aten.index, aten.index_put, aten.index_put_}
+
+SETTINGS = DecodeSettings(cfg_scale=3.0, top_k=8, temperature=0.7, seed=5, window_size=7)
+
+
+def refuse(*_: Any) -> None:
+    raise AssertionError("the host reads a tensor")
+
+
+class Operations(TorchDispatchMode):
+    """Records every operation with the shapes and numbers it is given; refuses those that the host waits for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.record: list[tuple[str, str]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        packet = func.overloadpacket
+        assert packet not in READS | COPIES, f"{func} in a step"
+        if packet in INDEXING:
+            assert all(index is None or index.dtype != torch.bool for index in args[1]), "an index that is a mask"
+        given = tree_map(lambda x: ("tensor", *x.shape) if isinstance(x, Tensor) else x, (args, kwargs or {}))
+        self.record.append((str(func), str(given)))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture(scope="module")
+def toy() -> Toy:
+    nothing_given = torch.zeros(0, 5, dtype=torch.int64)
+    return Toy(toy_transformer(64, hidden=32, spread=2.0), 6, 5, ((20, 21, 22, 4), (23, 4)), nothing_given)
+
+
+@pytest.fixture
+def records(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[int, int], list[list[tuple[str, str]]]]:
+    """The operations of every step that follows, by the length of cache that it reads and its width."""
+    found: dict[tuple[int, int], list[list[tuple[str, str]]]] = {}
+    step: Callable = Window.step
+
+    def watched(window: Window, end_of_row_embedding: Tensor, kv_len: int, width: int) -> Tensor:
+        with Operations() as operations, pytest.MonkeyPatch.context() as patch:
+            for reading in ("tolist", "numpy", "item", "__bool__", "__int__", "__float__", "__index__"):
+                patch.setattr(Tensor, reading, refuse)
+            accepted = step(window, end_of_row_embedding, kv_len, width)
+        found.setdefault((kv_len, width), []).append(operations.record)
+        return accepted
+
+    monkeypatch.setattr(Window, "step", watched)
+    return found
+
+
+@pytest.mark.parametrize("way", NEW_DRAFTS)
+@pytest.mark.parametrize("decoder", ["ar", "gumbel", "sjd", "coupled"])
+def test_every_step_is_the_same_operations_and_none_is_read(
+    toy: Toy, records: dict[tuple[int, int], list], decoder: str, way: str
+) -> None:
+    for cfg_scale in (3.0, 1.0):
+        settings = replace(SETTINGS, decoder=decoder, new_drafts=way, cfg_scale=cfg_scale)
+        result = toy.decode(settings, 2)
+        assert sum(map(len, records.values())) == result.nfe
+        assert max(map(len, records.values())) >= 3
+        for steps in records.values():
+            assert all(step == steps[0] for step in steps)
+        records.clear()
+
+
+def test_the_check_sees_a_read(toy: Toy) -> None:
+    numbers = torch.arange(3)
+    reads: list[Callable[[], object]] = [
+        lambda: numbers.sum().item(),
+        lambda: bool((numbers > 1).any()),
+        numbers.nonzero,
+        lambda: numbers[numbers > 1],
+        lambda: torch.tensor([1]),
+    ]
+    for read in reads:
+        with pytest.raises(AssertionError), Operations():
+            read()
+
+
+@pytest.mark.parametrize("decoder", ["ar", "gumbel", "sjd", "coupled"])
+def test_global_random_numbers_are_neither_used_nor_moved(toy: Toy, decoder: str) -> None:
+    settings = replace(SETTINGS, decoder=decoder, new_drafts="random")
+    pictures = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        pictures.append(toy.decode(settings, 2).codes)
+        assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(*pictures)
