@@ -18,14 +18,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder that gets the checkpoint")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--movqgan-steps", type=int, default=movqgan.STEPS)
-    parser.add_argument("--refine-steps", type=int, default=movqgan.REFINE_STEPS, help="of the MoVQGAN")
+    parser.add_argument("--polish-steps", type=int, default=movqgan.POLISH_STEPS, help="of the MoVQGAN's encoder")
     parser.add_argument("--transformer-steps", type=int, default=transformer.STEPS)
-    parser.add_argument("--pool", type=int, default=transformer.POOL, help="scenes that the transformer trains on")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     train_text_tokenizer(options.out, options.seed)
-    movqgan.make(options.out / movqgan.FILE_NAME, options.movqgan_steps, options.refine_steps, options.seed)
-    transformer.train(options.out, options.transformer_steps, options.seed, options.pool)
+    movqgan.make(options.out / movqgan.FILE_NAME, options.movqgan_steps, options.polish_steps, options.seed)
+    transformer.train(options.out, options.transformer_steps, options.seed)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Training data of the demo's transformer: scenes as picture codes, captions as prompt ids, batches of both."""
+"""Training data of the demo's transformer: fresh scenes as picture codes behind the prompt ids of their captions."""
 
 from dataclasses import dataclass
 
@@ -6,24 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lumina_core.movqgan import MoVQGAN
 from lumina_core.prompts import build_prompt
 from lumina_core.tokenizer import Tokenizer
 from lumina_core.vocabulary import HEADER_LENGTH, Vocabulary
 
-from .world import CANVAS, Spec, render, sample
-from .world.captions import write_caption
-
-TEXT_DROPPED = 0.1
-ENCODE_BATCH = 32
-
-
-@dataclass(frozen=True)
-class Pool:
-    """Codes [N,h,w] of N scenes and the claim that each was drawn for."""
-
-    codes: Tensor
-    specs: list[Spec]
+from .world import CANVAS, sample, scene_codes
 
 
 @dataclass(frozen=True)
@@ -35,34 +22,23 @@ class Batch:
     codes: Tensor
 
 
-@torch.inference_mode()
-def make_pool(movqgan: MoVQGAN, rng: np.random.Generator, size: int) -> Pool:
-    """`size` scenes of the training mixture, encoded."""
-    codes, specs = [], []
-    for start in range(0, size, ENCODE_BATCH):
-        drawn = [sample(rng) for _ in range(min(ENCODE_BATCH, size - start))]
-        pictures = torch.from_numpy(np.stack([render(one.scene) for one in drawn]))
-        codes.append(movqgan.encode(pictures.permute(0, 3, 1, 2).float() / 127.5 - 1))
-        specs += [one.spec for one in drawn]
-    return Pool(torch.cat(codes).clone(), specs)
+def make_batches(
+    rng: np.random.Generator, size: int, without_text: int, tokenizer: Tokenizer, vocabulary: Vocabulary
+) -> tuple[Batch, Batch]:
+    """`size` scenes of the training mixture with their captions, and the first `without_text` of them without."""
+    drawn = [sample(rng) for _ in range(size)]
+    texts = [tokenizer.encode_prompt(build_prompt("t2i", CANVAS, CANVAS, one.caption)) for one in drawn]
+    codes = torch.from_numpy(np.stack([scene_codes(one.scene) for one in drawn]))
+    plain = _batch([[]] * without_text, codes[:without_text], vocabulary)
+    return _batch(texts, codes, vocabulary), plain
 
 
-def make_batch(
-    pool: Pool, chosen: np.ndarray, rng: np.random.Generator, tokenizer: Tokenizer, vocabulary: Vocabulary, length: int
-) -> Batch:
-    """The chosen scenes, each with a fresh wording of its caption; one in ten with no text, for guidance."""
-    rows, starts = [], []
-    for index in chosen:
-        text = [] if rng.random() < TEXT_DROPPED else _prompt_ids(pool.specs[index], rng, tokenizer)
-        ids = text + vocabulary.picture_tokens(pool.codes[index])
-        starts.append(len(text))
-        rows.append((ids + [0] * length)[:length])
-    grid_h, grid_w = pool.codes.shape[1:]
+def _batch(texts: list[list[int]], codes: Tensor, vocabulary: Vocabulary) -> Batch:
+    rows = [[*text, *vocabulary.picture_tokens(grid)] for text, grid in zip(texts, codes, strict=True)]
+    length = max(map(len, rows))
+    input_ids = torch.tensor([row + [0] * (length - len(row)) for row in rows])
+    grid_h, grid_w = codes.shape[1:]
     row, column = torch.arange(grid_h)[:, None], torch.arange(grid_w)
     offsets = (HEADER_LENGTH - 1 + row * (grid_w + 1) + column).flatten()
-    codes = pool.codes[torch.from_numpy(chosen)].flatten(1)
-    return Batch(torch.tensor(rows), torch.tensor(starts)[:, None] + offsets, codes)
-
-
-def _prompt_ids(spec: Spec, rng: np.random.Generator, tokenizer: Tokenizer) -> list[int]:
-    return tokenizer.encode_prompt(build_prompt("t2i", CANVAS, CANVAS, write_caption(rng, spec)))
+    starts = torch.tensor([len(text) for text in texts])
+    return Batch(input_ids, starts[:, None] + offsets, codes.flatten(1))

@@ -17,22 +17,37 @@ from lumina_core.checkpoint import find_checkpoint
 from lumina_core.config import TransformerConfig
 from lumina_core.pipeline import DecodeSettings, Request, draw
 from lumina_core.prompts import build_prompt
-from lumina_core.vocabulary import HEADER_LENGTH, Vocabulary, picture_length
+from lumina_core.vocabulary import HEADER_LENGTH, Vocabulary
 from training import __main__ as whole
 from training import codes, movqgan, transformer
-from training.world import CANVAS, CATEGORIES, TRAINING_WEIGHTS, fresh_samples, training_rng
-from training.world.captions import write_caption
+from training.world import (
+    BACKGROUNDS,
+    CANVAS,
+    CATEGORIES,
+    COLOURS,
+    TRAINING_WEIGHTS,
+    code_vectors,
+    fresh_samples,
+    render,
+    scene_codes,
+    training_rng,
+)
+from training.world.cells import looks, masks
 
 MOST_BYTES = 20_000_000
 GRID = CANVAS // 8
 
 
+def make_small(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(movqgan, "BATCH", 2)
+    patch.setattr(transformer, "BATCH", 4)
+    patch.setattr(transformer, "WITHOUT_TEXT", 2)
+
+
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A warm-up of one step, so that the codebook is made and moved in the few steps of a test."""
-    monkeypatch.setattr(movqgan, "BATCH", 2)
-    monkeypatch.setattr(movqgan, "WARMUP_STEPS", 1)
-    monkeypatch.setattr(transformer, "BATCH", 4)
+    """Batches that a few steps of are over at once."""
+    make_small(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +55,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoint that `python -m training` makes in a few steps."""
     folder = tmp_path_factory.mktemp("training") / "demo"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(movqgan, "BATCH", 2)
-        patch.setattr(movqgan, "WARMUP_STEPS", 1)
-        patch.setattr(transformer, "BATCH", 4)
-        steps = ["--movqgan-steps", "3", "--refine-steps", "2", "--transformer-steps", "3", "--pool", "10"]
-        whole.main(["--out", str(folder), "--seed", "1", *steps])
+        make_small(patch)
+        whole.main(["--out", str(folder), "--seed", "1", *STEPS])
     return folder
+
+
+STEPS = ("--movqgan-steps", "3", "--polish-steps", "2", "--transformer-steps", "3")
 
 
 def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
@@ -66,7 +81,7 @@ def test_what_is_written_is_a_checkpoint(made: Path) -> None:
     ]
     config = TransformerConfig.from_file(files.config)
     assert config.trained_sizes == ((CANVAS, CANVAS),)
-    assert config.codebook_size == load_movqgan(files.movqgan).config.codebook_size == 1024
+    assert config.codebook_size == load_movqgan(files.movqgan).config.codebook_size == len(looks())
 
 
 def test_it_is_small_enough_to_be_embedded(made: Path) -> None:
@@ -98,20 +113,19 @@ def test_head_has_rows_of_image_codes_alone(made: Path) -> None:
 
 
 def test_codec_of_one_command_is_the_codec_of_its_own(made: Path, tmp_path: Path) -> None:
-    movqgan.main(["--out", str(tmp_path), "--steps", "3", "--refine-steps", "2", "--seed", "1"])
+    movqgan.main(["--out", str(tmp_path), "--steps", "3", "--polish-steps", "2", "--seed", "1"])
     assert (tmp_path / "movqgan.safetensors").read_bytes() == (made / "movqgan.safetensors").read_bytes()
 
 
-def test_refining_goes_on_from_what_is_there(made: Path, tmp_path: Path) -> None:
+def test_polishing_changes_all_but_the_codebook(made: Path, tmp_path: Path) -> None:
     path = tmp_path / "movqgan.safetensors"
     movqgan.save(movqgan.train(3, seed=1), path)
     before = load_file(path)
-    movqgan.make(path, steps=0, refine_steps=2, seed=1)
+    movqgan.make(path, steps=0, polish_steps=2, seed=1)
     after = load_file(path)
     assert equal(after, load_file(made / "movqgan.safetensors"))
-    codebook = "quantize.embedding.weight"
-    assert torch.equal(before[codebook], after[codebook])
-    assert any(not torch.equal(before[name], after[name]) for name in before)
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"encoder", "quant_conv", "post_quant_conv", "decoder"}
 
 
 def test_another_seed_trains_another_codec() -> None:
@@ -119,27 +133,28 @@ def test_another_seed_trains_another_codec() -> None:
     assert equal(first, again) and not equal(first, other)
 
 
-def test_codes_move_to_the_latents_they_serve() -> None:
-    generator = torch.Generator().manual_seed(0)
-    places = torch.tensor([[0.0, 0.0], [5.0, 0.0], [0.0, 5.0]])
-    codebook = torch.zeros(3, 2)
-    tracker = movqgan.CodebookTracker(codebook, places, generator, decay=0.5)
-    assert {tuple(row) for row in codebook.tolist()} == {tuple(row) for row in places.tolist()}
-    latents = codebook + torch.tensor([1.0, 0.0])
-    for _ in range(30):
-        tracker.update(latents, torch.arange(3), revive=False)
-    torch.testing.assert_close(codebook, latents)
+def test_every_cell_of_every_scene_has_a_code_of_its_own_look() -> None:
+    """The code says mask, colour and ground: painting them gives the picture."""
+    colours, grounds = np.float32([*COLOURS.values()]), np.float32([*BACKGROUNDS.values()])
+    for category in CATEGORIES:
+        for item in fresh_samples(category, 5, seed=2):
+            picture = render(item.scene).astype(np.float32)
+            for (y, x), code in np.ndenumerate(scene_codes(item.scene)):
+                mask, colour, ground = looks()[code]
+                cell = grounds[ground] + masks()[mask][..., None] * (colours[colour] - grounds[ground])
+                assert np.abs(picture[8 * y : 8 * y + 8, 8 * x : 8 * x + 8] - cell).max() <= 1
 
 
-def test_idle_codes_get_a_new_place() -> None:
-    codebook, latents = torch.zeros(4, 2), torch.rand(50, 2, generator=torch.Generator().manual_seed(0))
-    tracker = movqgan.CodebookTracker(codebook, latents, torch.Generator().manual_seed(0), decay=0.1)
-    far = torch.full((6, 2), 9.0)
-    for _ in range(4):
-        tracker.update(far, torch.zeros(6, dtype=torch.int64), revive=False)
-    assert not (codebook[1:] == 9).all(1).any()
-    tracker.update(far, torch.zeros(6, dtype=torch.int64), revive=True)
-    torch.testing.assert_close(codebook, far[:4])
+def test_code_vectors_lie_apart() -> None:
+    vectors = torch.from_numpy(code_vectors())
+    assert vectors.shape == (len(looks()), 4) and vectors.abs().max() <= 1
+    assert torch.pdist(vectors).min() > 0.1
+
+
+def test_codec_learns() -> None:
+    batch = movqgan.scene_batch(np.random.default_rng(7), 4, movqgan.CROWDED)
+    first, last = (movqgan.run_both(movqgan.train(steps, seed=0), batch)[0].item() for steps in (0, 8))
+    assert last < first
 
 
 def test_faint_objects_weigh_more() -> None:
@@ -170,30 +185,18 @@ def test_transformer_of_one_command_is_the_transformer_of_its_own(made: Path, tm
         folder.mkdir()
         for name in names:
             (folder / name).write_bytes((made / name).read_bytes())
-        transformer.main(["--out", str(folder), "--steps", "3", "--seed", str(seed), "--pool", "10"])
+        transformer.main(["--out", str(folder), "--steps", "3", "--seed", str(seed)])
         assert json.loads((folder / "config.json").read_text()) == json.loads((made / "config.json").read_text())
         assert equal(load_file(folder / "model.safetensors"), load_file(made / "model.safetensors")) == same
 
 
 def test_training_tells_its_loss(made: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Nothing is learnt yet: the loss is that of a guess among 1,024 codes."""
+    """Nothing is learnt yet: the loss is that of a guess among all codes."""
     for name in ("tokenizer.json", "tokenizer_config.json", "movqgan.safetensors"):
         (tmp_path / name).write_bytes((made / name).read_bytes())
     with caplog.at_level(logging.INFO):
-        transformer.train(tmp_path, steps=1, seed=0, pool_size=4)
-    assert f"step 0 loss {math.log(1024):.4f}" in caplog.text
-
-
-@pytest.mark.parametrize("category", TRAINING_WEIGHTS)
-def test_every_caption_fits_its_place(made: Path, category: str) -> None:
-    """The prompt leaves room for the picture in the sequence that is trained on."""
-    tokenizer, rng = load_tokenizer(made), training_rng(0)
-    longest = 0
-    for item in fresh_samples(category, 200, seed=3):
-        for caption in (item.caption, write_caption(rng, item.spec)):
-            ids = tokenizer.encode_prompt(build_prompt("t2i", CANVAS, CANVAS, caption))
-            longest = max(longest, len(ids))
-    assert longest + picture_length(GRID, GRID) <= transformer.SEQUENCE
+        transformer.train(tmp_path, steps=1, seed=0)
+    assert f"step 0 nats a code {math.log(len(looks())):.4f}" in caplog.text
 
 
 def test_training_draws_every_category() -> None:
@@ -202,14 +205,26 @@ def test_training_draws_every_category() -> None:
 
 def test_batches_predict_every_code_from_the_token_before(made: Path) -> None:
     tokenizer, config = load_tokenizer(made), TransformerConfig.from_file(made / "config.json")
-    vocabulary, rng = Vocabulary.of(tokenizer, config), training_rng(5)
-    pool = codes.make_pool(load_movqgan(made / "movqgan.safetensors"), rng, 40)
-    assert pool.codes.shape == (40, GRID, GRID) and len(pool.specs) == 40
-    chosen = np.arange(40)
-    batch = codes.make_batch(pool, chosen, rng, tokenizer, vocabulary, transformer.SEQUENCE)
-    assert batch.input_ids.shape == (40, transformer.SEQUENCE)
-    following = batch.input_ids.gather(1, batch.positions + 1) - config.image_token_offset
-    assert torch.equal(following, batch.codes) and torch.equal(batch.codes, pool.codes.flatten(1))
-    starts = batch.positions[:, 0] - (HEADER_LENGTH - 1)
-    assert (batch.input_ids.gather(1, starts[:, None]) == vocabulary.image_start).all()
-    assert 0 < (starts == 0).sum() < 20
+    vocabulary = Vocabulary.of(tokenizer, config)
+    told, plain = codes.make_batches(training_rng(5), 9, 4, tokenizer, vocabulary)
+    for batch, size in ((told, 9), (plain, 4)):
+        assert batch.codes.shape == (size, GRID * GRID)
+        following = batch.input_ids.gather(1, batch.positions + 1) - config.image_token_offset
+        assert torch.equal(following, batch.codes)
+        starts = batch.positions[:, :1] - (HEADER_LENGTH - 1)
+        assert (batch.input_ids.gather(1, starts) == vocabulary.image_start).all()
+    assert torch.equal(plain.codes, told.codes[:4])
+    assert (plain.positions[:, 0] == HEADER_LENGTH - 1).all() and (told.positions[:, 0] > HEADER_LENGTH).all()
+
+
+def test_loss_counts_text_guidance_and_their_absence(made: Path) -> None:
+    """At cfg 1 the guided logits are those with text, so all three parts are known."""
+    tokenizer, config = load_tokenizer(made), TransformerConfig.from_file(made / "config.json")
+    vocabulary = Vocabulary.of(tokenizer, config)
+    model = transformer.TrainingModel(config)
+    torch.nn.init.normal_(model.transformer.code_head.weight, std=0.05)
+    told, plain = codes.make_batches(training_rng(6), 4, 4, tokenizer, vocabulary)
+    with_text, loss = model.loss(told, plain, torch.ones(4))
+    without_text = transformer.cross_entropy(model.logits(plain), plain)
+    expected = with_text + without_text + transformer.GUIDED_WEIGHT * with_text
+    torch.testing.assert_close(loss, expected, rtol=1e-2, atol=1e-2)

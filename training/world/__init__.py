@@ -1,5 +1,6 @@
 """The demo world: scenes of flat shapes, their captions and pictures, and a judge that reads pictures back."""
 
+from .cells import code_vectors, scene_codes
 from .judging import judge, judge_strict
 from .palette import BACKGROUNDS, CANVAS, CATEGORIES, COLOURS, GRID, RELATIONS, SHAPES, SIZES, TRAINING_WEIGHTS
 from .recognise import FoundObject, Recognised, recognise
@@ -24,6 +25,7 @@ __all__ = [
     "Scene",
     "SceneObject",
     "Spec",
+    "code_vectors",
     "fresh_samples",
     "judge",
     "judge_strict",
@@ -31,6 +33,7 @@ __all__ = [
     "render",
     "sample",
     "sample_scene",
+    "scene_codes",
     "shape_mask",
     "training_rng",
 ]
