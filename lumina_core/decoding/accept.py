@@ -40,7 +40,9 @@ def residual(target_probs: Tensor, draft_probs: Tensor) -> Tensor:
     return torch.where(left.sum(-1, keepdim=True) > 0, left, target_probs)
 
 
-def couple(target_probs: Tensor, draft_probs: Tensor, drafts: Tensor, uniform: Tensor, again: Tensor):
+def couple(
+    target_probs: Tensor, draft_probs: Tensor, drafts: Tensor, uniform: Tensor, again: Tensor
+) -> tuple[Tensor, Tensor]:
     """Maximal coupling: the draft where it is accepted, else a draw from the residual. Tokens and what was kept.
 
     Each token has law p, and equals its draft with the largest possible probability 1 − TV(p, q)

@@ -90,7 +90,8 @@ class Window:
         logits = self.transformer.code_logits(hidden)
         settings = self.settings
         if settings.guided:
-            logits = guide(*logits.chunk(2), settings.cfg_scale)
+            cond, uncond = logits.chunk(2)
+            logits = guide(cond, uncond, settings.cfg_scale)
         return warp(logits, settings.temperature, settings.top_k)
 
     def _slots(self, index: Tensor) -> Slots:
