@@ -1,6 +1,6 @@
 """Makes the demo checkpoint from nothing: python -m training --out FOLDER
 
-Text tokenizer, MoVQGAN and transformer, in this order; each also has a command of its own. Takes about an hour on a CPU.
+Text tokenizer, MoVQGAN and transformer, in this order; each also has a command of its own. An hour or two on a CPU.
 """
 
 import argparse
@@ -20,11 +20,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--movqgan-steps", type=int, default=movqgan.STEPS)
     parser.add_argument("--polish-steps", type=int, default=movqgan.POLISH_STEPS, help="of the MoVQGAN's encoder")
     parser.add_argument("--transformer-steps", type=int, default=transformer.STEPS)
+    parser.add_argument("--again-steps", type=int, default=transformer.AGAIN_STEPS, help="of its second round")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     train_text_tokenizer(options.out, options.seed)
     movqgan.make(options.out / movqgan.FILE_NAME, options.movqgan_steps, options.polish_steps, options.seed)
-    transformer.train(options.out, options.transformer_steps, options.seed)
+    transformer.make(options.out, options.transformer_steps, options.again_steps, options.seed)
 
 
 if __name__ == "__main__":

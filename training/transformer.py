@@ -4,19 +4,21 @@ import argparse
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lumina_core.config import TransformerConfig
-from lumina_core.model import Transformer
+from lumina_core.model import Transformer, load_transformer
 from lumina_core.model.load import EMBEDDING, HEAD, placements, published_shapes
 from lumina_core.movqgan import load_movqgan
-from lumina_core.tokenizer import load_tokenizer
+from lumina_core.tokenizer import Tokenizer, load_tokenizer
 from lumina_core.vocabulary import Vocabulary
 
 from .codes import Batch, make_batches
@@ -26,6 +28,8 @@ from .world import CANVAS, training_rng
 logger = logging.getLogger(__name__)
 
 STEPS, BATCH, PEAK_RATE = 2800, 24, 3e-3
+# A second round from the first one's file, its rate rising and falling once more.
+AGAIN_STEPS, AGAIN_RATE, AGAIN_WORKER = 2200, 2.5e-3, 3
 # Pictures of a batch that are also read without their text, for guidance.
 WITHOUT_TEXT = 8
 GUIDED_WEIGHT, SMALLEST_CFG, LARGEST_CFG = 0.3, 1.0, 5.0
@@ -54,6 +58,15 @@ def demo_config(text_tokens: int, codebook_size: int) -> dict:
         "image_codebook_size": codebook_size,
         "trained_sizes": [[CANVAS, CANVAS]],
     }
+
+
+@dataclass(frozen=True)
+class Data:
+    """What batches are made from."""
+
+    rng: np.random.Generator
+    tokenizer: Tokenizer
+    vocabulary: Vocabulary
 
 
 class TrainingModel(nn.Module):
@@ -114,27 +127,45 @@ def train(folder: Path, steps: int, seed: int) -> None:
     The same arguments give the same weights on the same machine.
     """
     torch.manual_seed(seed)
-    rng = training_rng(seed)
     tokenizer, movqgan = load_tokenizer(folder), load_movqgan(folder / FILE_NAME)
     values = demo_config(tokenizer.text.get_vocab_size() + len(tokenizer.special_ids), movqgan.config.codebook_size)
     config = TransformerConfig.from_dict(values)
     vocabulary, model = Vocabulary.of(tokenizer, config), TrainingModel(config)
-    optimizers, start = model.optimizers(), time.time()
+    data = Data(training_rng(seed), tokenizer, vocabulary)
+    run_round(model, data, steps, PEAK_RATE, lambda: export(model, values, folder))
+
+
+def train_again(folder: Path, steps: int, seed: int) -> None:
+    """Trains the transformer in `folder` for a second round and writes it in its place."""
+    torch.manual_seed(seed)
+    values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    tokenizer, model = load_tokenizer(folder), TrainingModel(TransformerConfig.from_dict(values))
+    before = load_transformer(folder, dtype=torch.float32)
+    model.transformer.load_state_dict(before.state_dict())
+    model.embedding.weight.data.copy_(before.text_embedding)
+    vocabulary = Vocabulary.of(tokenizer, model.transformer.config)
+    data = Data(training_rng(seed, AGAIN_WORKER), tokenizer, vocabulary)
+    run_round(model, data, steps, AGAIN_RATE, lambda: export(model, values, folder))
+
+
+def run_round(model: TrainingModel, data: Data, steps: int, peak_rate: float, save: Callable[[], None]) -> None:
+    """So many steps, the rate rising to its peak and falling once; saves now and then, and at the end."""
+    optimizers, rng, start = model.optimizers(), data.rng, time.time()
     for step in range(steps):
-        told, plain = make_batches(rng, BATCH, WITHOUT_TEXT, tokenizer, vocabulary)
+        told, plain = make_batches(rng, BATCH, WITHOUT_TEXT, data.tokenizer, data.vocabulary)
         cfg_scale = torch.from_numpy(rng.uniform(SMALLEST_CFG, LARGEST_CFG, WITHOUT_TEXT)).float()
         with_text, loss = model.loss(told, plain, cfg_scale)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
-            set_rate(optimizer, PEAK_RATE, step, steps)
+            set_rate(optimizer, peak_rate, step, steps)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         if step % 50 == 0:
             shown = (step, with_text.item(), loss.item(), time.time() - start)
             logger.info("step %d nats a code %.4f, loss %.4f, %.0f s", *shown)
-        if step % 1000 == 999 or step == steps - 1:
-            export(model, values, folder)
+        if step % 500 == 499 or step == steps - 1:
+            save()
 
 
 def export(model: TrainingModel, values: dict, folder: Path) -> None:
@@ -154,15 +185,24 @@ def export(model: TrainingModel, values: dict, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
+def make(folder: Path, steps: int, again_steps: int, seed: int) -> None:
+    """Trains both rounds; no steps: only the second, on the transformer that is in the folder."""
+    if steps:
+        train(folder, steps, seed)
+    if again_steps:
+        train_again(folder, again_steps, seed)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: `python -m training.transformer --out FOLDER`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder with tokenizer.json and movqgan.safetensors")
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--again-steps", type=int, default=AGAIN_STEPS, help="of a second round")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    train(options.out, options.steps, options.seed)
+    make(options.out, options.steps, options.again_steps, options.seed)
 
 
 if __name__ == "__main__":

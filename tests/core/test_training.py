@@ -60,7 +60,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-STEPS = ("--movqgan-steps", "3", "--polish-steps", "2", "--transformer-steps", "3")
+STEPS = ("--movqgan-steps", "3", "--polish-steps", "2", "--transformer-steps", "3", "--again-steps", "2")
 
 
 def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
@@ -185,7 +185,7 @@ def test_transformer_of_one_command_is_the_transformer_of_its_own(made: Path, tm
         folder.mkdir()
         for name in names:
             (folder / name).write_bytes((made / name).read_bytes())
-        transformer.main(["--out", str(folder), "--steps", "3", "--seed", str(seed)])
+        transformer.main(["--out", str(folder), "--steps", "3", "--again-steps", "2", "--seed", str(seed)])
         assert json.loads((folder / "config.json").read_text()) == json.loads((made / "config.json").read_text())
         assert equal(load_file(folder / "model.safetensors"), load_file(made / "model.safetensors")) == same
 
