@@ -25,6 +25,7 @@ PACK = Path(__file__).parents[2]
 PACK_NAME = "comfyui-lumina-mgpt2"
 STARTUP_SECONDS = 180
 RUN_SECONDS = 180
+FREE_SECONDS = 2
 PREVIEW_EVENT = 1
 
 
@@ -126,6 +127,11 @@ class ComfyServer:
                 return json.loads(answer.read() or b"{}")
         except urllib.error.HTTPError as refusal:
             return json.loads(refusal.read() or b"{}")
+
+    def free(self) -> None:
+        """Unloads the models and empties the cache, as the button in the frontend does."""
+        self.post("/free", {"unload_models": True, "free_memory": True})
+        time.sleep(FREE_SECONDS)  # the server does it when its queue wakes up, and says nothing of it
 
     def queue(self, workflow: dict) -> dict:
         """Queues an API workflow; the server's answer has `prompt_id`, or `error` and `node_errors`."""
