@@ -19,13 +19,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--movqgan-steps", type=int, default=movqgan.STEPS)
     parser.add_argument("--polish-steps", type=int, default=movqgan.POLISH_STEPS, help="of the MoVQGAN's encoder")
-    parser.add_argument("--transformer-steps", type=int, default=transformer.STEPS)
-    parser.add_argument("--again-steps", type=int, default=transformer.AGAIN_STEPS, help="of its second round")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     train_text_tokenizer(options.out, options.seed)
     movqgan.make(options.out / movqgan.FILE_NAME, options.movqgan_steps, options.polish_steps, options.seed)
-    transformer.make(options.out, options.transformer_steps, options.again_steps, options.seed)
+    transformer.make(options.out, transformer.ROUNDS, options.seed)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import argparse
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,12 +27,32 @@ from .world import CANVAS, training_rng
 
 logger = logging.getLogger(__name__)
 
-STEPS, BATCH, PEAK_RATE = 2800, 24, 3e-3
-# A second round from the first one's file, its rate rising and falling once more.
-AGAIN_STEPS, AGAIN_RATE, AGAIN_WORKER = 2200, 2.5e-3, 3
-# Pictures of a batch that are also read without their text, for guidance.
-WITHOUT_TEXT = 8
-GUIDED_WEIGHT, SMALLEST_CFG, LARGEST_CFG = 0.3, 1.0, 5.0
+BATCH = 24
+SMALLEST_CFG, LARGEST_CFG = 1.0, 5.0
+
+
+@dataclass(frozen=True)
+class Round:
+    """So many steps in which the rate rises to its peak and falls.
+
+    `without_text` pictures of a batch are also read without their text, for guidance; `guided_weight` is the part that
+    the guided logits play in the loss.
+    """
+
+    steps: int
+    peak_rate: float
+    without_text: int
+    guided_weight: float
+
+
+# The guided loss keeps guidance free of noise, and slows the learning of what belongs to what: so not in the middle.
+ROUNDS = (
+    Round(2800, 3e-3, 8, 0.3),
+    Round(2600, 2e-3, 3, 0.0),
+    Round(250, 5e-4, 8, 0.3),
+    Round(800, 1.5e-3, 3, 0.0),
+    Round(240, 6e-4, 8, 0.3),
+)
 
 
 def demo_config(text_tokens: int, codebook_size: int) -> dict:
@@ -90,11 +110,11 @@ class TrainingModel(nn.Module):
             index = batch.positions[..., None].expand(-1, -1, hidden.shape[-1])
             return self.transformer.code_logits(hidden.gather(1, index)).float()
 
-    def loss(self, told: Batch, plain: Batch, cfg_scale: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(self, told: Batch, plain: Batch, cfg_scale: Tensor, guided_weight: float) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy (nats) of the codes with text, and the loss to be trained on.
 
-        `plain` are the first pictures of `told` without their text. The loss adds their cross-entropy and, with a
-        smaller weight, that of the guided logits at `cfg_scale` [G]: guidance magnifies what the two branches say of
+        `plain` are the first pictures of `told` without their text. The loss adds their cross-entropy and,
+        with its weight, that of the guided logits at `cfg_scale` [G]: guidance magnifies what the two branches say of
         codes that neither believes in, and only this keeps that noise small.
         """
         cond, uncond = self.logits(told), self.logits(plain)
@@ -103,16 +123,22 @@ class TrainingModel(nn.Module):
         with_text = cross_entropy(cond, told)
         without_text, of_guided = cross_entropy(uncond, plain), cross_entropy(guided, plain)
         share = len(uncond) / len(cond)
-        return with_text, with_text + share * without_text + GUIDED_WEIGHT * of_guided
+        return with_text, with_text + share * without_text + guided_weight * of_guided
 
-    def optimizers(self) -> list[torch.optim.Optimizer]:
+    def read(self, folder: Path) -> None:
+        """Takes the weights that `export` wrote."""
+        written = load_transformer(folder, dtype=torch.float32)
+        self.transformer.load_state_dict(written.state_dict())
+        self.embedding.weight.data.copy_(written.text_embedding)
+
+    def optimizers(self, rate: float) -> list[torch.optim.Optimizer]:
         """Muon for the layers' matrices (arXiv 2502.16982 scaling), AdamW for tables and norms."""
         matrices = [weight for weight in self.transformer.layers.parameters() if weight.ndim == 2 and len(weight) > 1]
         taken = {id(weight) for weight in matrices} | {id(self.transformer.code_embedding.weight)}
         others = [weight for weight in self.parameters() if id(weight) not in taken]
         return [
-            torch.optim.Muon(matrices, lr=PEAK_RATE, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(others, lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.0),
+            torch.optim.Muon(matrices, lr=rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0),
         ]
 
 
@@ -121,51 +147,41 @@ def cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1), batch.codes.flatten())
 
 
-def train(folder: Path, steps: int, seed: int) -> None:
+def make(folder: Path, rounds: Sequence[Round], seed: int, first: int = 0) -> None:
     """Trains on the tokenizer and MoVQGAN in `folder` and writes config.json and model.safetensors beside them.
 
-    The same arguments give the same weights on the same machine.
+    Every round goes on from the file of the one before; `first` says with which to begin. The same arguments give the
+    same weights on the same machine.
     """
-    torch.manual_seed(seed)
     tokenizer, movqgan = load_tokenizer(folder), load_movqgan(folder / FILE_NAME)
     values = demo_config(tokenizer.text.get_vocab_size() + len(tokenizer.special_ids), movqgan.config.codebook_size)
-    config = TransformerConfig.from_dict(values)
-    vocabulary, model = Vocabulary.of(tokenizer, config), TrainingModel(config)
-    data = Data(training_rng(seed), tokenizer, vocabulary)
-    run_round(model, data, steps, PEAK_RATE, lambda: export(model, values, folder))
+    for number in range(first, len(rounds)):
+        torch.manual_seed(seed)
+        model = TrainingModel(TransformerConfig.from_dict(values))
+        if number:
+            model.read(folder)
+        vocabulary = Vocabulary.of(tokenizer, model.transformer.config)
+        logger.info("round %d", number)
+        train(model, Data(training_rng(seed, number), tokenizer, vocabulary), rounds[number])
+        export(model, values, folder)
 
 
-def train_again(folder: Path, steps: int, seed: int) -> None:
-    """Trains the transformer in `folder` for a second round and writes it in its place."""
-    torch.manual_seed(seed)
-    values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    tokenizer, model = load_tokenizer(folder), TrainingModel(TransformerConfig.from_dict(values))
-    before = load_transformer(folder, dtype=torch.float32)
-    model.transformer.load_state_dict(before.state_dict())
-    model.embedding.weight.data.copy_(before.text_embedding)
-    vocabulary = Vocabulary.of(tokenizer, model.transformer.config)
-    data = Data(training_rng(seed, AGAIN_WORKER), tokenizer, vocabulary)
-    run_round(model, data, steps, AGAIN_RATE, lambda: export(model, values, folder))
-
-
-def run_round(model: TrainingModel, data: Data, steps: int, peak_rate: float, save: Callable[[], None]) -> None:
-    """So many steps, the rate rising to its peak and falling once; saves now and then, and at the end."""
-    optimizers, rng, start = model.optimizers(), data.rng, time.time()
-    for step in range(steps):
-        told, plain = make_batches(rng, BATCH, WITHOUT_TEXT, data.tokenizer, data.vocabulary)
-        cfg_scale = torch.from_numpy(rng.uniform(SMALLEST_CFG, LARGEST_CFG, WITHOUT_TEXT)).float()
-        with_text, loss = model.loss(told, plain, cfg_scale)
+def train(model: TrainingModel, data: Data, plan: Round) -> None:
+    """One round."""
+    optimizers, rng, start = model.optimizers(plan.peak_rate), data.rng, time.time()
+    for step in range(plan.steps):
+        told, plain = make_batches(rng, BATCH, plan.without_text, data.tokenizer, data.vocabulary)
+        cfg_scale = torch.from_numpy(rng.uniform(SMALLEST_CFG, LARGEST_CFG, plan.without_text)).float()
+        with_text, loss = model.loss(told, plain, cfg_scale, plan.guided_weight)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
-            set_rate(optimizer, peak_rate, step, steps)
+            set_rate(optimizer, plan.peak_rate, step, plan.steps)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         if step % 50 == 0:
             shown = (step, with_text.item(), loss.item(), time.time() - start)
             logger.info("step %d nats a code %.4f, loss %.4f, %.0f s", *shown)
-        if step % 500 == 499 or step == steps - 1:
-            save()
 
 
 def export(model: TrainingModel, values: dict, folder: Path) -> None:
@@ -185,24 +201,15 @@ def export(model: TrainingModel, values: dict, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
-def make(folder: Path, steps: int, again_steps: int, seed: int) -> None:
-    """Trains both rounds; no steps: only the second, on the transformer that is in the folder."""
-    if steps:
-        train(folder, steps, seed)
-    if again_steps:
-        train_again(folder, again_steps, seed)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: `python -m training.transformer --out FOLDER`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder with tokenizer.json and movqgan.safetensors")
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--again-steps", type=int, default=AGAIN_STEPS, help="of a second round")
+    parser.add_argument("--first-round", type=int, default=0, choices=range(len(ROUNDS)), help="go on from there")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    make(options.out, options.steps, options.again_steps, options.seed)
+    make(options.out, ROUNDS, options.seed, options.first_round)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ GRID = CANVAS // 8
 def make_small(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(movqgan, "BATCH", 2)
     patch.setattr(transformer, "BATCH", 4)
-    patch.setattr(transformer, "WITHOUT_TEXT", 2)
+    patch.setattr(transformer, "ROUNDS", (transformer.Round(3, 3e-3, 2, 0.3), transformer.Round(2, 1e-3, 1, 0.0)))
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +60,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-STEPS = ("--movqgan-steps", "3", "--polish-steps", "2", "--transformer-steps", "3", "--again-steps", "2")
+STEPS = ("--movqgan-steps", "3", "--polish-steps", "2")
 
 
 def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
@@ -185,7 +185,7 @@ def test_transformer_of_one_command_is_the_transformer_of_its_own(made: Path, tm
         folder.mkdir()
         for name in names:
             (folder / name).write_bytes((made / name).read_bytes())
-        transformer.main(["--out", str(folder), "--steps", "3", "--again-steps", "2", "--seed", str(seed)])
+        transformer.main(["--out", str(folder), "--seed", str(seed)])
         assert json.loads((folder / "config.json").read_text()) == json.loads((made / "config.json").read_text())
         assert equal(load_file(folder / "model.safetensors"), load_file(made / "model.safetensors")) == same
 
@@ -195,7 +195,7 @@ def test_training_tells_its_loss(made: Path, tmp_path: Path, caplog: pytest.LogC
     for name in ("tokenizer.json", "tokenizer_config.json", "movqgan.safetensors"):
         (tmp_path / name).write_bytes((made / name).read_bytes())
     with caplog.at_level(logging.INFO):
-        transformer.train(tmp_path, steps=1, seed=0)
+        transformer.make(tmp_path, transformer.ROUNDS[:1], seed=0)
     assert f"step 0 nats a code {math.log(len(looks())):.4f}" in caplog.text
 
 
@@ -224,7 +224,7 @@ def test_loss_counts_text_guidance_and_their_absence(made: Path) -> None:
     model = transformer.TrainingModel(config)
     torch.nn.init.normal_(model.transformer.code_head.weight, std=0.05)
     told, plain = codes.make_batches(training_rng(6), 4, 4, tokenizer, vocabulary)
-    with_text, loss = model.loss(told, plain, torch.ones(4))
+    with_text, loss = model.loss(told, plain, torch.ones(4), 0.3)
     without_text = transformer.cross_entropy(model.logits(plain), plain)
-    expected = with_text + without_text + transformer.GUIDED_WEIGHT * with_text
+    expected = with_text + without_text + 0.3 * with_text
     torch.testing.assert_close(loss, expected, rtol=1e-2, atol=1e-2)
