@@ -46,13 +46,7 @@ class Round:
 
 
 # The guided loss keeps guidance free of noise, and slows the learning of what belongs to what: so not in the middle.
-ROUNDS = (
-    Round(2800, 3e-3, 8, 0.3),
-    Round(2600, 2e-3, 3, 0.0),
-    Round(250, 5e-4, 8, 0.3),
-    Round(800, 1.5e-3, 3, 0.0),
-    Round(240, 6e-4, 8, 0.3),
-)
+ROUNDS = (Round(2800, 3e-3, 8, 0.3), Round(2600, 2e-3, 3, 0.0), Round(250, 5e-4, 8, 0.3))
 
 
 def demo_config(text_tokens: int, codebook_size: int) -> dict:
