@@ -54,9 +54,10 @@ def test_example_workflow_runs_in_the_browser(server, page, workflow, tmp_path):
     assert kept == {node["id"]: node["widgets_values"] for node in nodes if node["type"].startswith("LuminaMGPT2_")}
     finished = len(server.get("/history"))
     page.click("[data-testid=queue-button]")
-    page.wait_for_function(
-        f"fetch('/history').then(r => r.json()).then(h => Object.keys(h).length > {finished})", timeout=180 * SECONDS
-    )
+    for _ in range(180):
+        if len(server.get("/history")) > finished:
+            break
+        page.wait_for_timeout(1 * SECONDS)
     page.wait_for_timeout(2 * SECONDS)
     page.screenshot(path=tmp_path / f"{workflow.stem}.png")
     last = list(server.get("/history").values())[-1]
