@@ -1,0 +1,45 @@
+"""The user's choice of a number format for the weights, and what follows from it."""
+
+from dataclasses import dataclass
+
+import torch
+
+from ..errors import InputError
+from .schemes import SCHEMES, Scheme
+
+AUTO = "auto"
+FLOATS = {"bf16": torch.bfloat16, "fp32": torch.float32}
+CHOICES = (AUTO, *FLOATS, *SCHEMES)
+
+
+@dataclass(frozen=True)
+class WeightsPlan:
+    """`scheme` of the blocks' linear layers, None where they are plain; `dtype` of all else and of the computation."""
+
+    dtype: torch.dtype
+    scheme: Scheme | None = None
+
+    @property
+    def name(self) -> str:
+        """The format in one word, as it is chosen."""
+        if self.scheme is not None:
+            return self.scheme.name
+        names = {dtype: name for name, dtype in FLOATS.items()}
+        return names.get(self.dtype, str(self.dtype).removeprefix("torch."))
+
+
+def plan_weights(choice: str, stored: str | None, dtype: torch.dtype) -> WeightsPlan:
+    """What a choice means for a checkpoint whose blocks are `stored` in a scheme (None: plain numbers).
+
+    auto takes the weights as they are stored; int8 and int4 quantise plain ones; bf16 and fp32 are for plain ones, and
+    stand in for `dtype`. Raises InputError for an unknown choice, or one that the stored numbers cannot serve.
+    """
+    if choice not in CHOICES:
+        raise InputError(f"weights is {choice!r}; expected one of {', '.join(CHOICES)}")
+    if stored is not None and choice not in (AUTO, stored):
+        raise InputError(
+            f"weights is {choice} and the checkpoint was converted to {stored}, which cannot be undone; choose auto, "
+            "or the checkpoint that it was converted from"
+        )
+    scheme = SCHEMES.get(stored or choice)
+    return WeightsPlan(FLOATS.get(choice, dtype), scheme)

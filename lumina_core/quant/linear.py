@@ -1,0 +1,86 @@
+"""A linear layer on quantised weights, and how it multiplies."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .schemes import Pieces, Scheme
+
+logger = logging.getLogger(__name__)
+
+# Weights that are given back at a time: bounds what a product takes beside its input and output.
+PLAIN_ELEMENTS = 2**24
+# In each of them: unpacked codes, float32, the format of the computation.
+PLAIN_BYTES_PER_ELEMENT = 10
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A way to multiply: input [...,in] times the weight's transpose gives [...,out]."""
+
+    name: str
+    multiply: Callable[[Tensor, "QuantizedLinear"], Tensor]
+
+
+class QuantizedLinear(nn.Module):
+    """A linear layer without bias whose weight is stored as a scheme's pieces, each a parameter of that name.
+
+    Parameters, not buffers: ComfyUI's model patchers move modules that own parameters. What they leave behind when
+    memory is short is brought to the input's device for the product alone.
+    """
+
+    def __init__(self, scheme: Scheme, kernel: Kernel, in_features: int, out_features: int, bias: bool = False):
+        super().__init__()
+        assert not bias, "the transformer's linear layers have no bias"
+        self.scheme, self.kernel = scheme, kernel
+        self.in_features, self.out_features = in_features, out_features
+        pieces = scheme.pieces(in_features)
+        self.piece_names = tuple(pieces)
+        for name, piece in pieces.items():
+            empty = torch.empty(out_features, *piece.columns, dtype=piece.dtype)
+            self.register_parameter(name, nn.Parameter(empty, requires_grad=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.kernel.multiply(x, self)
+
+    @property
+    def rows_at_a_time(self) -> int:
+        """Rows that the plain kernel gives back at a time."""
+        return min(self.out_features, max(1, PLAIN_ELEMENTS // self.in_features))
+
+    @property
+    def scratch_bytes(self) -> int:
+        """About what a product takes beside its input and output."""
+        return self.rows_at_a_time * self.in_features * PLAIN_BYTES_PER_ELEMENT
+
+    def weight_rows(self, first: int, end: int, like: Tensor) -> Tensor:
+        """Rows `first` to `end` of the weight [out,in], on the device and in the format of `like`."""
+        pieces: Pieces = {name: getattr(self, name)[first:end].to(like.device) for name in self.piece_names}
+        return self.scheme.dequantize(pieces, self.in_features).to(like.dtype)
+
+
+def multiply_plain(x: Tensor, layer: QuantizedLinear) -> Tensor:
+    """The product with the weight given back some rows at a time, by plain torch operations."""
+    rows = layer.rows_at_a_time
+    starts = range(0, layer.out_features, rows)
+    parts = [F.linear(x, layer.weight_rows(first, first + rows, x)) for first in starts]
+    return torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
+
+
+PLAIN = Kernel("plain", multiply_plain)
+
+
+def quantized_operations(scheme: Scheme, operations: Any, device: torch.device | str) -> Any:
+    """The layer classes `operations` with linear layers that store `scheme` and work on `device`.
+
+    The kernel is set here, once for a model, and logged.
+    """
+    logger.info("%s weights, kernel %s on %s", scheme.name, PLAIN.name, device)
+    return SimpleNamespace(Linear=partial(QuantizedLinear, scheme, PLAIN), RMSNorm=operations.RMSNorm)

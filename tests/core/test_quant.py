@@ -1,0 +1,234 @@
+"""Weights in 8 and 4 bits: as near as their scales promise, better than plain rounding, multiplied as they are."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lumina_core.errors import CheckpointError, InputError
+from lumina_core.quant import (
+    CHOICES,
+    SCHEMES,
+    Int4,
+    Int8,
+    QuantizedLinear,
+    Scheme,
+    WeightsPlan,
+    plan_weights,
+    quantize,
+    quantized_operations,
+)
+from lumina_core.quant import linear as linear_module
+from lumina_core.quant import schemes as schemes_module
+from lumina_core.quant.nibbles import pack_nibbles, unpack_nibbles
+
+NEAREST = Int4(rounds=0)
+ALL = [Int8(), Int4(), NEAREST]
+WIDTHS = [256, 128, 96, 130, 255, 1]
+# A scale or zero that is rounded to bfloat16 is off by this share of itself at most.
+BF16_STEP = 2**-8
+
+
+def weights(rows: int, columns: int, seed: int = 0) -> Tensor:
+    """Bell-shaped, a few far out, with a middle that is not 0: what makes rounding hard."""
+    values = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)) * 0.02 + 0.003
+    values[::7, ::31] *= 5
+    return values
+
+
+def restored(scheme: Scheme, weight: Tensor) -> Tensor:
+    return scheme.dequantize(scheme.quantize(weight), weight.shape[1])
+
+
+def per_weight(piece: Tensor, columns: int) -> Tensor:
+    """A piece [rows,groups] for every weight [rows,columns]."""
+    return piece.float().repeat_interleave(128, 1)[:, :columns]
+
+
+def group_errors(scheme: Scheme, weight: Tensor) -> Tensor:
+    return (restored(scheme, weight) - weight).square().unflatten(1, (-1, 128)).sum(-1)
+
+
+def make_linear(scheme: Scheme, weight: Tensor) -> QuantizedLinear:
+    layer = quantized_operations(scheme, nn, "cpu").Linear(weight.shape[1], weight.shape[0], bias=False)
+    layer.load_state_dict(scheme.quantize(weight))
+    return layer
+
+
+def test_every_byte_is_two_codes_and_back() -> None:
+    every = torch.arange(256, dtype=torch.uint8)
+    codes = unpack_nibbles(every)
+    assert codes.tolist() == [half for byte in range(256) for half in divmod(byte, 16)]
+    assert torch.equal(pack_nibbles(codes), every)
+
+
+def test_every_pair_of_codes_is_a_byte_and_back() -> None:
+    pairs = torch.tensor(list(itertools.product(range(16), repeat=2)))
+    packed = pack_nibbles(pairs)
+    assert packed.dtype == torch.uint8 and packed.shape == (256, 1) and len(packed.unique()) == 256
+    assert torch.equal(unpack_nibbles(packed), pairs.to(torch.uint8))
+
+
+@pytest.mark.parametrize("columns", WIDTHS)
+def test_int8_is_off_by_half_a_step(columns: int) -> None:
+    weight = weights(40, columns)
+    pieces = Int8().quantize(weight)
+    error = (Int8().dequantize(pieces, columns) - weight).abs()
+    assert (error <= 0.5001 * pieces["scale"][:, None]).all()
+    assert (pieces["codes"].abs().amax(1) == 127).all()
+
+
+@pytest.mark.parametrize("columns", WIDTHS)
+def test_nearest_int4_is_off_by_half_a_step_and_what_bfloat16_loses(columns: int) -> None:
+    weight = weights(40, columns)
+    pieces = NEAREST.quantize(weight)
+    scale, zero = (per_weight(pieces[name], columns) for name in ("scale", "zero"))
+    error = (NEAREST.dequantize(pieces, columns) - weight).abs()
+    assert (error <= 0.5001 * scale + BF16_STEP * (8 * scale + zero.abs())).all()
+
+
+@pytest.mark.parametrize("columns", WIDTHS)
+def test_better_int4_is_off_by_more_than_half_a_step_only_where_it_clips(columns: int) -> None:
+    weight = weights(40, columns)
+    pieces = Int4().quantize(weight)
+    scale, codes = per_weight(pieces["scale"], columns), unpack_nibbles(pieces["packed"])[:, :columns]
+    error = (Int4().dequantize(pieces, columns) - weight).abs()
+    within = (codes > 0) & (codes < 15)
+    assert (error <= 0.5001 * scale)[within].all()
+
+
+def test_better_int4_has_less_error_in_sum_and_more_in_no_group() -> None:
+    weight = weights(64, 1024)
+    nearest, better = group_errors(NEAREST, weight), group_errors(Int4(), weight)
+    assert (better <= nearest).all()
+    assert better.sum() < 0.9 * nearest.sum()
+
+
+@pytest.mark.parametrize("scheme", ALL, ids=repr)
+def test_more_bits_are_nearer(scheme: Scheme) -> None:
+    weight = weights(64, 1024)
+    error = (restored(scheme, weight) - weight).norm() / weight.norm()
+    assert error < (0.02 if scheme.name == "int8" else 0.13)
+
+
+@pytest.mark.parametrize("scheme", ALL, ids=repr)
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(torch.zeros(200), id="zeros"),
+        pytest.param(torch.full((200,), 0.5), id="one number"),
+        pytest.param(torch.full((200,), -1e-40), id="one tiny number"),
+        pytest.param(torch.linspace(-1e-38, 1e-38, 200), id="tiny"),
+        pytest.param(torch.linspace(-1e30, 1e30, 200), id="huge"),
+        pytest.param(F.one_hot(torch.tensor(150), 200).float(), id="one alone"),
+        pytest.param(torch.tensor([3.0, -3.0]).repeat(100), id="two numbers"),
+    ],
+)
+def test_extreme_rows_stay_finite_and_near(scheme: Scheme, row: Tensor) -> None:
+    found = restored(scheme, row[None])[0]
+    step = (row.max() - row.min()) / (254 if scheme.name == "int8" else 15)
+    assert found.isfinite().all()
+    assert ((found - row).abs() <= 0.75 * step + BF16_STEP * row.abs().max() + 1e-37).all()
+
+
+@pytest.mark.parametrize("scheme", ALL, ids=repr)
+def test_rows_do_not_depend_on_one_another(scheme: Scheme, monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = weights(50, 300)
+    whole = quantize(scheme, weight.bfloat16(), "cpu", "w")
+    monkeypatch.setattr(schemes_module, "CPU_ELEMENTS", 300 * 7)
+    in_parts = quantize(scheme, weight.bfloat16(), "cpu", "w")
+    alone = scheme.quantize(weight.bfloat16()[31:32].float())
+    for name, piece in whole.items():
+        assert torch.equal(piece, in_parts[name]) and torch.equal(piece[31:32], alone[name])
+
+
+@pytest.mark.parametrize("scheme", ALL, ids=repr)
+@pytest.mark.parametrize("columns", WIDTHS)
+def test_pieces_are_as_announced(scheme: Scheme, columns: int) -> None:
+    pieces, announced = scheme.quantize(weights(5, columns)), scheme.pieces(columns)
+    assert list(pieces) == list(announced)
+    for name, piece in announced.items():
+        assert (pieces[name].shape, pieces[name].dtype) == ((5, *piece.columns), piece.dtype)
+
+
+def test_int4_takes_four_and_a_quarter_bits() -> None:
+    stored = sum(piece.nbytes for piece in Int4().quantize(weights(8, 4096)).values())
+    assert 8 * stored == 4.25 * 8 * 4096
+
+
+@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_number_that_is_none_is_refused_by_the_name_of_its_tensor(scheme: Scheme, bad: float) -> None:
+    weight = weights(4, 8)
+    weight[3, 5] = bad
+    with pytest.raises(CheckpointError, match=r"`a\.b` holds numbers that are not finite"):
+        quantize(scheme, weight, "cpu", "a.b")
+
+
+@pytest.mark.parametrize("scheme", ALL, ids=repr)
+@pytest.mark.parametrize("columns", [256, 96])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_plain_product_is_that_with_the_restored_weight(scheme: Scheme, columns: int, dtype: torch.dtype) -> None:
+    weight, x = weights(48, columns), torch.randn(2, 9, columns, dtype=dtype)
+    found = make_linear(scheme, weight)(x)
+    assert found.dtype == dtype and torch.equal(found, F.linear(x, restored(scheme, weight).to(dtype)))
+
+
+@pytest.mark.parametrize("scheme", ALL, ids=repr)
+def test_plain_product_in_parts_is_the_same(scheme: Scheme, monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, x = weights(48, 256), torch.randn(9, 256)
+    layer = make_linear(scheme, weight)
+    monkeypatch.setattr(linear_module, "PLAIN_ELEMENTS", 256 * 20)
+    assert layer.rows_at_a_time == 20 and layer.scratch_bytes == 256 * 20 * 10
+    torch.testing.assert_close(layer(x), F.linear(x, restored(scheme, weight)), atol=1e-6, rtol=1e-5)
+
+
+def test_torchs_own_kernel_takes_the_numbers_as_they_are() -> None:
+    """`_weight_int4pack_mm` reads scale · (code − 8) + zero, scales and zeros as [groups,out,2]."""
+    if not hasattr(torch, "_weight_int4pack_mm_for_cpu"):
+        pytest.skip("this torch has no 4-bit product for the CPU")
+    weight, x = weights(64, 256), torch.randn(16, 256).bfloat16()
+    pieces = Int4().quantize(weight)
+    packed = torch._convert_weight_to_int4pack_for_cpu(unpack_nibbles(pieces["packed"]).int(), 1)
+    scales_and_zeros = torch.stack((pieces["scale"], pieces["zero"]), -1).transpose(0, 1).contiguous()
+    found = torch._weight_int4pack_mm_for_cpu(x, packed, 128, scales_and_zeros)
+    torch.testing.assert_close(found.float(), make_linear(Int4(), weight)(x.float()), atol=2e-2, rtol=1e-2)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
+def test_layer_is_a_module_that_any_memory_manager_can_move(scheme: Scheme) -> None:
+    layer = make_linear(scheme, weights(8, 130))
+    assert set(layer.state_dict()) == set(scheme.pieces(130)) == {name for name, _ in layer.named_parameters()}
+    assert not any(part.requires_grad for part in layer.parameters()) and not list(layer.buffers())
+    before = {name: piece.clone() for name, piece in layer.state_dict().items()}
+    layer.to("meta")
+    assert all(part.is_meta for part in layer.parameters())
+    layer.load_state_dict(before, assign=True)
+    assert layer(torch.randn(3, 130)).shape == (3, 8)
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_choice_for_plain_weights(choice: str) -> None:
+    plan = plan_weights(choice, None, torch.float16)
+    expected = {"bf16": torch.bfloat16, "fp32": torch.float32}.get(choice, torch.float16)
+    assert plan == WeightsPlan(expected, SCHEMES.get(choice))
+    assert plan.name == ("float16" if choice == "auto" else choice)
+
+
+@pytest.mark.parametrize("stored", SCHEMES)
+def test_choice_for_stored_weights(stored: str) -> None:
+    for choice in CHOICES:
+        if choice in ("auto", stored):
+            assert plan_weights(choice, stored, torch.float32) == WeightsPlan(torch.float32, SCHEMES[stored])
+        else:
+            with pytest.raises(InputError, match=f"weights is {choice} .* converted to {stored}"):
+                plan_weights(choice, stored, torch.float32)
+
+
+def test_unknown_choice_is_refused() -> None:
+    with pytest.raises(InputError, match=r"weights is 'int3'; expected one of auto, bf16, fp32, int8, int4"):
+        plan_weights("int3", None, torch.float32)
