@@ -12,9 +12,10 @@ import torch
 
 from ..checkpoint import DEMO
 from ..errors import InputError
+from ..output_files import OutputFiles
 from ..panels import to_image
 from .common import add_model_arguments, choose_device, open_movqgan, open_setup
-from .files import OutputFiles, check_outputs, check_picture_suffix, numbered
+from .files import check_outputs, check_picture_suffix, numbered
 
 HELP = "turn tokens into pictures"
 EXPECTED = 'expected {"tokens": [[start, H, W, ..., end], ...]}'

@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 
 from ..checkpoint import DEMO
+from ..output_files import OutputFiles
 from ..panels import UNIT_PIXELS, center_crop, grid_size, load_picture, to_pixels
 from .common import add_model_arguments, choose_device, open_movqgan, open_setup
-from .files import OutputFiles, check_output
+from .files import check_output
 
 HELP = "turn a picture into tokens"
 

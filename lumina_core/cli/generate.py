@@ -18,6 +18,7 @@ from ..decoding import DECODERS, DecodeResult, DecodeSettings, StepReport
 from ..errors import InputError
 from ..model import load_transformer
 from ..movqgan import MoVQGAN
+from ..output_files import OutputFiles
 from ..panels import CODE_PIXELS, condition_pixels, load_picture, panel_size, to_image
 from ..pipeline import Request, check_request, draw
 from ..prompts import MAPS, TASKS, build_prompt, find_template
@@ -34,7 +35,7 @@ from .common import (
     open_setup,
     set_window,
 )
-from .files import OutputFiles, check_outputs, check_picture_suffix, numbered
+from .files import check_outputs, check_picture_suffix, numbered
 
 HELP = "draw pictures from a prompt"
 DEFAULTS = DecodeSettings()
