@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import CheckpointError
+from .single_file import SingleFile, holds_movqgan, read_single_file
 from .tensor_files import read_json
 
 DEMO = "demo"
@@ -14,20 +15,29 @@ MOVQGAN_NAMES = ("movqgan.safetensors", "movqgan_270M.ckpt", "movqgan_270M.safet
 
 @dataclass(frozen=True)
 class CheckpointFiles:
-    """The files of one checkpoint; `root` is the folder that config and tokenizer lie in."""
+    """The files of one checkpoint; `root` is the folder that config and tokenizer lie in.
+
+    A converted file is all of them itself, and `scheme` says how its blocks' linear weights are quantised, if they are.
+    """
 
     root: Path
     config: Path
     shards: tuple[Path, ...]
     tokenizer: Path
     movqgan: Path | None
+    scheme: str | None = None
+
+    @property
+    def place(self) -> Path:
+        """What a user names: the folder, or the converted file."""
+        return self.config if self.config in self.shards else self.root
 
 
 def find_checkpoint(path: str | Path) -> CheckpointFiles:
     """Files of a checkpoint: the published folder, a folder with one file, a single `.safetensors`, or "demo".
 
-    config.json and tokenizer.json lie in the folder, or beside the single file. Raises CheckpointError naming what is
-    missing.
+    config.json and tokenizer.json lie in the folder, or beside the single file; a converted file has its own in it.
+    Raises CheckpointError naming what is missing, and for a single file that is damaged.
     """
     place = DEMO_FOLDER if str(path) == DEMO else Path(path)
     if place.is_dir():
@@ -38,8 +48,14 @@ def find_checkpoint(path: str | Path) -> CheckpointFiles:
         raise CheckpointError(
             f'checkpoint {path} does not exist or is no .safetensors; expected a folder, a .safetensors file or "demo"'
         )
+    single = read_single_file(shards[0]) if len(shards) == 1 else None
+    if single is not None:
+        return _files_of(single)
     if not (root / "config.json").is_file():
-        raise CheckpointError(f"{root / 'config.json'} is missing; it belongs to the checkpoint: download it too")
+        raise CheckpointError(
+            f"{root / 'config.json'} is missing; it belongs to the checkpoint: download it too (only a file that the "
+            "command convert made needs none)"
+        )
     return CheckpointFiles(root, root / "config.json", shards, root / "tokenizer.json", find_movqgan(root))
 
 
@@ -50,6 +66,12 @@ def find_movqgan(folder: Path) -> Path | None:
     if usual:
         return usual[0]
     return others[0] if len(others) == 1 else None
+
+
+def _files_of(single: SingleFile) -> CheckpointFiles:
+    path, root = single.path, single.path.parent
+    movqgan = path if holds_movqgan(path) else find_movqgan(root)
+    return CheckpointFiles(root, path, (path,), path, movqgan, single.scheme)
 
 
 def _shards(folder: Path) -> tuple[Path, ...]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import CheckpointError
+from .single_file import require_single_file
 
 PUBLISHED_IMAGE_TOKEN_OFFSET = 155_000
 PUBLISHED_CODEBOOK_SIZE = 16_384
@@ -74,16 +75,26 @@ class TransformerConfig:
 
     @classmethod
     def from_file(cls, path: str | Path) -> TransformerConfig:
-        """Config from a `config.json` file. Raises CheckpointError when it is absent, not JSON, or not usable."""
-        try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise CheckpointError(f"cannot read the config {path}: {error.strerror or error}") from error
-        except ValueError as error:
-            raise CheckpointError(f"{path} is not JSON ({error}); expected the config.json of a checkpoint") from error
-        if not isinstance(values, dict):
-            raise CheckpointError(f"{path} holds a JSON {type(values).__name__}; expected an object of named values")
-        return cls.from_dict(values, str(path))
+        """Config from a `config.json`, or from a converted file. Raises CheckpointError for one that is not usable."""
+        return cls.from_dict(config_values(Path(path)), str(path))
+
+
+def config_values(path: Path) -> dict[str, Any]:
+    """The values of a `config.json`, or of the config in a converted file.
+
+    Raises CheckpointError when the file is absent, not JSON, or holds no config.
+    """
+    if path.suffix == ".safetensors":
+        return require_single_file(path).config
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"cannot read the config {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON ({error}); expected the config.json of a checkpoint") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} holds a JSON {type(values).__name__}; expected an object of named values")
+    return values
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,10 @@
 """Tensors by name out of safetensors files and of the official MoVQGAN pickle."""
 
 import json
+import math
 import pickle
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,39 @@ from torch import Tensor
 from .errors import CheckpointError
 
 Shape = tuple[int, ...]
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+}
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Number format, as safetensors files call it, and shape of a tensor."""
+
+    dtype: str
+    shape: Shape
+
+    @property
+    def item_bytes(self) -> int:
+        return DTYPES[self.dtype].itemsize
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.item_bytes
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """What safetensors files call a number format. Raises CheckpointError for one that no checkpoint has."""
+    for name, known in DTYPES.items():
+        if known == dtype:
+            return name
+    raise CheckpointError(f"a tensor holds {dtype}; expected one of {', '.join(DTYPES)}")
 
 
 class TensorStore:
@@ -36,10 +71,22 @@ class TensorStore:
     def shapes(self) -> dict[str, Shape]:
         return {name: tuple(self._slice(name).get_shape()) for name in self._home}
 
+    @property
+    def dtypes(self) -> dict[str, str]:
+        """Number formats as the files call them, such as BF16."""
+        return {name: self._slice(name).get_dtype() for name in self._home}
+
     def get(self, name: str) -> Tensor:
         """The tensor, memory-mapped: its bytes are read when they are used."""
+        return self._tensor(self._files[self._home[name]], name)
+
+    def get_alone(self, name: str) -> Tensor:
+        """The tensor in a mapping of its own, which goes with it: for passing through files larger than memory."""
+        return self._tensor(open_safetensors(self._home[name]), name)
+
+    def _tensor(self, file: Any, name: str) -> Tensor:
         try:
-            return self._files[self._home[name]].get_tensor(name)
+            return file.get_tensor(name)
         except (SafetensorError, RuntimeError) as error:
             raise CheckpointError(f"cannot read tensor `{name}` of {self._home[name]}: {error}") from error
 

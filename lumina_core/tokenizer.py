@@ -11,11 +11,14 @@ from typing import Any
 import tokenizers
 
 from .errors import CheckpointError, InputError
+from .single_file import require_single_file
 
 IMAGE_START = "<racm3:break>"
 IMAGE_END = "<eoss>"
 END_OF_ROW = "<reserved08799>"
 END_OF_TURN = "<reserved08706>"
+TOKENIZER = "tokenizer.json"
+COMPANIONS = ("tokenizer_config.json", "added_tokens.json", "special_tokens_map.json")
 
 
 def grid_unit_name(units: int) -> str:
@@ -73,21 +76,19 @@ class Tokenizer:
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """Tokenizer of a checkpoint folder, or of a `tokenizer.json` with its companions beside it.
+    """Tokenizer of a checkpoint folder, of a `tokenizer.json` with its companions beside it, or of a converted file.
 
     The special tokens come from `tokenizer.json`, `added_tokens.json` and `tokenizer_config.json`, the first that has
     a name counts. Raises CheckpointError for a missing or broken file, or a token that the model needs and lacks.
     """
-    file = Path(path)
-    file = file / "tokenizer.json" if file.is_dir() else file
-    whole = _read_tokenizer(file)
-    settings = _read_json(file.with_name("tokenizer_config.json"))
-    special_ids = _special_ids(whole, settings, _read_json(file.with_name("added_tokens.json")))
-    bos = _bos_name(file, settings, _read_json(file.with_name("special_tokens_map.json")))
-    tokenizer = Tokenizer(_without_added_tokens(whole), special_ids, bos, str(file))
+    files = read_tokenizer_files(path)
+    whole, settings = files.tokenizer(), files.values("tokenizer_config.json")
+    special_ids = _special_ids(whole, settings, files.values("added_tokens.json"))
+    bos = _bos_name(files, settings, files.values("special_tokens_map.json"))
+    tokenizer = Tokenizer(_without_added_tokens(whole), special_ids, bos, files.source(files.main))
     missing = [name for name in (*REQUIRED_TOKENS, bos) if not tokenizer.has_token(name)]
     if missing:
-        raise _missing(str(file), missing)
+        raise _missing(tokenizer.source, missing)
     return tokenizer
 
 
@@ -98,25 +99,54 @@ def _missing(source: str, names: list[str]) -> CheckpointError:
     )
 
 
-def _read_tokenizer(file: Path) -> tokenizers.Tokenizer:
-    if not file.is_file():
-        raise CheckpointError(f"there is no tokenizer at {file}; expected the checkpoint's tokenizer.json there")
-    try:
-        return tokenizers.Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises no narrower type
-        raise CheckpointError(f"{file} is not a tokenizer ({error}); download it again") from error
+@dataclass(frozen=True)
+class TokenizerFiles:
+    """The texts of a tokenizer's files by name; `place` is their folder, or the converted file that they are in."""
+
+    place: Path
+    texts: Mapping[str, str]
+    main: str = TOKENIZER
+
+    def source(self, name: str) -> str:
+        """A file for an error to name."""
+        return str(self.place / name) if self.place.suffix != ".safetensors" else f"{name} in {self.place}"
+
+    def tokenizer(self) -> tokenizers.Tokenizer:
+        source = self.source(self.main)
+        if self.main not in self.texts:
+            raise CheckpointError(f"there is no tokenizer at {source}; expected the checkpoint's tokenizer.json there")
+        try:
+            return tokenizers.Tokenizer.from_str(self.texts[self.main])
+        except Exception as error:  # the library raises no narrower type
+            raise CheckpointError(f"{source} is not a tokenizer ({error}); download it again") from error
+
+    def values(self, name: str) -> dict[str, Any]:
+        """The JSON object in a file; empty when there is no such file."""
+        try:
+            values = json.loads(self.texts.get(name, "{}"))
+        except ValueError as error:
+            raise CheckpointError(f"cannot read {self.source(name)} ({error}); download it again") from error
+        if not isinstance(values, dict):
+            kind = type(values).__name__
+            raise CheckpointError(f"{self.source(name)} holds a JSON {kind}; expected an object of named values")
+        return values
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
+def read_tokenizer_files(path: str | Path) -> TokenizerFiles:
+    """The texts of a tokenizer's files. Raises CheckpointError when one cannot be read."""
+    place = Path(path)
+    if place.suffix == ".safetensors" and place.is_file():
+        return TokenizerFiles(place, require_single_file(place).tokenizer)
+    main = place / TOKENIZER if place.is_dir() else place
+    present = [file for name in (main.name, *COMPANIONS) if (file := main.with_name(name)).is_file()]
+    return TokenizerFiles(main.parent, {file.name: _read_text(file) for file in present}, main.name)
+
+
+def _read_text(file: Path) -> str:
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        return file.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise CheckpointError(f"cannot read {file} ({error}); download it again") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{file} holds a JSON {type(values).__name__}; expected an object of named values")
-    return values
 
 
 def _special_ids(whole: tokenizers.Tokenizer, settings: dict[str, Any], added: dict[str, Any]) -> dict[str, int]:
@@ -131,14 +161,14 @@ def _special_ids(whole: tokenizers.Tokenizer, settings: dict[str, Any], added: d
     return ids
 
 
-def _bos_name(file: Path, *sources: dict[str, Any]) -> str:
+def _bos_name(files: TokenizerFiles, *sources: dict[str, Any]) -> str:
     for key in ("bos_token", "eos_token"):
         for source in sources:
             token = source.get(key)
             name = token.get("content") if isinstance(token, dict) else token
             if isinstance(name, str) and name:
                 return name
-    settings = file.with_name("tokenizer_config.json")
+    settings = files.source("tokenizer_config.json")
     raise CheckpointError(f"{settings} names neither bos_token nor eos_token; expected the token that begins a prompt")
 
 

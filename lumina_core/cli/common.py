@@ -15,10 +15,10 @@ from ..errors import InputError
 from ..movqgan import MoVQGAN, load_movqgan
 from ..panels import CODE_PIXELS, UNIT_PIXELS, check_size
 from ..pipeline import Request
+from ..quant import AUTO, CHOICES
 from ..tokenizer import Tokenizer, load_tokenizer
 from ..vocabulary import Vocabulary
 
-WEIGHTS = ("auto", "bf16", "fp32")
 DEVICES = ("auto", "cpu", "cuda")
 MAX_BATCH = 1024
 
@@ -40,9 +40,9 @@ def add_model_arguments(parser: argparse.ArgumentParser, checkpoint: str | None 
         "--checkpoint",
         default=checkpoint,
         required=checkpoint is None,
-        help='folder in the published form, a .safetensors file with its config beside it, or "demo"',
+        help='folder in the published form, a file that convert made or with its config beside it, or "demo"',
     )
-    parser.add_argument("--movqgan", type=Path, help="MoVQGAN file (default: the one in the checkpoint's folder)")
+    parser.add_argument("--movqgan", type=Path, help="MoVQGAN file (default: the one in the checkpoint or its folder)")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: cuda where there is one")
 
 
@@ -57,6 +57,16 @@ def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_weights_argument(parser: argparse.ArgumentParser) -> None:
+    """--weights."""
+    parser.add_argument(
+        "--weights",
+        choices=CHOICES,
+        default=AUTO,
+        help="form of the weights; auto: as a converted checkpoint has them, else bf16 on a GPU that has it, else fp32",
+    )
+
+
 def open_setup(options: argparse.Namespace) -> Setup:
     """Reads everything of a checkpoint but the weights. Raises CheckpointError, and InputError without a MoVQGAN."""
     files = find_checkpoint(options.checkpoint)
@@ -64,19 +74,14 @@ def open_setup(options: argparse.Namespace) -> Setup:
     tokenizer = load_tokenizer(files.tokenizer)
     movqgan = options.movqgan or files.movqgan
     if movqgan is None:
-        raise InputError(f"{files.root} holds no MoVQGAN file; name one with --movqgan (movqgan_270M.ckpt)")
+        raise InputError(f"{files.place} holds no MoVQGAN file; name one with --movqgan (movqgan_270M.ckpt)")
     return Setup(files, config, tokenizer, Vocabulary.of(tokenizer, config), movqgan)
 
 
 def open_movqgan(setup: Setup, device: torch.device) -> MoVQGAN:
     """The MoVQGAN in float32. Raises InputError when it does not belong to the checkpoint."""
     movqgan = load_movqgan(setup.movqgan, device=device)
-    config = movqgan.config
-    if (config.codebook_size, config.downscale) != (setup.config.codebook_size, CODE_PIXELS):
-        raise InputError(
-            f"{setup.movqgan} has {config.codebook_size} codes of {config.downscale} pixels, the checkpoint draws "
-            f"{setup.config.codebook_size} of {CODE_PIXELS}; name the MoVQGAN that belongs to it with --movqgan"
-        )
+    movqgan.config.check_codes(setup.config.codebook_size, CODE_PIXELS, str(setup.movqgan))
     return movqgan
 
 
@@ -110,8 +115,6 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if name == "cuda" or (name == "auto" and available) else "cpu")
 
 
-def choose_dtype(weights: str, device: torch.device) -> torch.dtype:
-    """The number format for a choice; auto is bf16 on a GPU that has it, else fp32."""
-    if weights != "auto":
-        return {"bf16": torch.bfloat16, "fp32": torch.float32}[weights]
+def choose_dtype(device: torch.device) -> torch.dtype:
+    """What to compute in where the user names nothing: bf16 on a GPU that has it, else fp32."""
     return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32

@@ -22,11 +22,12 @@ from ..output_files import OutputFiles
 from ..panels import CODE_PIXELS, condition_pixels, load_picture, panel_size, to_image
 from ..pipeline import Request, check_request, draw
 from ..prompts import MAPS, TASKS, build_prompt, find_template
+from ..quant import WeightsPlan, plan_weights
 from .common import (
-    WEIGHTS,
     Setup,
     add_batch_arguments,
     add_model_arguments,
+    add_weights_argument,
     canvas_grid,
     check_batch,
     choose_device,
@@ -44,7 +45,7 @@ DEFAULTS = DecodeSettings()
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """All options of the command."""
     add_model_arguments(parser)
-    parser.add_argument("--weights", choices=WEIGHTS, default="auto", help="number format of the weights")
+    add_weights_argument(parser)
     _add_task_arguments(parser)
     _add_decoding_arguments(parser)
     parser.add_argument("--out", type=Path, required=True, help="picture; several get _k before the suffix")
@@ -80,16 +81,16 @@ def run(options: argparse.Namespace, input_is_good: Callable[[], None]) -> None:
     setup = open_setup(options)
     request = _request(options, setup, text)
     check_request(request, setup.config, setup.vocabulary)
+    weights = plan_weights(options.weights, setup.files.scheme, choose_dtype(device))
     movqgan = open_movqgan(setup, device)
-    dtype = choose_dtype(options.weights, device)
-    transformer = load_transformer(options.checkpoint, dtype=dtype, device=device)
+    transformer = load_transformer(options.checkpoint, dtype=weights.dtype, device=device, weights=options.weights)
     input_is_good()
     if condition is not None:
         given = movqgan.encode(condition_pixels(condition, options.width, options.height).to(device))
         request = replace(request, given_codes=given.cpu())
     with _Progress(request.codes_to_draw) as progress:
         result = draw(transformer, setup.vocabulary, request, on_step=progress.update)
-    _write(options, outputs, setup, movqgan, result, lambda: _stats(device, dtype, result))
+    _write(options, outputs, setup, movqgan, result, lambda: _stats(device, weights, result))
 
 
 def _check_outputs(options: argparse.Namespace) -> list[Path]:
@@ -145,13 +146,13 @@ class _Progress:
         self._bar.update(sum(report.settled) - self._bar.n)
 
 
-def _stats(device: torch.device, dtype: torch.dtype, result: DecodeResult) -> dict[str, Any]:
+def _stats(device: torch.device, weights: WeightsPlan, result: DecodeResult) -> dict[str, Any]:
     return {
         "decoder": result.settings.decoder,
         "window": result.settings.width,
-        "weights": "bf16" if dtype == torch.bfloat16 else "fp32",
+        "weights": weights.name,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": str(weights.dtype).removeprefix("torch."),
         "seconds": result.seconds,
         "nfe": result.nfe,
         "sampled_tokens": result.sampled_tokens,

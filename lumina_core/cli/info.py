@@ -11,14 +11,15 @@ from typing import Any
 import torch
 
 from ..checkpoint import DEMO
-from ..model.load import published_shapes
+from ..model.load import empty_transformer, published_shapes, weight_bytes
 from ..panels import published_sizes
 from ..pipeline import Request, check_request, run_bytes
+from ..quant import plan_weights
 from .common import (
-    WEIGHTS,
     Setup,
     add_batch_arguments,
     add_model_arguments,
+    add_weights_argument,
     canvas_grid,
     check_batch,
     choose_device,
@@ -35,7 +36,7 @@ PROMPT_TOKENS = 64
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """All options of the command."""
     add_model_arguments(parser, checkpoint=DEMO)
-    parser.add_argument("--weights", choices=WEIGHTS, default="auto")
+    add_weights_argument(parser)
     parser.add_argument("--width", type=int, help="of a picture to draw (default: a size the model was trained on)")
     parser.add_argument("--height", type=int, help="of a picture to draw")
     add_batch_arguments(parser)
@@ -58,7 +59,7 @@ def run(options: argparse.Namespace, input_is_good: Callable[[], None]) -> None:
 def _model(setup: Setup) -> dict[str, Any]:
     config = setup.config
     return {
-        "checkpoint": str(setup.files.root),
+        "checkpoint": str(setup.files.place),
         "weight_files": len(setup.files.shards),
         "parameters": sum(math.prod(shape) for shape in published_shapes(config).values()),
         "layers": config.num_hidden_layers,
@@ -87,18 +88,20 @@ def _bytes(options: argparse.Namespace, setup: Setup) -> dict[str, Any]:
     width, height = (config.trained_sizes or [max(published_sizes(), key=min)])[0]
     width = width if options.width is None else options.width
     height = height if options.height is None else options.height
-    dtype = choose_dtype(options.weights, choose_device(options.device))
+    device = choose_device(options.device)
+    weights = plan_weights(options.weights, setup.files.scheme, choose_dtype(device))
     prompts = [[0] * PROMPT_TOKENS] * options.batch
     request = set_window(Request(prompts, *canvas_grid(setup, width, height)), options.window)
     check_request(request, config, setup.vocabulary)
     text_rows = 2 * (config.vocab_size - config.codebook_size) * config.hidden_size
-    weights = _model(setup)["parameters"] - text_rows
+    transformer = empty_transformer(config, weights, device)
     return {
         "picture": f"{width}x{height}, batch {options.batch}",
-        "dtype": str(dtype).removeprefix("torch."),
-        "weight_bytes_on_device": weights * torch.empty((), dtype=dtype).element_size(),
+        "weights": weights.name,
+        "dtype": str(weights.dtype).removeprefix("torch."),
+        "weight_bytes_on_device": weight_bytes(transformer, weights.dtype),
         "text_rows_bytes_on_host": text_rows * 2,
-        "run_bytes": run_bytes(config, dtype, request),
+        "run_bytes": run_bytes(config, weights.dtype, request) + transformer.scratch_bytes,
     }
 
 

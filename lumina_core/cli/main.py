@@ -13,9 +13,9 @@ from typing import NoReturn
 import torch
 
 from ..errors import InputError, LuminaError
-from . import decode, encode, generate, info
+from . import convert, decode, encode, generate, info
 
-COMMANDS = {"generate": generate, "encode": encode, "decode": decode, "info": info}
+COMMANDS = {"generate": generate, "encode": encode, "decode": decode, "convert": convert, "info": info}
 BAD_INPUT, INTERRUPTED = 2, 130
 
 

@@ -1,6 +1,6 @@
 """Published tensors into the transformer's layers."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,14 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import find_checkpoint
+from ..checkpoint import CheckpointFiles, find_checkpoint
 from ..config import TransformerConfig
 from ..errors import CheckpointError
-from ..tensor_files import Shape, TensorStore, check_tensors
+from ..quant import AUTO, Pieces, QuantizedLinear, WeightsPlan, plan_weights, quantized_operations
+from ..tensor_files import Shape, TensorStore
+from .source import WeightSource, is_block_linear, piece_name
 from .transformer import Transformer
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-UNUSED_PREFIX = "model.vqmodel."
 
 
 @dataclass(frozen=True)
@@ -26,40 +27,98 @@ class Placement:
     source_rows: range | None = None
     first_row: int = 0
 
+    def cut(self, source: Tensor) -> Tensor:
+        """The rows of the published tensor."""
+        return source if self.source_rows is None else source[self.source_rows.start : self.source_rows.stop]
+
 
 def load_transformer(
-    path: str | Path, *, dtype: torch.dtype = torch.bfloat16, device: torch.device | str = "cpu", operations: Any = nn
+    path: str | Path,
+    *,
+    dtype: torch.dtype = torch.bfloat16,
+    device: torch.device | str = "cpu",
+    operations: Any = nn,
+    weights: str = AUTO,
+    work_device: torch.device | str | None = None,
 ) -> Transformer:
     """The transformer of a checkpoint (folder, single `.safetensors`, or "demo"), in eval mode.
 
+    `weights` is the form of the blocks' linear weights: auto (as the checkpoint has them), int8, int4 (quantised while
+    they are read), bf16 or fp32 (which stand in for `dtype`, the format of all else). `work_device` is where the model
+    will run, if it waits on another `device`; weights are quantised there.
+
     Built on the meta device; each parameter is made when its tensor is read, so the weights are never held twice.
-    Raises CheckpointError naming every missing, unexpected or misshapen tensor before any weight is read.
+    Raises CheckpointError naming every missing, unexpected or misshapen tensor before any weight is read, and
+    InputError for weights that the checkpoint cannot have.
     """
     files = find_checkpoint(path)
+    plan = plan_weights(weights, files.scheme, dtype)
+    return read_transformer(files, plan, device, device if work_device is None else work_device, operations)
+
+
+def read_transformer(
+    files: CheckpointFiles,
+    plan: WeightsPlan,
+    device: torch.device | str = "cpu",
+    work_device: torch.device | str = "cpu",
+    operations: Any = nn,
+) -> Transformer:
+    """As `load_transformer`, by a plan of the weights."""
     config = TransformerConfig.from_file(files.config)
     check_code_range(config, files.config)
     store = TensorStore(files.shards)
-    shapes = {name: shape for name, shape in store.shapes.items() if not name.startswith(UNUSED_PREFIX)}
-    check_tensors(shapes, published_shapes(config), str(path))
-    with torch.device("meta"):
-        model = Transformer(config, operations)
-    fill(model, store.get, dtype, device)
+    source = WeightSource(store, published_shapes(config), files.scheme, plan.scheme, work_device)
+    source.check(str(files.place))
+    model = empty_transformer(config, plan, work_device, operations)
+    fill(model, store.get, plan.dtype, device, source.pieces if plan.scheme else None)
     model.text_embedding, model.text_head = store.get(EMBEDDING), store.get(HEAD)
     return model.eval().requires_grad_(False)
 
 
-def fill(model: Transformer, get: Any, dtype: torch.dtype, device: torch.device | str) -> None:
-    """Makes every parameter of a model on meta from published tensors, `get(name)` giving one at a time."""
+def empty_transformer(
+    config: TransformerConfig, plan: WeightsPlan, work_device: torch.device | str, operations: Any = nn
+) -> Transformer:
+    """A transformer on the meta device whose blocks can hold weights as planned."""
+    blocks = operations if plan.scheme is None else quantized_operations(plan.scheme, operations, work_device)
+    with torch.device("meta"):
+        return Transformer(config, operations, blocks)
+
+
+def weight_bytes(model: Transformer, dtype: torch.dtype) -> int:
+    """Bytes of a model's parameters, those that are not quantised in `dtype`; a model on meta will do."""
+    total = 0
+    for layer in model.modules():
+        quantized = isinstance(layer, QuantizedLinear)
+        own = layer.parameters(recurse=False)
+        total += sum(part.numel() * (part.dtype if quantized else dtype).itemsize for part in own)
+    return total
+
+
+def fill(
+    model: Transformer,
+    get: Callable[[str], Tensor],
+    dtype: torch.dtype,
+    device: torch.device | str,
+    get_pieces: Callable[[str], Pieces] | None = None,
+) -> None:
+    """Makes every parameter of a model on meta from published tensors, `get(name)` giving one at a time.
+
+    Where the blocks' linear layers are quantised, `get_pieces(name)` gives what they store of one.
+    """
     target: dict[str, Tensor] = {}
+
+    def put(parameter: str, rows: Tensor, first_row: int, kept_as: torch.dtype) -> None:
+        if parameter not in target:
+            target[parameter] = torch.empty(model.get_parameter(parameter).shape, dtype=kept_as, device=device)
+        target[parameter][first_row : first_row + rows.shape[0]].copy_(rows)
+
     for name in published_shapes(model.config):
         for place in placements(name, model):
-            if place.parameter not in target:
-                shape = model.get_parameter(place.parameter).shape
-                target[place.parameter] = torch.empty(shape, dtype=dtype, device=device)
-            source = get(name)
-            if place.source_rows is not None:
-                source = source[place.source_rows.start : place.source_rows.stop]
-            target[place.parameter][place.first_row : place.first_row + source.shape[0]].copy_(source)
+            if get_pieces is not None and is_block_linear(name):
+                for piece, rows in get_pieces(name).items():
+                    put(piece_name(place.parameter, piece), rows, place.first_row, rows.dtype)
+            else:
+                put(place.parameter, place.cut(get(name)), place.first_row, dtype)
     model.load_state_dict(target, strict=True, assign=True)
 
 

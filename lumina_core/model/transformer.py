@@ -18,17 +18,20 @@ class Transformer(nn.Module):
     The vocabulary is split by use. The rows of image codes are layers on the device: `code_embedding` and `code_head`.
     The whole tables, which only prompts and `forward` need, stay in host memory (memory-mapped from the file) as plain
     tensors `text_embedding` and `text_head` [vocab_size, hidden_size] that no `.to()` moves.
+
+    `operations` is a namespace of layer classes; the blocks' own may be another, for quantised weights.
     """
 
     text_embedding: Tensor
     text_head: Tensor
 
-    def __init__(self, config: TransformerConfig, operations: Any = nn):
+    def __init__(self, config: TransformerConfig, operations: Any = nn, block_operations: Any = None):
         super().__init__()
+        block_operations = operations if block_operations is None else block_operations
         self.config = config
         codes = len(self.code_range)
         self.code_embedding = operations.Embedding(codes, config.hidden_size)
-        self.layers = nn.ModuleList(Block(config, operations) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(Block(config, block_operations) for _ in range(config.num_hidden_layers))
         self.norm = operations.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.code_head = operations.Linear(config.hidden_size, codes, bias=False)
 
@@ -45,6 +48,11 @@ class Transformer(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.norm.weight.device
+
+    @property
+    def scratch_bytes(self) -> int:
+        """About what its widest product takes beside input and output: 0, but for quantised weights."""
+        return max(getattr(module, "scratch_bytes", 0) for module in self.layers.modules())
 
     def forward(self, input_ids: Tensor, cache: KVCache | None = None, input_pos: Tensor | None = None) -> Tensor:
         """Logits [B,S,vocab_size] of every next token after input_ids [B,S].

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, InputError
 
 NORM_GROUPS = 32
 Shape = tuple[int, ...]
@@ -36,6 +36,14 @@ class MoVQGANConfig:
     def widths(self) -> tuple[int, ...]:
         """Channels of every level."""
         return tuple(self.channels * m for m in self.multipliers)
+
+    def check_codes(self, codebook_size: int, code_pixels: int, source: str) -> None:
+        """Raises InputError when the codes are not those that a checkpoint draws; `source` names the MoVQGAN."""
+        if (self.codebook_size, self.downscale) != (codebook_size, code_pixels):
+            raise InputError(
+                f"{source} has {self.codebook_size} codes of {self.downscale} pixels, the checkpoint draws "
+                f"{codebook_size} of {code_pixels}; name the MoVQGAN that belongs to it with --movqgan"
+            )
 
 
 def infer_config(shapes: Mapping[str, Shape], source: str = "the file") -> MoVQGANConfig:

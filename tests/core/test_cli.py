@@ -214,7 +214,7 @@ def test_names_of_special_tokens_are_text(lumina: CommandLine, requests: list[Re
     lumina.vocabulary.parse_picture(lumina.tokens()[0])
 
 
-@pytest.mark.parametrize("command", [(), ("generate",), ("encode",), ("decode",), ("info",)])
+@pytest.mark.parametrize("command", [(), ("generate",), ("encode",), ("decode",), ("convert",), ("info",)])
 def test_help_is_not_an_error(
     lumina: CommandLine, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
 ) -> None:

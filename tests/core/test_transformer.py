@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from lumina_core.config import TransformerConfig
 from lumina_core.model import KVCache, Transformer, load_transformer
 from lumina_core.model.layers import HEAD_NORM_EPS, HeadNorm
-from lumina_core.model.load import UNUSED_PREFIX, placements, published_shapes
+from lumina_core.model.load import placements, published_shapes
+from lumina_core.model.source import UNUSED_PREFIX
 from lumina_core.tokenizer import load_tokenizer
 
 TOLERANCE = 1e-4
