@@ -121,11 +121,8 @@ def output_device() -> torch.device:
     return management.intermediate_device()
 
 
-def weights_dtype(choice: str) -> torch.dtype:
-    """The dtype for a choice of the loader; "auto" is bf16 where the device is good at it, else fp32."""
-    named = {"bf16": torch.bfloat16, "fp32": torch.float32}
-    if choice in named:
-        return named[choice]
+def compute_dtype() -> torch.dtype:
+    """What to compute in where the user names nothing: bf16 where the device is good at it, else fp32."""
     return torch.bfloat16 if management.should_use_bf16(model_device()) else torch.float32
 
 

@@ -12,7 +12,8 @@ from . import comfy_adapter as comfy_ui
 from .types import CATEGORY, LoadedModel, LuminaModel, ManagedTransformer
 from .vae import load_movqgan_vae
 
-WEIGHTS = ["auto", "bf16", "fp32"]
+# Stored workflows hold the names; new ones go to the end.
+WEIGHTS = ["auto", "bf16", "fp32", "int8", "int4"]
 
 
 def load_model(checkpoint: str, weights: str) -> LoadedModel:
@@ -23,7 +24,12 @@ def load_model(checkpoint: str, weights: str) -> LoadedModel:
     vocabulary = Vocabulary.of(tokenizer, TransformerConfig.from_file(files.config))
     offload_device = comfy_ui.model_offload_device()
     transformer = load_transformer(
-        path, dtype=comfy_ui.weights_dtype(weights), device=offload_device, operations=comfy_ui.Operations
+        path,
+        dtype=comfy_ui.compute_dtype(),
+        device=offload_device,
+        operations=comfy_ui.Operations,
+        weights=weights,
+        work_device=comfy_ui.model_device(),
     )
     patcher = comfy_ui.patcher_of(ManagedTransformer(transformer), comfy_ui.model_device(), offload_device)
     return LoadedModel(checkpoint, transformer, tokenizer, vocabulary, patcher)
@@ -60,7 +66,8 @@ class LoadModel(io.ComfyNode):
                     "weights",
                     options=WEIGHTS,
                     default="auto",
-                    tooltip="Number format of the weights. auto: bf16 where the device is good at it, else fp32.",
+                    tooltip="Form of the weights. auto: as a converted file has them, else bf16 where the device is "
+                    "good at it, else fp32. int8 and int4 take about a half and a quarter of bf16's memory.",
                 ),
             ],
             outputs=[LuminaModel.Output(display_name="model")],

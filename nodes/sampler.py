@@ -59,15 +59,15 @@ class Watcher:
 
 def sample(model: LoadedModel, movqgan: MoVQGANVae, request: Request) -> DecodeResult:
     """Draws the request's pictures under ComfyUI's memory management."""
-    comfy_ui.load(
-        [model.patcher, movqgan.patcher], run_bytes(model.transformer.config, model.transformer.dtype, request)
-    )
+    transformer = model.transformer
+    bytes_needed = run_bytes(transformer.config, transformer.dtype, request) + transformer.scratch_bytes
+    comfy_ui.load([model.patcher, movqgan.patcher], bytes_needed)
     # The engine runs where this norm is, and ComfyUI may have left it behind when short of memory.
-    model.transformer.norm.to(model.patcher.load_device)
+    transformer.norm.to(model.patcher.load_device)
     watcher = Watcher(movqgan, request)
     try:
         return draw(
-            model.transformer, model.vocabulary, request, on_step=watcher.on_step, should_cancel=watcher.should_cancel
+            transformer, model.vocabulary, request, on_step=watcher.on_step, should_cancel=watcher.should_cancel
         )
     finally:
         comfy_ui.release_memory()

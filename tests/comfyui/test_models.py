@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import shutil
 
+import pytest
 from comfy_server import PACK
-from workflows import DEMO, text_to_image
+from workflows import DEMO, MODEL, SAVE, text_to_image
+
+from lumina_core.convert import plan_conversion
 
 FOLDER = PACK / "lumina_core" / "demo"
 
@@ -35,3 +38,18 @@ def test_folders_single_files_and_extra_paths_are_offered(server):
     for place in (models / "a folder", models / "maker", models / "single", server.elsewhere / "far"):
         shutil.rmtree(place)
     (server.base / "models" / "vae" / "movqgan_demo.safetensors").unlink()
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_few_bits_draw_whether_converted_before_or_while_loading(server, weights):
+    path = server.base / "models" / "lumina_mgpt2" / f"demo-{weights}.safetensors"
+    plan_conversion(FOLDER, weights).write(path)
+    assert offered(server, "LoadModel", "checkpoint") == [DEMO, path.name]
+    runs = [server.run(text_to_image(checkpoint=DEMO, weights=weights, seed=5))]
+    runs.append(server.run(text_to_image(checkpoint=path.name, weights="auto", seed=5)))
+    assert all(run.succeeded for run in runs)
+    first, second = (server.pictures(run, SAVE)[0].tobytes() for run in runs)
+    assert first == second
+    refused = server.run(text_to_image(checkpoint=path.name, weights="bf16", seed=5))
+    path.unlink()
+    assert refused.error["node_id"] == MODEL and f"converted to {weights}" in refused.error["exception_message"]
