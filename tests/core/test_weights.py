@@ -1,0 +1,62 @@
+"""The benchmark of few bits compares what it says it compares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.weights import FORMS, Score, parse_arguments, score, table
+from lumina_core.checkpoint import find_checkpoint
+from lumina_core.errors import InputError
+from lumina_core.model import Transformer
+from lumina_core.model.load import read_transformer
+from training.codes import Batch
+
+from .checkpoints import CODES, FIRST_CODE
+
+
+def load(checkpoint: Path, form: str) -> Transformer:
+    return read_transformer(find_checkpoint(checkpoint), FORMS[form])
+
+
+@pytest.fixture
+def batches() -> list[Batch]:
+    """Sequences of codes, each to be foretold from the one before it."""
+    ids = torch.randint(CODES, (2, 3, 9), generator=torch.Generator().manual_seed(0))
+    positions = torch.arange(8).expand(3, -1)
+    return [Batch(one + FIRST_CODE, positions, one[:, 1:]) for one in ids]
+
+
+def test_fp32_differs_from_itself_by_nothing_and_its_nats_are_its_cross_entropy(
+    checkpoint: Path, batches: list[Batch]
+) -> None:
+    model = load(checkpoint, "fp32")
+    found = score("fp32", model, model, batches)
+    losses = []
+    for batch in batches:
+        logits = model(batch.input_ids)[:, :-1, FIRST_CODE : FIRST_CODE + CODES]
+        losses.append(torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.codes.flatten()))
+    assert (found.more, found.error) == (0, 0) and abs(found.divergence) < 1e-7
+    assert found.nats == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
+    assert found.bytes == sum(part.nbytes for part in model.parameters())
+
+
+def test_fewer_bits_diverge_more(checkpoint: Path, batches: list[Batch]) -> None:
+    reference = load(checkpoint, "fp32")
+    scores = [score(form, load(checkpoint, form), reference, batches) for form in ("bf16", "int8", "int4")]
+    eight, four = scores[1:]
+    assert 0 < eight.divergence < four.divergence
+    for one in scores:
+        assert one.more == pytest.approx(one.nats - score("", reference, reference, batches).nats, abs=1e-5)
+
+
+def test_table_has_a_line_for_each_form() -> None:
+    lines = table([Score("int8", 1.25, 0.001, 0.0002, 0.00013, 2**20)]).splitlines()
+    assert len(lines) == 3 and lines[2] == "| int8 | 1.2500 | +0.0010 ± 0.0002 | 0.00013 | 1.0 |"
+
+
+def test_too_few_scenes() -> None:
+    with pytest.raises(InputError, match="scenes is 1; expected at least 2"):
+        parse_arguments(["--scenes", "1"])
