@@ -58,9 +58,10 @@ def test_example_workflow_runs_in_the_browser(server, page, workflow, tmp_path):
         if len(server.get("/history")) > finished:
             break
         page.wait_for_timeout(1 * SECONDS)
+    page.wait_for_function("Object.keys(window.app.nodeOutputs).length > 0", timeout=60 * SECONDS)
     page.wait_for_timeout(2 * SECONDS)
     page.screenshot(path=tmp_path / f"{workflow.stem}.png")
     last = list(server.get("/history").values())[-1]
     assert last["status"]["status_str"] == "success", last["status"]
     saved = [one for output in last["outputs"].values() for one in output.get("images", []) if one["type"] == "output"]
-    assert saved and page.evaluate("Object.keys(window.app.nodeOutputs).length") > 0
+    assert saved
