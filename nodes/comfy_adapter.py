@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..lumina_core.checkpoint import DEMO, find_checkpoint
 from ..lumina_core.errors import InputError
+from ..lumina_core.product import linear
 
 MODEL_FOLDER = "lumina_mgpt2"
 VAE_FOLDER = "vae"
@@ -88,6 +89,11 @@ class Operations(comfy.ops.disable_weight_init):
     """ComfyUI's layers, which it can move, offload and cast; filled the plain way, also under dynamic VRAM."""
 
     class Linear(comfy.ops.disable_weight_init.Linear):
+        def forward(self, x):
+            # ComfyUI's way casts and patches weights, which those that stay on the CPU as they are do not need.
+            on_cpu = x.device.type == self.weight.device.type == "cpu" and self.weight.dtype == x.dtype
+            return linear(x, self.weight) if on_cpu and not self.weight_function else super().forward(x)
+
         def _load_from_state_dict(self, *args, **kwargs):
             nn.Module._load_from_state_dict(self, *args, **kwargs)
 

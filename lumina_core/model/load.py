@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..checkpoint import CheckpointFiles, find_checkpoint
 from ..config import TransformerConfig
 from ..errors import CheckpointError
 from ..quant import AUTO, Pieces, QuantizedLinear, WeightsPlan, plan_weights, quantized_operations
 from ..tensor_files import Shape, TensorStore
+from . import operations as default_operations
 from .source import WeightSource, is_block_linear, piece_name
 from .transformer import Transformer
 
@@ -37,7 +38,7 @@ def load_transformer(
     *,
     dtype: torch.dtype = torch.bfloat16,
     device: torch.device | str = "cpu",
-    operations: Any = nn,
+    operations: Any = default_operations,
     weights: str = AUTO,
     work_device: torch.device | str | None = None,
 ) -> Transformer:
@@ -61,7 +62,7 @@ def read_transformer(
     plan: WeightsPlan,
     device: torch.device | str = "cpu",
     work_device: torch.device | str = "cpu",
-    operations: Any = nn,
+    operations: Any = default_operations,
 ) -> Transformer:
     """As `load_transformer`, by a plan of the weights."""
     config = TransformerConfig.from_file(files.config)
@@ -76,7 +77,7 @@ def read_transformer(
 
 
 def empty_transformer(
-    config: TransformerConfig, plan: WeightsPlan, work_device: torch.device | str, operations: Any = nn
+    config: TransformerConfig, plan: WeightsPlan, work_device: torch.device | str, operations: Any = default_operations
 ) -> Transformer:
     """A transformer on the meta device whose blocks can hold weights as planned."""
     blocks = operations if plan.scheme is None else quantized_operations(plan.scheme, operations, work_device)

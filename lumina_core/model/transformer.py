@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import TransformerConfig
+from ..product import linear
+from . import operations as default_operations
 from .kv_cache import AttentionPlan, KVCache
 from .layers import Block
 from .rope import rope_table
@@ -25,7 +27,7 @@ class Transformer(nn.Module):
     text_embedding: Tensor
     text_head: Tensor
 
-    def __init__(self, config: TransformerConfig, operations: Any = nn, block_operations: Any = None):
+    def __init__(self, config: TransformerConfig, operations: Any = default_operations, block_operations: Any = None):
         super().__init__()
         block_operations = operations if block_operations is None else block_operations
         self.config = config
@@ -61,7 +63,7 @@ class Transformer(nn.Module):
         `hidden_states` and `code_logits`.
         """
         hidden = self.hidden_states(self.embed(input_ids), self.plan(input_ids, cache, input_pos))
-        return F.linear(hidden, self.text_head.to(hidden))
+        return linear(hidden, self.text_head.to(hidden))
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Embeddings [...,hidden_size] of any ids of the vocabulary, looked up in host memory."""

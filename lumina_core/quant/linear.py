@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from ..product import linear
 from .schemes import Pieces, Scheme
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def multiply_plain(x: Tensor, layer: QuantizedLinear) -> Tensor:
     """The product with the weight given back some rows at a time, by plain torch operations."""
     rows = layer.rows_at_a_time
     starts = range(0, layer.out_features, rows)
-    parts = [F.linear(x, layer.weight_rows(first, first + rows, x)) for first in starts]
+    parts = [linear(x, layer.weight_rows(first, first + rows, x)) for first in starts]
     return torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
 
 
