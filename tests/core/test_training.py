@@ -217,14 +217,30 @@ def test_batches_predict_every_code_from_the_token_before(made: Path) -> None:
     assert (plain.positions[:, 0] == HEADER_LENGTH - 1).all() and (told.positions[:, 0] > HEADER_LENGTH).all()
 
 
-def test_loss_counts_text_guidance_and_their_absence(made: Path) -> None:
-    """At cfg 1 the guided logits are those with text, so all three parts are known."""
+def test_loss_counts_text_its_absence_and_stray_codes(made: Path) -> None:
+    """At cfg 1 guidance does nothing: what strays there is what the branch with text gives to unlikely codes."""
     tokenizer, config = load_tokenizer(made), TransformerConfig.from_file(made / "config.json")
     vocabulary = Vocabulary.of(tokenizer, config)
     model = transformer.TrainingModel(config)
-    torch.nn.init.normal_(model.transformer.code_head.weight, std=0.05)
+    torch.nn.init.normal_(model.transformer.code_head.weight, std=0.08)
     told, plain = codes.make_batches(training_rng(6), 4, 4, tokenizer, vocabulary)
     with_text, loss = model.loss(told, plain, torch.ones(4), 0.3)
-    without_text = transformer.cross_entropy(model.logits(plain), plain)
-    expected = with_text + without_text + 0.3 * with_text
+    probs = model.logits(told).softmax(-1)
+    unlikely = (probs < transformer.STRAY).scatter(-1, told.codes[..., None], False)
+    stray = -(1 - (probs * unlikely).sum(-1)).log().mean()
+    assert stray > 0.05
+    expected = with_text + transformer.cross_entropy(model.logits(plain), plain) + 0.3 * stray
     torch.testing.assert_close(loss, expected, rtol=1e-2, atol=1e-2)
+
+
+def test_stray_loss_makes_the_branches_agree_on_what_neither_believes() -> None:
+    """The text's branch believes in code 0; of 2 it holds 1e-5, the other branch 1e-9: at cfg 4 that is certainty."""
+    batch = codes.Batch(torch.zeros(1, 1), torch.zeros(1, 1), torch.zeros(1, 1, dtype=torch.int64))
+    cond = torch.tensor([[[1.0, 0.1, 1e-5]]]).log().requires_grad_()
+    uncond = torch.tensor([[[0.9, 0.2, 1e-9]]]).log().requires_grad_()
+    loss = transformer.stray_loss(cond, uncond, torch.tensor([4.0]), batch)
+    loss.backward()
+    assert loss > 1
+    assert cond.grad[0, 0, 2] > 0.1 > 1e-3 > -uncond.grad[0, 0, 0]
+    agreed = transformer.stray_loss(cond, cond, torch.tensor([4.0]), batch)
+    assert agreed < 1e-3

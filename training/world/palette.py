@@ -36,9 +36,9 @@ CATEGORIES = (
 TRAINING_WEIGHTS = MappingProxyType(
     {
         "single_object": 0.10,
-        "colours": 0.15,
+        "colours": 0.10,
         "two_objects": 0.15,
-        "counting": 0.15,
+        "counting": 0.20,
         "position": 0.20,
         "colour_attribution": 0.15,
         "mixed": 0.10,
