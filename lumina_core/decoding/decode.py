@@ -10,6 +10,7 @@ from torch import Tensor
 from ..errors import Cancelled, InputError
 from ..model import KVCache, Transformer
 from .canvas import Canvas
+from .pace import Pace
 from .settings import DecodeResult, DecodeSettings, StepReport
 from .window import Window
 
@@ -94,6 +95,7 @@ class _Run:
         self.window = Window(transformer, canvas, self.cache, self.text_lengths, settings)
         self.window.tokens.copy_(canvas.place_codes(given_codes, self.window.length))
         self.steps_between_looks = 1 if transformer.device.type == "cpu" else STEPS_BETWEEN_LOOKS
+        self.pace = Pace(settings, len(prefixes))
         self.nfe, self.since_look = 0, 0
         self.settled_to = [canvas.first - 1] * len(prefixes)
         self.accepted: list[Tensor] = []
@@ -122,12 +124,12 @@ class _Run:
                 embedded = self.transformer.embed(torch.tensor([ids]))
                 hidden.append(self.transformer.hidden_states(embedded, self.cache.prefill_plan(row, len(ids)))[0, -1])
         self.window.begin(torch.stack(hidden))
-        self._look()
+        self.settled_to = self.window.pos.tolist()
 
     def advance(self, end_of_row_embedding: Tensor) -> None:
         """One forward, and a look at the device when it is time for one."""
         # One more than what is left, so that the last token's draft plays its part in every picture, whoever is behind.
-        width = min(self.window.width, self.canvas.last - min(self.settled_to) + 1)
+        width = min(self.pace.width, self.canvas.last - min(self.settled_to) + 1)
         self.accepted.append(self.window.step(end_of_row_embedding, self._kv_len(width), width))
         self.nfe += 1
         self.since_look += 1
@@ -152,7 +154,9 @@ class _Run:
         )
 
     def _look(self) -> None:
-        self.settled_to, self.since_look = self.window.pos.tolist(), 0
+        before, self.settled_to = self.settled_to, self.window.pos.tolist()
+        self.pace.record([now - then for then, now in zip(before, self.settled_to, strict=True)], self.since_look)
+        self.since_look = 0
 
     def _kv_len(self, width: int) -> int:
         """A bound on the positions that the next forward reads, known without asking the device."""

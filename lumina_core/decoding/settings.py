@@ -20,8 +20,9 @@ class DecodeSettings:
 
     `window_size` W is how many tokens one forward looks at: the last settled one and W − 1 drafts; it settles 1 to W
     tokens. `ar` is W = 1. `new_drafts` says what a slot that enters the window starts from: the code above, the left
-    neighbour, a random code, or a draw from the model's distribution at the window's end. Raises InputError when a
-    value is out of range.
+    neighbour, a random code, or a draw from the model's distribution at the window's end. With `adapt_window`, a
+    forward of `gumbel` looks at fewer tokens where the last ones settled few. Raises InputError when a value is out of
+    range.
     """
 
     cfg_scale: float = 4.0
@@ -31,6 +32,7 @@ class DecodeSettings:
     decoder: str = "gumbel"
     window_size: int = 32
     new_drafts: str = "above"
+    adapt_window: bool = True
 
     def __post_init__(self) -> None:
         _check_number("cfg", self.cfg_scale, 0.0, 100.0)
