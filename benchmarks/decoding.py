@@ -28,7 +28,9 @@ from training.world import CANVAS, CATEGORIES, Sample, fresh_samples, judge, rec
 
 from .sources import GRID_SIDE, to_pictures
 
-DECODERS = ("gumbel", "sjd", "coupled")
+FIXED = "gumbel, fixed window"
+DECODERS = ("gumbel", FIXED, "sjd", "coupled")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 WINDOWS = (8, 16, 32, 64)
 
 
@@ -60,12 +62,12 @@ class Demo:
     movqgan: MoVQGAN
 
 
-def load_demo(checkpoint: str, device: str) -> Demo:
-    """A checkpoint in float32. Raises CheckpointError when its folder has no MoVQGAN."""
+def load_demo(checkpoint: str, device: str, dtype: torch.dtype = torch.float32) -> Demo:
+    """A checkpoint, its transformer in `dtype`. Raises CheckpointError when its folder has no MoVQGAN."""
     files = find_checkpoint(checkpoint)
     if files.movqgan is None:
         raise CheckpointError(f"{files.root} holds no MoVQGAN file; put it there")
-    transformer = load_transformer(checkpoint, dtype=torch.float32, device=device)
+    transformer = load_transformer(checkpoint, dtype=dtype, device=device)
     tokenizer = load_tokenizer(files.tokenizer)
     vocabulary = Vocabulary.of(tokenizer, transformer.config)
     return Demo(transformer, tokenizer, vocabulary, load_movqgan(files.movqgan, device=device))
@@ -93,7 +95,13 @@ def measure(demo: Demo, samples: Sequence[Sample], tallies: Sequence[Tally], see
 @torch.inference_mode()
 def draw_one(demo: Demo, prompt: list[int], sample: Sample, tally: Tally, seed: int) -> torch.Tensor:
     """Draws one picture, books it in the tally and gives its codes."""
-    settings = DecodeSettings(seed=seed, decoder=tally.decoder, window_size=tally.window, new_drafts=tally.new_drafts)
+    settings = DecodeSettings(
+        seed=seed,
+        decoder="gumbel" if tally.decoder == FIXED else tally.decoder,
+        window_size=tally.window,
+        new_drafts=tally.new_drafts,
+        adapt_window=tally.decoder != FIXED,
+    )
     start = time.perf_counter()
     result = draw(demo.transformer, demo.vocabulary, Request([prompt], GRID_SIDE, GRID_SIDE, settings=settings))
     tally.seconds.append(time.perf_counter() - start)
@@ -165,6 +173,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--checkpoint", default="demo")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=DTYPES, default="fp32", help="of the transformer")
     parser.add_argument("--decoders", nargs="+", choices=DECODERS, default=DECODERS)
     parser.add_argument("--windows", nargs="+", type=int, default=WINDOWS)
     parser.add_argument("--new-drafts", choices=(*NEW_DRAFTS, "all"), default=DecodeSettings().new_drafts)
@@ -181,7 +190,7 @@ def main() -> int:
     options = parse_arguments()
     torch.set_num_threads(options.threads)
     try:
-        demo, tallies = load_demo(options.checkpoint, options.device), make_tallies(options)
+        demo, tallies = load_demo(options.checkpoint, options.device, DTYPES[options.dtype]), make_tallies(options)
         samples = [s for name in CATEGORIES for s in fresh_samples(name, options.prompts_per_category, options.seed)]
         warm_up = [Tally(tally.decoder, tally.window, tally.new_drafts) for tally in tallies]
         measure(demo, samples[:1], warm_up, options.seed)
@@ -192,8 +201,9 @@ def main() -> int:
     rows = summary(tallies)
     print(table(rows))
     if options.json:
-        values = {"torch": torch.__version__, "threads": options.threads, "device": options.device, "summary": rows}
-        options.json.write_text(json.dumps({**values, "pictures": [asdict(t) for t in tallies]}) + "\n", "utf-8")
+        used = {name: getattr(options, name) for name in ("threads", "device", "dtype", "seed")}
+        values = {"torch": torch.__version__, **used, "summary": rows, "pictures": [asdict(t) for t in tallies]}
+        options.json.write_text(json.dumps(values) + "\n", "utf-8")
     if options.plot:
         plot(rows, options.plot)
     return 0
