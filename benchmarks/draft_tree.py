@@ -30,7 +30,8 @@ BRANCHES = (2, 4, 8)
 class Watching(GumbelRule):
     """`gumbel`, counting the rank of each forward's first token in what the forward before held of it."""
 
-    def __init__(self, ranks: Counter[int]):
+    def __init__(self, ranks: Counter[int], top_k: int):
+        super().__init__(top_k)
         self.ranks = ranks
         self.before: tuple[Tensor, int] | None = None
 
@@ -55,7 +56,10 @@ def main() -> None:
     options = parser.parse_args()
     demo, ranks, forwards = load_demo(options.checkpoint, "cpu"), Counter[int](), 0
     samples = [sample for name in CATEGORIES for sample in fresh_samples(name, options.prompts_per_category, 0)]
-    with mock.patch.object(window, "make_rule", side_effect=lambda *_: Watching(ranks)), torch.inference_mode():
+    with (
+        mock.patch.object(window, "make_rule", side_effect=lambda _decoder, _probs, top_k: Watching(ranks, top_k)),
+        torch.inference_mode(),
+    ):
         for seed, sample in enumerate(samples):
             prompt = demo.tokenizer.encode_prompt(build_prompt("t2i", CANVAS, CANVAS, sample.caption))
             settings = DecodeSettings(seed=seed, window_size=options.window)

@@ -7,7 +7,9 @@ the slot's draft was drawn from.
 import torch
 from torch import Tensor
 
-from .sampling import sample_inverse
+from .sampling import cut, sample_inverse
+
+SLOW_AT_TOP_K = ("cpu",)
 
 
 def accept_length(agree: Tensor) -> Tensor:
@@ -15,13 +17,21 @@ def accept_length(agree: Tensor) -> Tensor:
     return 1 + agree.long().cumprod(1).sum(1)
 
 
-def gumbel_tokens(logits: Tensor, noise: Tensor) -> Tensor:
-    """argmax(log p + g): a draw from softmax(logits) [...,K] that is a function of its noise g [...,K] alone.
+def gumbel_tokens(logits: Tensor, noise: Tensor, top_k: int) -> Tensor:
+    """argmax(log p + g): a draw from softmax(cut(logits, top_k)) [...,K], a function of its noise g [...,K] alone.
 
     The Gumbel-max trick (arXiv 1411.0030). With g fixed per position, a draft that equals this token under the settled
-    prefix is what autoregressive decoding draws there.
+    prefix is what autoregressive decoding draws there. Devices that are slow at finding the k-th largest do so only
+    where the argmax of all is not among the k, which the host has to see.
     """
-    return (logits + noise).argmax(-1)
+    if top_k >= logits.shape[-1] or logits.device.type not in SLOW_AT_TOP_K:
+        return (cut(logits, top_k) + noise).argmax(-1)
+    tokens = (logits + noise).argmax(-1, keepdim=True)
+    outside = (logits > logits.gather(-1, tokens)).sum(-1) >= top_k
+    tokens = tokens.squeeze(-1)
+    if outside.any():
+        tokens[outside] = (cut(logits[outside], top_k) + noise[outside]).argmax(-1)
+    return tokens
 
 
 def accept(target_probs: Tensor, draft_probs: Tensor, drafts: Tensor, uniform: Tensor) -> Tensor:

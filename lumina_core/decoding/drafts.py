@@ -20,7 +20,7 @@ from .rules import Rule, Slots
 class Entrance:
     """The slots [N,S] behind a window. `tokens` [N,length] are known up to index `known` [N,1], the one before them.
 
-    `logits` [N,K], warped, are the window's last, for the token at `known`.
+    `logits` [N,K] are the window's last, for the token at `known`.
     """
 
     canvas: Canvas

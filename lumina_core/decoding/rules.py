@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .accept import accept_length, couple, gumbel_tokens
 from .noise import ACCEPT, FRESH, REDRAW, gumbel_noise, hashed, to_uniform
-from .sampling import sample_inverse
+from .sampling import cut, sample_inverse
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,16 @@ class Slots:
 class Rule(Protocol):
     """A decoder's rule, with what it remembers of the drafts."""
 
+    def prepare(self, logits: Tensor) -> Tensor:
+        """What the rule works on, of logits [N,S,K] that are guided and over temperature; top-k is the rule's part."""
+        ...
+
     def draw(self, logits: Tensor, slots: Slots) -> Tensor:
-        """Tokens [N,S] of warped logits [N,S,K], no drafts in play."""
+        """Tokens [N,S] of prepared logits [N,S,K], no drafts in play."""
         ...
 
     def settle(self, logits: Tensor, drafts: Tensor, slots: Slots) -> tuple[Tensor, Tensor]:
-        """Tokens [N,W] and accepted lengths [N], 1 to W, for warped logits [N,W,K] and drafts [N,W−1].
+        """Tokens [N,W] and accepted lengths [N], 1 to W, for prepared logits [N,W,K] and drafts [N,W−1].
 
         The tokens within the accepted length are final, those behind it the next drafts.
         """
@@ -51,8 +55,14 @@ class Rule(Protocol):
 class GumbelRule:
     """`gumbel`: argmax(log p + g), g fixed by index; a draft counts if it is that token. `ar` is its window of one."""
 
+    def __init__(self, top_k: int):
+        self.top_k = top_k
+
+    def prepare(self, logits: Tensor) -> Tensor:
+        return logits
+
     def draw(self, logits: Tensor, slots: Slots) -> Tensor:
-        return gumbel_tokens(logits, gumbel_noise(slots.keys, slots.index, logits.shape[-1]))
+        return gumbel_tokens(logits, gumbel_noise(slots.keys, slots.index, logits.shape[-1]), self.top_k)
 
     def settle(self, logits: Tensor, drafts: Tensor, slots: Slots) -> tuple[Tensor, Tensor]:
         tokens = self.draw(logits, slots)
@@ -70,8 +80,11 @@ class SpeculativeRule:
     `draft_probs` [N,W−1,K] is the q of every draft in the window.
     """
 
-    def __init__(self, coupled: bool, draft_probs: Tensor):
-        self.coupled, self.draft_probs = coupled, draft_probs
+    def __init__(self, coupled: bool, draft_probs: Tensor, top_k: int):
+        self.coupled, self.draft_probs, self.top_k = coupled, draft_probs, top_k
+
+    def prepare(self, logits: Tensor) -> Tensor:
+        return cut(logits, self.top_k)
 
     def draw(self, logits: Tensor, slots: Slots) -> Tensor:
         return sample_inverse(logits.softmax(-1), slots.uniform(FRESH))
@@ -94,6 +107,8 @@ class SpeculativeRule:
         self.draft_probs.copy_(known[torch.arange(len(known), device=accepted.device)[:, None], slot])
 
 
-def make_rule(decoder: str, draft_probs: Tensor) -> Rule:
+def make_rule(decoder: str, draft_probs: Tensor, top_k: int) -> Rule:
     """The rule of a decoder; `draft_probs` is storage [N,W−1,K] for one that needs it."""
-    return GumbelRule() if decoder in ("ar", "gumbel") else SpeculativeRule(decoder == "coupled", draft_probs)
+    if decoder in ("ar", "gumbel"):
+        return GumbelRule(top_k)
+    return SpeculativeRule(decoder == "coupled", draft_probs, top_k)

@@ -10,9 +10,8 @@ def guide(cond: Tensor, uncond: Tensor, cfg_scale: float) -> Tensor:
     return uncond + cfg_scale * (cond - uncond)
 
 
-def warp(logits: Tensor, temperature: float, top_k: int) -> Tensor:
-    """logits/temperature with all but the k largest at −inf; ties with the k-th stay (as in the published program)."""
-    logits = logits.float() / temperature
+def cut(logits: Tensor, top_k: int) -> Tensor:
+    """Logits with all but the k largest at −inf; ties with the k-th stay (as in the published program)."""
     if top_k >= logits.shape[-1]:
         return logits
     kth = logits.topk(top_k, dim=-1, sorted=False).values.amin(-1, keepdim=True)

@@ -8,7 +8,7 @@ from .canvas import Canvas
 from .drafts import Entrance, enter
 from .noise import picture_keys
 from .rules import Slots, make_rule
-from .sampling import guide, warp
+from .sampling import guide
 from .settings import DecodeSettings
 
 # With fewer rows in a matrix product, CPU kernels add up in another order and round differently; at this many and more,
@@ -47,7 +47,7 @@ class Window:
         self.steps = torch.zeros((), dtype=torch.int64, device=device)
         codes = transformer.config.codebook_size
         draft_probs = torch.zeros(pictures, width - 1, codes if settings.keeps_draft_probs else 0, device=device)
-        self.rule = make_rule(settings.decoder, draft_probs)
+        self.rule = make_rule(settings.decoder, draft_probs, settings.top_k)
         index = torch.arange(self.length, device=device)
         self.end_of_row = canvas.is_end_of_row(index)
         self.forced = self.end_of_row | (index > canvas.last)
@@ -60,7 +60,7 @@ class Window:
     def begin(self, hidden: Tensor) -> None:
         """Draws the first token from the states [R,H] behind the prompts."""
         index = (self.pos + 1)[:, None]
-        logits = self._warped(hidden[:, None])
+        logits = self._logits(hidden[:, None])
         self.tokens.scatter_(1, index, self.rule.draw(logits, self._slots(index)))
         self._move(logits, index, torch.ones_like(self.pos))
 
@@ -71,7 +71,7 @@ class Window:
         one more than what is left to draw in any picture where that is less.
         """
         index = self.pos[:, None] + self._offsets[: self.slots_run(width)]
-        logits = self._warped(self._forward(index, end_of_row_embedding, kv_len)[:, :width])
+        logits = self._logits(self._forward(index, end_of_row_embedding, kv_len), width)
         following = index[:, :width] + 1
         drafts = self.tokens.gather(1, following[:, :-1])
         tokens, accepted = self.rule.settle(logits, drafts, self._slots(following))
@@ -87,13 +87,13 @@ class Window:
         input_pos = index.repeat(branches, 1) + self.offset
         return self.transformer.hidden_states(embedded.repeat(branches, 1, 1), self.cache.plan(input_pos, kv_len))
 
-    def _warped(self, hidden: Tensor) -> Tensor:
-        logits = self.transformer.code_logits(hidden)
-        settings = self.settings
-        if settings.guided:
+    def _logits(self, hidden: Tensor, width: int = 1) -> Tensor:
+        """What the rule works on: of the first `width` of all the slots that ran."""
+        logits = self.transformer.code_logits(hidden)[:, :width]
+        if self.settings.guided:
             cond, uncond = logits.chunk(2)
-            logits = guide(cond, uncond, settings.cfg_scale)
-        return warp(logits, settings.temperature, settings.top_k)
+            logits = guide(cond, uncond, self.settings.cfg_scale)
+        return self.rule.prepare(logits.float() / self.settings.temperature)
 
     def _slots(self, index: Tensor) -> Slots:
         return Slots(self.keys, index, self.forced[index], self.steps)

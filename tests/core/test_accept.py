@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lumina_core.decoding.accept import accept, accept_length, couple, gumbel_tokens, residual
-from lumina_core.decoding.sampling import guide, sample_inverse, warp
+from lumina_core.decoding.sampling import cut, guide, sample_inverse
 
 GRID = 400
 UNIFORMS = (torch.arange(GRID) + 0.5) / GRID
@@ -127,32 +127,43 @@ def test_inverse_sampling_sees_small_probabilities_in_a_large_codebook() -> None
 
 def test_gumbel_tokens_are_possible_and_likeliest() -> None:
     logits = torch.tensor([[0.0, -math.inf, 1.0]])
-    assert gumbel_tokens(logits, torch.zeros(1, 3)) == 2
-    assert gumbel_tokens(logits, torch.tensor([[2.0, 90.0, 0.0]])) == 0
+    assert gumbel_tokens(logits, torch.zeros(1, 3), 3) == 2
+    assert gumbel_tokens(logits, torch.tensor([[2.0, 90.0, 0.0]]), 3) == 0
 
 
-def test_warp_divides_by_the_temperature_and_keeps_the_k_largest() -> None:
+@pytest.mark.parametrize("top_k", [1, 2, 7, 40, 64])
+def test_gumbel_tokens_are_those_of_the_k_likeliest_codes(top_k: int) -> None:
+    """Also where the best of all is not among them, and where codes tie for the last place."""
+    generator = torch.Generator().manual_seed(top_k)
+    logits = torch.randn(50, 6, 64, generator=generator).mul_(3).round_()
+    noise = 4 * torch.randn(50, 6, 64, generator=generator)
+    expected = (cut(logits, top_k) + noise).argmax(-1)
+    assert torch.equal(gumbel_tokens(logits, noise, top_k), expected)
+    assert torch.equal(expected, (logits + noise).argmax(-1)) == (top_k == 64)
+
+
+def test_cut_keeps_the_k_largest() -> None:
     logits = torch.tensor([[1.0, 4.0, 3.0, 2.0], [0.0, -1.0, -2.0, -3.0]])
-    expected = torch.tensor([[-math.inf, 8.0, 6.0, -math.inf], [0.0, -2.0, -math.inf, -math.inf]])
-    assert torch.equal(warp(logits, 0.5, 2), expected)
+    expected = torch.tensor([[-math.inf, 4.0, 3.0, -math.inf], [0.0, -1.0, -math.inf, -math.inf]])
+    assert torch.equal(cut(logits, 2), expected)
 
 
 def test_ties_with_the_kth_stay() -> None:
-    assert warp(torch.tensor([1.0, 2.0, 2.0, 2.0, 3.0]), 1.0, 2).isfinite().tolist() == [False, True, True, True, True]
+    assert cut(torch.tensor([1.0, 2.0, 2.0, 2.0, 3.0]), 2).isfinite().tolist() == [False, True, True, True, True]
 
 
 @pytest.mark.parametrize("top_k", [4, 5, 4096])
 def test_top_k_of_all_cuts_nothing(top_k: int) -> None:
     logits = torch.randn(3, 4)
-    assert torch.equal(warp(logits, 2.0, top_k), logits / 2)
+    assert torch.equal(cut(logits, top_k), logits)
 
 
 def test_one_code_stays_one_code() -> None:
-    assert torch.equal(warp(torch.tensor([[3.0]]), 1.0, 1).softmax(-1), torch.ones(1, 1))
+    assert torch.equal(cut(torch.tensor([[3.0]]), 1).softmax(-1), torch.ones(1, 1))
 
 
 def test_a_top_k_of_one_is_certain() -> None:
-    probs = warp(torch.tensor([0.1, 0.3, 0.2]), 1.0, 1).softmax(-1)
+    probs = cut(torch.tensor([0.1, 0.3, 0.2]), 1).softmax(-1)
     assert torch.equal(probs, torch.tensor([0.0, 1.0, 0.0]))
 
 
@@ -161,5 +172,5 @@ def test_guidance_is_in_float32() -> None:
     for cfg_scale in (0.0, 1.0, 4.0):
         expected = uncond.double() + cfg_scale * (cond.double() - uncond.double())
         guided = guide(cond, uncond, cfg_scale)
-        assert guided.dtype == torch.float32 == warp(cond, 1.0, 10).dtype
+        assert guided.dtype == torch.float32
         torch.testing.assert_close(guided.double(), expected, atol=1e-5, rtol=0)

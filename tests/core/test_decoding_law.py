@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lumina_core.decoding import DecodeSettings
 from lumina_core.decoding.rules import GumbelRule, Slots, SpeculativeRule
-from lumina_core.decoding.sampling import guide, warp
+from lumina_core.decoding.sampling import cut, guide
 
 from .toys import Toy, fit, toy_transformer
 
@@ -87,7 +87,8 @@ def warp_again(patch: Patch) -> None:
     residual = ACCEPT.residual
 
     def warped(target_probs: Tensor, draft_probs: Tensor) -> Tensor:
-        return warp(residual(target_probs, draft_probs).log(), GUIDED.temperature, GUIDED.top_k).softmax(-1)
+        logits = residual(target_probs, draft_probs).log() / GUIDED.temperature
+        return cut(logits, GUIDED.top_k).softmax(-1)
 
     patch.setattr(ACCEPT, "residual", warped)
 
@@ -163,8 +164,8 @@ def rule(cls: type) -> Callable[[Patch], None]:
     """The engine with another rule."""
 
     def patched(patch: Patch) -> None:
-        def make(decoder: str, draft_probs: Tensor) -> object:
-            return cls() if issubclass(cls, GumbelRule) else cls(decoder == "coupled", draft_probs)
+        def make(decoder: str, draft_probs: Tensor, top_k: int) -> object:
+            return cls(top_k) if issubclass(cls, GumbelRule) else cls(decoder == "coupled", draft_probs, top_k)
 
         patch.setattr(WINDOW, "make_rule", make)
 
