@@ -22,7 +22,8 @@ class Window:
 
     All is tensors of fixed shape on the device, and `step` neither reads them on the host nor makes a choice by them.
     `tokens` [N,length] holds codes by index (0 where an end of row stands): settled ones up to `pos` [N], drafts behind
-    it. `settled_step` [N,length] is the forward that settled each, −1 where none has.
+    it. `settled_step` [N,length] is the forward that settled each, −1 where none has, `log_probs` [N,length] the log of
+    the guided, warped probability that it had there, 0 where none has.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Window:
         self.keys = picture_keys([settings.seed + k for k in range(pictures)], device)
         self.tokens = torch.zeros(pictures, self.length, dtype=torch.int64, device=device)
         self.settled_step = torch.full_like(self.tokens, -1)
+        self.log_probs = torch.zeros(pictures, self.length, device=device)
         self.pos = torch.full((pictures,), canvas.first - 1, device=device)
         self.steps = torch.zeros((), dtype=torch.int64, device=device)
         codes = transformer.config.codebook_size
@@ -100,9 +102,10 @@ class Window:
 
     def _move(self, logits: Tensor, following: Tensor, accepted: Tensor) -> None:
         """Settles the first `accepted` [N] of the tokens at `following` [N,S] and lets new slots enter behind them."""
-        slot = torch.arange(following.shape[1], device=following.device)
-        settled = torch.where(slot < accepted[:, None], self.steps, self.settled_step.gather(1, following))
-        self.settled_step.scatter_(1, following, settled)
+        settles = torch.arange(following.shape[1], device=following.device) < accepted[:, None]
+        log_probs = logits.gather(-1, self.tokens.gather(1, following).unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
+        for kept, new in ((self.settled_step, self.steps), (self.log_probs, log_probs)):
+            kept.scatter_(1, following, torch.where(settles, new, kept.gather(1, following)))
         if self.width > 1:
             self._enter(logits, following[:, -1:], accepted)
         self.pos += accepted
