@@ -11,7 +11,7 @@ from ..lumina_core.pipeline import Request, StepReport, check_request, draw, run
 from . import comfy_adapter as comfy_ui
 from .preview import GrowingPreview
 from .report import acceptance_map, report_text
-from .types import CATEGORY, LoadedModel, LuminaModel, LuminaPrompt, TaskPromptData
+from .types import CATEGORY, LIKELIHOOD_KEY, LoadedModel, LuminaModel, LuminaPrompt, TaskPromptData
 from .vae import MoVQGANVae, require_movqgan
 
 BIGGEST_SEED = 0xFFFFFFFFFFFFFFFF
@@ -159,4 +159,5 @@ class SJDSampler(io.ComfyNode):
         )
         result = sample(model, movqgan, make_request(model, prompt, batch_size, settings))
         picture = acceptance_map(result.settled_step.cpu(), CODE_PIXELS)
-        return io.NodeOutput(movqgan.latent_of(result.codes), report_text(result), picture)
+        latent = movqgan.latent_of(result.codes) | {LIKELIHOOD_KEY: list(result.log_likelihood_per_code)}
+        return io.NodeOutput(latent, report_text(result), picture)
