@@ -14,9 +14,6 @@ from ..lumina_core.vocabulary import Vocabulary
 
 CATEGORY = "Lumina-mGPT 2.0"
 
-# In the sampler's LATENT: each picture's log-likelihood in nats per code, a list of floats.
-LIKELIHOOD_KEY = "lumina_nats_per_code"
-
 LuminaModel = io.Custom("LUMINA_MGPT2")
 LuminaPrompt = io.Custom("LUMINA_PROMPT")
 
