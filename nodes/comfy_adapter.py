@@ -14,6 +14,7 @@ import comfy.utils
 import folder_paths
 import torch
 from comfy.cli_args import LatentPreviewMethod, args
+from comfy_execution.graph_utils import ExecutionBlocker
 from PIL import Image
 from torch import Tensor, nn
 
@@ -80,6 +81,14 @@ def file_stamp(paths: Sequence[Path]) -> str:
     """A text that changes when one of the files does, so that a replaced file is loaded again."""
     stats = [(path, path.stat()) for path in paths if path.is_file()]
     return ";".join(f"{path}:{stat.st_size}:{stat.st_mtime_ns}" for path, stat in stats)
+
+
+# Values
+
+
+def nothing(why: str) -> ExecutionBlocker:
+    """For an output that has no value this time: nodes that use it do not run, and ComfyUI tells the user why."""
+    return ExecutionBlocker(why)
 
 
 # Memory

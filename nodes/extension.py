@@ -3,10 +3,12 @@
 from comfy_api.latest import ComfyExtension, io
 
 from . import comfy_adapter
+from .best_of import BestOfN
 from .codec import MoVQGANDecode, MoVQGANEncode
 from .loaders import LoadModel, LoadMoVQGAN
 from .prompt import TaskPrompt
 from .sampler import SJDSampler
+from .thinking import ThinkingAnswer, ThinkingInstruction
 
 
 class LuminaMGPT2Extension(ComfyExtension):
@@ -16,4 +18,14 @@ class LuminaMGPT2Extension(ComfyExtension):
         comfy_adapter.register_model_folder()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [LoadModel, LoadMoVQGAN, TaskPrompt, SJDSampler, MoVQGANDecode, MoVQGANEncode]
+        return [
+            LoadModel,
+            LoadMoVQGAN,
+            TaskPrompt,
+            SJDSampler,
+            MoVQGANDecode,
+            MoVQGANEncode,
+            BestOfN,
+            ThinkingInstruction,
+            ThinkingAnswer,
+        ]

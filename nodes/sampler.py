@@ -9,6 +9,7 @@ from ..lumina_core.errors import InputError
 from ..lumina_core.panels import CODE_PIXELS, grid_size
 from ..lumina_core.pipeline import Request, StepReport, check_request, draw, run_bytes
 from . import comfy_adapter as comfy_ui
+from .latents import with_likelihood
 from .preview import GrowingPreview
 from .report import acceptance_map, report_text
 from .types import CATEGORY, LoadedModel, LuminaModel, LuminaPrompt, TaskPromptData
@@ -159,4 +160,4 @@ class SJDSampler(io.ComfyNode):
         )
         result = sample(model, movqgan, make_request(model, prompt, batch_size, settings))
         picture = acceptance_map(result.settled_step.cpu(), CODE_PIXELS)
-        return io.NodeOutput(movqgan.latent_of(result.codes), report_text(result), picture)
+        return io.NodeOutput(with_likelihood(movqgan.latent_of(result.codes), result), report_text(result), picture)

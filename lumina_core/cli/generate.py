@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_decoding_arguments(parser)
     parser.add_argument("--out", type=Path, required=True, help="picture; several get _k before the suffix")
     parser.add_argument("--tokens-out", type=Path, help="JSON of the pictures' tokens")
-    parser.add_argument("--stats-out", type=Path, help="JSON of forwards, seconds and bytes")
+    parser.add_argument("--stats-out", type=Path, help="JSON of forwards, seconds, bytes and log-likelihoods")
 
 
 def _add_task_arguments(parser: argparse.ArgumentParser) -> None:
@@ -158,6 +158,7 @@ def _stats(device: torch.device, weights: WeightsPlan, result: DecodeResult) -> 
         "sampled_tokens": result.sampled_tokens,
         "accept_histogram": result.accept_histogram,
         "peak_bytes": peak_bytes(device),
+        "log_likelihood": list(result.log_likelihood),
     }
 
 

@@ -149,6 +149,7 @@ class _Run:
             nfe=max(map(len, lengths)),
             accept_lengths=lengths,
             settled_step=self.canvas.cut_codes(self.window.settled_step).cpu().clone(),
+            log_likelihood=tuple(self.canvas.cut_codes(self.window.log_probs).cpu().double().sum((1, 2)).tolist()),
             seconds=seconds,
             settings=self.settings,
         )

@@ -78,13 +78,16 @@ class DecodeResult:
 
     `codes` [N,h,w] int64 on the CPU, given rows included. `nfe`: forwards, without those that read the prompt.
     `accept_lengths[k]`: tokens (ends of row included) that each forward settled in picture k. `settled_step` [N,h,w]:
-    the forward that settled each code, 0 for the prompt's, −1 for given ones. `seconds`: wall time with prefill.
+    the forward that settled each code, 0 for the prompt's, −1 for given ones. `log_likelihood` [N], in nats: the sum
+    over a picture's sampled codes of the log of the guided probability, at the temperature, that each has among all
+    codes after those before it, whatever top-k and decoder. `seconds`: wall time with prefill.
     """
 
     codes: Tensor
     nfe: int
     accept_lengths: tuple[tuple[int, ...], ...]
     settled_step: Tensor
+    log_likelihood: tuple[float, ...]
     seconds: float
     settings: DecodeSettings = field(default_factory=DecodeSettings)
 
@@ -92,6 +95,11 @@ class DecodeResult:
     def sampled_tokens(self) -> int:
         """Codes that were sampled, over all pictures."""
         return int((self.settled_step >= 0).sum())
+
+    @property
+    def log_likelihood_per_code(self) -> tuple[float, ...]:
+        """`log_likelihood` by code, so that canvases of different sizes compare."""
+        return tuple(sum_of_codes * len(self.codes) / self.sampled_tokens for sum_of_codes in self.log_likelihood)
 
     @property
     def accept_histogram(self) -> dict[int, int]:

@@ -22,7 +22,8 @@ class Window:
 
     All is tensors of fixed shape on the device, and `step` neither reads them on the host nor makes a choice by them.
     `tokens` [N,length] holds codes by index (0 where an end of row stands): settled ones up to `pos` [N], drafts behind
-    it. `settled_step` [N,length] is the forward that settled each, −1 where none has.
+    it. `settled_step` [N,length] is the forward that settled each, −1 where none has, `log_probs` [N,length] the log of
+    the guided probability that it had there, 0 where none has.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Window:
         self.keys = picture_keys([settings.seed + k for k in range(pictures)], device)
         self.tokens = torch.zeros(pictures, self.length, dtype=torch.int64, device=device)
         self.settled_step = torch.full_like(self.tokens, -1)
+        self.log_probs = torch.zeros(pictures, self.length, device=device)
         self.pos = torch.full((pictures,), canvas.first - 1, device=device)
         self.steps = torch.zeros((), dtype=torch.int64, device=device)
         codes = transformer.config.codebook_size
@@ -61,8 +63,9 @@ class Window:
         """Draws the first token from the states [R,H] behind the prompts."""
         index = (self.pos + 1)[:, None]
         logits = self._logits(hidden[:, None])
-        self.tokens.scatter_(1, index, self.rule.draw(logits, self._slots(index)))
-        self._move(logits, index, torch.ones_like(self.pos))
+        prepared = self.rule.prepare(logits)
+        self.tokens.scatter_(1, index, self.rule.draw(prepared, self._slots(index)))
+        self._move(logits, prepared, index, torch.ones_like(self.pos))
 
     def step(self, end_of_row_embedding: Tensor, kv_len: int, width: int) -> Tensor:
         """One forward: the tokens [N] that it settled, 0 for a finished picture.
@@ -74,10 +77,11 @@ class Window:
         logits = self._logits(self._forward(index, end_of_row_embedding, kv_len), width)
         following = index[:, :width] + 1
         drafts = self.tokens.gather(1, following[:, :-1])
-        tokens, accepted = self.rule.settle(logits, drafts, self._slots(following))
+        prepared = self.rule.prepare(logits)
+        tokens, accepted = self.rule.settle(prepared, drafts, self._slots(following))
         self.tokens.scatter_(1, following, torch.where(self.forced[following], 0, tokens))
         accepted = torch.minimum(accepted, self.canvas.last - self.pos)
-        self._move(logits, following, accepted)
+        self._move(logits, prepared, following, accepted)
         return accepted
 
     def _forward(self, index: Tensor, end_of_row_embedding: Tensor, kv_len: int) -> Tensor:
@@ -88,23 +92,24 @@ class Window:
         return self.transformer.hidden_states(embedded.repeat(branches, 1, 1), self.cache.plan(input_pos, kv_len))
 
     def _logits(self, hidden: Tensor, width: int = 1) -> Tensor:
-        """What the rule works on: of the first `width` of all the slots that ran."""
+        """Guided and over temperature, of the first `width` of all the slots that ran."""
         logits = self.transformer.code_logits(hidden)[:, :width]
         if self.settings.guided:
             cond, uncond = logits.chunk(2)
             logits = guide(cond, uncond, self.settings.cfg_scale)
-        return self.rule.prepare(logits.float() / self.settings.temperature)
+        return logits.float() / self.settings.temperature
 
     def _slots(self, index: Tensor) -> Slots:
         return Slots(self.keys, index, self.forced[index], self.steps)
 
-    def _move(self, logits: Tensor, following: Tensor, accepted: Tensor) -> None:
+    def _move(self, logits: Tensor, prepared: Tensor, following: Tensor, accepted: Tensor) -> None:
         """Settles the first `accepted` [N] of the tokens at `following` [N,S] and lets new slots enter behind them."""
-        slot = torch.arange(following.shape[1], device=following.device)
-        settled = torch.where(slot < accepted[:, None], self.steps, self.settled_step.gather(1, following))
-        self.settled_step.scatter_(1, following, settled)
+        settles = torch.arange(following.shape[1], device=following.device) < accepted[:, None]
+        log_probs = logits.gather(-1, self.tokens.gather(1, following).unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
+        for kept, new in ((self.settled_step, self.steps), (self.log_probs, log_probs)):
+            kept.scatter_(1, following, torch.where(settles, new, kept.gather(1, following)))
         if self.width > 1:
-            self._enter(logits, following[:, -1:], accepted)
+            self._enter(prepared, following[:, -1:], accepted)
         self.pos += accepted
         self.steps += 1
 

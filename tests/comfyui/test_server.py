@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 from workflows import DECODE, MAP, MODEL, MOVQGAN, PROMPT, REPORT, SAMPLER, SAVE, text_to_image
 
-NODES = ("LoadModel", "LoadMoVQGAN", "TaskPrompt", "SJDSampler", "MoVQGANDecode", "MoVQGANEncode")
+NODES = (
+    "LoadModel",
+    "LoadMoVQGAN",
+    "TaskPrompt",
+    "SJDSampler",
+    "MoVQGANDecode",
+    "MoVQGANEncode",
+    "BestOfN",
+    "ThinkingInstruction",
+    "ThinkingAnswer",
+)
 
 
 def test_the_nodes_are_there(server):

@@ -104,6 +104,7 @@ def test_stats_say_what_the_run_took(lumina: CommandLine) -> None:
         ("sampled_tokens", int),
         ("accept_histogram", dict),
         ("peak_bytes", int),
+        ("log_likelihood", list),
     ]
     assert list(stats.values())[:5] == ["gumbel", 19, "fp32", "cpu", "float32"]
     assert stats["sampled_tokens"] == 2 * 16 and 0 < stats["seconds"] < 600
@@ -112,6 +113,7 @@ def test_stats_say_what_the_run_took(lumina: CommandLine) -> None:
     assert sum(length * count for length, count in histogram.items()) == 2 * (19 - 1)
     assert sum(histogram.values()) / 2 <= stats["nfe"] <= sum(histogram.values())
     assert all(1 <= length <= 19 and count > 0 for length, count in histogram.items())
+    assert len(stats["log_likelihood"]) == 2 and all(sum_of_codes < 0 for sum_of_codes in stats["log_likelihood"])
 
 
 def test_peak_bytes_are_of_this_process(lumina: CommandLine) -> None:

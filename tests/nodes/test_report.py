@@ -23,6 +23,7 @@ def result(pack):
         nfe=3,
         accept_lengths=((4, 1, 2),),
         settled_step=steps,
+        log_likelihood=(-12.3,),
         seconds=0.5,
         settings=decoding.DecodeSettings(seed=7, decoder="sjd", window_size=16),
     )
@@ -34,6 +35,7 @@ def test_report_says_what_was_run_and_how_fast(report, result):
     assert "6 tokens in 3 forwards: 2.00 a forward" in text
     assert "0.50 s, 12.0 tokens a second" in text
     assert "1 x1, 2 x1, 4 x1" in text
+    assert "nats per code: -2.050" in text
 
 
 def test_acceptance_map_colours_codes_by_step(report, result):

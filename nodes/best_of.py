@@ -1,0 +1,126 @@
+"""Best of N."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..lumina_core.best_of import Ranking, Verifier, flat_scores, rank_pictures
+from ..lumina_core.contact_sheet import contact_sheet
+from ..lumina_core.errors import InputError
+from ..lumina_core.panels import to_image, to_pixels
+from . import comfy_adapter as comfy_ui
+from .latents import join_latents, likelihoods_of, pick_pictures
+from .types import CATEGORY
+
+VERIFIERS = ("1", "2", "3")
+NO_LATENT = "Best of N has no latent to give: connect the sampler's latent to it"
+
+
+def join_images(images: Sequence[Tensor]) -> Tensor:
+    """One batch [B,H,W,C] of several. Raises InputError when they differ in size."""
+    sizes = sorted({f"{image.shape[2]}x{image.shape[1]}" for image in images})
+    if len({image.shape[1:] for image in images}) > 1:
+        raise InputError(f"the pictures have sizes {', '.join(sizes)}; expected one size and one number of channels")
+    return torch.cat(list(images))
+
+
+def verifiers_of(latent: dict | None, likelihood_weight: float, given: dict[str, tuple[list, float]]) -> list[Verifier]:
+    """The latent's likelihoods, if it holds any, and what was `given`: scores and weight by name."""
+    likelihoods = likelihoods_of(latent) if latent else None
+    own = [Verifier("likelihood", likelihoods, likelihood_weight)] if likelihoods else []
+    return own + [Verifier(name, flat_scores(name, scores), weight) for name, (scores, weight) in given.items()]
+
+
+def draw_sheet(images: Tensor, ranking: Ranking, keep: int) -> Tensor:
+    """The contact sheet [1,H,W,3] of all pictures, the best first, those to keep framed."""
+    pictures = [to_image(images[index, ..., :3].movedim(-1, 0) * 2 - 1) for index in ranking.order]
+    sheet = contact_sheet(pictures, list(map(ranking.caption, ranking.order)), keep)
+    return (to_pixels(sheet).movedim(1, -1) + 1) / 2
+
+
+def check_latent(latent: dict | None, pictures: int) -> None:
+    """Raises InputError for a latent of another number of pictures."""
+    if latent is not None and len(latent["samples"]) != pictures:
+        raise InputError(
+            f"the latent holds {len(latent['samples'])} pictures, the images are {pictures}; connect the latent that "
+            "the images were decoded from"
+        )
+
+
+def _weight_input(name: str, tooltip: str) -> io.Float.Input:
+    return io.Float.Input(name, default=1.0, min=-10.0, max=10.0, step=0.1, round=0.01, tooltip=tooltip)
+
+
+def _scores_input(number: str) -> io.Float.Input:
+    return io.Float.Input(
+        f"scores_{number}",
+        optional=True,
+        force_input=True,
+        tooltip="One number for each picture, from any node: a list, or a node that runs once for each picture.",
+    )
+
+
+class BestOfN(io.ComfyNode):
+    """The best pictures of a batch.
+
+    Scores come in three fixed inputs and not in one that grows, as each has a weight of its own, a widget. The node
+    takes lists, so that numbers from a node that ran once for each picture arrive together.
+    """
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="LuminaMGPT2_BestOfN",
+            display_name="Best of N",
+            category=CATEGORY,
+            description="Chooses the best pictures of a batch by the model's own likelihood and by scores from other "
+            "nodes. Scores are combined by rank, so that their scales do not matter.",
+            is_input_list=True,
+            inputs=[
+                io.Image.Input("images", tooltip="The pictures to choose from."),
+                io.Latent.Input(
+                    "latent", optional=True, tooltip="The sampler's, for the likelihood and to give the best one back."
+                ),
+                *map(_scores_input, VERIFIERS),
+                io.Int.Input("keep", default=1, min=1, max=64, tooltip="How many to give, the best first."),
+                _weight_input(
+                    "likelihood_weight", "Say of the model's own likelihood. 0: shown only; below 0: reversed."
+                ),
+                *(
+                    _weight_input(
+                        f"weight_{number}", f"Say of scores_{number}. 0: shown only; below 0: less is better."
+                    )
+                    for number in VERIFIERS
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="best_images"),
+                io.Latent.Output(display_name="best_latent"),
+                io.Image.Output(display_name="contact_sheet"),
+                io.String.Output(display_name="scores"),
+                io.Int.Output(display_name="index"),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, images, keep, likelihood_weight, latent=None, **scores_and_weights) -> io.NodeOutput:
+        pictures, latent = join_images(images), join_latents(latent) if latent else None
+        check_latent(latent, len(pictures))
+        given = {
+            f"scores_{number}": (scores_and_weights[f"scores_{number}"], scores_and_weights[f"weight_{number}"][0])
+            for number in VERIFIERS
+            if scores_and_weights.get(f"scores_{number}") is not None
+        }
+        ranking = rank_pictures(verifiers_of(latent, likelihood_weight[0], given), len(pictures))
+        kept = ranking.order[: keep[0]]
+        return io.NodeOutput(
+            pictures[list(kept)],
+            pick_pictures(latent, kept) if latent else comfy_ui.nothing(NO_LATENT),
+            draw_sheet(pictures, ranking, len(kept)),
+            ranking.table(),
+            kept[0],
+        )

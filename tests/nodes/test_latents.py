@@ -1,0 +1,49 @@
+"""What the sampler's latent says of each picture follows the pictures when they are joined and picked."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def latents(pack):
+    return importlib.import_module(f"{pack.__name__}.nodes.latents")
+
+
+def latent_of(latents, likelihoods: list[float], side: int = 2) -> dict:
+    count = len(likelihoods)
+    samples = torch.arange(count * 4.0 * side * side).view(count, 4, side, side) + 100 * likelihoods[0]
+    return {"samples": samples, "lumina_codes": samples[:, 0].long(), latents.LIKELIHOOD_KEY: likelihoods, "note": "n"}
+
+
+def test_picking_keeps_all_that_belongs_to_a_picture(latents):
+    whole = latent_of(latents, [-1.0, -2.0, -3.0])
+    picked = latents.pick_pictures(whole, [2, 0])
+    for key in ("samples", "lumina_codes"):
+        assert torch.equal(picked[key], whole[key][torch.tensor([2, 0])])
+    assert latents.likelihoods_of(picked) == (-3.0, -1.0) and picked["note"] == "n"
+
+
+def test_joined_latents_hold_what_all_hold(latents):
+    first, second = latent_of(latents, [-1.0, -2.0]), latent_of(latents, [-3.0]) | {"noise_mask": torch.ones(1, 2, 2)}
+    joined = latents.join_latents([first, second])
+    assert torch.equal(joined["samples"], torch.cat((first["samples"], second["samples"])))
+    assert latents.likelihoods_of(joined) == (-1.0, -2.0, -3.0) and "noise_mask" not in joined
+    del second[latents.LIKELIHOOD_KEY]
+    assert latents.likelihoods_of(latents.join_latents([first, second])) is None
+
+
+def test_likelihoods_of_other_pictures_do_not_count(latents):
+    whole = latent_of(latents, [-1.0, -2.0, -3.0])
+    assert latents.likelihoods_of(whole) == (-1.0, -2.0, -3.0)
+    assert latents.likelihoods_of(whole | {"samples": whole["samples"][:1]}) is None
+    assert latents.likelihoods_of({"samples": whole["samples"]}) is None
+
+
+def test_latents_of_other_sizes_are_refused(latents, pack):
+    errors = importlib.import_module(f"{pack.__name__}.lumina_core.errors")
+    with pytest.raises(errors.InputError, match="expected pictures of one size"):
+        latents.join_latents([latent_of(latents, [-1.0]), latent_of(latents, [-1.0], side=3)])
