@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from . import comfy_adapter
+from .canvas import ContinuePicture, SplitPanels, StitchPanels
 from .codec import MoVQGANDecode, MoVQGANEncode
 from .loaders import LoadModel, LoadMoVQGAN
 from .prompt import TaskPrompt
@@ -16,4 +17,14 @@ class LuminaMGPT2Extension(ComfyExtension):
         comfy_adapter.register_model_folder()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [LoadModel, LoadMoVQGAN, TaskPrompt, SJDSampler, MoVQGANDecode, MoVQGANEncode]
+        return [
+            LoadModel,
+            LoadMoVQGAN,
+            TaskPrompt,
+            StitchPanels,
+            ContinuePicture,
+            SJDSampler,
+            SplitPanels,
+            MoVQGANDecode,
+            MoVQGANEncode,
+        ]

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 from workflows import DECODE, MAP, MODEL, MOVQGAN, PROMPT, REPORT, SAMPLER, SAVE, text_to_image
 
-NODES = ("LoadModel", "LoadMoVQGAN", "TaskPrompt", "SJDSampler", "MoVQGANDecode", "MoVQGANEncode")
+NODES = (
+    *("LoadModel", "LoadMoVQGAN", "TaskPrompt", "SJDSampler", "MoVQGANDecode", "MoVQGANEncode"),
+    *("StitchPanels", "ContinuePicture", "SplitPanels"),
+)
 
 
 def test_the_nodes_are_there(server):
