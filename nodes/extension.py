@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from . import comfy_adapter
 from .best_of import BestOfN
+from .canvas import ContinuePicture, SplitPanels, StitchPanels
 from .codec import MoVQGANDecode, MoVQGANEncode
 from .loaders import LoadModel, LoadMoVQGAN
 from .prompt import TaskPrompt
@@ -22,7 +23,10 @@ class LuminaMGPT2Extension(ComfyExtension):
             LoadModel,
             LoadMoVQGAN,
             TaskPrompt,
+            StitchPanels,
+            ContinuePicture,
             SJDSampler,
+            SplitPanels,
             MoVQGANDecode,
             MoVQGANEncode,
             BestOfN,

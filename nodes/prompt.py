@@ -2,37 +2,33 @@
 
 from comfy_api.latest import io
 
-from ..lumina_core.panels import UNIT_PIXELS
-from ..lumina_core.prompts import build_prompt
-from .types import CATEGORY, LuminaPrompt, TaskPromptData
+from ..lumina_core.prompts import MAPS, find_template
+from .sizes import side_input, size_problem
+from .types import CATEGORY, LuminaCanvas, LuminaPrompt, TaskPromptData
 
-TASKS = {"text to image": "t2i"}
-LONGEST_SIDE = 4096
+# Stored workflows hold the names; new ones go to the end.
+TASKS = {
+    "text to image": "t2i",
+    "image pair": "pair",
+    "controllable": "control",
+    "subject-driven": "subject",
+    "edit": "edit",
+    "predict": "predict",
+}
+# Read by web/task_prompt.js, which hides the widget while the input is connected, or for all but these tasks.
+UNLESS_CANVAS = {"lumina_hidden_by": "canvas"}
 
 
-def size_problem(**sides: int | None) -> str | None:
-    """What is wrong with the sides that are known, or None."""
-    for name, side in sides.items():
-        if side is None:
-            continue
-        if side % UNIT_PIXELS or not UNIT_PIXELS <= side <= LONGEST_SIDE:
-            nearest = min(max(UNIT_PIXELS, round(side / UNIT_PIXELS) * UNIT_PIXELS), LONGEST_SIDE)
-            return (
-                f"{name} is {side}; expected a multiple of {UNIT_PIXELS} up to {LONGEST_SIDE}, the nearest is {nearest}"
-            )
-    return None
+def _tasks_with(name: str) -> dict:
+    return {"lumina_tasks": [label for label, task in TASKS.items() if name in find_template(task).requires]}
 
 
 def _side_input(name: str) -> io.Int.Input:
-    return io.Int.Input(
-        name,
-        default=768,
-        min=UNIT_PIXELS,
-        max=LONGEST_SIDE,
-        step=UNIT_PIXELS,
-        tooltip=f"{name.capitalize()} in pixels, a multiple of {UNIT_PIXELS}. The published model was trained around "
-        "768x768 and 512x512, the demo at 64x64.",
+    tooltip = (
+        "Of the whole canvas; a connected canvas says it instead. The published model was trained around 768x768 and "
+        "512x512, and around 512x1024 with two panels, the demo at 64x64 and 64x128."
     )
+    return side_input(name, 768, tooltip, UNLESS_CANVAS)
 
 
 class TaskPrompt(io.ComfyNode):
@@ -46,16 +42,53 @@ class TaskPrompt(io.ComfyNode):
             category=CATEGORY,
             description="Words a task the way the model was trained on it. The second output shows the full prompt.",
             inputs=[
-                io.Combo.Input("task", options=list(TASKS), default="text to image", tooltip="What to draw from what."),
+                io.Combo.Input(
+                    "task",
+                    options=list(TASKS),
+                    default="text to image",
+                    tooltip="What to draw from what. image pair: a picture and its map, from text. controllable: a "
+                    "picture from a map. predict: a map from a picture. All from controllable on need Stitch Panels.",
+                ),
                 io.String.Input(
                     "prompt",
                     multiline=True,
                     dynamic_prompts=True,
                     default="",
-                    tooltip="What the picture shows. Names of special tokens are taken as plain text.",
+                    tooltip="What the picture shows, or what to change in it. Names of special tokens are taken as "
+                    "plain text.",
                 ),
                 _side_input("width"),
                 _side_input("height"),
+                io.Combo.Input(
+                    "map",
+                    options=list(MAPS),
+                    default="depth",
+                    optional=True,
+                    tooltip="The kind of map beside the picture.",
+                    extra_dict=_tasks_with("map"),
+                ),
+                io.String.Input(
+                    "object",
+                    default="",
+                    optional=True,
+                    tooltip="What the given picture shows, such as: a red mug.",
+                    extra_dict=_tasks_with("object"),
+                ),
+                io.String.Input(
+                    "template",
+                    multiline=True,
+                    default="",
+                    placeholder="wording of your own; empty: built in",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Replaces the task's wording; {width}, {height}, {prompt}, {map} and {object} are filled "
+                    "in. Empty is the built-in one.",
+                ),
+                LuminaCanvas.Input(
+                    "canvas",
+                    optional=True,
+                    tooltip="From Stitch Panels or Continue Picture: width and height then come from it.",
+                ),
             ],
             outputs=[
                 LuminaPrompt.Output(display_name="prompt"),
@@ -68,6 +101,7 @@ class TaskPrompt(io.ComfyNode):
         return size_problem(width=width, height=height) or True
 
     @classmethod
-    def execute(cls, task, prompt, width, height) -> io.NodeOutput:
-        text = build_prompt(TASKS[task], width, height, prompt)
-        return io.NodeOutput(TaskPromptData(TASKS[task], text, width, height), text)
+    def execute(cls, task, prompt, width, height, map=None, object=None, template="", canvas=None) -> io.NodeOutput:
+        data = TaskPromptData(TASKS[task], prompt, width, height, map, object, (template.strip() and template) or None)
+        data = data if canvas is None else data.on_canvas(canvas)
+        return io.NodeOutput(data, data.text)

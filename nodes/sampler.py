@@ -2,28 +2,50 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from comfy_api.latest import io
 
-from ..lumina_core.decoding import DECODERS, DecodeResult, DecodeSettings
+from ..lumina_core.decoding import DECODERS, Canvas, DecodeResult, DecodeSettings
 from ..lumina_core.errors import InputError
 from ..lumina_core.panels import CODE_PIXELS, grid_size
 from ..lumina_core.pipeline import Request, StepReport, check_request, draw, run_bytes
+from ..lumina_core.prompts import find_template
 from . import comfy_adapter as comfy_ui
 from .latents import with_likelihood
 from .preview import GrowingPreview
 from .report import acceptance_map, report_text
-from .types import CATEGORY, LoadedModel, LuminaModel, LuminaPrompt, TaskPromptData
+from .types import CATEGORY, CanvasData, LoadedModel, LuminaCanvas, LuminaModel, LuminaPrompt, TaskPromptData
 from .vae import MoVQGANVae, require_movqgan
 
 BIGGEST_SEED = 0xFFFFFFFFFFFFFFFF
 
 
-def make_request(model: LoadedModel, prompt: TaskPromptData, batch_size: int, settings: DecodeSettings) -> Request:
-    """What to draw, checked against the model. Raises InputError when it cannot be drawn."""
-    config = model.transformer.config
+def make_request(
+    model: LoadedModel,
+    prompt: TaskPromptData,
+    batch_size: int,
+    settings: DecodeSettings,
+    canvas: CanvasData | None = None,
+) -> Request:
+    """What to draw, checked against the model: `batch_size` pictures, or as many for each picture of the canvas.
+
+    A window larger than what a canvas leaves to draw becomes that. Raises InputError when it cannot be drawn.
+    """
+    config, given = model.transformer.config, None
+    if canvas is not None:
+        prompt, given = prompt.on_canvas(canvas), canvas.codes.repeat_interleave(batch_size, 0)
+        batch_size = len(given)
+    elif find_template(prompt.task).needs_condition:
+        raise InputError(
+            f"the task {prompt.task} needs a picture for the upper panel; connect Stitch Panels to the input canvas"
+        )
     grid_h, grid_w = grid_size(prompt.width, prompt.height, config.max_position_embeddings)
     prompts = [model.tokenizer.encode_prompt(prompt.text)] * batch_size
-    request = Request(prompts, grid_h, grid_w, settings=settings)
+    if given is not None:
+        left = Canvas(grid_h, grid_w, given.shape[1]).tokens_to_draw
+        settings = replace(settings, window_size=min(settings.window_size, left))
+    request = Request(prompts, grid_h, grid_w, given, settings)
     check_request(request, config, model.vocabulary)
     return request
 
@@ -44,12 +66,13 @@ class Watcher:
         self._progress = comfy_ui.Progress(request.codes_to_draw)
         wanted = comfy_ui.preview_wanted()
         self._preview = GrowingPreview(movqgan, request.grid_h, request.grid_w) if wanted else None
-        self._grid_w = request.grid_w
+        self._canvas = request.canvas
 
     def on_step(self, report: StepReport) -> None:
         picture = None
         if self._preview is not None:
-            picture = self._preview.draw(report.codes[:1], report.settled[0] // self._grid_w)
+            rows = self._canvas.given_rows + report.settled[0] // self._canvas.grid_w
+            picture = self._preview.draw(report.codes[:1], rows)
         self._progress.update(sum(report.settled), picture)
 
     def should_cancel(self) -> bool:
@@ -122,7 +145,13 @@ class SJDSampler(io.ComfyNode):
                     round=0.001,
                     tooltip="Above 1 more varied, below 1 safer.",
                 ),
-                io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="Pictures drawn in one go."),
+                io.Int.Input(
+                    "batch_size",
+                    default=1,
+                    min=1,
+                    max=64,
+                    tooltip="Pictures drawn in one go; with a canvas, for each picture in it.",
+                ),
                 io.Combo.Input(
                     "decoder",
                     options=list(DECODERS),
@@ -141,6 +170,12 @@ class SJDSampler(io.ComfyNode):
                     advanced=True,
                     tooltip="Tokens drafted per forward; ar ignores it.",
                 ),
+                LuminaCanvas.Input(
+                    "canvas",
+                    optional=True,
+                    tooltip="From Stitch Panels or Continue Picture: what is below its given rows is drawn. "
+                    "Width and height come from it.",
+                ),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent"),
@@ -151,13 +186,13 @@ class SJDSampler(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, vae, prompt, seed, cfg, top_k, temperature, batch_size, decoder=DECODERS[0], window=32
+        cls, model, vae, prompt, seed, cfg, top_k, temperature, batch_size, decoder=DECODERS[0], window=32, canvas=None
     ) -> io.NodeOutput:
         movqgan = require_movqgan(vae)
         check_codebook(model, movqgan)
         settings = DecodeSettings(
             cfg_scale=cfg, top_k=top_k, temperature=temperature, seed=seed, decoder=decoder, window_size=window
         )
-        result = sample(model, movqgan, make_request(model, prompt, batch_size, settings))
+        result = sample(model, movqgan, make_request(model, prompt, batch_size, settings, canvas))
         picture = acceptance_map(result.settled_step.cpu(), CODE_PIXELS)
         return io.NodeOutput(with_likelihood(movqgan.latent_of(result.codes), result), report_text(result), picture)

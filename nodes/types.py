@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from comfy_api.latest import io
-from torch import nn
+from torch import Tensor, nn
 
 from ..lumina_core.model import Transformer
+from ..lumina_core.prompts import build_prompt
 from ..lumina_core.tokenizer import Tokenizer
 from ..lumina_core.vocabulary import Vocabulary
 
@@ -16,6 +18,7 @@ CATEGORY = "Lumina-mGPT 2.0"
 
 LuminaModel = io.Custom("LUMINA_MGPT2")
 LuminaPrompt = io.Custom("LUMINA_PROMPT")
+LuminaCanvas = io.Custom("LUMINA_CANVAS")
 
 
 class ManagedTransformer(nn.Module):
@@ -43,10 +46,41 @@ class LoadedModel:
 
 
 @dataclass(frozen=True)
-class TaskPromptData:
-    """What to draw: the task, its full prompt as the model reads it, and the canvas in pixels."""
+class CanvasData:
+    """A picture to be finished: `pixels` [B,h,width,3] in 0…1 are given at its top, `codes` [B,h/8,width/8] are theirs.
 
-    task: str
-    text: str
+    `width` and `height` are the whole canvas in pixels.
+    """
+
     width: int
     height: int
+    codes: Tensor
+    pixels: Tensor
+
+    @property
+    def given_height(self) -> int:
+        return self.pixels.shape[1]
+
+
+@dataclass(frozen=True)
+class TaskPromptData:
+    """What to draw: a task and its inputs as `build_prompt` takes them, and the whole canvas in pixels."""
+
+    task: str
+    prompt: str
+    width: int
+    height: int
+    map: str | None = None
+    object: str | None = None
+    template: str | None = None
+
+    @cached_property
+    def text(self) -> str:
+        """The full prompt as the model reads it. Raises InputError for an input that the task needs and lacks."""
+        return build_prompt(self.task, self.width, self.height, self.prompt, self.map, self.object, self.template)
+
+    def on_canvas(self, canvas: CanvasData) -> TaskPromptData:
+        """The same, worded for the size of a canvas."""
+        if (self.width, self.height) == (canvas.width, canvas.height):
+            return self
+        return replace(self, width=canvas.width, height=canvas.height)

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..lumina_core.errors import InputError
 from ..lumina_core.movqgan import MoVQGAN, load_movqgan
 from . import comfy_adapter as comfy_ui
+from .pictures import from_planes, to_planes
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ class MoVQGANVae:
         pixels = comfy_ui.tiled(
             vectors, self._decode_tile, tile_x, tile_y, overlap, self.upscale_ratio, self.output_channels
         )
-        return _to_picture(pixels)
+        return from_planes(pixels)
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Latents [B,4,H/8,W/8] of pictures [B,H,W,C] in 0…1: the vectors of their codes."""
@@ -71,7 +72,7 @@ class MoVQGANVae:
         side = self.downscale_ratio
         tile_x, tile_y = tile_x or 512, tile_y or 512
         overlap = min(overlap if overlap is not None else 64, min(tile_x, tile_y) // 2)
-        planes = self._check_sides(_to_planes(pixels))
+        planes = self._check_sides(to_planes(pixels))
         self.load(self.picture_bytes(tile_x // side, tile_y // side))
         latent = comfy_ui.tiled(planes, self._encode_tile, tile_x, tile_y, overlap, 1 / side, self.latent_channels)
         return self.lookup(self.snap(latent))
@@ -131,14 +132,17 @@ class MoVQGANVae:
 
     def encode_codes(self, pixels: Tensor) -> Tensor:
         """Codes [B,H/8,W/8] of pictures [B,H,W,C] in 0…1. Raises InputError when a side is no multiple of 8."""
-        planes = self._check_sides(_to_planes(pixels))
+        return self.encode_planes(self._check_sides(to_planes(pixels)))
+
+    def encode_planes(self, planes: Tensor) -> Tensor:
+        """Codes [B,H/8,W/8], on the host, of planes [B,3,H,W] in [-1,1], one picture at a time."""
         self.load(self.picture_bytes(*(side // self.downscale_ratio for side in planes.shape[-2:])))
         return torch.cat([self._encode_one(plane) for plane in planes.split(1)])
 
     def decode_codes(self, codes: Tensor) -> Tensor:
         """Pictures [B,H,W,3] in 0…1 of codes [B,h,w], one at a time."""
         self.load(self.picture_bytes(*codes.shape[-2:]))
-        return torch.cat([_to_picture(self._decode_one(one)) for one in codes.split(1)])
+        return torch.cat([from_planes(self._decode_one(one)) for one in codes.split(1)])
 
     def decode_rows(self, codes: Tensor, first_row: int, end_row: int) -> Tensor:
         """Pixels [1,3,8·rows,W] in [-1,1], on the host, of some rows of one picture's codes [1,h,w]; a preview."""
@@ -201,18 +205,3 @@ def require_movqgan(vae: object) -> MoVQGANVae:
             f"the VAE is a {type(vae).__name__} of another model; connect the output of Load MoVQGAN instead"
         )
     return vae
-
-
-def _to_planes(pictures: Tensor) -> Tensor:
-    """Planes [B,3,H,W] in [-1,1] of an IMAGE [B,H,W,C] of grey, RGB or RGBA (blended on white)."""
-    if pictures.ndim != 4 or pictures.shape[-1] not in (1, 3, 4):
-        raise InputError(f"the picture has shape {tuple(pictures.shape)}; expected [B,H,W,C] with 1, 3 or 4 channels")
-    if pictures.shape[-1] == 4:
-        alpha = pictures[..., 3:]
-        pictures = pictures[..., :3] * alpha + (1 - alpha)
-    return pictures.expand(*pictures.shape[:-1], 3).movedim(-1, 1).float() * 2 - 1
-
-
-def _to_picture(pixels: Tensor) -> Tensor:
-    """An IMAGE [B,H,W,3] in 0…1 of pixels [B,3,H,W] in [-1,1]."""
-    return ((pixels + 1) / 2).clamp(0, 1).movedim(1, -1).contiguous()

@@ -19,7 +19,7 @@ from ..errors import InputError
 from ..model import load_transformer
 from ..movqgan import MoVQGAN
 from ..output_files import OutputFiles
-from ..panels import CODE_PIXELS, condition_pixels, load_picture, panel_size, to_image
+from ..panels import CODE_PIXELS, condition_pixels, given_size, load_picture, to_image
 from ..pipeline import Request, check_request, draw
 from ..prompts import MAPS, TASKS, build_prompt, find_template
 from ..quant import WeightsPlan, plan_weights
@@ -59,6 +59,11 @@ def _add_task_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--height", type=int, required=True, help="of the whole canvas (both panels), in pixels")
     parser.add_argument("--task", choices=TASKS, default="t2i")
     parser.add_argument("--condition", type=Path, help="picture for the upper panel, where the task takes one")
+    parser.add_argument(
+        "--given-height",
+        type=int,
+        help="continue --condition: keep this many pixels of its top, at the canvas's width, and draw what is below",
+    )
     parser.add_argument("--map", choices=tuple(MAPS), help="kind of map, for pair, control and predict")
     parser.add_argument("--object", help="what the condition shows, for subject")
 
@@ -81,13 +86,15 @@ def run(options: argparse.Namespace, input_is_good: Callable[[], None]) -> None:
     setup = open_setup(options)
     request = _request(options, setup, text)
     check_request(request, setup.config, setup.vocabulary)
+    pixels = None
+    if condition is not None:
+        pixels = condition_pixels(condition, options.width, options.height, options.given_height)
     weights = plan_weights(options.weights, setup.files.scheme, choose_dtype(device))
     movqgan = open_movqgan(setup, device)
     transformer = load_transformer(options.checkpoint, dtype=weights.dtype, device=device, weights=options.weights)
     input_is_good()
-    if condition is not None:
-        given = movqgan.encode(condition_pixels(condition, options.width, options.height).to(device))
-        request = replace(request, given_codes=given.cpu())
+    if pixels is not None:
+        request = replace(request, given_codes=movqgan.encode(pixels.to(device)).cpu())
     with _Progress(request.codes_to_draw) as progress:
         result = draw(transformer, setup.vocabulary, request, on_step=progress.update)
     _write(options, outputs, setup, movqgan, result, lambda: _stats(device, weights, result))
@@ -102,11 +109,17 @@ def _check_outputs(options: argparse.Namespace) -> list[Path]:
 
 
 def _condition(options: argparse.Namespace) -> Image.Image | None:
-    needed = find_template(options.task).needs_condition
+    continued = options.given_height is not None
+    needed = find_template(options.task).needs_condition or continued
+    if continued and options.condition is None:
+        raise InputError("--given-height came without a picture; name the one to continue with --condition")
     if needed and options.condition is None:
         raise InputError(f"the task {options.task} needs a picture for the upper panel; name one with --condition")
     if not needed and options.condition is not None:
-        raise InputError(f"the task {options.task} takes no picture; leave --condition out, or choose another --task")
+        raise InputError(
+            f"the task {options.task} takes no picture as upper panel; leave --condition out, choose "
+            "another --task, or continue the picture with --given-height"
+        )
     return load_picture(options.condition) if needed else None
 
 
@@ -115,7 +128,8 @@ def _request(options: argparse.Namespace, setup: Setup, text: str) -> Request:
     grid_h, grid_w = canvas_grid(setup, options.width, options.height)
     given = None
     if options.condition is not None:
-        given = torch.zeros(panel_size(options.width, options.height)[1] // CODE_PIXELS, grid_w, dtype=torch.int64)
+        given_height = given_size(options.width, options.height, options.given_height)[1]
+        given = torch.zeros(given_height // CODE_PIXELS, grid_w, dtype=torch.int64)
     prompts = [setup.tokenizer.encode_prompt(text)] * options.batch
     return set_window(Request(prompts, grid_h, grid_w, given, _settings(options)), options.window)
 

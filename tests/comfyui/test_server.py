@@ -7,15 +7,9 @@ import pytest
 from workflows import DECODE, MAP, MODEL, MOVQGAN, PROMPT, REPORT, SAMPLER, SAVE, text_to_image
 
 NODES = (
-    "LoadModel",
-    "LoadMoVQGAN",
-    "TaskPrompt",
-    "SJDSampler",
-    "MoVQGANDecode",
-    "MoVQGANEncode",
-    "BestOfN",
-    "ThinkingInstruction",
-    "ThinkingAnswer",
+    *("LoadModel", "LoadMoVQGAN", "TaskPrompt", "SJDSampler", "MoVQGANDecode", "MoVQGANEncode"),
+    *("StitchPanels", "ContinuePicture", "SplitPanels"),
+    *("BestOfN", "ThinkingInstruction", "ThinkingAnswer"),
 )
 
 

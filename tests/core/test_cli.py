@@ -151,6 +151,16 @@ def test_a_batch_shares_its_condition(lumina: CommandLine, noise: Path) -> None:
     assert torch.equal(first[:4], second[:4]) and not torch.equal(first[4:], second[4:])
 
 
+@pytest.mark.parametrize("given_height", [8, 24, 40])
+def test_a_picture_is_continued_from_its_first_rows(lumina: CommandLine, noise: Path, given_height: int) -> None:
+    options = ("--condition", noise, "--given-height", given_height)
+    lumina.generate("--height", 64, *options).succeeded()
+    codes = lumina.vocabulary.parse_picture(lumina.tokens()[0])
+    given = lumina.movqgan.encode(condition_pixels(load_picture(noise), 32, 64, given_height))[0]
+    assert codes.shape == (8, 4) and torch.equal(codes[: given_height // 8], given)
+    assert lumina.stats()["sampled_tokens"] == (64 - given_height) // 8 * 4
+
+
 @pytest.mark.parametrize("window", [1, 7, 19, None])
 def test_gumbel_draws_what_ar_draws(lumina: CommandLine, window: int | None) -> None:
     lumina.generate("--decoder", "ar", name="ar").succeeded()

@@ -117,6 +117,22 @@ def test_condition_for_a_task_that_takes_none(lumina: CommandLine, noise: Path, 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
+        (("--given-height", 8), "name the one to continue"),
+        (("--given-height", 12, "--condition"), "the given height is 12; expected a multiple of 8 from 8 to 56"),
+        (("--given-height", 64, "--condition"), "from 8 to 56"),
+        (("--given-height", 48, "--condition"), "is 40 high at the canvas's width of 32"),
+    ],
+)
+def test_a_picture_that_cannot_be_continued(
+    lumina: CommandLine, noise: Path, options: Arguments, expected: str
+) -> None:
+    condition = (noise,) if "--condition" in options else ()
+    lumina.refuses_to_generate("--height", 64, *options, *condition, expected=expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
         (("--task", "pair"), "'pair' came without map"),
         (("--task", "control"), "'control' came without map"),
         (("--task", "predict"), "'predict' came without map"),

@@ -21,6 +21,7 @@ from lumina_core.panels import (
     condition_panel,
     condition_pixels,
     crop_sizes,
+    given_size,
     load_picture,
     nearest_size,
     panel_size,
@@ -163,6 +164,38 @@ def test_condition_that_does_not_fit() -> None:
         panel_size(64, 40)
     with pytest.raises(InputError, match="at least one"):
         condition_pixels([], 64, 64)
+
+
+def test_first_rows_keep_the_pixels_of_a_picture_as_wide_as_the_canvas() -> None:
+    picture = noise(64, 100)
+    for given_height in (8, 40, 96):
+        panel = condition_panel(picture, 64, 128, given_height)
+        assert np.array_equal(np.asarray(panel), np.asarray(picture)[:given_height])
+
+
+def test_first_rows_of_any_picture_are_scaled_to_the_width() -> None:
+    """A picture that is black above and white below its middle is still so after scaling to any width."""
+    for width, height in ((32, 64), (200, 400), (1, 2), (3000, 6000)):
+        picture = Image.new("L", (width, height), 255)
+        picture.paste(0, (0, 0, width, height // 2))
+        panel = np.asarray(condition_panel(picture, 64, 256, 128))
+        assert panel.shape == (128, 64, 3)
+        dark = (panel < 128).all(axis=(1, 2))
+        assert dark[:60].all() and not dark[68:].any(), (width, height)
+    pixels = condition_pixels([noise(64, 64), Image.new("RGBA", (8, 9))], 64, 128, 64)
+    assert pixels.shape == (2, 3, 64, 64) and (pixels[1] == 1).all()
+
+
+@pytest.mark.parametrize("given_height", [0, -8, 12, 128, 136])
+def test_a_given_height_must_be_whole_rows_and_leave_some(given_height: int) -> None:
+    with pytest.raises(InputError, match=r"multiple of 8 from 8 to 120"):
+        given_size(64, 128, given_height)
+
+
+def test_a_picture_too_short_to_be_continued_says_how_much_there_is() -> None:
+    with pytest.raises(InputError, match=r"100x50 is 32 high at the canvas's width of 64"):
+        condition_panel(noise(100, 50), 64, 128, 40)
+    assert condition_panel(noise(100, 50), 64, 128, 32).size == (64, 32)
 
 
 @pytest.mark.parametrize("size", [(768, 768), (512, 1024), (1024, 512), (256, 1024)])

@@ -1,0 +1,172 @@
+"""Stitch Panels, Continue Picture and Split Panels: pictures whose top is given."""
+
+from __future__ import annotations
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..lumina_core.errors import InputError
+from ..lumina_core.panels import CODE_PIXELS, condition_panel, to_pixels
+from .pictures import from_pictures, to_pictures
+from .sizes import LONGEST_SIDE, side_input, size_problem
+from .types import CATEGORY, CanvasData, LuminaCanvas
+from .vae import MoVQGANVae, require_movqgan
+
+TO_BE_DRAWN = 0.5
+_VAE = "From Load MoVQGAN; turns what is given into codes, once."
+_MASK = "The mask of Load Image, if the picture has alpha: what is transparent becomes white."
+
+
+def make_canvas(
+    movqgan: MoVQGANVae, image: Tensor, mask: Tensor | None, width: int, height: int, given_height: int | None = None
+) -> CanvasData:
+    """The canvas with each picture of an IMAGE given at its top; `given_height` as in `condition_panel`."""
+    panels = [condition_panel(picture, width, height, given_height) for picture in to_pictures(image, mask)]
+    if not panels:
+        raise InputError("no picture came; expected at least one")
+    codes = movqgan.encode_planes(torch.cat([to_pixels(panel) for panel in panels]))
+    return CanvasData(width, height, codes, from_pictures(panels))
+
+
+def show_canvas(canvas: CanvasData) -> Tensor:
+    """An IMAGE of the canvas: what is given, and grey where the model will draw."""
+    image = torch.full((len(canvas.pixels), canvas.height, canvas.width, 3), TO_BE_DRAWN)
+    image[:, : canvas.given_height] = canvas.pixels
+    return image
+
+
+def split(image: Tensor, canvas: CanvasData | None, reconstruct: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Top, bottom and the whole of each picture; the top is what the canvas was given, unless `reconstruct`.
+
+    Without a canvas the picture is cut in the middle. Raises InputError when picture and canvas do not match.
+    """
+    if canvas is None:
+        height = image.shape[1]
+        if height % 2:
+            raise InputError(f"the picture is {height} high; expected an even height, to be cut in the middle")
+        return image[:, : height // 2], image[:, height // 2 :], image
+    _check_match(image, canvas)
+    given = canvas.given_height
+    if not reconstruct:
+        pixels = canvas.pixels.to(image).repeat_interleave(len(image) // len(canvas.pixels), 0)
+        image = torch.cat([pixels, image[:, given:]], 1)
+    return image[:, :given], image[:, given:], image
+
+
+def _check_match(image: Tensor, canvas: CanvasData) -> None:
+    pictures, height, width = image.shape[:3]
+    if (width, height) != (canvas.width, canvas.height) or image.shape[3] != 3 or pictures % len(canvas.pixels):
+        raise InputError(
+            f"the picture is {pictures} of {width}x{height} with {image.shape[3]} channels, the canvas is "
+            f"{len(canvas.pixels)} of {canvas.width}x{canvas.height}; connect the canvas that the picture was drawn on"
+        )
+
+
+class StitchPanels(io.ComfyNode):
+    """A picture as the upper panel of a canvas."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="LuminaMGPT2_StitchPanels",
+            display_name="Stitch Panels",
+            category=CATEGORY,
+            description="Puts a picture into the upper panel of a canvas, for the tasks that begin with one. "
+            "The SJD Sampler draws the lower panel.",
+            inputs=[
+                io.Image.Input(
+                    "image", tooltip="Any size: covers the upper panel, cropped in the middle. A batch works."
+                ),
+                io.Vae.Input("vae", tooltip=_VAE),
+                side_input("width", 512, "Of the whole canvas."),
+                side_input("height", 1024, "Of the whole canvas: each panel is half as high. 64x128 for the demo."),
+                io.Mask.Input("mask", optional=True, tooltip=_MASK),
+            ],
+            outputs=[LuminaCanvas.Output(display_name="canvas"), io.Image.Output(display_name="image")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, width=None, height=None):
+        return size_problem(width=width, height=height) or True
+
+    @classmethod
+    def execute(cls, image, vae, width, height, mask=None) -> io.NodeOutput:
+        canvas = make_canvas(require_movqgan(vae), image, mask, width, height)
+        return io.NodeOutput(canvas, show_canvas(canvas))
+
+
+class ContinuePicture(io.ComfyNode):
+    """The first rows of a picture as the top of a canvas."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="LuminaMGPT2_ContinuePicture",
+            display_name="Continue Picture",
+            category=CATEGORY,
+            description="Keeps the first rows of a picture; the SJD Sampler draws what is below.",
+            inputs=[
+                io.Image.Input("image", tooltip="Scaled to the canvas's width. A batch works."),
+                io.Vae.Input("vae", tooltip=_VAE),
+                side_input("width", 768, "Of the whole canvas."),
+                side_input("height", 768, "Of the whole canvas. 64x64 for the demo."),
+                io.Int.Input(
+                    "given_height",
+                    default=384,
+                    min=CODE_PIXELS,
+                    max=LONGEST_SIDE - CODE_PIXELS,
+                    step=CODE_PIXELS,
+                    tooltip=f"Pixels to keep of the picture's top, a multiple of {CODE_PIXELS}.",
+                ),
+                io.Mask.Input("mask", optional=True, tooltip=_MASK),
+            ],
+            outputs=[LuminaCanvas.Output(display_name="canvas"), io.Image.Output(display_name="image")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, width=None, height=None):
+        return size_problem(width=width, height=height) or True
+
+    @classmethod
+    def execute(cls, image, vae, width, height, given_height, mask=None) -> io.NodeOutput:
+        canvas = make_canvas(require_movqgan(vae), image, mask, width, height, given_height)
+        return io.NodeOutput(canvas, show_canvas(canvas))
+
+
+class SplitPanels(io.ComfyNode):
+    """A drawn picture, taken apart."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="LuminaMGPT2_SplitPanels",
+            display_name="Split Panels",
+            category=CATEGORY,
+            description="Takes a result apart into its upper and its lower panel.",
+            inputs=[
+                io.Image.Input("image", tooltip="The decoded result."),
+                LuminaCanvas.Input(
+                    "canvas",
+                    optional=True,
+                    tooltip="The canvas that the sampler drew on: cut where its given rows end, and these are your own "
+                    "pixels again. Without one the picture is cut in the middle.",
+                ),
+                io.Boolean.Input(
+                    "reconstruct",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Leave the given rows as the MoVQGAN decoded them, instead of your own pixels.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="upper"),
+                io.Image.Output(display_name="lower"),
+                io.Image.Output(display_name="whole"),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, image, canvas=None, reconstruct=False) -> io.NodeOutput:
+        return io.NodeOutput(*split(image, canvas, reconstruct))

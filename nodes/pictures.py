@@ -1,0 +1,62 @@
+"""ComfyUI's IMAGE [B,H,W,C] in 0…1 to and from planes in [-1,1] and Pillow's pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..lumina_core.errors import InputError
+
+CHANNELS = (1, 3, 4)
+
+
+def check_image(image: Tensor) -> None:
+    """Raises InputError for what is no IMAGE of grey, RGB or RGBA."""
+    if image.ndim != 4 or image.shape[-1] not in CHANNELS:
+        raise InputError(f"the picture has shape {tuple(image.shape)}; expected [B,H,W,C] with 1, 3 or 4 channels")
+
+
+def to_planes(image: Tensor) -> Tensor:
+    """Planes [B,3,H,W] in [-1,1] of an IMAGE of grey, RGB or RGBA (blended on white)."""
+    check_image(image)
+    if image.shape[-1] == 4:
+        alpha = image[..., 3:]
+        image = image[..., :3] * alpha + (1 - alpha)
+    return image.expand(*image.shape[:-1], 3).movedim(-1, 1).float() * 2 - 1
+
+
+def from_planes(planes: Tensor) -> Tensor:
+    """An IMAGE [B,H,W,3] of planes [B,3,H,W] in [-1,1]."""
+    return ((planes + 1) / 2).clamp(0, 1).movedim(1, -1).contiguous()
+
+
+def to_pictures(image: Tensor, mask: Tensor | None = None) -> list[Image.Image]:
+    """Pillow pictures of 8 bits of an IMAGE; `mask` [B,H,W] is 1 where they are transparent, as Load Image gives it."""
+    check_image(image)
+    values = (_with_alpha(image, mask).float() * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+    return [Image.fromarray(one.squeeze(-1) if one.shape[-1] == 1 else one) for one in values]
+
+
+def from_pictures(pictures: Sequence[Image.Image]) -> Tensor:
+    """An IMAGE [B,H,W,3] of RGB pictures of one size; saving it gives the same pixels."""
+    return torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]).astype(np.float32) / 255.0)
+
+
+def _with_alpha(image: Tensor, mask: Tensor | None) -> Tensor:
+    """The pictures with the mask as alpha. A mask of zeros says nothing: Load Image makes one for every picture."""
+    if mask is None or not mask.any():
+        return image
+    mask = mask if mask.ndim == 3 else mask[None]
+    if mask.shape[1:] != image.shape[1:3] or mask.shape[0] not in (1, image.shape[0]):
+        raise InputError(
+            f"the mask has shape {tuple(mask.shape)}; expected {tuple(image.shape[:3])}, the size of the picture, or "
+            "one mask for all pictures: connect the mask that belongs to the picture, or none"
+        )
+    alpha = (1 - mask.to(image)).expand(image.shape[:3])[..., None]
+    if image.shape[-1] == 4:
+        alpha = alpha * image[..., 3:]
+    return torch.cat([image[..., :3].expand(*image.shape[:3], 3), alpha], -1)

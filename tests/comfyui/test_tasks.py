@@ -1,0 +1,338 @@
+"""Tasks that begin with a picture: every example workflow, canvases, and what a user may connect to them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from comfy_server import PACK
+from PIL import Image
+from workflows import MODEL, MOVQGAN, PROMPT, SAMPLER, api_form, node, text_to_image
+
+from lumina_core.panels import condition_panel, load_picture
+from lumina_core.prompts import build_prompt
+
+WORKFLOWS = sorted((PACK / "example_workflows").glob("*.json"))
+PICTURE, STITCH, DECODE, SPLIT, WHOLE, UPPER, LOWER, SHOWN, TEXT = (f"{n}0" for n in range(1, 10))
+
+
+def conditioned(picture: str, stitch: dict | None = None, **prompt) -> dict:
+    """A picture as the upper panel of a 64x128 canvas, with its alpha; `prompt` are inputs of Task Prompt."""
+    workflow = {name: one for name, one in text_to_image().items() if name in (MODEL, MOVQGAN, PROMPT, SAMPLER)}
+    workflow |= {
+        PICTURE: node("LoadImage", image=picture),
+        STITCH: stitch or node("LuminaMGPT2_StitchPanels", width=64, height=128),
+        DECODE: node("VAEDecode", samples=[SAMPLER, 0], vae=[MOVQGAN, 0]),
+        SPLIT: node("LuminaMGPT2_SplitPanels", image=[DECODE, 0], canvas=[STITCH, 0]),
+        WHOLE: node("SaveImage", images=[SPLIT, 2], filename_prefix="tasks"),
+        UPPER: node("PreviewImage", images=[SPLIT, 0]),
+        LOWER: node("PreviewImage", images=[SPLIT, 1]),
+        SHOWN: node("PreviewImage", images=[STITCH, 1]),
+        TEXT: node("PreviewAny", source=[PROMPT, 1]),
+    }
+    workflow[STITCH]["inputs"] |= {"image": [PICTURE, 0], "mask": [PICTURE, 1], "vae": [MOVQGAN, 0]}
+    workflow[PROMPT]["inputs"] |= {"task": "edit", "prompt": "make it green", "canvas": [STITCH, 0], **prompt}
+    workflow[SAMPLER]["inputs"]["canvas"] = [STITCH, 0]
+    return workflow
+
+
+@pytest.fixture
+def save(server):
+    """Saves a picture, or pixels, in the server's input folder."""
+    saved = []
+
+    def one(picture: Image.Image | np.ndarray, name: str = "condition.png") -> Path:
+        saved.append(server.base / "input" / name)
+        picture = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
+        picture.save(saved[-1])
+        return saved[-1]
+
+    yield one
+    for path in saved:
+        path.unlink(missing_ok=True)
+
+
+def noise(width: int, height: int, channels: int = 3) -> np.ndarray:
+    values = np.random.default_rng(0).integers(0, 256, (height, width, channels), dtype=np.uint8)
+    return values[..., 0] if channels == 1 else values
+
+
+def pixels(server, run, node_id: str) -> list[np.ndarray]:
+    assert run.succeeded, run.error
+    return [np.asarray(picture) for picture in server.pictures(run, node_id)]
+
+
+def message(run) -> str:
+    assert run.error is not None
+    return run.error["exception_message"]
+
+
+# Example workflows
+
+
+def owner(workflow: dict, kind: str, source: str) -> str:
+    """The one node of a kind that is connected to a node."""
+    (found,) = [
+        name
+        for name, one in workflow.items()
+        if one["class_type"] == kind and any(isinstance(v, list) and v[0] == source for v in one["inputs"].values())
+    ]
+    return found
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_example_workflow_draws_below_the_users_own_pixels(server, path):
+    workflow = api_form(server, path)
+    extra = {}
+    for name, one in workflow.items():
+        if one["class_type"] in ("LuminaMGPT2_StitchPanels", "LuminaMGPT2_ContinuePicture"):
+            extra[f"{name}-shown"] = node("PreviewImage", images=[name, 1])
+    run = server.run({**workflow, **extra})
+    saves = [name for name, one in workflow.items() if one["class_type"] == "SaveImage"]
+    panels = 1 if path.stem in ("text_to_image", "continue_picture") else 2
+    assert len(saves) == (3 if "three_turns" in path.stem else 1)
+    for name in saves:
+        (picture,) = pixels(server, run, name)
+        assert picture.shape == (64 * panels, 64, 3)
+        split = workflow[workflow[name]["inputs"]["images"][0]]
+        if "canvas" in split["inputs"]:
+            stitch = split["inputs"]["canvas"][0]
+            (shown,) = pixels(server, run, f"{stitch}-shown")
+            given = workflow[stitch]["inputs"].get("given_height", 64)
+            assert np.array_equal(picture[:given], shown[:given])
+            assert shown[:given].std() > 0 and (shown[given:] == 127).all()
+            assert picture[given:].std() > 0
+
+
+def test_every_task_has_an_example(server):
+    tasks = set()
+    for path in WORKFLOWS:
+        for one in api_form(server, path).values():
+            if one["class_type"] == "LuminaMGPT2_TaskPrompt":
+                tasks.add(one["inputs"]["task"])
+    offered = server.get("/object_info/LuminaMGPT2_TaskPrompt")["LuminaMGPT2_TaskPrompt"]
+    assert tasks == set(offered["input"]["required"]["task"][1]["options"])
+    templates = server.get("/workflow_templates")["comfyui-lumina-mgpt2"]
+    assert {path.stem for path in WORKFLOWS} <= set(templates)
+
+
+def test_a_turn_of_editing_begins_with_what_the_turn_before_drew(server):
+    workflow = api_form(server, PACK / "example_workflows" / "edit_three_turns.json")
+    first, *_ = [name for name, one in workflow.items() if one["class_type"] == "LuminaMGPT2_SplitPanels"]
+    second = owner(workflow, "LuminaMGPT2_StitchPanels", first)
+    extra = {"lower": node("PreviewImage", images=[first, 1]), "shown": node("PreviewImage", images=[second, 1])}
+    run = server.run({**workflow, **extra})
+    (lower,), (shown,) = pixels(server, run, "lower"), pixels(server, run, "shown")
+    # Saving a picture cuts its fractions off, the next turn rounds them.
+    assert np.abs(lower.astype(int) - shown[:64]).max() <= 1
+
+
+# Task Prompt
+
+
+@pytest.mark.parametrize(
+    ("task", "label", "inputs"),
+    [
+        ("control", "controllable", {"map": "canny"}),
+        ("subject", "subject-driven", {"object": "a red mug"}),
+        ("edit", "edit", {"map": "pose", "object": "ignored"}),
+        ("predict", "predict", {"map": "hed"}),
+    ],
+)
+def test_the_full_prompt_is_worded_for_the_canvas(server, save, task, label, inputs):
+    path = save(noise(64, 64))
+    run = server.run(conditioned(path.name, task=label, prompt="a cup", **inputs))
+    assert run.succeeded, run.error
+    used = {name: value for name, value in inputs.items() if task != "edit"}
+    assert run.outputs[TEXT]["text"] == [build_prompt(task, 64, 128, "a cup", **used)]
+
+
+def test_the_sampler_alone_takes_the_size_from_the_canvas_too(server, save):
+    path = save(noise(64, 64))
+    both = server.run(conditioned(path.name))
+    workflow = conditioned(path.name)
+    del workflow[PROMPT]["inputs"]["canvas"]
+    workflow[PROMPT]["inputs"] |= {"width": 512, "height": 32}
+    assert np.array_equal(pixels(server, both, WHOLE), pixels(server, server.run(workflow), WHOLE))
+
+
+def test_a_template_of_ones_own(server):
+    workflow = text_to_image(prompt="a cup")
+    workflow["text"] = node("PreviewAny", source=[PROMPT, 1])
+    workflow[PROMPT]["inputs"]["template"] = "Draw {prompt} at {width} by {height}."
+    assert server.run(workflow).outputs["text"]["text"] == ["Draw a cup at 64 by 64."]
+    for template, expected in (("Draw {prompt}.", "lacks {width}, {height}"), ("{size} {prompt}", "{size}")):
+        workflow[PROMPT]["inputs"]["template"] = template
+        run = server.run(workflow)
+        assert run.error["node_id"] == PROMPT and expected in message(run)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "expected"),
+    [
+        ({"task": "image pair"}, "'pair' came without map"),
+        ({"task": "subject-driven", "object": " "}, "'subject' came without object"),
+        ({"task": "edit", "prompt": ""}, "'edit' came without prompt"),
+    ],
+)
+def test_an_input_that_the_task_needs_is_an_error(server, inputs, expected):
+    workflow = text_to_image()
+    workflow[PROMPT]["inputs"] |= inputs
+    run = server.run(workflow)
+    assert run.error["node_id"] == PROMPT and expected in message(run)
+
+
+@pytest.mark.parametrize("task", ["controllable", "subject-driven", "edit", "predict"])
+def test_a_task_without_its_picture_is_an_error(server, task):
+    workflow = text_to_image()
+    workflow[PROMPT]["inputs"] |= {"task": task, "map": "depth", "object": "a cup"}
+    run = server.run(workflow)
+    assert run.error["node_id"] == SAMPLER and "connect Stitch Panels" in message(run)
+
+
+# Conditions
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        pytest.param(noise(64, 64), id="as large as the panel"),
+        pytest.param(noise(70, 90, 4), id="alpha"),
+        pytest.param(noise(1, 500), id="one pixel wide"),
+        pytest.param(noise(1, 1), id="one pixel"),
+        pytest.param(noise(2500, 1800), id="huge"),
+    ],
+)
+def test_the_given_panel_is_the_published_preprocessing_of_the_file(server, save, picture):
+    path = save(picture)
+    run = server.run(conditioned(path.name))
+    (whole,), (upper,), (lower,) = (pixels(server, run, name) for name in (WHOLE, UPPER, LOWER))
+    assert np.array_equal(upper, np.asarray(condition_panel(load_picture(path), 64, 128)))
+    assert np.array_equal(whole, np.concatenate([upper, lower])) and lower.shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        pytest.param(noise(64, 64, 1), id="grey"),
+        pytest.param(np.arange(0, 2**16, 2**4, dtype=np.uint16).reshape(64, 64), id="16 bits"),
+    ],
+)
+def test_grey_and_deep_pictures_are_taken_as_load_image_gives_them(server, save, picture):
+    workflow = conditioned(save(picture).name)
+    workflow["loaded"] = node("PreviewImage", images=[PICTURE, 0])
+    run = server.run(workflow)
+    (loaded,), (upper,) = pixels(server, run, "loaded"), pixels(server, run, UPPER)
+    # Saving a picture cuts its fractions off, where the panel rounds them.
+    assert np.abs(upper.astype(int) - loaded).max() <= 1
+
+
+def test_the_reconstruction_is_there_when_asked_for(server, save):
+    workflow = conditioned(save(noise(64, 64)).name)
+    workflow["decoded"] = node("PreviewImage", images=[DECODE, 0])
+    workflow[SPLIT]["inputs"]["reconstruct"] = True
+    run = server.run(workflow)
+    (decoded,), (whole,) = pixels(server, run, "decoded"), pixels(server, run, WHOLE)
+    assert np.array_equal(decoded, whole) and not np.array_equal(whole[:64], noise(64, 64))
+
+
+def test_one_condition_for_all_pictures_of_a_batch(server, save):
+    workflow = conditioned(save(noise(64, 64)).name)
+    workflow[SAMPLER]["inputs"] |= {"batch_size": 3, "seed": 20}
+    batch = pixels(server, server.run(workflow), WHOLE)
+    assert len(batch) == 3 and all(np.array_equal(one[:64], noise(64, 64)) for one in batch)
+    workflow[SAMPLER]["inputs"] |= {"batch_size": 1, "seed": 22}
+    (alone,) = pixels(server, server.run(workflow), WHOLE)
+    assert np.array_equal(batch[2], alone)
+
+
+@pytest.mark.parametrize("each", [1, 2])
+def test_a_batch_of_conditions_has_a_picture_for_each(server, save, each):
+    pictures = [noise(64, 64), 255 - noise(64, 64)]
+    first, second = (save(picture, f"condition{k}.png") for k, picture in enumerate(pictures))
+    workflow = conditioned(first.name)
+    workflow["second"] = node("LoadImage", image=second.name)
+    workflow["batch"] = node("ImageBatch", image1=[PICTURE, 0], image2=["second", 0])
+    workflow[STITCH]["inputs"]["image"] = ["batch", 0]
+    workflow[SAMPLER]["inputs"] |= {"seed": 30, "batch_size": each}
+    batch = pixels(server, server.run(workflow), WHOLE)
+    assert [np.array_equal(one[:64], pictures[k // each]) for k, one in enumerate(batch)] == [True] * 2 * each
+    alone = conditioned(second.name)
+    alone[SAMPLER]["inputs"]["seed"] = 30 + each
+    (picture,) = pixels(server, server.run(alone), WHOLE)
+    assert np.array_equal(batch[each], picture)
+
+
+def test_a_mask_of_another_size_is_an_error(server, save):
+    workflow = conditioned(save(noise(64, 64)).name)
+    workflow["mask"] = node("SolidMask", value=1.0, width=32, height=32)
+    workflow[STITCH]["inputs"]["mask"] = ["mask", 0]
+    run = server.run(workflow)
+    assert run.error["node_id"] == STITCH and "(1, 32, 32)" in message(run) and "(1, 64, 64)" in message(run)
+
+
+def test_a_size_off_the_grid_is_refused_before_the_run(server, save):
+    workflow = conditioned(save(noise(64, 64)).name, node("LuminaMGPT2_StitchPanels", width=64, height=100))
+    assert "nearest is 96" in str(server.queue(workflow)["node_errors"][STITCH])
+
+
+def test_a_canvas_that_does_not_fit_the_picture_is_an_error(server, save):
+    workflow = conditioned(save(noise(64, 64)).name)
+    workflow["other"] = node("EmptyImage", width=64, height=64, batch_size=1, color=0)
+    workflow[SPLIT]["inputs"]["image"] = ["other", 0]
+    run = server.run(workflow)
+    assert run.error["node_id"] == SPLIT and "1 of 64x64" in message(run) and "1 of 64x128" in message(run)
+
+
+def test_a_picture_of_odd_height_cannot_be_split_in_the_middle(server):
+    workflow = {
+        "1": node("EmptyImage", width=64, height=65, batch_size=1, color=0),
+        "2": node("LuminaMGPT2_SplitPanels", image=["1", 0]),
+        "3": node("PreviewImage", images=["2", 0]),
+    }
+    assert "65 high" in message(server.run(workflow))
+
+
+# Continue Picture
+
+
+@pytest.mark.parametrize("given_height", [8, 40, 56])
+def test_a_picture_is_continued_from_any_number_of_rows(server, save, given_height):
+    stitch = node("LuminaMGPT2_ContinuePicture", width=64, height=64, given_height=given_height)
+    workflow = conditioned(save(noise(64, 96)).name, stitch, task="text to image")
+    (whole,) = pixels(server, server.run(workflow), WHOLE)
+    assert whole.shape == (64, 64, 3) and np.array_equal(whole[:given_height], noise(64, 96)[:given_height])
+
+
+def test_previews_show_the_given_rows_and_grow_below_them(server, save):
+    workflow = conditioned(save(noise(64, 64)).name)
+    workflow[SAMPLER]["inputs"]["decoder"] = "ar"
+    previews = server.run(workflow).previews
+    assert len(previews) > 1
+    grey = [np.abs(np.asarray(picture).astype(int) - 128).max(axis=(1, 2)) < 24 for picture in previews]
+    drawn = [1 - rows[::-1].argmin() / len(rows) for rows in grey]
+    assert drawn == sorted(drawn) and 0.5 <= drawn[0] < drawn[-1]
+
+
+@pytest.mark.parametrize(
+    ("given_height", "expected"),
+    [(64, "multiple of 8 from 8 to 56"), (12, "multiple of 8"), (56, "is 32 high at the canvas's width of 64")],
+)
+def test_a_picture_that_cannot_be_continued_so_is_an_error(server, save, given_height, expected):
+    stitch = node("LuminaMGPT2_ContinuePicture", width=64, height=64, given_height=given_height)
+    run = server.run(conditioned(save(noise(128, 64)).name, stitch, task="text to image"))
+    assert run.error["node_id"] == STITCH and expected in message(run)
+
+
+def test_the_given_rows_are_encoded_once(server, save):
+    """Another seed leaves the canvas as it is."""
+    workflow = conditioned(save(noise(64, 64)).name)
+    server.run(workflow)
+    workflow[SAMPLER]["inputs"]["seed"] = 77
+    again = server.run(workflow)
+    assert again.succeeded and STITCH not in again.executed and SAMPLER in again.executed
+
+
+def test_the_server_still_works(server):
+    assert server.run(text_to_image(seed=98)).succeeded
