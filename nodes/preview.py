@@ -14,15 +14,18 @@ from ..lumina_core.panels import to_image
 if TYPE_CHECKING:
     from .vae import MoVQGANVae
 
+# Up to so many codes a preview decodes the whole picture: it is cheap, and norms over a few rows look odd there.
+WHOLE_CODES = 32 * 32
 # A preview may take this share of the time between two previews at most.
 PREVIEW_SHARE = 0.2
 
 
 class GrowingPreview:
-    """Draws the finished rows of the first picture of a batch, each row once, on grey."""
+    """Draws the finished rows of the first picture of a batch on grey."""
 
     def __init__(self, movqgan: MoVQGANVae, grid_h: int, grid_w: int):
         self._movqgan = movqgan
+        self._whole = grid_h * grid_w <= WHOLE_CODES
         self._pixels = torch.zeros(1, 3, grid_h * movqgan.upscale_ratio, grid_w * movqgan.upscale_ratio)
         self._rows = 0
         self._next_time = 0.0
@@ -32,9 +35,17 @@ class GrowingPreview:
         started = time.monotonic()
         if rows <= self._rows or started < self._next_time:
             return None
+        first = 0 if self._whole else self._rows
         side = self._movqgan.upscale_ratio
-        strip = self._movqgan.decode_rows(codes[:, :rows], self._rows, rows)
-        self._pixels[:, :, self._rows * side : rows * side] = strip
+        self._pixels[:, :, first * side : rows * side] = self._decode(codes, first, rows)
         self._rows = rows
         self._next_time = time.monotonic() + (time.monotonic() - started) / PREVIEW_SHARE
         return to_image(self._pixels)
+
+    def _decode(self, codes: Tensor, first: int, rows: int) -> Tensor:
+        """Pixels of the rows `first` to `rows`; in a whole picture the last final one goes on below."""
+        if not self._whole:
+            return self._movqgan.decode_rows(codes[:, :rows], first, rows)
+        below = codes[:, rows - 1 : rows].expand(-1, codes.shape[1] - rows, -1)
+        pixels = self._movqgan.decode_rows(torch.cat([codes[:, :rows], below], 1), 0, codes.shape[1])
+        return pixels[:, :, : rows * self._movqgan.upscale_ratio]

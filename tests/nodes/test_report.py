@@ -48,21 +48,24 @@ def test_acceptance_map_colours_codes_by_step(report, result):
     assert not torch.equal(cells[2, 1], cells[2, 0])
 
 
-def test_preview_decodes_each_row_once(pack):
+@pytest.mark.parametrize("whole", [True, False])
+def test_preview_decodes_a_small_picture_whole_and_of_a_large_one_each_row_once(pack, whole, monkeypatch):
     preview = importlib.import_module(f"{pack.__name__}.nodes.preview")
     decoded = []
+    monkeypatch.setattr(preview, "WHOLE_CODES", 8 if whole else 7)
 
     def decode_rows(codes, first_row, end_row):
-        decoded.append((codes.shape[1], first_row, end_row))
+        decoded.append((codes[0, :, 0].tolist(), first_row, end_row))
         return torch.ones(1, 3, 8 * (end_row - first_row), 8 * codes.shape[2])
 
     growing = preview.GrowingPreview(SimpleNamespace(upscale_ratio=8, decode_rows=decode_rows), 4, 2)
-    codes = torch.zeros(1, 4, 2, dtype=torch.int64)
+    codes = torch.tensor([[[0, 1], [2, 3], [4, 5], [6, 7]]])
     pictures = []
     for rows in (0, 1, 1, 3, 4):
         growing._next_time = 0
         pictures.append(growing.draw(codes, rows))
-    assert decoded == [(1, 0, 1), (3, 1, 3), (4, 3, 4)]
+    filled = [([0, 0, 0, 0], 0, 4), ([0, 2, 4, 4], 0, 4), ([0, 2, 4, 6], 0, 4)]
+    assert decoded == (filled if whole else [([0], 0, 1), ([0, 2, 4], 1, 3), ([0, 2, 4, 6], 3, 4)])
     assert [picture is not None for picture in pictures] == [False, True, False, True, True]
     assert pictures[1].size == (16, 32)
     assert pictures[1].getpixel((0, 7)) == (255, 255, 255) and pictures[1].getpixel((0, 8)) == (128, 128, 128)
