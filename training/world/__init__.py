@@ -16,11 +16,11 @@ from .palette import (
     SIZES,
     TRAINING_WEIGHTS,
 )
-from .recognise import FoundObject, Recognised, recognise
+from .recognise import FoundObject, Recognised, recognise, scene_of
 from .renderer import ink, render, shape_mask
 from .sampling import Sample, fresh_samples, sample, sample_scene, training_rng
 from .scenes import Claim, Scene, SceneObject, Spec
-from .tasks import EDITS, TASK_NAMES, Panel, TaskSample, panel_codes, sample_task
+from .tasks import EDITS, TASK_NAMES, Panel, TaskSample, fresh_tasks, panel_codes, sample_task
 
 __all__ = [
     "BACKGROUNDS",
@@ -48,6 +48,7 @@ __all__ = [
     "canny",
     "code_vectors",
     "fresh_samples",
+    "fresh_tasks",
     "ink",
     "judge",
     "judge_strict",
@@ -58,6 +59,7 @@ __all__ = [
     "sample_scene",
     "sample_task",
     "scene_codes",
+    "scene_of",
     "shape_mask",
     "training_rng",
 ]

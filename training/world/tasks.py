@@ -10,7 +10,7 @@ import numpy as np
 from .captions import noun, write_caption
 from .cells import scene_codes
 from .palette import BACKGROUNDS, CANVAS, COLOURS, GRID, MAPS, PEOPLE, SHAPES, SIZES
-from .sampling import sample_scene
+from .sampling import FRESH_TASK_STREAM, sample_scene
 from .scenes import PERSON_SIZE, Claim, Scene, SceneObject, Spec, apart, pick, pick_distinct, place, scattered
 
 NO_CAPTION = 0.3
@@ -66,6 +66,13 @@ def sample_task(rng: np.random.Generator, task: str, kind: str | None = None) ->
 
 
 TASK_NAMES = ("pair", "control", "predict", "subject", "edit")
+
+
+def fresh_tasks(task: str, kind: str | None, count: int, seed: int) -> list[TaskSample]:
+    """`count` samples of a stream that training never draws from; the same for the same arguments."""
+    kinds = (None, *MAPS, *EDITS)
+    rng = np.random.default_rng([FRESH_TASK_STREAM, seed, TASK_NAMES.index(task), kinds.index(kind)])
+    return [sample_task(rng, task, kind) for _ in range(count)]
 
 
 def _mapped(rng: np.random.Generator, task: str, map: str) -> TaskSample:
