@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
 
 from lumina_core.cli.common import DEVICES, choose_device
 from lumina_core.cli.files import check_outputs, check_picture_suffix
@@ -22,6 +21,7 @@ from lumina_core.decoding import DECODERS, DecodeSettings
 from lumina_core.errors import LuminaError
 from training.world import CATEGORIES, Sample, fresh_samples, judge, judge_strict, recognise
 
+from .contact_sheet import Captioned, contact_sheet
 from .sources import generated, reconstructed, rendered
 
 GOALS = {
@@ -36,7 +36,6 @@ GOALS = {
         "counting": 0.80,
     },
 }
-SHEET_COLUMNS, SHEET_CELL, SHEET_TEXT = 8, 128, 44
 
 
 @dataclass(frozen=True)
@@ -52,12 +51,9 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Judged:
-    """One picture with its caption and verdict."""
+class Judged(Captioned):
+    """One picture with its caption and verdict, also the strict one."""
 
-    caption: str
-    picture: np.ndarray
-    right: bool
     strict: bool
 
 
@@ -98,31 +94,6 @@ def table(scores: Sequence[Score]) -> str:
     right, strict = np.mean([score.right for score in scores]), np.mean([score.strict for score in scores])
     total = sum(score.prompts for score in scores)
     lines.append(f"{'mean':<20}{total:>8}{right:>8.1%}{strict:>8.1%}")
-    return "\n".join(lines)
-
-
-def contact_sheet(judged: Sequence[Judged]) -> Image.Image:
-    """All pictures with their captions; wrong ones have a red frame."""
-    rows = -(-len(judged) // SHEET_COLUMNS)
-    cell_w, cell_h = SHEET_CELL + 8, SHEET_CELL + SHEET_TEXT
-    sheet = Image.new("RGB", (SHEET_COLUMNS * cell_w, rows * cell_h), (225, 225, 240))
-    pen = ImageDraw.Draw(sheet)
-    for index, item in enumerate(judged):
-        x, y = index % SHEET_COLUMNS * cell_w + 4, index // SHEET_COLUMNS * cell_h + 4
-        if not item.right:
-            pen.rectangle((x - 3, y - 3, x + SHEET_CELL + 2, y + SHEET_CELL + 2), fill=(255, 0, 0))
-        big = Image.fromarray(item.picture).resize((SHEET_CELL, SHEET_CELL), Image.Resampling.NEAREST)
-        sheet.paste(big, (x, y))
-        pen.text((x, y + SHEET_CELL + 3), _wrap(item.caption), fill=(0, 0, 0), font_size=10)
-    return sheet
-
-
-def _wrap(text: str, width: int = 25) -> str:
-    lines = [""]
-    for word in text.split():
-        if len(lines[-1]) + len(word) >= width:
-            lines.append("")
-        lines[-1] += f" {word}" if lines[-1] else word
     return "\n".join(lines)
 
 

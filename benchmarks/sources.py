@@ -31,12 +31,19 @@ def rendered(samples: Sequence[Sample], seed: int) -> list[np.ndarray]:
 
 def reconstructed(checkpoint: str, movqgan: str | None, device: torch.device) -> Source:
     """A source that gives each scene's picture after MoVQGAN's encoder and decoder."""
-    model = _movqgan(find_checkpoint(checkpoint) if movqgan is None else None, movqgan, device)
+    reconstruct = reconstructor(checkpoint, movqgan, device)
+    return lambda samples, seed: reconstruct(rendered(samples, seed))
+
+
+def reconstructor(
+    checkpoint: str, movqgan: str | None, device: torch.device
+) -> Callable[[Sequence[np.ndarray]], list[np.ndarray]]:
+    """What gives pictures of one size, uint8 [H, W, 3], after MoVQGAN's encoder and decoder."""
+    model = open_movqgan(find_checkpoint(checkpoint) if movqgan is None else None, movqgan, device)
 
     @torch.inference_mode()
-    def reconstruct(samples: Sequence[Sample], seed: int) -> list[np.ndarray]:
-        pictures = np.stack(rendered(samples, seed))
-        pixels = torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+    def reconstruct(pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
+        pixels = torch.from_numpy(np.stack(pictures)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
         return to_pictures(model.decode(model.encode(pixels)))
 
     return reconstruct
@@ -45,7 +52,7 @@ def reconstructed(checkpoint: str, movqgan: str | None, device: torch.device) ->
 def generated(checkpoint: str, movqgan: str | None, device: torch.device, settings: DecodeSettings) -> Source:
     """A source that draws each caption with the model. Picture k of a call has seed `seed` + k."""
     files = find_checkpoint(checkpoint)
-    model = _movqgan(files, movqgan, device)
+    model = open_movqgan(files, movqgan, device)
     transformer = load_transformer(checkpoint, dtype=torch.float32, device=device)
     tokenizer = load_tokenizer(files.tokenizer)
     vocabulary = Vocabulary.of(tokenizer, transformer.config)
@@ -59,7 +66,8 @@ def generated(checkpoint: str, movqgan: str | None, device: torch.device, settin
     return generate
 
 
-def _movqgan(files: CheckpointFiles | None, movqgan: str | None, device: torch.device) -> MoVQGAN:
+def open_movqgan(files: CheckpointFiles | None, movqgan: str | None, device: torch.device) -> MoVQGAN:
+    """The named MoVQGAN, or that of the checkpoint. Raises CheckpointError when there is none."""
     path = movqgan or (files.movqgan if files else None)
     if path is None:
         raise CheckpointError("the checkpoint's folder holds no MoVQGAN file; name one with --movqgan")

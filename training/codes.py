@@ -1,25 +1,33 @@
 """Training data of the demo's transformer: fresh scenes as picture codes behind the prompt ids of their captions."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lumina_core.prompts import build_prompt
+from lumina_core.prompts import build_prompt, find_template
 from lumina_core.tokenizer import Tokenizer
 from lumina_core.vocabulary import HEADER_LENGTH, Vocabulary
 
-from .world import CANVAS, sample, scene_codes
+from .world import CANVAS, TASK_NAMES, TaskSample, panel_codes, sample, sample_task, scene_codes
+
+GIVEN_WEIGHT = 0.1
+TWO_PANELS = (CANVAS, 2 * CANVAS)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Input ids [B,S], padded behind; the positions [B,h·w] whose states predict the codes [B,h·w]."""
+    """Input ids [B,S], padded behind; the positions [B,h·w] whose states predict the codes [B,h·w].
+
+    `weights` [B,h·w] are the codes' parts in the loss: less where a task gives them.
+    """
 
     input_ids: Tensor
     positions: Tensor
     codes: Tensor
+    weights: Tensor
 
 
 def make_batches(
@@ -29,11 +37,38 @@ def make_batches(
     drawn = [sample(rng) for _ in range(size)]
     texts = [tokenizer.encode_prompt(build_prompt("t2i", CANVAS, CANVAS, one.caption)) for one in drawn]
     codes = torch.from_numpy(np.stack([scene_codes(one.scene) for one in drawn]))
-    plain = _batch([[]] * without_text, codes[:without_text], vocabulary)
-    return _batch(texts, codes, vocabulary), plain
+    return _told_and_plain(texts, codes, torch.ones(codes.shape), without_text, vocabulary)
 
 
-def _batch(texts: list[list[int]], codes: Tensor, vocabulary: Vocabulary) -> Batch:
+def make_task_batches(
+    rng: np.random.Generator, size: int, without_text: int, tokenizer: Tokenizer, vocabulary: Vocabulary
+) -> tuple[Batch, Batch]:
+    """As `make_batches`, of all tasks on two panels alike; without its text a picture keeps its given panel."""
+    drawn = [sample_task(rng, TASK_NAMES[int(rng.integers(len(TASK_NAMES)))]) for _ in range(size)]
+    texts = [tokenizer.encode_prompt(task_prompt(one)) for one in drawn]
+    codes = torch.from_numpy(
+        np.stack([np.concatenate([panel_codes(one.upper), panel_codes(one.lower)]) for one in drawn])
+    )
+    weights = torch.ones(codes.shape)
+    for one, row in zip(drawn, weights, strict=True):
+        if find_template(one.task).needs_condition:
+            row[: len(row) // 2] = GIVEN_WEIGHT
+    return _told_and_plain(texts, codes, weights, without_text, vocabulary)
+
+
+def task_prompt(asked: TaskSample) -> str:
+    """The full prompt of a task on two panels."""
+    return build_prompt(asked.task, *TWO_PANELS, asked.prompt, asked.map, asked.object)
+
+
+def _told_and_plain(
+    texts: Sequence[list[int]], codes: Tensor, weights: Tensor, without_text: int, vocabulary: Vocabulary
+) -> tuple[Batch, Batch]:
+    plain = _batch([[]] * without_text, codes[:without_text], weights[:without_text], vocabulary)
+    return _batch(texts, codes, weights, vocabulary), plain
+
+
+def _batch(texts: Sequence[list[int]], codes: Tensor, weights: Tensor, vocabulary: Vocabulary) -> Batch:
     rows = [[*text, *vocabulary.picture_tokens(grid)] for text, grid in zip(texts, codes, strict=True)]
     length = max(map(len, rows))
     input_ids = torch.tensor([row + [0] * (length - len(row)) for row in rows])
@@ -41,4 +76,4 @@ def _batch(texts: list[list[int]], codes: Tensor, vocabulary: Vocabulary) -> Bat
     row, column = torch.arange(grid_h)[:, None], torch.arange(grid_w)
     offsets = (HEADER_LENGTH - 1 + row * (grid_w + 1) + column).flatten()
     starts = torch.tensor([len(text) for text in texts])
-    return Batch(input_ids, starts[:, None] + offsets, codes.flatten(1))
+    return Batch(input_ids, starts[:, None] + offsets, codes.flatten(1), weights.flatten(1))

@@ -19,13 +19,16 @@ from lumina_core.movqgan import MoVQGAN, MoVQGANConfig, load_movqgan
 from .world import (
     BACKGROUNDS,
     CANVAS,
-    COLOURS,
     TRAINING_WEIGHTS,
+    Panel,
     Scene,
+    canny,
     code_vectors,
+    ink,
+    panel_codes,
     render,
     sample_scene,
-    scene_codes,
+    sample_task,
     training_rng,
 )
 
@@ -46,34 +49,58 @@ POLISH_STEPS, POLISH_RATE, POLISH_SPREAD = 900, 5e-4, 0.02
 LATENT_WEIGHT = 4.0
 PIXEL_NOISE = 0.02
 SMALL_SHARE = 0.3
+MAP_SHARE = 0.35
+REAL_CANNY_SHARE = 0.5
 CROWDED = ("mixed", "counting", "colour_attribution", "position")
 WORKER, POLISH_WORKER = 1, 2
 
 
 @dataclass(frozen=True)
 class CodecBatch:
-    """Pixels [B,3,64,64] in [-1,1], their weights [B,1,64,64] in the loss, and the codes [B,8,8] to be learnt."""
+    """Pixels [B,3,64,64] in [-1,1] to draw, their weights [B,1,64,64] in the loss, the codes [B,8,8] to be learnt.
 
+    `seen` [B,3,64,64] is what the encoder is shown: the same, but for edges by Canny's method in place of outlines.
+    """
+
+    seen: Tensor
     pixels: Tensor
     weights: Tensor
     codes: Tensor
 
 
 def scene_batch(rng: np.random.Generator, size: int, categories: Sequence[str]) -> CodecBatch:
-    """Random scenes of these categories, in some of which all objects are small."""
-    scenes = [sample_scene(rng, categories[rng.integers(len(categories))])[0] for _ in range(size)]
-    scenes = [_shrink(scene) if rng.random() < SMALL_SHARE else scene for scene in scenes]
-    pixels = torch.from_numpy(np.stack([render(scene) for scene in scenes])).permute(0, 3, 1, 2)
-    weights = torch.from_numpy(np.stack([object_weights(scene) for scene in scenes]))
-    codes = torch.from_numpy(np.stack([scene_codes(scene) for scene in scenes]))
-    return CodecBatch((pixels.float() / 127.5 - 1).contiguous(), weights[:, None], codes)
+    """Random pictures of these categories, in some of which all objects are small, and maps of every kind."""
+    panels = [_sample_panel(rng, categories) for _ in range(size)]
+    pictures = [render(panel.scene, panel.map) for panel in panels]
+    seen = [_seen(rng, *pair) for pair in zip(panels, pictures, strict=True)]
+    weights = torch.from_numpy(np.stack([object_weights(panel) for panel in panels]))
+    codes = torch.from_numpy(np.stack([panel_codes(panel) for panel in panels]))
+    return CodecBatch(_pixels(seen), _pixels(pictures), weights[:, None], codes)
 
 
-def object_weights(scene: Scene, margin: int = 2) -> np.ndarray:
-    """Weights [64,64] of a scene's pixels: 1, and around an object more, the nearer its colour is to the ground's."""
+def _sample_panel(rng: np.random.Generator, categories: Sequence[str]) -> Panel:
+    if rng.random() < MAP_SHARE:
+        asked = sample_task(rng, "pair")
+        return asked.upper if rng.random() < 0.25 else asked.lower
+    scene, _ = sample_scene(rng, categories[rng.integers(len(categories))])
+    return Panel(_shrink(scene) if rng.random() < SMALL_SHARE else scene)
+
+
+def _seen(rng: np.random.Generator, panel: Panel, picture: np.ndarray) -> np.ndarray:
+    real = panel.map == "canny" and rng.random() < REAL_CANNY_SHARE
+    return canny(render(panel.scene)) if real else picture
+
+
+def _pixels(pictures: Sequence[np.ndarray]) -> Tensor:
+    return (torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous()
+
+
+def object_weights(panel: Panel, margin: int = 2) -> np.ndarray:
+    """Weights [64,64] of a panel's pixels: 1, and around an object more, the nearer its colour is to the ground's."""
     weights = np.ones((CANVAS, CANVAS), np.float32)
-    for thing in scene.objects:
-        contrast = math.dist(COLOURS[thing.colour], BACKGROUNDS[scene.background])
+    ground = BACKGROUNDS["black" if panel.map else panel.scene.background]
+    for thing in panel.scene.objects:
+        contrast = math.dist(ink(thing, panel.map), ground)
         top, left = max(0, thing.y - margin), max(0, thing.x - margin)
         weights[top : thing.y + thing.side + margin, left : thing.x + thing.side + margin] = 600 / max(contrast, 100)
     return weights
@@ -142,7 +169,7 @@ def run_both(model: MoVQGAN, batch: CodecBatch) -> tuple[Tensor, Tensor]:
     """The weighted error of the picture decoded from the true codes, and the encoder's latent [B,4,8,8]."""
     vectors = model.lookup(batch.codes)
     with torch.autocast("cpu", torch.bfloat16):
-        noisy = batch.pixels + PIXEL_NOISE * torch.randn_like(batch.pixels)
+        noisy = batch.seen + PIXEL_NOISE * torch.randn_like(batch.seen)
         latent = model.quant_conv(model.encoder(noisy)).float()
         error = model.decoder(model.post_quant_conv(vectors), vectors).float() - batch.pixels
     return (batch.weights * (error.abs() + error.square())).mean(), latent

@@ -22,7 +22,7 @@ from lumina_core.movqgan import load_movqgan
 from lumina_core.tokenizer import Tokenizer, load_tokenizer
 from lumina_core.vocabulary import Vocabulary
 
-from .codes import Batch, make_batches
+from .codes import TWO_PANELS, Batch, make_batches, make_task_batches
 from .movqgan import FILE_NAME, set_rate
 from .world import CANVAS, training_rng
 
@@ -38,16 +38,17 @@ class Round:
     """So many steps in which the rate rises to its peak and falls.
 
     `without_text` pictures of a batch are also read without their text, for guidance; `stray_weight` is the part of
-    `stray_loss` in the loss.
+    `stray_loss` in the loss; `task_share` of the steps are on tasks of two panels, with half as many samples.
     """
 
     steps: int
     peak_rate: float
     without_text: int
     stray_weight: float
+    task_share: float = 0.0
 
 
-ROUNDS = (Round(8000, 3e-3, 6, 0.5),)
+ROUNDS = (Round(8000, 3e-3, 6, 0.5), Round(6000, 2e-3, 6, 0.5, task_share=0.6))
 
 
 def demo_config(text_tokens: int, codebook_size: int) -> dict:
@@ -71,7 +72,7 @@ def demo_config(text_tokens: int, codebook_size: int) -> dict:
         "vocab_size": offset + codebook_size,
         "image_token_offset": offset,
         "image_codebook_size": codebook_size,
-        "trained_sizes": [[CANVAS, CANVAS]],
+        "trained_sizes": [[CANVAS, CANVAS], list(TWO_PANELS)],
     }
 
 
@@ -135,8 +136,9 @@ class TrainingModel(nn.Module):
 
 
 def cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
-    """Mean cross-entropy (nats) of a batch's codes under logits [B,h·w,codes]."""
-    return F.cross_entropy(logits.flatten(0, 1), batch.codes.flatten())
+    """Mean cross-entropy (nats) of a batch's codes under logits [B,h·w,codes], by their weights."""
+    losses = F.cross_entropy(logits.flatten(0, 1), batch.codes.flatten(), reduction="none")
+    return (losses * batch.weights.flatten()).sum() / batch.weights.sum()
 
 
 def stray_loss(cond: Tensor, uncond: Tensor, cfg_scale: Tensor, batch: Batch) -> Tensor:
@@ -144,12 +146,13 @@ def stray_loss(cond: Tensor, uncond: Tensor, cfg_scale: Tensor, batch: Batch) ->
 
     Guidance magnifies the difference of two small probabilities, which training leaves to chance: 1e-4 against 1e-6
     becomes 1e2 at scale 4. The loss makes the branches agree on such codes and leaves the others, which guidance is
-    for, alone. Logits [G,h·w,codes], scales [G].
+    for, alone. Logits [G,h·w,codes], scales [G]; the mean is by the codes' weights.
     """
     scale = cfg_scale[:, None, None]
     guided = (uncond + scale * (cond - uncond)).log_softmax(-1)
     likely = (cond.detach().softmax(-1) >= STRAY).scatter(-1, batch.codes[..., None], True)
-    return -guided.masked_fill(~likely, -torch.inf).logsumexp(-1).mean()
+    losses = -guided.masked_fill(~likely, -torch.inf).logsumexp(-1)
+    return (losses * batch.weights).sum() / batch.weights.sum()
 
 
 def make(folder: Path, rounds: Sequence[Round], seed: int, first: int = 0) -> None:
@@ -175,8 +178,8 @@ def train(model: TrainingModel, data: Data, plan: Round) -> None:
     """One round."""
     optimizers, rng, start = model.optimizers(plan.peak_rate), data.rng, time.time()
     for step in range(plan.steps):
-        told, plain = make_batches(rng, BATCH, plan.without_text, data.tokenizer, data.vocabulary)
-        cfg_scale = torch.from_numpy(rng.uniform(SMALLEST_CFG, LARGEST_CFG, plan.without_text)).float()
+        told, plain = draw_batches(data, plan)
+        cfg_scale = torch.from_numpy(rng.uniform(SMALLEST_CFG, LARGEST_CFG, len(plain.codes))).float()
         with_text, loss = model.loss(told, plain, cfg_scale, plan.stray_weight)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -187,6 +190,13 @@ def train(model: TrainingModel, data: Data, plan: Round) -> None:
         if step % 50 == 0:
             shown = (step, with_text.item(), loss.item(), time.time() - start)
             logger.info("step %d nats a code %.4f, loss %.4f, %.0f s", *shown)
+
+
+def draw_batches(data: Data, plan: Round) -> tuple[Batch, Batch]:
+    """Text to image, or tasks of two panels: samples with their text, and the first of them without."""
+    if plan.task_share and data.rng.random() < plan.task_share:
+        return make_task_batches(data.rng, BATCH // 2, plan.without_text // 2, data.tokenizer, data.vocabulary)
+    return make_batches(data.rng, BATCH, plan.without_text, data.tokenizer, data.vocabulary)
 
 
 def export(model: TrainingModel, values: dict, folder: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import quality, sources
+from benchmarks import contact_sheet, quality, sources
 from lumina_core.movqgan import load_movqgan
 from training.world import CATEGORIES, fresh_samples, render
 
@@ -79,11 +79,11 @@ def test_table_tells_what_is_below_its_goal() -> None:
 def test_contact_sheet_holds_every_picture_and_marks_the_wrong_ones(count: int, rows: int) -> None:
     judged = [quality.Judged("a red circle " * 9, picture(10 * k), right=k != 0, strict=False) for k in range(count)]
     sheet = np.asarray(quality.contact_sheet(judged))
-    width, height = quality.SHEET_CELL + 8, quality.SHEET_CELL + quality.SHEET_TEXT
+    width, height = contact_sheet.SHEET_CELL + 8, contact_sheet.SHEET_CELL + contact_sheet.SHEET_TEXT
     assert sheet.shape == (rows * height, 8 * width, 3)
     for k in range(count):
         left, top = k % 8 * width + 4, k // 8 * height + 4
-        assert (sheet[top : top + quality.SHEET_CELL, left : left + quality.SHEET_CELL] == 10 * k).all()
+        assert (sheet[top : top + contact_sheet.SHEET_CELL, left : left + contact_sheet.SHEET_CELL] == 10 * k).all()
         assert (sheet[top - 2, left].tolist() == [255, 0, 0]) == (k == 0)
 
 

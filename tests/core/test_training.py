@@ -26,6 +26,7 @@ from training.world import (
     CATEGORIES,
     COLOURS,
     TRAINING_WEIGHTS,
+    Panel,
     code_vectors,
     fresh_samples,
     render,
@@ -33,6 +34,7 @@ from training.world import (
     training_rng,
 )
 from training.world.cells import looks, masks
+from training.world.palette import DEPTH_GREYS, INKS
 
 MOST_BYTES = 20_000_000
 GRID = CANVAS // 8
@@ -60,7 +62,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-STEPS = ("--movqgan-steps", "3", "--polish-steps", "2")
+STEPS = ("--movqgan-steps", "3", "--polish-steps", "4")
 
 
 def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
@@ -80,7 +82,7 @@ def test_what_is_written_is_a_checkpoint(made: Path) -> None:
         *("config.json", "model.safetensors", "movqgan.safetensors", "tokenizer.json", "tokenizer_config.json")
     ]
     config = TransformerConfig.from_file(files.config)
-    assert config.trained_sizes == ((CANVAS, CANVAS),)
+    assert config.trained_sizes == ((CANVAS, CANVAS), (CANVAS, 2 * CANVAS))
     assert config.codebook_size == load_movqgan(files.movqgan).config.codebook_size == len(looks())
 
 
@@ -113,7 +115,7 @@ def test_head_has_rows_of_image_codes_alone(made: Path) -> None:
 
 
 def test_codec_of_one_command_is_the_codec_of_its_own(made: Path, tmp_path: Path) -> None:
-    movqgan.main(["--out", str(tmp_path), "--steps", "3", "--polish-steps", "2", "--seed", "1"])
+    movqgan.main(["--out", str(tmp_path), "--steps", "3", "--polish-steps", "4", "--seed", "1"])
     assert (tmp_path / "movqgan.safetensors").read_bytes() == (made / "movqgan.safetensors").read_bytes()
 
 
@@ -121,7 +123,7 @@ def test_polishing_changes_all_but_the_codebook(made: Path, tmp_path: Path) -> N
     path = tmp_path / "movqgan.safetensors"
     movqgan.save(movqgan.train(3, seed=1), path)
     before = load_file(path)
-    movqgan.make(path, steps=0, polish_steps=2, seed=1)
+    movqgan.make(path, steps=0, polish_steps=4, seed=1)
     after = load_file(path)
     assert equal(after, load_file(made / "movqgan.safetensors"))
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
@@ -135,13 +137,16 @@ def test_another_seed_trains_another_codec() -> None:
 
 def test_every_cell_of_every_scene_has_a_code_of_its_own_look() -> None:
     """The code says mask, colour and ground: painting them gives the picture."""
-    colours, grounds = np.float32([*COLOURS.values()]), np.float32([*BACKGROUNDS.values()])
+    inks = {**COLOURS, **{name: (grey,) * 3 for name, grey in DEPTH_GREYS.items()}, **INKS}
     for category in CATEGORIES:
         for item in fresh_samples(category, 5, seed=2):
             picture = render(item.scene).astype(np.float32)
             for (y, x), code in np.ndenumerate(scene_codes(item.scene)):
-                mask, colour, ground = looks()[code]
-                cell = grounds[ground] + masks()[mask][..., None] * (colours[colour] - grounds[ground])
+                look = looks()[code]
+                ground = np.float32(BACKGROUNDS.get(look.ground, (0, 0, 0)))
+                cell = ground + masks(look.map)[look.mask][..., None] * (
+                    np.float32(inks.get(look.ink, ground)) - ground
+                )
                 assert np.abs(picture[8 * y : 8 * y + 8, 8 * x : 8 * x + 8] - cell).max() <= 1
 
 
@@ -159,7 +164,7 @@ def test_codec_learns() -> None:
 
 def test_faint_objects_weigh_more() -> None:
     for item in fresh_samples("single_object", 20, seed=0):
-        weights = movqgan.object_weights(item.scene)
+        weights = movqgan.object_weights(Panel(item.scene))
         (thing,) = item.scene.objects
         assert weights.shape == (CANVAS, CANVAS) and weights.min() == 1
         assert weights[thing.y : thing.y + thing.side, thing.x : thing.x + thing.side].min() == weights.max() > 1
@@ -235,7 +240,7 @@ def test_loss_counts_text_its_absence_and_stray_codes(made: Path) -> None:
 
 def test_stray_loss_makes_the_branches_agree_on_what_neither_believes() -> None:
     """The text's branch believes in code 0; of 2 it holds 1e-5, the other branch 1e-9: at cfg 4 that is certainty."""
-    batch = codes.Batch(torch.zeros(1, 1), torch.zeros(1, 1), torch.zeros(1, 1, dtype=torch.int64))
+    batch = codes.Batch(*(torch.zeros(1, 1, dtype=torch.int64) for _ in range(3)), torch.ones(1, 1))
     cond = torch.tensor([[[1.0, 0.1, 1e-5]]]).log().requires_grad_()
     uncond = torch.tensor([[[0.9, 0.2, 1e-9]]]).log().requires_grad_()
     loss = transformer.stray_loss(cond, uncond, torch.tensor([4.0]), batch)

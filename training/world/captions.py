@@ -59,11 +59,21 @@ def _name(rng: np.random.Generator, claim: Claim, kinds: int) -> str:
     words = " ".join(word for word in (size, claim.colour, noun) if word)
     if claim.count > 1 or (kinds == 1 and rng.random() < 0.3):
         return f"{pick(rng, COUNT_WORDS[claim.count])} {words}"
-    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+    return f"{_article(words)} {words}"
 
 
 def _related(rng: np.random.Generator, names: list[str], relation: str) -> str:
     return f"{names[0]} {pick(rng, RELATION_WORDS[relation])} {names[1]}"
+
+
+def noun(claim: Claim) -> str:
+    """One object of a claim with its article: "an orange star"."""
+    words = " ".join(word for word in (claim.colour, claim.shape) if word)
+    return f"{_article(words)} {words}"
+
+
+def _article(words: str) -> str:
+    return "an" if words[0] in "aeiou" else "a"
 
 
 def _listed(rng: np.random.Generator, names: list[str]) -> str:

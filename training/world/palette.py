@@ -8,6 +8,7 @@ CANVAS = 64
 GRID = 8
 
 SHAPES = ("circle", "square", "triangle", "diamond", "cross", "star")
+PEOPLE = ("person with arms up", "person with arms out", "person with arms down", "person with legs apart")
 SIZES = MappingProxyType({"small": 16, "large": 24})
 COLOURS = MappingProxyType(
     {
@@ -24,6 +25,9 @@ COLOURS = MappingProxyType(
 BACKGROUNDS = MappingProxyType(
     {"white": (255, 255, 255), "black": (0, 0, 0), "gray": (128, 128, 128), "brown": (95, 60, 30)}
 )
+DEPTH_GREYS = MappingProxyType({"small": 120, "large": 230})  # The larger is the nearer.
+INKS = MappingProxyType({"canny": (255, 255, 255), "hed": (255, 255, 255), "pose": (80, 255, 120)})
+MAPS = ("depth", *INKS)
 RELATIONS = ("left of", "right of", "above", "below")
 CATEGORIES = (
     "single_object",

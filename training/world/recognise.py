@@ -11,8 +11,9 @@ from itertools import product
 
 import numpy as np
 
-from .palette import BACKGROUNDS, COLOURS, SHAPES, SIZES
+from .palette import BACKGROUNDS, CANVAS, COLOURS, PEOPLE, SHAPES, SIZES
 from .renderer import shape_mask
+from .scenes import Scene, SceneObject
 
 FOREGROUND_DISTANCE = 55.0
 SPECK_PIXELS = 20
@@ -60,6 +61,19 @@ def recognise(image: np.ndarray) -> Recognised:
     foreground = np.linalg.norm(pixels - ground, axis=2) > FOREGROUND_DISTANCE
     components = [region for region in label_regions(foreground) if len(region) >= SPECK_PIXELS]
     return Recognised(background, tuple(_identify(pixels, ground, region) for region in components))
+
+
+def scene_of(found: Recognised) -> Scene:
+    """The scene that was read from a picture; what is like no shape or colour of the world is left out."""
+    known = [thing for thing in found.objects if thing.shape is not None and thing.colour is not None]
+    return Scene(found.background, tuple(_placed(thing) for thing in known))
+
+
+def _placed(thing: FoundObject) -> SceneObject:
+    side = SIZES[thing.size]
+    x, y = (min(max(round(middle - side / 2), 0), CANVAS - side) for middle in (thing.x, thing.y))
+    assert thing.shape is not None and thing.colour is not None
+    return SceneObject(thing.shape, thing.colour, thing.size, x, y)
 
 
 def _background(pixels: np.ndarray) -> tuple[str, np.ndarray]:
@@ -172,7 +186,7 @@ def _stamps(side: int) -> tuple[np.ndarray, np.ndarray]:
 @cache
 def _variants(side: int) -> list[tuple[str, int, int, int, int]]:
     widths = range(max(side - 1, 1), side + GROWTH + 1)
-    return list(product(SHAPES, widths, BLURS, SHIFTS, SHIFTS))
+    return list(product((*SHAPES, *PEOPLE), widths, BLURS, SHIFTS, SHIFTS))
 
 
 def _stamp(length: int, shape: str, width: int, blur: int, dy: int, dx: int) -> np.ndarray:

@@ -10,8 +10,7 @@ from .captions import write_caption
 from .palette import TRAINING_WEIGHTS
 from .scenes import Scene, Spec, place, sample_spec
 
-TRAINING_STREAM = 0
-FRESH_STREAM = 1
+TRAINING_STREAM, FRESH_STREAM, FRESH_TASK_STREAM = range(3)
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,11 @@ COUNTING_COLOUR_STATED = 0.5
 POSITION_COLOURS_STATED = 0.7
 MIN_ALONG = 24
 MAX_ACROSS = 8
+PERSON_SIZE = "large"
 PACKED = 0.35
 
 Item = TypeVar("Item")
+Box = tuple[tuple[int, int], int]
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def _related(rng: np.random.Generator, sides: tuple[int, ...], relation: str) ->
 @cache
 def _related_corners(first: int, second: int, relation: str) -> tuple[tuple[tuple[int, int], tuple[int, int]], ...]:
     pairs = [(a, b) for a in _corners(first) for b in _corners(second)]
-    return tuple((a, b) for a, b in pairs if _apart(a, first, b, second) and _holds(a, first, b, second, relation))
+    return tuple((a, b) for a, b in pairs if apart(a, first, b, second) and _holds(a, first, b, second, relation))
 
 
 def _holds(a: tuple[int, int], first: int, b: tuple[int, int], second: int, relation: str) -> bool:
@@ -155,16 +157,26 @@ def _scattered(rng: np.random.Generator, sides: tuple[int, ...]) -> list[tuple[i
     Guidance draws most objects early, so a model that is to count there must have seen many scenes of this kind.
     """
     choices = int(rng.integers(1, 7)) if rng.random() < PACKED else None
-    while True:
-        corners: list[tuple[int, int]] = []
-        for index, side in enumerate(sides):
-            placed = list(zip(corners, sides[:index], strict=True))
-            free = [c for c in _corners(side) if all(_apart(c, side, other, width) for other, width in placed)]
-            if not free:
-                break
-            corners.append(pick(rng, free[:choices]))
-        else:
-            return corners
+    while (corners := scattered(rng, sides, [], choices)) is None:
+        pass
+    return corners
+
+
+def scattered(
+    rng: np.random.Generator, sides: tuple[int, ...], placed: list[Box], choices: int | None = None
+) -> list[tuple[int, int]] | None:
+    """Corners for boxes of these sides (px), one after another in one of the first `choices` free places, or any.
+
+    Apart from those `placed` and from one another; None where no place was left.
+    """
+    corners: list[tuple[int, int]] = []
+    for side in sides:
+        taken = [*placed, *zip(corners, sides, strict=False)]
+        free = [corner for corner in _corners(side) if all(apart(corner, side, *other) for other in taken)]
+        if not free:
+            return None
+        corners.append(pick(rng, free[:choices]))
+    return corners
 
 
 @cache
@@ -173,5 +185,6 @@ def _corners(side: int) -> tuple[tuple[int, int], ...]:
     return tuple((x, y) for y in starts for x in starts)
 
 
-def _apart(a: tuple[int, int], first: int, b: tuple[int, int], second: int) -> bool:
+def apart(a: tuple[int, int], first: int, b: tuple[int, int], second: int) -> bool:
+    """Whether two boxes of corners `a`, `b` and sides `first`, `second` (px) keep the gap of the grid."""
     return any(a[i] + first + GRID <= b[i] or b[i] + second + GRID <= a[i] for i in (0, 1))

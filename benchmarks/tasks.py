@@ -1,0 +1,208 @@
+"""Scores every task on two panels by the truth: python -m benchmarks.tasks [--truth | --reconstruct]
+
+The world that renders a condition knows the right answer: which objects stand where, what a map looks like, what an
+edit changes. Samples come from a stream that training never draws from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lumina_core.checkpoint import find_checkpoint
+from lumina_core.cli.common import DEVICES, choose_device
+from lumina_core.cli.files import check_outputs
+from lumina_core.decoding import DECODERS, DecodeSettings
+from lumina_core.errors import LuminaError
+from lumina_core.model import load_transformer
+from lumina_core.pipeline import Request, draw
+from lumina_core.prompts import find_template
+from lumina_core.tokenizer import load_tokenizer
+from lumina_core.vocabulary import Vocabulary
+from training.codes import task_prompt
+from training.world import EDITS, MAPS, TaskSample, canny, fresh_tasks, render
+
+from .contact_sheet import Captioned, contact_sheet
+from .sources import GRID_SIDE, open_movqgan, reconstructor, to_pictures
+from .verdicts import Verdict, judge_task
+
+KINDS = (
+    *((task, map) for task in ("pair", "control", "predict") for map in MAPS),
+    ("subject", None),
+    *(("edit", kind) for kind in EDITS),
+)
+# Of pictures that are right; of objects for control; the edge F1 of maps.
+GOALS = {"pair": 0.85, "control": 0.90, "predict": 0.85, "subject": 0.80, "edit": 0.80}
+Panels = tuple[np.ndarray, np.ndarray]
+Source = Callable[[Sequence[TaskSample], int], list[Panels]]
+
+
+@dataclass(frozen=True)
+class TaskScore:
+    """Mean score of a task's pictures, 0 to 1, and what of them is right in every detail (`right`)."""
+
+    task: str
+    kind: str | None
+    samples: int
+    score: float
+    right: float
+    goal: float
+    depth_rmse: float | None
+    seconds: float
+
+
+def condition_of(asked: TaskSample) -> np.ndarray:
+    """The picture that a user gives: for edges what Canny's method finds, not the world's own outlines."""
+    if asked.upper.map == "canny":
+        return canny(render(asked.upper.scene))
+    return render(asked.upper.scene, asked.upper.map)
+
+
+def rendered(samples: Sequence[TaskSample], seed: int) -> list[Panels]:
+    """The truth: both panels as the world renders them."""
+    return [tuple(render(panel.scene, panel.map) for panel in (one.upper, one.lower)) for one in samples]
+
+
+def reconstructed(checkpoint: str, movqgan: str | None, device: torch.device) -> Source:
+    """The truth after the MoVQGAN's encoder and decoder."""
+    reconstruct = reconstructor(checkpoint, movqgan, device)
+
+    def source(samples: Sequence[TaskSample], seed: int) -> list[Panels]:
+        uppers, lowers = zip(*rendered(samples, seed), strict=True)
+        return list(zip(reconstruct(uppers), reconstruct(lowers), strict=True))
+
+    return source
+
+
+def generated(checkpoint: str, movqgan: str | None, device: torch.device, settings: DecodeSettings) -> Source:
+    """Draws each sample behind its condition's codes. Picture k of a call has seed `seed` + k."""
+    files = find_checkpoint(checkpoint)
+    codec = open_movqgan(files, movqgan, device)
+    transformer = load_transformer(checkpoint, dtype=torch.float32, device=device)
+    tokenizer = load_tokenizer(files.tokenizer)
+    vocabulary = Vocabulary.of(tokenizer, transformer.config)
+
+    @torch.inference_mode()
+    def source(samples: Sequence[TaskSample], seed: int) -> list[Panels]:
+        prompts = [tokenizer.encode_prompt(task_prompt(one)) for one in samples]
+        given, conditions = None, None
+        if find_template(samples[0].task).needs_condition:
+            conditions = [condition_of(one) for one in samples]
+            pixels = torch.from_numpy(np.stack(conditions)).permute(0, 3, 1, 2).float() / 127.5 - 1
+            given = codec.encode(pixels.to(device)).cpu()
+        request = Request(prompts, 2 * GRID_SIDE, GRID_SIDE, given, replace(settings, seed=seed))
+        codes = draw(transformer, vocabulary, request).codes
+        drawn = [to_pictures(codec.decode(half.to(device))) for half in codes.chunk(2, dim=1)]
+        return list(zip(conditions or drawn[0], drawn[1], strict=True))
+
+    return source
+
+
+def score_kind(
+    task: str, kind: str | None, options: argparse.Namespace, source: Source
+) -> tuple[TaskScore, list[Captioned]]:
+    """Draws and judges fresh samples of one task and kind, `options.batch` at a time."""
+    samples = fresh_tasks(task, kind, options.samples, options.seed)
+    start = time.perf_counter()
+    panels: list[Panels] = []
+    for first in range(0, len(samples), options.batch):
+        panels += source(samples[first : first + options.batch], options.seed + first)
+    verdicts = [judge_task(one, *pair) for one, pair in zip(samples, panels, strict=True)]
+    captioned = [
+        Captioned(f"{task} {kind or ''}: {one.prompt or one.map}", np.concatenate(pair), verdict.right)
+        for one, pair, verdict in zip(samples, panels, verdicts, strict=True)
+    ]
+    return _score(task, kind, verdicts, time.perf_counter() - start), captioned
+
+
+def _score(task: str, kind: str | None, verdicts: Sequence[Verdict], seconds: float) -> TaskScore:
+    score, right = (float(np.mean([getattr(one, name) for one in verdicts])) for name in ("score", "right"))
+    rmse = [one.depth_rmse for one in verdicts if one.depth_rmse is not None]
+    mean_rmse = float(np.mean(rmse)) if rmse else None
+    return TaskScore(task, kind, len(verdicts), score, right, GOALS[task], mean_rmse, seconds)
+
+
+def table(scores: Sequence[TaskScore]) -> str:
+    """The scores in Markdown."""
+    lines = ["| task | kind | samples | score | all right | depth RMSE | goal |", "|---|---|---|---|---|---|---|"]
+    for one in scores:
+        rmse = "" if one.depth_rmse is None else f"{one.depth_rmse:.3f}"
+        missed = "" if one.score >= one.goal else " (missed)"
+        lines.append(
+            f"| {one.task} | {one.kind or ''} | {one.samples} | {one.score:.1%} | {one.right:.1%} | {rmse} "
+            f"| {one.goal:.0%}{missed} |"
+        )
+    return "\n".join(lines)
+
+
+def run(options: argparse.Namespace) -> list[TaskScore]:
+    """Scores all tasks and kinds, prints each as it comes, writes what the options ask for."""
+    source, scores, captioned = _source(options), [], []
+    for task, kind in KINDS:
+        if options.tasks and task not in options.tasks:
+            continue
+        score, pictures = score_kind(task, kind, options, source)
+        scores.append(score)
+        captioned += pictures
+        print(f"{task} {kind or ''}: {score.score:.1%}", file=sys.stderr, flush=True)
+    print(table(scores))
+    if options.json:
+        options.json.write_text(json.dumps([asdict(score) for score in scores], indent=1) + "\n", encoding="utf-8")
+    if options.sheet:
+        contact_sheet(captioned).save(options.sheet)
+    return scores
+
+
+def _source(options: argparse.Namespace) -> Source:
+    if options.truth:
+        return rendered
+    device = choose_device(options.device)
+    if options.reconstruct:
+        return reconstructed(options.checkpoint, options.movqgan, device)
+    settings = DecodeSettings(cfg_scale=options.cfg, decoder=options.decoder, window_size=options.window)
+    return generated(options.checkpoint, options.movqgan, device, settings)
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line. Raises InputError for an output that cannot be written."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--truth", action="store_true", help="score the rendered truth: checks the scorer itself")
+    kind.add_argument("--reconstruct", action="store_true", help="score MoVQGAN reconstructions of the truth")
+    parser.add_argument("--tasks", nargs="+", choices=tuple(GOALS), help="only these")
+    parser.add_argument("--checkpoint", default="demo")
+    parser.add_argument("--movqgan", help="MoVQGAN file, where it is not the checkpoint's own")
+    parser.add_argument("--device", choices=DEVICES, default="cpu")
+    parser.add_argument("--decoder", choices=DECODERS, default="gumbel")
+    parser.add_argument("--window", type=int, default=32)
+    parser.add_argument("--cfg", type=float, default=4.0)
+    parser.add_argument("--seed", type=int, default=0, help="of the samples and of the drawing")
+    parser.add_argument("--samples", type=int, default=50, help="of each task and kind")
+    parser.add_argument("--batch", type=int, default=10, help="pictures at a time")
+    parser.add_argument("--json", type=Path, help="file for the scores")
+    parser.add_argument("--sheet", type=Path, help="PNG of all pictures with their prompts")
+    options = parser.parse_args(arguments)
+    check_outputs([path for path in (options.json, options.sheet) if path is not None])
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line: 0, or 2 with one line on stderr saying what is wrong with the input."""
+    try:
+        run(parse_arguments(arguments))
+    except (LuminaError, OSError) as error:
+        print(f"tasks: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""Is the answer to a task on two panels right? Recognised objects and map pixels against the world's truth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from training.world import (
+    FoundObject,
+    Recognised,
+    SceneObject,
+    TaskSample,
+    recognise,
+    render,
+    scene_of,
+)
+
+MOST_OFF = 4.0
+BRIGHT = 96
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`score` is the task's own measure, 0 to 1; `right` whether the whole picture is. `depth_rmse` in [0, 1] greys."""
+
+    score: float
+    right: bool
+    depth_rmse: float | None = None
+
+
+def judge_task(asked: TaskSample, upper: np.ndarray, lower: np.ndarray) -> Verdict:
+    """The verdict on a sample's two panels, uint8 [64, 64, 3].
+
+    control: the share of the objects at their place in their shape. pair, predict: F1 of the map's bright pixels,
+    one pixel off allowed, against the map of the truth; in a pair, of what is recognised in the upper panel. subject:
+    there in its shape, colour and size. edit: everything as the world would have it.
+    """
+    if asked.task == "control":
+        return _control(asked, recognise(lower))
+    if asked.task == "subject":
+        return _subject(asked, recognise(lower))
+    if asked.task == "edit":
+        return _edit(asked, recognise(lower))
+    truth = asked.lower.scene if asked.task == "predict" else scene_of(recognise(upper))
+    return _map(render(truth, asked.map), lower, asked.map == "depth")
+
+
+def _control(asked: TaskSample, found: Recognised) -> Verdict:
+    shown = [thing for thing in asked.lower.scene.objects if asked.map != "pose" or thing.shape.startswith("person")]
+    placed = [any(_is(thing, other, colour=False) for other in found.objects) for thing in shown]
+    complete = len(found.objects) == len(asked.lower.scene.objects)
+    return Verdict(float(np.mean(placed)), all(placed) and complete)
+
+
+def _subject(asked: TaskSample, found: Recognised) -> Verdict:
+    subject = asked.changed
+    assert subject is not None
+    kept = any(
+        (thing.shape, thing.colour, thing.size) == (subject.shape, subject.colour, subject.size)
+        for thing in found.objects
+    )
+    company = [thing for thing in asked.lower.scene.objects if thing != subject]
+    there = all(any((o.shape, o.colour) == (c.shape, c.colour) for o in found.objects) for c in company)
+    complete = len(found.objects) == 1 + len(company) and found.background == asked.lower.scene.background
+    return Verdict(float(kept), kept and there and complete)
+
+
+def _edit(asked: TaskSample, found: Recognised) -> Verdict:
+    """An added object may stand anywhere, all else stands where it stood."""
+    scene, left = asked.lower.scene, list(found.objects)
+    right = found.background == scene.background and len(left) == len(scene.objects)
+    for thing in scene.objects:
+        anywhere = asked.edit == "add" and thing == asked.changed
+        match = next((other for other in left if _is(thing, other, colour=True, anywhere=anywhere)), None)
+        if match is None:
+            return Verdict(0.0, False)
+        left.remove(match)
+    return Verdict(float(right), right)
+
+
+def _is(thing: SceneObject, found: FoundObject, colour: bool, anywhere: bool = False) -> bool:
+    middle = thing.side / 2
+    near = abs(found.x - thing.x - middle) <= MOST_OFF and abs(found.y - thing.y - middle) <= MOST_OFF
+    alike = found.shape == thing.shape and (not colour or found.colour == thing.colour)
+    return alike and (anywhere or (near and found.size == thing.size))
+
+
+def _map(truth: np.ndarray, drawn: np.ndarray, depth: bool) -> Verdict:
+    score = edge_f1(truth.max(-1) >= BRIGHT, drawn.max(-1) >= BRIGHT)
+    error = (truth.astype(np.float32) - drawn).mean(-1) / 255
+    rmse = float(np.sqrt((error**2).mean()))
+    return Verdict(score, score >= 0.95 and (not depth or rmse <= 0.05), rmse if depth else None)
+
+
+def edge_f1(truth: np.ndarray, drawn: np.ndarray) -> float:
+    """F1 of two masks, bool [H, W]: a pixel is right when the other mask has one within one pixel. 1 for two empty."""
+    if not truth.any() and not drawn.any():
+        return 1.0
+    precision, recall = _covered(drawn, truth), _covered(truth, drawn)
+    return 0.0 if precision + recall == 0 else 2 * precision * recall / (precision + recall)
+
+
+def _covered(mask: np.ndarray, by: np.ndarray) -> float:
+    padded = np.pad(by, 1)
+    near = [padded[1 + dy : dy + 1 + len(by), 1 + dx : dx + 1 + by.shape[1]] for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
+    return float((mask & np.logical_or.reduce(near)).sum() / mask.sum()) if mask.any() else 0.0
