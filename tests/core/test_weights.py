@@ -26,7 +26,7 @@ def batches() -> list[Batch]:
     """Sequences of codes, each to be foretold from the one before it."""
     ids = torch.randint(CODES, (2, 3, 9), generator=torch.Generator().manual_seed(0))
     positions = torch.arange(8).expand(3, -1)
-    return [Batch(one + FIRST_CODE, positions, one[:, 1:]) for one in ids]
+    return [Batch(one + FIRST_CODE, positions, one[:, 1:], torch.ones(3, 8)) for one in ids]
 
 
 def test_fp32_differs_from_itself_by_nothing_and_its_nats_are_its_cross_entropy(
