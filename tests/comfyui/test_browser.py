@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from PIL import Image
 from workflows import node
 
 if TYPE_CHECKING:
@@ -43,11 +45,16 @@ def page(server, chromium_path) -> Iterator[Page]:
         browser.close()
 
 
-def open_workflow(page: Page, workflow: Path) -> None:
-    """Opens a workflow as a user does; its widgets keep their values."""
-    nodes = json.loads(workflow.read_text(encoding="utf-8"))["nodes"]
-    page.set_input_files("#comfy-file-input", str(workflow))
+def open_workflow(page: Page, path: Path) -> list[dict]:
+    """Drops a stored workflow on the page; its nodes as stored."""
+    nodes = json.loads(path.read_text(encoding="utf-8"))["nodes"]
+    page.set_input_files("#comfy-file-input", str(path))
     page.wait_for_function(f"window.app.graph.nodes.length === {len(nodes)}", timeout=30 * SECONDS)
+    return nodes
+
+
+def check_widgets(page: Page, nodes: list[dict]) -> None:
+    """Our nodes have the values that were stored."""
     kept = {
         node["id"]: node["widgets_values"]
         for node in page.evaluate("window.app.graph.serialize()")["nodes"]
@@ -56,9 +63,8 @@ def open_workflow(page: Page, workflow: Path) -> None:
     assert kept == {node["id"]: node["widgets_values"] for node in nodes if node["type"].startswith("LuminaMGPT2_")}
 
 
-@pytest.mark.parametrize("workflow", [path for path in WORKFLOWS if path.stem != THINKING], ids=lambda path: path.stem)
-def test_example_workflow_runs_in_the_browser(server, page, workflow, tmp_path):
-    open_workflow(page, workflow)
+def press_run(server, page: Page) -> dict:
+    """What the server says of the run, once it is over."""
     finished = len(server.get("/history"))
     page.click("[data-testid=queue-button]")
     for _ in range(180):
@@ -67,17 +73,28 @@ def test_example_workflow_runs_in_the_browser(server, page, workflow, tmp_path):
         page.wait_for_timeout(1 * SECONDS)
     page.wait_for_function("Object.keys(window.app.nodeOutputs).length > 0", timeout=60 * SECONDS)
     page.wait_for_timeout(2 * SECONDS)
-    page.screenshot(path=tmp_path / f"{workflow.stem}.png")
     last = list(server.get("/history").values())[-1]
     assert last["status"]["status_str"] == "success", last["status"]
-    saved = [one for output in last["outputs"].values() for one in output.get("images", []) if one["type"] == "output"]
-    assert saved
+    return last
+
+
+def saved(run: dict) -> list[dict]:
+    return [one for output in run["outputs"].values() for one in output.get("images", []) if one["type"] == "output"]
+
+
+@pytest.mark.parametrize("workflow", [path for path in WORKFLOWS if path.stem != THINKING], ids=lambda path: path.stem)
+def test_example_workflow_runs_in_the_browser(server, page, workflow, tmp_path):
+    nodes = open_workflow(page, workflow)
+    check_widgets(page, nodes)
+    run = press_run(server, page)
+    page.screenshot(path=tmp_path / f"{workflow.stem}.png")
+    assert saved(run)
 
 
 def test_thinking_workflow_runs_but_for_the_language_model(server, page, tmp_path):
     """Its file is the user's own; a core node with an answer takes the place of Load CLIP and Generate Text."""
     (workflow,) = [path for path in WORKFLOWS if path.stem == THINKING]
-    open_workflow(page, workflow)
+    check_widgets(page, open_workflow(page, workflow))
     page.screenshot(path=tmp_path / f"{THINKING}.png")
     nodes = page.evaluate("window.app.graphToPrompt()")["output"]
     ((asked, generate),) = [(name, one) for name, one in nodes.items() if one["class_type"] == "TextGenerate"]
@@ -95,3 +112,74 @@ def test_thinking_workflow_runs_but_for_the_language_model(server, page, tmp_pat
     assert any(text.endswith("following prompt:\na green circle") for text in shown)
     assert any(text.startswith("answer: ") for text in shown)
     assert any("images" in output for output in run.outputs.values())
+
+
+TASK_PROMPT = "window.app.graph.nodes.find((node) => node.type === 'LuminaMGPT2_TaskPrompt')"
+SHOWN = f"{TASK_PROMPT}.widgets.filter((widget) => !widget.hidden).map((widget) => widget.name)"
+CHOOSE = f"(task) => {{ const [w] = {TASK_PROMPT}.widgets; w.value = task; w.callback(task); }}"
+OLD_VALUES = ["text to image", "a red circle", 64, 96]
+
+
+def test_task_prompt_shows_what_its_task_uses(page, tmp_path):
+    """Also of a workflow that was stored when the node had four widgets."""
+    workflow = json.loads((WORKFLOWS[0].parent / "text_to_image.json").read_text(encoding="utf-8"))
+    (stored,) = [node for node in workflow["nodes"] if node["type"] == "LuminaMGPT2_TaskPrompt"]
+    stored["widgets_values"], stored["inputs"] = OLD_VALUES, []
+    old = tmp_path / "old.json"
+    old.write_text(json.dumps(workflow))
+    open_workflow(page, old)
+    always = ["task", "prompt", "width", "height", "template"]
+    assert page.evaluate(SHOWN) == always
+    assert page.evaluate(f"{TASK_PROMPT}.widgets.map((widget) => widget.value)") == [*OLD_VALUES, "depth", "", ""]
+    for task, extra in (("image pair", {"map"}), ("subject-driven", {"object"}), ("edit", set()), ("predict", {"map"})):
+        page.evaluate(CHOOSE, task)
+        assert set(page.evaluate(SHOWN)) == {*always, *extra}
+
+
+def test_task_prompt_hides_the_size_while_a_canvas_says_it(page):
+    open_workflow(page, WORKFLOWS[0].parent / "continue_picture.json")
+    second = TASK_PROMPT.replace("find(", "findLast(")
+    shown = SHOWN.replace(TASK_PROMPT, second)
+    assert page.evaluate(shown) == ["task", "prompt", "template"]
+    page.evaluate(f"{second}.disconnectInput({second}.inputs.findIndex((input) => input.name === 'canvas'))")
+    assert page.evaluate(shown) == ["task", "prompt", "width", "height", "template"]
+
+
+CONNECT_TURN = """() => {
+  const graph = window.app.graph;
+  const turn = graph.nodes.find((node) => node.isSubgraphNode?.());
+  const save = window.LiteGraph.createNode("SaveImage");
+  graph.add(save);
+  const sources = { model: "LuminaMGPT2_LoadModel", vae: "LuminaMGPT2_LoadMoVQGAN", image: "VAEDecode" };
+  for (const [name, type] of Object.entries(sources)) {
+    const source = graph.nodes.find((node) => node.type === type);
+    source.connect(0, turn, turn.inputs.findIndex((input) => input.name === name));
+  }
+  turn.connect(1, save, 0);
+  for (const [name, value] of Object.entries({ prompt: "make the square green", width: 64, height: 128 })) {
+    const widget = turn.widgets.find((widget) => widget.name === name);
+    widget.value = value;
+    widget.callback?.(value);
+  }
+  return turn.widgets.map((widget) => widget.name);
+}"""
+
+
+def test_edit_turn_from_the_node_search_is_a_turn_of_editing(server, page):
+    nodes = open_workflow(page, WORKFLOWS[0].parent / "text_to_image.json")
+    page.wait_for_timeout(2 * SECONDS)
+    page.mouse.dblclick(900, 820)
+    page.wait_for_timeout(1 * SECONDS)
+    page.keyboard.type("Lumina-mGPT 2.0 Edit Turn", delay=50)
+    page.wait_for_timeout(2 * SECONDS)
+    page.keyboard.press("Enter")
+    page.wait_for_timeout(1 * SECONDS)
+    page.mouse.click(900, 820)
+    page.wait_for_function(f"window.app.graph.nodes.length === {len(nodes) + 1}", timeout=30 * SECONDS)
+    assert {"prompt", "seed", "width", "height"} <= set(page.evaluate(CONNECT_TURN))
+    pictures = saved(press_run(server, page))
+    sizes = {
+        Image.open(io.BytesIO(server.get_bytes(f"/view?filename={one['filename']}&type=output"))).size
+        for one in pictures
+    }
+    assert sizes == {(64, 64), (64, 128)}
