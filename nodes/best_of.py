@@ -11,9 +11,10 @@ from torch import Tensor
 from ..lumina_core.best_of import Ranking, Verifier, flat_scores, rank_pictures
 from ..lumina_core.contact_sheet import contact_sheet
 from ..lumina_core.errors import InputError
-from ..lumina_core.panels import to_image, to_pixels
+from ..lumina_core.panels import to_rgb
 from . import comfy_adapter as comfy_ui
 from .latents import join_latents, likelihoods_of, pick_pictures
+from .pictures import from_pictures, to_pictures
 from .types import CATEGORY
 
 VERIFIERS = ("1", "2", "3")
@@ -37,9 +38,9 @@ def verifiers_of(latent: dict | None, likelihood_weight: float, given: dict[str,
 
 def draw_sheet(images: Tensor, ranking: Ranking, keep: int) -> Tensor:
     """The contact sheet [1,H,W,3] of all pictures, the best first, those to keep framed."""
-    pictures = [to_image(images[index, ..., :3].movedim(-1, 0) * 2 - 1) for index in ranking.order]
-    sheet = contact_sheet(pictures, list(map(ranking.caption, ranking.order)), keep)
-    return (to_pixels(sheet).movedim(1, -1) + 1) / 2
+    pictures = [to_rgb(picture) for picture in to_pictures(images)]
+    ordered = [pictures[index] for index in ranking.order]
+    return from_pictures([contact_sheet(ordered, list(map(ranking.caption, ranking.order)), keep)])
 
 
 def check_latent(latent: dict | None, pictures: int) -> None:
