@@ -48,7 +48,7 @@ class Round:
     task_share: float = 0.0
 
 
-ROUNDS = (Round(8000, 3e-3, 6, 0.5), Round(6000, 2e-3, 6, 0.5, task_share=0.6))
+ROUNDS = (Round(8000, 3e-3, 6, 0.5), Round(4500, 2e-3, 6, 0.5, task_share=0.6))
 
 
 def demo_config(text_tokens: int, codebook_size: int) -> dict:
