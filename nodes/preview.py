@@ -31,9 +31,13 @@ class GrowingPreview:
         self._next_time = 0.0
 
     def draw(self, codes: Tensor, rows: int) -> Image.Image | None:
-        """The picture of codes [1,h,w] whose first `rows` rows are final; None when it is not worth a new one yet."""
+        """The picture of codes [1,h,w] whose first `rows` rows are final; None when it is not worth a new one yet.
+
+        The last one, which stays on the node, is always worth it.
+        """
         started = time.monotonic()
-        if rows <= self._rows or started < self._next_time:
+        early = started < self._next_time and rows < codes.shape[1]
+        if rows <= self._rows or early:
             return None
         first = 0 if self._whole else self._rows
         side = self._movqgan.upscale_ratio

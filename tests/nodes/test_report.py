@@ -73,7 +73,8 @@ def test_preview_decodes_a_small_picture_whole_and_of_a_large_one_each_row_once(
 
 def test_preview_waits_while_previews_would_take_too_much_of_the_time(pack):
     preview = importlib.import_module(f"{pack.__name__}.nodes.preview")
-    movqgan = SimpleNamespace(upscale_ratio=8, decode_rows=lambda codes, first, end: torch.zeros(1, 3, 8, 16))
+    movqgan = SimpleNamespace(upscale_ratio=8, decode_rows=lambda codes, first, end: torch.zeros(1, 3, 8 * end, 16))
     growing = preview.GrowingPreview(movqgan, 4, 2)
     growing._next_time = float("inf")
-    assert growing.draw(torch.zeros(1, 4, 2, dtype=torch.int64), 2) is None
+    codes = torch.zeros(1, 4, 2, dtype=torch.int64)
+    assert growing.draw(codes, 3) is None and growing.draw(codes, 4) is not None
