@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from PIL import Image
+
+from lumina_core.prompts import TEMPLATES
 
 PACK = Path(__file__).parents[2]
 SCHEMAS = json.loads((Path(__file__).parent / "schemas.json").read_text(encoding="utf-8"))
@@ -31,11 +34,39 @@ def test_locale_names_the_nodes_as_the_schemas_do():
     }
 
 
+def test_help_tells_the_wording_of_every_task():
+    page = (PACK / "web" / "docs" / "LuminaMGPT2_TaskPrompt.md").read_text(encoding="utf-8")
+    blocks = set(re.findall(r"```text\n(.*?)\n```", page, re.DOTALL))
+    assert blocks == {template.text for template in TEMPLATES.values()}
+
+
+@pytest.mark.parametrize("picture", sorted((PACK / "example_workflows").glob("*.jpg")), ids=lambda path: path.stem)
+def test_picture_of_an_example_workflow(picture):
+    assert picture.with_suffix(".json") in WORKFLOWS
+    with Image.open(picture) as opened:
+        assert opened.format == "JPEG"
+
+
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_example_workflow_has_a_picture_and_all_its_widgets(path):
-    with Image.open(path.with_suffix(".jpg")) as picture:
-        assert picture.format == "JPEG"
-    for node in json.loads(path.read_text(encoding="utf-8"))["nodes"]:
+def test_example_workflow_has_all_its_widgets(path):
+    check_widgets(json.loads(path.read_text(encoding="utf-8"))["nodes"])
+
+
+@pytest.mark.parametrize("path", sorted((PACK / "subgraphs").glob("*.json")), ids=lambda path: path.stem)
+def test_subgraph_is_one_node_with_all_its_widgets(path):
+    """As ComfyUI's node library takes it: a workflow of one node, and the subgraph of that node."""
+    blueprint = json.loads(path.read_text(encoding="utf-8"))
+    (node,), (subgraph,) = blueprint["nodes"], blueprint["definitions"]["subgraphs"]
+    assert node["type"] == subgraph["id"] and subgraph["name"] == path.stem
+    check_widgets(subgraph["nodes"])
+    for inner in subgraph["nodes"]:
+        if inner["type"] in SCHEMAS:  # older frontends count the inputs of all widgets, also of those not connected
+            names = {name for name, _ in SCHEMAS[inner["type"]]["inputs"]}
+            assert {slot["name"] for slot in inner["inputs"]} == names, inner["type"]
+
+
+def check_widgets(nodes):
+    for node in nodes:
         if node["type"] in SCHEMAS:
             links = {one["name"] for one in node["inputs"] if "widget" not in one}
             kinds = SCHEMAS[node["type"]]["inputs"]

@@ -1,0 +1,68 @@
+"""ComfyUI's pictures to Pillow's and back: alpha, masks, grey, depth."""
+
+from __future__ import annotations
+
+import importlib
+
+import numpy as np
+import pytest
+import torch
+
+
+@pytest.fixture
+def pictures(pack):
+    return importlib.import_module(f"{pack.__name__}.nodes.pictures")
+
+
+@pytest.fixture
+def input_error(pack):
+    return importlib.import_module(f"{pack.__name__}.lumina_core.errors").InputError
+
+
+LEVELS = torch.arange(256, dtype=torch.float32).reshape(1, 16, 16, 1) / 255
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB"), (4, "RGBA")])
+def test_every_level_of_every_kind_comes_through(pictures, channels, mode):
+    (picture,) = pictures.to_pictures(LEVELS.expand(1, 16, 16, channels))
+    assert picture.mode == mode
+    assert np.array_equal(np.asarray(picture).reshape(256, channels)[:, 0], np.arange(256))
+
+
+def test_what_comes_back_is_saved_without_loss(pictures):
+    """Save Image multiplies by 255 and cuts the fraction off."""
+    image = pictures.from_pictures(pictures.to_pictures(LEVELS.expand(1, 16, 16, 3)))
+    assert image.shape == (1, 16, 16, 3)
+    assert np.array_equal((255.0 * image.numpy()).astype(np.uint8)[..., 0].ravel(), np.arange(256))
+
+
+def test_values_between_levels_are_rounded_and_those_beyond_are_cut(pictures):
+    image = torch.tensor([100.4, 100.6, -5.0, 300.0]).reshape(1, 1, 4, 1) / 255
+    assert list(np.asarray(pictures.to_pictures(image)[0])[0]) == [100, 101, 0, 255]
+
+
+@pytest.mark.parametrize("masks", [1, 2])
+def test_a_mask_is_where_pictures_are_transparent(pictures, masks):
+    mask = torch.zeros(masks, 2, 3)
+    mask[0, 0, 0] = 1
+    first, second = (np.asarray(one) for one in pictures.to_pictures(torch.zeros(2, 2, 3, 3), mask))
+    assert first.shape == (2, 3, 4) and first[0, 0, 3] == 0 and first[1, 2, 3] == 255
+    assert second[0, 0, 3] == (0 if masks == 1 else 255)
+
+
+def test_a_mask_adds_to_alpha(pictures):
+    image = torch.full((1, 1, 2, 4), 0.6)
+    mask = torch.tensor([[[0.5, 0.0]]])
+    assert list(np.asarray(pictures.to_pictures(image, mask)[0])[0, :, 3]) == [76, 153]
+
+
+def test_an_empty_mask_says_nothing_whatever_its_size(pictures):
+    assert pictures.to_pictures(torch.zeros(1, 9, 9, 3), torch.zeros(1, 64, 64))[0].mode == "RGB"
+
+
+def test_what_does_not_fit_is_an_error(pictures, input_error):
+    with pytest.raises(input_error, match=r"\(2, 64, 64\).*\(1, 9, 9\)"):
+        pictures.to_pictures(torch.zeros(1, 9, 9, 3), torch.ones(2, 64, 64))
+    for shape in ((1, 9, 9, 2), (9, 9, 3)):
+        with pytest.raises(input_error, match="1, 3 or 4 channels"):
+            pictures.to_pictures(torch.zeros(shape))
