@@ -21,8 +21,8 @@ def test_pictures_show_what_the_prompt_says(server, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path, str(PACK)])
     from training.world import Claim, Spec, judge, recognise
 
-    spec = Spec("colours", (Claim(1, "circle", "red"),))
-    drawn = pictures_of(server, prompt="a red circle", batch_size=BATCH, seed=100)
+    spec = Spec("position", (Claim(1, "circle", "red"), Claim(1, "square", "blue")), "left of")
+    drawn = pictures_of(server, prompt="a red circle left of a blue square", batch_size=BATCH, seed=100)
     assert len(drawn) == BATCH
     assert sum(judge(spec, recognise(picture)) for picture in drawn) >= RIGHT
 
