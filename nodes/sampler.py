@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..lumina_core.decoding import DECODERS, DecodeResult, DecodeSettings
 from ..lumina_core.errors import InputError
+from ..lumina_core.model import KV_CACHES
 from ..lumina_core.panels import CODE_PIXELS, grid_size
 from ..lumina_core.pipeline import Request, StepReport, check_request, draw, run_bytes
 from . import comfy_adapter as comfy_ui
@@ -140,6 +141,15 @@ class SJDSampler(io.ComfyNode):
                     advanced=True,
                     tooltip="Tokens drafted per forward; ar ignores it.",
                 ),
+                io.Combo.Input(
+                    "kv_cache",
+                    options=list(KV_CACHES),
+                    default=KV_CACHES[0],
+                    optional=True,
+                    advanced=True,
+                    tooltip="How the memory of the tokens so far is kept. auto: as it is computed. int8: half of what "
+                    "bf16 takes, with a few tokens drawn differently.",
+                ),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent"),
@@ -150,12 +160,29 @@ class SJDSampler(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, vae, prompt, seed, cfg, top_k, temperature, batch_size, decoder=DECODERS[0], window=32
+        cls,
+        model,
+        vae,
+        prompt,
+        seed,
+        cfg,
+        top_k,
+        temperature,
+        batch_size,
+        decoder=DECODERS[0],
+        window=32,
+        kv_cache=KV_CACHES[0],
     ) -> io.NodeOutput:
         movqgan = require_movqgan(vae)
         check_codebook(model, movqgan)
         settings = DecodeSettings(
-            cfg_scale=cfg, top_k=top_k, temperature=temperature, seed=seed, decoder=decoder, window_size=window
+            cfg_scale=cfg,
+            top_k=top_k,
+            temperature=temperature,
+            seed=seed,
+            decoder=decoder,
+            window_size=window,
+            kv_cache=kv_cache,
         )
         result = sample(model, movqgan, make_request(model, prompt, batch_size, settings))
         picture = acceptance_map(result.settled_step.cpu(), CODE_PIXELS)

@@ -12,6 +12,7 @@ from ..checkpoint import CheckpointFiles, find_checkpoint
 from ..config import TransformerConfig
 from ..decoding import DecodeSettings
 from ..errors import InputError
+from ..model import KV_CACHES
 from ..movqgan import MoVQGAN, load_movqgan
 from ..panels import CODE_PIXELS, UNIT_PIXELS, check_size
 from ..pipeline import Request
@@ -47,13 +48,19 @@ def add_model_arguments(parser: argparse.ArgumentParser, checkpoint: str | None 
 
 
 def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
-    """--batch and --window."""
+    """--batch, --window and --kv."""
     parser.add_argument("--batch", type=int, default=1, help="pictures drawn in one go")
     parser.add_argument(
         "--window",
         type=int,
         help=f"tokens a forward looks at (default: {DecodeSettings().window_size}, or what is left to draw if that is "
         "less)",
+    )
+    parser.add_argument(
+        "--kv",
+        choices=KV_CACHES,
+        default=DecodeSettings().kv_cache,
+        help="form of the key/value cache; auto: that of the computation, int8: half of bf16, a quarter of fp32",
     )
 
 

@@ -127,6 +127,7 @@ def _settings(options: argparse.Namespace) -> DecodeSettings:
         temperature=options.temperature,
         seed=options.seed,
         decoder=options.decoder,
+        kv_cache=options.kv,
     )
 
 
@@ -158,6 +159,7 @@ def _stats(device: torch.device, weights: WeightsPlan, result: DecodeResult) -> 
         "sampled_tokens": result.sampled_tokens,
         "accept_histogram": result.accept_histogram,
         "peak_bytes": peak_bytes(device),
+        "kv": result.settings.kv_cache,
     }
 
 

@@ -104,6 +104,7 @@ def test_stats_say_what_the_run_took(lumina: CommandLine) -> None:
         ("sampled_tokens", int),
         ("accept_histogram", dict),
         ("peak_bytes", int),
+        ("kv", str),
     ]
     assert list(stats.values())[:5] == ["gumbel", 19, "fp32", "cpu", "float32"]
     assert stats["sampled_tokens"] == 2 * 16 and 0 < stats["seconds"] < 600
@@ -112,6 +113,13 @@ def test_stats_say_what_the_run_took(lumina: CommandLine) -> None:
     assert sum(length * count for length, count in histogram.items()) == 2 * (19 - 1)
     assert sum(histogram.values()) / 2 <= stats["nfe"] <= sum(histogram.values())
     assert all(1 <= length <= 19 and count > 0 for length, count in histogram.items())
+
+
+def test_cache_of_the_run_is_as_asked(lumina: CommandLine) -> None:
+    lumina.generate("--kv", "int8").succeeded()
+    assert lumina.stats()["kv"] == "int8"
+    lumina.generate("--kv", "int8", "--decoder", "ar", name="ar").succeeded()
+    assert lumina.tokens() == lumina.tokens("ar")
 
 
 def test_peak_bytes_are_of_this_process(lumina: CommandLine) -> None:
