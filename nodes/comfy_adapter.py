@@ -17,6 +17,7 @@ from comfy.cli_args import LatentPreviewMethod, args
 from PIL import Image
 from torch import Tensor, nn
 
+from ..lumina_core.advice import Budget
 from ..lumina_core.checkpoint import DEMO, find_checkpoint
 from ..lumina_core.errors import InputError
 from ..lumina_core.product import linear
@@ -146,6 +147,17 @@ def patcher_of(module: nn.Module, device: torch.device, offload_device: torch.de
 def load(patchers: Sequence, bytes_needed: float) -> None:
     """Brings models to their devices and frees `bytes_needed` there for the run."""
     management.load_models_gpu(list(patchers), memory_required=bytes_needed)
+
+
+def memory_budget() -> Budget:
+    """What a run may take: on a GPU beside the weights, of which ComfyUI streams in what has no room."""
+    device = model_device()
+    return Budget(management.get_total_memory(device), with_weights=device.type == "cpu")
+
+
+def unload_models() -> None:
+    """Takes every model off the devices, as ComfyUI does when it runs out of memory itself."""
+    management.unload_all_models()
 
 
 def release_memory() -> None:

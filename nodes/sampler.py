@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..lumina_core.advice import check_fits
 from ..lumina_core.decoding import DECODERS, DecodeResult, DecodeSettings
-from ..lumina_core.errors import InputError
+from ..lumina_core.errors import InputError, OutOfMemory
 from ..lumina_core.model import KV_CACHES
 from ..lumina_core.panels import CODE_PIXELS, grid_size
-from ..lumina_core.pipeline import Request, StepReport, check_request, draw, run_bytes
+from ..lumina_core.pipeline import Request, StepReport, check_request, draw
+from ..lumina_core.planner import Demand, plan_memory, weights_of
 from . import comfy_adapter as comfy_ui
 from .preview import GrowingPreview
 from .report import acceptance_map, report_text
@@ -59,10 +61,11 @@ class Watcher:
 
 
 def sample(model: LoadedModel, movqgan: MoVQGANVae, request: Request) -> DecodeResult:
-    """Draws the request's pictures under ComfyUI's memory management."""
+    """Draws the request's pictures under ComfyUI's memory management. Raises OutOfMemory, before or on the way."""
     transformer = model.transformer
-    bytes_needed = run_bytes(transformer.config, transformer.dtype, request) + transformer.scratch_bytes
-    comfy_ui.load([model.patcher, movqgan.patcher], bytes_needed)
+    demand = Demand(transformer.config, weights_of(transformer), request, movqgan.first_stage_model.config)
+    check_fits(demand, comfy_ui.memory_budget())
+    comfy_ui.load([model.patcher, movqgan.patcher], plan_memory(demand).run)
     # The engine runs where this norm is, and ComfyUI may have left it behind when short of memory.
     transformer.norm.to(model.patcher.load_device)
     watcher = Watcher(movqgan, request)
@@ -70,6 +73,9 @@ def sample(model: LoadedModel, movqgan: MoVQGANVae, request: Request) -> DecodeR
         return draw(
             transformer, model.vocabulary, request, on_step=watcher.on_step, should_cancel=watcher.should_cancel
         )
+    except OutOfMemory:
+        comfy_ui.unload_models()
+        raise
     finally:
         comfy_ui.release_memory()
 

@@ -17,6 +17,7 @@ from ..movqgan import MoVQGAN, load_movqgan
 from ..panels import CODE_PIXELS, UNIT_PIXELS, check_size
 from ..pipeline import Request
 from ..quant import AUTO, CHOICES
+from ..synthetic import SYNTHETIC
 from ..tokenizer import Tokenizer, load_tokenizer
 from ..vocabulary import Vocabulary
 
@@ -45,6 +46,15 @@ def add_model_arguments(parser: argparse.ArgumentParser, checkpoint: str | None 
     )
     parser.add_argument("--movqgan", type=Path, help="MoVQGAN file (default: the one in the checkpoint or its folder)")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: cuda where there is one")
+
+
+def add_synthetic_argument(parser: argparse.ArgumentParser) -> None:
+    """--synthetic."""
+    parser.add_argument(
+        "--synthetic",
+        choices=tuple(SYNTHETIC),
+        help="a published model's sizes with no weights, instead of --checkpoint",
+    )
 
 
 def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,10 +102,10 @@ def open_movqgan(setup: Setup, device: torch.device) -> MoVQGAN:
     return movqgan
 
 
-def canvas_grid(setup: Setup, width: int, height: int) -> tuple[int, int]:
+def canvas_grid(config: TransformerConfig, vocabulary: Vocabulary, width: int, height: int) -> tuple[int, int]:
     """Rows and columns of codes of a canvas. Raises InputError for one that the model cannot draw."""
-    max_side = setup.vocabulary.max_units * UNIT_PIXELS
-    check_size(width, height, setup.config.max_position_embeddings, trained_sizes=(), max_side=max_side)
+    max_side = vocabulary.max_units * UNIT_PIXELS
+    check_size(width, height, config.max_position_embeddings, trained_sizes=(), max_side=max_side)
     return height // CODE_PIXELS, width // CODE_PIXELS
 
 

@@ -1,5 +1,6 @@
 """Published tensors into the transformer's layers."""
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,13 @@ from torch import Tensor
 from ..checkpoint import CheckpointFiles, find_checkpoint
 from ..config import TransformerConfig
 from ..errors import CheckpointError
-from ..quant import AUTO, Pieces, QuantizedLinear, WeightsPlan, plan_weights, quantized_operations
+from ..quant import AUTO, PLAIN, Pieces, QuantizedLinear, WeightsPlan, plan_weights, quantized_operations
 from ..tensor_files import Shape, TensorStore
 from . import operations as default_operations
 from .source import WeightSource, is_block_linear, piece_name
 from .transformer import Transformer
+
+logger = logging.getLogger(__name__)
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -70,17 +73,19 @@ def read_transformer(
     store = TensorStore(files.shards)
     source = WeightSource(store, published_shapes(config), files.scheme, plan.scheme, work_device)
     source.check(str(files.place))
-    model = empty_transformer(config, plan, work_device, operations)
+    model = empty_transformer(config, plan, operations)
+    if plan.scheme is not None:
+        logger.info("%s weights, kernel %s on %s", plan.scheme.name, PLAIN.name, work_device)
     fill(model, store.get, plan.dtype, device, source.pieces if plan.scheme else None)
     model.text_embedding, model.text_head = store.get(EMBEDDING), store.get(HEAD)
     return model.eval().requires_grad_(False)
 
 
 def empty_transformer(
-    config: TransformerConfig, plan: WeightsPlan, work_device: torch.device | str, operations: Any = default_operations
+    config: TransformerConfig, plan: WeightsPlan, operations: Any = default_operations
 ) -> Transformer:
     """A transformer on the meta device whose blocks can hold weights as planned."""
-    blocks = operations if plan.scheme is None else quantized_operations(plan.scheme, operations, work_device)
+    blocks = operations if plan.scheme is None else quantized_operations(plan.scheme, operations)
     with torch.device("meta"):
         return Transformer(config, operations, blocks)
 

@@ -54,7 +54,7 @@ def group_errors(scheme: Scheme, weight: Tensor) -> Tensor:
 
 
 def make_linear(scheme: Scheme, weight: Tensor) -> QuantizedLinear:
-    layer = quantized_operations(scheme, nn, "cpu").Linear(weight.shape[1], weight.shape[0], bias=False)
+    layer = quantized_operations(scheme, nn).Linear(weight.shape[1], weight.shape[0], bias=False)
     layer.load_state_dict(scheme.quantize(weight))
     return layer
 
