@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
+from lumina_core.checkpoint import DEMO_FOLDER
 from lumina_core.decoding import DecodeSettings
 from lumina_core.memory import peak_bytes
 from lumina_core.model import load_transformer
@@ -68,7 +69,7 @@ def measure(case: Case) -> Measured:
 def run_here(case: Case) -> Measured:
     """Runs a case in this process, which must be a fresh one."""
     device = torch.device("cpu")
-    transformer, tokenizer = load_transformer("demo", dtype=torch.float32), load_tokenizer("demo")
+    transformer, tokenizer = load_transformer("demo", dtype=torch.float32), load_tokenizer(DEMO_FOLDER)
     vocabulary = Vocabulary.of(tokenizer, transformer.config)
     draw(transformer, vocabulary, Case(1).request)
     before = peak_bytes(device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import comfy.model_management as management
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ..lumina_core.advice import Budget
 from ..lumina_core.checkpoint import DEMO, find_checkpoint
 from ..lumina_core.errors import InputError
+from ..lumina_core.errors import OutOfMemory as OutOfMemoryError
 from ..lumina_core.product import linear
 
 MODEL_FOLDER = "lumina_mgpt2"
@@ -155,9 +156,16 @@ def memory_budget() -> Budget:
     return Budget(management.get_total_memory(device), with_weights=device.type == "cpu")
 
 
-def unload_models() -> None:
-    """Takes every model off the devices, as ComfyUI does when it runs out of memory itself."""
-    management.unload_all_models()
+@contextlib.contextmanager
+def unloading_when_full() -> Iterator[None]:
+    """Takes every model off the devices where memory runs out within, as ComfyUI does for its own errors."""
+    try:
+        yield
+    except OutOfMemoryError:
+        management.unload_all_models()
+        raise
+    finally:
+        release_memory()
 
 
 def release_memory() -> None:

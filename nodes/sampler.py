@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..lumina_core.advice import check_fits
 from ..lumina_core.decoding import DECODERS, DecodeResult, DecodeSettings
-from ..lumina_core.errors import InputError, OutOfMemory
+from ..lumina_core.errors import InputError
 from ..lumina_core.model import KV_CACHES
 from ..lumina_core.panels import CODE_PIXELS, grid_size
 from ..lumina_core.pipeline import Request, StepReport, check_request, draw
@@ -69,15 +69,10 @@ def sample(model: LoadedModel, movqgan: MoVQGANVae, request: Request) -> DecodeR
     # The engine runs where this norm is, and ComfyUI may have left it behind when short of memory.
     transformer.norm.to(model.patcher.load_device)
     watcher = Watcher(movqgan, request)
-    try:
+    with comfy_ui.unloading_when_full():
         return draw(
             transformer, model.vocabulary, request, on_step=watcher.on_step, should_cancel=watcher.should_cancel
         )
-    except OutOfMemory:
-        comfy_ui.unload_models()
-        raise
-    finally:
-        comfy_ui.release_memory()
 
 
 class SJDSampler(io.ComfyNode):
