@@ -40,7 +40,7 @@ LAYERS = 32
 CHILD = """
 import sys, torch
 from lumina_core.cli import main
-from lumina_core.cli.generate import peak_bytes
+from lumina_core.memory import peak_bytes
 code = main(sys.argv[1:])
 print(peak_bytes(torch.device("cpu")))
 sys.exit(code)

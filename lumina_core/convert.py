@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .checkpoint import CheckpointFiles, find_checkpoint
 from .config import TransformerConfig, config_values
-from .errors import CheckpointError, InputError
+from .errors import InputError
 from .model.load import check_code_range, published_shapes
 from .model.source import WeightSource, is_block_linear, piece_name, piece_specs
 from .movqgan.load import empty_movqgan, read_movqgan
@@ -25,7 +25,6 @@ from .tokenizer import load_tokenizer, read_tokenizer_files
 from .vocabulary import Vocabulary
 
 CONVERT_WEIGHTS = (*SCHEMES, PLAIN_WEIGHTS)
-TAKEN_DTYPES = ("F32", "F16", "BF16")
 
 
 @dataclass(frozen=True)
@@ -129,8 +128,6 @@ def _transformer_specs(
 ) -> dict[str, TensorSpec]:
     kinds, specs = store.dtypes, dict[str, TensorSpec]()
     for name, shape in published.items():
-        if kinds[name] not in TAKEN_DTYPES:
-            raise CheckpointError(f"`{name}` holds {kinds[name]}; expected {', '.join(TAKEN_DTYPES)}")
         if scheme is not None and is_block_linear(name):
             specs |= {piece_name(name, key): spec for key, spec in piece_specs(name, shape, scheme).items()}
         else:

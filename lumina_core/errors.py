@@ -15,5 +15,9 @@ class CheckpointError(LuminaError):
     """A bad checkpoint, tokenizer or MoVQGAN file."""
 
 
+class OutOfMemory(LuminaError):
+    """A run that the device has no memory for, whether this was foretold or found on the way."""
+
+
 class Cancelled(LuminaError):
     """The caller's `should_cancel` asked for the run to stop."""

@@ -36,7 +36,8 @@ class OutputFiles:
                 self._move()
         finally:
             for name in self._waiting.values():
-                os.unlink(name)
+                with contextlib.suppress(OSError):  # it must not hide the error that led here
+                    os.unlink(name)
 
     def write_picture(self, image: Image.Image, path: Path) -> None:
         """Writes a picture in the format of the path's suffix."""
@@ -55,6 +56,8 @@ class OutputFiles:
             self._waiting[target] = name
             with os.fdopen(handle, "wb") as file:
                 write(file)
+                file.flush()
+                os.fsync(file.fileno())  # a name must not outlive a power cut that its bytes do not
             os.chmod(name, 0o666 & ~_umask())
 
     def _move(self) -> None:

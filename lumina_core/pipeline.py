@@ -3,62 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor
-
+from .advice import Budget, advice
 from .config import TransformerConfig
-from .decoding import Canvas, DecodeResult, DecodeSettings, Prefix, StepReport, cache_length, check_window, decode
+from .decoding import DecodeResult, DecodeSettings, Prefix, StepReport, check_window, decode
 from .errors import InputError
-from .model import KVCache, Transformer
+from .memory import explain_out_of_memory
+from .model import Transformer
 from .panels import CODE_PIXELS, UNIT_PIXELS, Size, check_size
-from .vocabulary import CODES_PER_UNIT, HEADER_LENGTH, Vocabulary
+from .planner import Demand, plan_memory, weights_of
+from .request import Request
+from .vocabulary import CODES_PER_UNIT, Vocabulary
 
-__all__ = ["DecodeSettings", "Request", "StepReport", "check_request", "draw", "run_bytes"]
+__all__ = ["DecodeSettings", "Request", "StepReport", "check_request", "draw"]
 
-
-@dataclass(frozen=True)
-class Request:
-    """Pictures to draw in one batch.
-
-    `prompts` are the ids of each picture's prompt (several times the same for variations), `grid_h`, `grid_w` the
-    codes of the whole canvas, `given_codes` [h0,w] or [N,h0,w] its first rows, where a picture is given above or an
-    unfinished one is continued. Picture k has the seed `settings.seed` + k.
-    """
-
-    prompts: Sequence[Sequence[int]]
-    grid_h: int
-    grid_w: int
-    given_codes: Tensor | None = None
-    settings: DecodeSettings = field(default_factory=DecodeSettings)
-
-    @property
-    def canvas(self) -> Canvas:
-        """The layout. Raises InputError for given rows that do not match it."""
-        given = self._given()
-        return Canvas(self.grid_h, self.grid_w, given.shape[1])
-
-    @property
-    def codes_to_draw(self) -> int:
-        """Codes to sample, over all pictures."""
-        return len(self.prompts) * self.canvas.codes_to_draw
-
-    def given(self) -> Tensor:
-        """The given rows [N,h0,w]; h0 is 0 where there are none."""
-        given = self._given()
-        return given.expand(len(self.prompts), -1, -1)
-
-    def _given(self) -> Tensor:
-        if self.given_codes is None:
-            return torch.zeros(1, 0, self.grid_w, dtype=torch.int64)
-        given = self.given_codes if self.given_codes.ndim == 3 else self.given_codes[None]
-        if given.ndim != 3 or given.shape[2] != self.grid_w or given.shape[0] not in (1, len(self.prompts)):
-            raise InputError(
-                f"the given rows have shape {tuple(self.given_codes.shape)}; expected [rows,{self.grid_w}] or "
-                f"[{len(self.prompts)},rows,{self.grid_w}], as wide as the canvas"
-            )
-        return given
+# After running out of memory: the share of a run's bytes that another is to take.
+LESS = 0.75
 
 
 def check_request(request: Request, config: TransformerConfig, vocabulary: Vocabulary) -> None:
@@ -85,7 +45,8 @@ def draw(
     on_step: Callable[[StepReport], None] | None = None,
     should_cancel: Callable[[], bool] | None = None,
 ) -> DecodeResult:
-    """Draws a request's pictures; both callbacks as in `decode`. Raises InputError before any work, and Cancelled.
+    """Draws a request's pictures; both callbacks as in `decode`. Raises InputError before any work, Cancelled, and
+    OutOfMemory naming what would take less, everything that the run held given back.
 
     Checks as `check_request` does, but leaves the warning to it.
     """
@@ -96,24 +57,23 @@ def draw(
         Prefix(tuple(prompt), (*header, *(vocabulary.row_tokens(rows) if len(rows) else ())))
         for prompt, rows in zip(request.prompts, given, strict=True)
     ]
-    return decode(
-        transformer,
-        request.canvas,
-        prefixes,
-        given,
-        vocabulary.end_of_row,
-        request.settings,
-        on_step,
-        should_cancel,
+    return explain_out_of_memory(
+        lambda: decode(
+            transformer,
+            request.canvas,
+            prefixes,
+            given,
+            vocabulary.end_of_row,
+            request.settings,
+            on_step,
+            should_cancel,
+        ),
+        lambda: _out_of_memory(Demand(transformer.config, weights_of(transformer), request)),
     )
 
 
-def run_bytes(config: TransformerConfig, dtype: torch.dtype, request: Request) -> int:
-    """About what a run takes beside the weights: the key/value cache, and its widest forward."""
-    settings, longest = request.settings, max(map(len, request.prompts))
-    rows = len(request.prompts) * (2 if settings.guided else 1)
-    cache = KVCache.bytes_needed(config, rows, cache_length(request.canvas, longest, settings), dtype)
-    widest = 3 * config.intermediate_size + 8 * config.hidden_size
-    prefill = (longest + HEADER_LENGTH + request.given().shape[1] * (request.grid_w + 1)) * widest * dtype.itemsize
-    window = rows * settings.width * (widest * dtype.itemsize + 8 * config.codebook_size * 4)
-    return cache + max(prefill, window)
+def _out_of_memory(demand: Demand) -> str:
+    """What to say of a run that the device refused memory for, whatever was foretold."""
+    plan = plan_memory(demand)
+    budget = Budget(LESS * plan.total)
+    return f"out of memory while drawing {demand.request}, which takes about {plan}; {advice(demand, budget)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import comfy.model_management as management
@@ -18,8 +18,10 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from PIL import Image
 from torch import Tensor, nn
 
+from ..lumina_core.advice import Budget
 from ..lumina_core.checkpoint import DEMO, find_checkpoint
 from ..lumina_core.errors import InputError
+from ..lumina_core.errors import OutOfMemory as OutOfMemoryError
 from ..lumina_core.product import linear
 
 MODEL_FOLDER = "lumina_mgpt2"
@@ -155,6 +157,24 @@ def patcher_of(module: nn.Module, device: torch.device, offload_device: torch.de
 def load(patchers: Sequence, bytes_needed: float) -> None:
     """Brings models to their devices and frees `bytes_needed` there for the run."""
     management.load_models_gpu(list(patchers), memory_required=bytes_needed)
+
+
+def memory_budget() -> Budget:
+    """What a run may take: on a GPU beside the weights, of which ComfyUI streams in what has no room."""
+    device = model_device()
+    return Budget(management.get_total_memory(device), with_weights=device.type == "cpu")
+
+
+@contextlib.contextmanager
+def unloading_when_full() -> Iterator[None]:
+    """Takes every model off the devices where memory runs out within, as ComfyUI does for its own errors."""
+    try:
+        yield
+    except OutOfMemoryError:
+        management.unload_all_models()
+        raise
+    finally:
+        release_memory()
 
 
 def release_memory() -> None:

@@ -23,14 +23,15 @@ def load_model(checkpoint: str, weights: str) -> LoadedModel:
     tokenizer = load_tokenizer(files.tokenizer)
     vocabulary = Vocabulary.of(tokenizer, TransformerConfig.from_file(files.config))
     offload_device = comfy_ui.model_offload_device()
-    transformer = load_transformer(
-        path,
-        dtype=comfy_ui.compute_dtype(),
-        device=offload_device,
-        operations=comfy_ui.Operations,
-        weights=weights,
-        work_device=comfy_ui.model_device(),
-    )
+    with comfy_ui.unloading_when_full():
+        transformer = load_transformer(
+            path,
+            dtype=comfy_ui.compute_dtype(),
+            device=offload_device,
+            operations=comfy_ui.Operations,
+            weights=weights,
+            work_device=comfy_ui.model_device(),
+        )
     patcher = comfy_ui.patcher_of(ManagedTransformer(transformer), comfy_ui.model_device(), offload_device)
     return LoadedModel(checkpoint, transformer, tokenizer, vocabulary, patcher)
 

@@ -16,8 +16,6 @@ from .pictures import from_planes, to_planes
 logger = logging.getLogger(__name__)
 
 CODES_KEY = "lumina_codes"
-# Feature maps of the widest, full-resolution level that are alive at once, counted generously.
-LIVE_FEATURE_MAPS = 8
 SAME_CODE = 1e-3
 
 
@@ -160,8 +158,7 @@ class MoVQGANVae:
 
     def picture_bytes(self, grid_h: int, grid_w: int) -> int:
         """About what encoding or decoding one picture takes beside the weights."""
-        pixels = grid_h * grid_w * self.downscale_ratio**2
-        return LIVE_FEATURE_MAPS * pixels * self.first_stage_model.config.channels * self.vae_dtype.itemsize
+        return self.first_stage_model.config.picture_bytes(grid_h, grid_w, self.vae_dtype.itemsize)
 
     def _decode_one(self, codes: Tensor) -> Tensor:
         comfy_ui.check_interrupted()

@@ -12,10 +12,12 @@ from ..checkpoint import CheckpointFiles, find_checkpoint
 from ..config import TransformerConfig
 from ..decoding import DecodeSettings
 from ..errors import InputError
+from ..model import KV_CACHES
 from ..movqgan import MoVQGAN, load_movqgan
 from ..panels import CODE_PIXELS, UNIT_PIXELS, check_size
 from ..pipeline import Request
 from ..quant import AUTO, CHOICES
+from ..synthetic import SYNTHETIC
 from ..tokenizer import Tokenizer, load_tokenizer
 from ..vocabulary import Vocabulary
 
@@ -46,14 +48,29 @@ def add_model_arguments(parser: argparse.ArgumentParser, checkpoint: str | None 
     parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: cuda where there is one")
 
 
+def add_synthetic_argument(parser: argparse.ArgumentParser) -> None:
+    """--synthetic."""
+    parser.add_argument(
+        "--synthetic",
+        choices=tuple(SYNTHETIC),
+        help="a published model's sizes with no weights, instead of --checkpoint",
+    )
+
+
 def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
-    """--batch and --window."""
+    """--batch, --window and --kv."""
     parser.add_argument("--batch", type=int, default=1, help="pictures drawn in one go")
     parser.add_argument(
         "--window",
         type=int,
         help=f"tokens a forward looks at (default: {DecodeSettings().window_size}, or what is left to draw if that is "
         "less)",
+    )
+    parser.add_argument(
+        "--kv",
+        choices=KV_CACHES,
+        default=DecodeSettings().kv_cache,
+        help="form of the key/value cache; auto: that of the computation, int8: half of bf16, a quarter of fp32",
     )
 
 
@@ -85,10 +102,10 @@ def open_movqgan(setup: Setup, device: torch.device) -> MoVQGAN:
     return movqgan
 
 
-def canvas_grid(setup: Setup, width: int, height: int) -> tuple[int, int]:
+def canvas_grid(config: TransformerConfig, vocabulary: Vocabulary, width: int, height: int) -> tuple[int, int]:
     """Rows and columns of codes of a canvas. Raises InputError for one that the model cannot draw."""
-    max_side = setup.vocabulary.max_units * UNIT_PIXELS
-    check_size(width, height, setup.config.max_position_embeddings, trained_sizes=(), max_side=max_side)
+    max_side = vocabulary.max_units * UNIT_PIXELS
+    check_size(width, height, config.max_position_embeddings, trained_sizes=(), max_side=max_side)
     return height // CODE_PIXELS, width // CODE_PIXELS
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,13 +13,16 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from ..advice import Budget, check_fits
 from ..decoding import DECODERS, DecodeResult, DecodeSettings, StepReport
 from ..errors import InputError
+from ..memory import available_bytes, peak_bytes
 from ..model import load_transformer
 from ..movqgan import MoVQGAN
 from ..output_files import OutputFiles
 from ..panels import CODE_PIXELS, condition_pixels, given_size, load_picture, to_image
 from ..pipeline import Request, check_request, draw
+from ..planner import Demand
 from ..prompts import MAPS, TASKS, build_prompt, find_template
 from ..quant import WeightsPlan, plan_weights
 from .common import (
@@ -90,7 +92,10 @@ def run(options: argparse.Namespace, input_is_good: Callable[[], None]) -> None:
     if condition is not None:
         pixels = condition_pixels(condition, options.width, options.height, options.given_height)
     weights = plan_weights(options.weights, setup.files.scheme, choose_dtype(device))
+    capacity = available_bytes(device)
     movqgan = open_movqgan(setup, device)
+    if capacity is not None:
+        check_fits(Demand(setup.config, weights, request, movqgan.config), Budget(capacity))
     transformer = load_transformer(options.checkpoint, dtype=weights.dtype, device=device, weights=options.weights)
     input_is_good()
     if pixels is not None:
@@ -125,7 +130,7 @@ def _condition(options: argparse.Namespace) -> Image.Image | None:
 
 def _request(options: argparse.Namespace, setup: Setup, text: str) -> Request:
     """The request; of a condition only the size stands in it yet, as rows of code 0."""
-    grid_h, grid_w = canvas_grid(setup, options.width, options.height)
+    grid_h, grid_w = canvas_grid(setup.config, setup.vocabulary, options.width, options.height)
     given = None
     if options.condition is not None:
         given_height = given_size(options.width, options.height, options.given_height)[1]
@@ -141,6 +146,7 @@ def _settings(options: argparse.Namespace) -> DecodeSettings:
         temperature=options.temperature,
         seed=options.seed,
         decoder=options.decoder,
+        kv_cache=options.kv,
     )
 
 
@@ -173,23 +179,8 @@ def _stats(device: torch.device, weights: WeightsPlan, result: DecodeResult) -> 
         "accept_histogram": result.accept_histogram,
         "peak_bytes": peak_bytes(device),
         "log_likelihood": list(result.log_likelihood),
+        "kv": result.settings.kv_cache,
     }
-
-
-def peak_bytes(device: torch.device) -> int | None:
-    """The most memory held so far: torch's on a GPU, else the process's; None where the system does not say."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    # On Linux `getrusage` may tell what the starting process held; /proc tells our own.
-    status = Path("/proc/self/status")
-    if status.exists() and (peak := re.search(r"VmHWM:\s*(\d+) kB", status.read_text())):
-        return int(peak[1]) * 1024
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 @torch.inference_mode()

@@ -10,12 +10,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
-import torch
-
 from ..errors import InputError, LuminaError
-from . import convert, decode, encode, generate, info
+from ..memory import is_out_of_memory
+from . import bench, convert, decode, encode, generate, info
 
-COMMANDS = {"generate": generate, "encode": encode, "decode": decode, "convert": convert, "info": info}
+COMMANDS = {"generate": generate, "encode": encode, "decode": decode, "convert": convert, "info": info, "bench": bench}
 BAD_INPUT, INTERRUPTED = 2, 130
 
 
@@ -57,7 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except OSError as error:
             where = f" {error.filename}" if error.filename else ""
             message, code = f"cannot read or write{where}: {error.strerror or error}", BAD_INPUT
-        except (MemoryError, torch.cuda.OutOfMemoryError):
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
             message, code = "out of memory; ask for a smaller picture, --batch or --window", BAD_INPUT
         else:
             return 0

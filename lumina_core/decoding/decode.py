@@ -91,7 +91,14 @@ class _Run:
         self.text_lengths = [len(prefix.text_ids) for prefix in prefixes]
         rows = len(prefixes) * (2 if settings.guided else 1)
         length = cache_length(canvas, max(self.text_lengths), settings)
-        self.cache = KVCache(transformer.config, rows, length, dtype=transformer.dtype, device=transformer.device)
+        self.cache = KVCache(
+            transformer.config,
+            rows,
+            length,
+            dtype=transformer.dtype,
+            device=transformer.device,
+            kv_cache=settings.kv_cache,
+        )
         self.window = Window(transformer, canvas, self.cache, self.text_lengths, settings)
         self.window.tokens.copy_(canvas.place_codes(given_codes, self.window.length))
         self.steps_between_looks = 1 if transformer.device.type == "cpu" else STEPS_BETWEEN_LOOKS

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import InputError
+from ..model import KV_CACHES
 
 DECODERS = ("gumbel", "ar", "sjd", "coupled")
 NEW_DRAFTS = ("above", "left", "random", "guess")
@@ -21,8 +22,8 @@ class DecodeSettings:
     `window_size` W is how many tokens one forward looks at: the last settled one and W − 1 drafts; it settles 1 to W
     tokens. `ar` is W = 1. `new_drafts` says what a slot that enters the window starts from: the code above, the left
     neighbour, a random code, or a draw from the model's distribution at the window's end. With `adapt_window`, a
-    forward of `gumbel` looks at fewer tokens where the last ones settled few. Raises InputError when a value is out of
-    range.
+    forward of `gumbel` looks at fewer tokens where the last ones settled few. `kv_cache` is how keys and values are
+    kept: auto is the format of the computation. Raises InputError when a value is out of range.
     """
 
     cfg_scale: float = 4.0
@@ -33,6 +34,7 @@ class DecodeSettings:
     window_size: int = 32
     new_drafts: str = "above"
     adapt_window: bool = True
+    kv_cache: str = "auto"
 
     def __post_init__(self) -> None:
         _check_number("cfg", self.cfg_scale, 0.0, 100.0)
@@ -42,6 +44,7 @@ class DecodeSettings:
         _check_whole("window", self.window_size, 1, MAX_WINDOW)
         _check_choice("decoder", self.decoder, DECODERS)
         _check_choice("new_drafts", self.new_drafts, NEW_DRAFTS)
+        _check_choice("kv_cache", self.kv_cache, KV_CACHES)
 
     @property
     def guided(self) -> bool:

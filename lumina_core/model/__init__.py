@@ -1,7 +1,8 @@
 """The transformer and its key/value cache."""
 
 from .kv_cache import AttentionPlan, KVCache
+from .kv_store import KV_CACHES
 from .load import load_transformer
 from .transformer import Transformer
 
-__all__ = ["AttentionPlan", "KVCache", "Transformer", "load_transformer"]
+__all__ = ["KV_CACHES", "AttentionPlan", "KVCache", "Transformer", "load_transformer"]

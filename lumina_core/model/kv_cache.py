@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..config import TransformerConfig
+from .kv_store import AUTO, bytes_per_head, make_store
 from .rope import rope_table
 
 
@@ -29,25 +30,34 @@ class KVCache:
     """Keys and values [rows, length, kv_heads, head_dim] of every layer; a token's slot is its position.
 
     A query sees the slots up to its own position, so taking a token back is writing another one at its position.
+    `kv_cache` is how they are stored, one of KV_CACHES: auto (as they are, in `dtype`) or int8.
     """
 
     def __init__(
-        self, config: TransformerConfig, rows: int, length: int, *, dtype: torch.dtype, device: torch.device | str
+        self,
+        config: TransformerConfig,
+        rows: int,
+        length: int,
+        *,
+        dtype: torch.dtype,
+        device: torch.device | str,
+        kv_cache: str = AUTO,
     ):
         self.rows, self.length = rows, length
         shape = (config.num_hidden_layers, rows, length, config.num_key_value_heads, config.head_dim)
         # Zeros, not empty: what was never written is masked, but NaN times zero would still be NaN.
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self.keys, self.values = (make_store(kv_cache, shape, dtype, device) for _ in range(2))
         self.cos, self.sin = rope_table(length, config.head_dim, config.rope_theta, dtype=dtype, device=device)
         self._row_start = torch.arange(rows, device=device)[:, None] * length
         self._slot_index = torch.arange(length, device=device)
 
     @staticmethod
-    def bytes_needed(config: TransformerConfig, rows: int, length: int, dtype: torch.dtype) -> int:
+    def bytes_needed(
+        config: TransformerConfig, rows: int, length: int, dtype: torch.dtype, kv_cache: str = AUTO
+    ) -> int:
         """Bytes that a cache of this size takes."""
-        per_token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
-        return rows * length * per_token * dtype.itemsize
+        heads = 2 * config.num_hidden_layers * config.num_key_value_heads
+        return rows * length * heads * bytes_per_head(kv_cache, config.head_dim, dtype)
 
     def plan(self, input_pos: Tensor, kv_len: int) -> AttentionPlan:
         """The plan of a forward over tokens at `input_pos` [R,S]; `kv_len` is at least the largest position + 1."""
@@ -73,16 +83,18 @@ class KVCache:
     def update(self, layer: int, keys: Tensor, values: Tensor, plan: AttentionPlan) -> tuple[Tensor, Tensor]:
         """Writes this forward's keys and values [R,S,kv_heads,head_dim].
 
-        Gives all readable ones [R,kv_len,kv_heads,head_dim]; of a prefill, whose mask is None, its own.
+        Gives all readable ones [R,kv_len,kv_heads,head_dim] as they are stored, this forward's too, so that a token
+        finds the same whether the one before it came in this forward or in another; of a prefill, whose mask is None,
+        its own as they came.
         """
         assert plan.slots is not None
-        for store, new in ((self.keys[layer], keys), (self.values[layer], values)):
-            store.flatten(0, 1).index_copy_(0, plan.slots, new.flatten(0, 1))
+        self.keys.write(layer, plan.slots, keys.flatten(0, 1))
+        self.values.write(layer, plan.slots, values.flatten(0, 1))
         if plan.mask is None:
             return keys, values
-        return self.keys[layer, :, : plan.kv_len], self.values[layer, :, : plan.kv_len]
+        return self.keys.read(layer, plan.kv_len), self.values.read(layer, plan.kv_len)
 
     def copy_row(self, source: int, target: int, length: int) -> None:
         """Copies the first `length` slots of one row to another (a prompt that several pictures share)."""
         for store in (self.keys, self.values):
-            store[:, target, :length] = store[:, source, :length]
+            store.copy_row(source, target, length)

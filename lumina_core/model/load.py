@@ -1,7 +1,8 @@
 """Published tensors into the transformer's layers."""
 
+import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ from torch import Tensor
 from ..checkpoint import CheckpointFiles, find_checkpoint
 from ..config import TransformerConfig
 from ..errors import CheckpointError
-from ..quant import AUTO, Pieces, QuantizedLinear, WeightsPlan, plan_weights, quantized_operations
+from ..memory import explain_out_of_memory, gigabytes
+from ..quant import AUTO, PLAIN, SCHEMES, Pieces, QuantizedLinear, WeightsPlan, plan_weights, quantized_operations
 from ..tensor_files import Shape, TensorStore
 from . import operations as default_operations
 from .source import WeightSource, is_block_linear, piece_name
 from .transformer import Transformer
+
+logger = logging.getLogger(__name__)
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -50,7 +54,7 @@ def load_transformer(
 
     Built on the meta device; each parameter is made when its tensor is read, so the weights are never held twice.
     Raises CheckpointError naming every missing, unexpected or misshapen tensor before any weight is read, and
-    InputError for weights that the checkpoint cannot have.
+    InputError for weights that the checkpoint cannot have, and OutOfMemory.
     """
     files = find_checkpoint(path)
     plan = plan_weights(weights, files.scheme, dtype)
@@ -70,17 +74,30 @@ def read_transformer(
     store = TensorStore(files.shards)
     source = WeightSource(store, published_shapes(config), files.scheme, plan.scheme, work_device)
     source.check(str(files.place))
-    model = empty_transformer(config, plan, work_device, operations)
-    fill(model, store.get, plan.dtype, device, source.pieces if plan.scheme else None)
+    model = empty_transformer(config, plan, operations)
+    if plan.scheme is not None:
+        logger.info("%s weights, kernel %s on %s", plan.scheme.name, PLAIN.name, work_device)
+    get_pieces = source.pieces if plan.scheme else None
+    explain_out_of_memory(
+        lambda: fill(model, store.get, plan.dtype, device, get_pieces), lambda: _no_room(files, plan, config)
+    )
     model.text_embedding, model.text_head = store.get(EMBEDDING), store.get(HEAD)
     return model.eval().requires_grad_(False)
 
 
+def _no_room(files: CheckpointFiles, plan: WeightsPlan, config: TransformerConfig) -> str:
+    def taken(one: WeightsPlan) -> str:
+        return f"{one.name} weights take {gigabytes(weight_bytes(empty_transformer(config, one), one.dtype))}"
+
+    smaller = f"; {taken(replace(plan, scheme=SCHEMES['int4']))}" if plan.scheme is None else ""
+    return f"out of memory while loading {files.place}: {taken(plan)}{smaller}; close what else uses the memory"
+
+
 def empty_transformer(
-    config: TransformerConfig, plan: WeightsPlan, work_device: torch.device | str, operations: Any = default_operations
+    config: TransformerConfig, plan: WeightsPlan, operations: Any = default_operations
 ) -> Transformer:
     """A transformer on the meta device whose blocks can hold weights as planned."""
-    blocks = operations if plan.scheme is None else quantized_operations(plan.scheme, operations, work_device)
+    blocks = operations if plan.scheme is None else quantized_operations(plan.scheme, operations)
     with torch.device("meta"):
         return Transformer(config, operations, blocks)
 

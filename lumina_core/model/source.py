@@ -11,6 +11,7 @@ from ..single_file import MOVQGAN_PREFIX
 from ..tensor_files import Shape, TensorSpec, TensorStore, check_tensors, dtype_name
 
 UNUSED_PREFIX = "model.vqmodel."
+PLAIN_DTYPES = ("F32", "F16", "BF16")
 BLOCK_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -45,7 +46,7 @@ class WeightSource:
     device: torch.device | str
 
     def check(self, source: str) -> None:
-        """Raises CheckpointError when a tensor is missing, unexpected, misshapen or a piece of the wrong kind.
+        """Raises CheckpointError when a tensor is missing, unexpected, misshapen or holds another kind of numbers.
 
         `source` names the checkpoint.
         """
@@ -55,11 +56,17 @@ class WeightSource:
         plain = {name: shape for name, shape in self.published.items() if not self._is_stored_in_pieces(name)}
         check_tensors(found, {**plain, **{name: spec.shape for name, spec in pieces.items()}}, source)
         kinds = self.store.dtypes
-        if wrong := [name for name, spec in pieces.items() if kinds[name] != spec.dtype]:
-            expected = pieces[wrong[0]].dtype
-            raise CheckpointError(
-                f"{source}: `{wrong[0]}` holds {kinds[wrong[0]]}, expected {expected}: convert it again"
-            )
+        for name in plain:
+            if kinds[name] not in PLAIN_DTYPES:
+                raise CheckpointError(
+                    f"{source}: `{name}` holds {kinds[name]}, expected one of {', '.join(PLAIN_DTYPES)}: get the "
+                    "checkpoint in one of these forms"
+                )
+        for name, spec in pieces.items():
+            if kinds[name] != spec.dtype:
+                raise CheckpointError(
+                    f"{source}: `{name}` holds {kinds[name]}, expected {spec.dtype}: convert it again"
+                )
 
     def pieces(self, name: str) -> Pieces:
         """What is stored of the linear weight `name`."""

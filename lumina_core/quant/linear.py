@@ -1,6 +1,5 @@
 """A linear layer on quantised weights, and how it multiplies."""
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -12,8 +11,6 @@ from torch import Tensor, nn
 
 from ..product import linear
 from .schemes import Pieces, Scheme
-
-logger = logging.getLogger(__name__)
 
 # Weights that are given back at a time: bounds what a product takes beside its input and output.
 PLAIN_ELEMENTS = 2**24
@@ -77,10 +74,6 @@ def multiply_plain(x: Tensor, layer: QuantizedLinear) -> Tensor:
 PLAIN = Kernel("plain", multiply_plain)
 
 
-def quantized_operations(scheme: Scheme, operations: Any, device: torch.device | str) -> Any:
-    """The layer classes `operations` with linear layers that store `scheme` and work on `device`.
-
-    The kernel is set here, once for a model, and logged.
-    """
-    logger.info("%s weights, kernel %s on %s", scheme.name, PLAIN.name, device)
-    return SimpleNamespace(Linear=partial(QuantizedLinear, scheme, PLAIN), RMSNorm=operations.RMSNorm)
+def quantized_operations(scheme: Scheme, operations: Any, kernel: Kernel = PLAIN) -> Any:
+    """The layer classes `operations` with linear layers that store `scheme` and multiply by `kernel`."""
+    return SimpleNamespace(Linear=partial(QuantizedLinear, scheme, kernel), RMSNorm=operations.RMSNorm)

@@ -20,6 +20,8 @@ from .nibbles import pack_nibbles, unpack_nibbles
 Pieces = dict[str, Tensor]
 # Weights that are quantised at a time: what stays in a CPU's cache; elsewhere what keeps the device busy.
 CPU_ELEMENTS, DEVICE_ELEMENTS = 2**18, 2**23
+# A flipped bit makes numbers of this size, and the range of a group that holds them overflows.
+LARGEST = 1e36
 
 
 @dataclass(frozen=True)
@@ -107,14 +109,16 @@ SCHEMES: Mapping[str, Scheme] = MappingProxyType({scheme.name: scheme for scheme
 def quantize(scheme: Scheme, weight: Tensor, device: torch.device | str, name: str) -> Pieces:
     """The pieces, on `device`, of a weight [out,in] of any float format; worked out there, some rows at a time.
 
-    Raises CheckpointError, naming the weight, when it holds a number that is not finite.
+    Raises CheckpointError, naming the weight, when it holds a number that is not finite or beyond LARGEST.
     """
     on_cpu = torch.device(device).type == "cpu"
     rows = max(1, (CPU_ELEMENTS if on_cpu else DEVICE_ELEMENTS) // weight.shape[1])
     parts = []
     for chunk in weight.split(rows):
         values = chunk.to(device).float()
-        if not values.isfinite().all():
-            raise CheckpointError(f"`{name}` holds numbers that are not finite; the file is damaged: get it again")
+        if not (values.abs() <= LARGEST).all():
+            raise CheckpointError(
+                f"`{name}` holds numbers that are not finite or beyond {LARGEST:g}; the file is damaged: get it again"
+            )
         parts.append(scheme.quantize(values))
     return {piece: torch.cat([part[piece] for part in parts]) for piece in parts[0]}

@@ -43,6 +43,14 @@ def test_draws_a_picture_with_progress_and_previews(server):
     assert "forwards" in run.outputs[REPORT]["text"][0]
 
 
+def test_a_cache_of_few_bits_draws_what_ar_draws_with_it(server):
+    runs = [server.run(text_to_image(seed=8, decoder=decoder, kv_cache="int8")) for decoder in ("gumbel", "ar")]
+    assert all(run.succeeded for run in runs)
+    assert all("int8 cache" in run.outputs[REPORT]["text"][0] for run in runs)
+    first, second = (server.pictures(run, SAVE)[0].tobytes() for run in runs)
+    assert first == second
+
+
 def test_previews_grow_by_rows(server):
     previews = server.run(text_to_image(seed=2, decoder="ar")).previews
     assert len(previews) > 1

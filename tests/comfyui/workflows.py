@@ -9,6 +9,8 @@ WIDGET_TYPES = ("COMBO", "INT", "FLOAT", "STRING", "BOOLEAN")
 DEMO = "demo (built in)"
 MODEL, MOVQGAN, PROMPT, SAMPLER, DECODE, SAVE, REPORT, MAP = "1", "2", "3", "4", "5", "6", "7", "8"
 
+OPTIONAL_OF_SAMPLER = ("decoder", "window", "kv_cache")
+
 
 def text_to_image(prompt: str = "a red circle left of a blue square", **changes) -> dict:
     """Demo, 64x64, core VAE Decode and Save Image; `changes` are inputs of any node, by name."""
@@ -33,8 +35,8 @@ def text_to_image(prompt: str = "a red circle left of a blue square", **changes)
         MAP: node("PreviewImage", images=[SAMPLER, 2]),
     }
     for name, value in changes.items():
-        owners = [node for node in workflow.values() if name in node["inputs"] or name in ("decoder", "window")]
-        owners = [workflow[SAMPLER]] if name in ("decoder", "window") else owners
+        owners = [node for node in workflow.values() if name in node["inputs"]]
+        owners = [workflow[SAMPLER]] if name in OPTIONAL_OF_SAMPLER else owners
         assert owners, name
         owners[0]["inputs"][name] = value
     return workflow

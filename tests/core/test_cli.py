@@ -105,6 +105,7 @@ def test_stats_say_what_the_run_took(lumina: CommandLine) -> None:
         ("accept_histogram", dict),
         ("peak_bytes", int),
         ("log_likelihood", list),
+        ("kv", str),
     ]
     assert list(stats.values())[:5] == ["gumbel", 19, "fp32", "cpu", "float32"]
     assert stats["sampled_tokens"] == 2 * 16 and 0 < stats["seconds"] < 600
@@ -114,6 +115,13 @@ def test_stats_say_what_the_run_took(lumina: CommandLine) -> None:
     assert sum(histogram.values()) / 2 <= stats["nfe"] <= sum(histogram.values())
     assert all(1 <= length <= 19 and count > 0 for length, count in histogram.items())
     assert len(stats["log_likelihood"]) == 2 and all(sum_of_codes < 0 for sum_of_codes in stats["log_likelihood"])
+
+
+def test_cache_of_the_run_is_as_asked(lumina: CommandLine) -> None:
+    lumina.generate("--kv", "int8").succeeded()
+    assert lumina.stats()["kv"] == "int8"
+    lumina.generate("--kv", "int8", "--decoder", "ar", name="ar").succeeded()
+    assert lumina.tokens() == lumina.tokens("ar")
 
 
 def test_peak_bytes_are_of_this_process(lumina: CommandLine) -> None:

@@ -123,7 +123,9 @@ def test_bad_checkpoint(lumina: CommandLine, copied: Path, spoil: Callable[[Path
 def test_whole_numbers_instead_of_weights(lumina: CommandLine, copied: Path) -> None:
     shard = copied / json.loads((copied / INDEX).read_text())["weight_map"]["model.norm.weight"]
     rewrite_plain(shard, "model.norm.weight", torch.ones(32, dtype=torch.int64))
-    assert "`model.norm.weight` holds I64; expected F32, F16, BF16" in refused(lumina, *convert(lumina))
+    expected = "`model.norm.weight` holds I64, expected one of F32, F16, BF16"
+    assert expected in refused(lumina, *convert(lumina))
+    assert expected in lumina.generate().refusal()
 
 
 def test_numbers_that_are_none_leave_no_file(lumina: CommandLine, copied: Path) -> None:
@@ -155,6 +157,31 @@ def test_full_disk_on_the_way(lumina: CommandLine, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(TensorWriter, "put", put_until_full)
     lumina.path("c.safetensors").write_text("old")
     assert "c.safetensors: No space left on device" in refused(lumina, *convert(lumina))
+
+
+def test_full_disk_that_is_told_late(lumina: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network file system may take every write and complain when the bytes have to be there."""
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    lumina.path("c.safetensors").write_text("old")
+    assert "c.safetensors: No space left on device" in refused(lumina, *convert(lumina))
+
+
+def test_file_that_cannot_be_removed_does_not_hide_the_error(
+    lumina: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: str) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(TensorWriter, "put", fail)
+    monkeypatch.setattr("lumina_core.output_files.os.unlink", refuse)
+    assert "c.safetensors: Input/output error" in lumina.run(*convert(lumina)).refusal()
 
 
 def test_interrupt_leaves_no_file(lumina: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from lumina_core.decoding import DECODERS, MAX_SEED, MAX_WINDOW, NEW_DRAFTS, DecodeSettings
 from lumina_core.errors import InputError
+from lumina_core.model import KV_CACHES
 
 BAD = [
     *(("cfg_scale", value, "cfg") for value in (-0.1, 100.5, math.nan, math.inf, "4", None, True)),
@@ -18,6 +19,7 @@ BAD = [
     *(("window_size", value, "window") for value in (0, -1, MAX_WINDOW + 1, 8.0, "8", True)),
     *(("decoder", value, "decoder") for value in ("beam", "", "AR", None)),
     *(("new_drafts", value, "new_drafts") for value in ("below", "", None)),
+    *(("kv_cache", value, "kv_cache") for value in ("int4", "", None)),
 ]
 GOOD = [
     {"cfg_scale": 0},
@@ -25,6 +27,7 @@ GOOD = [
     {"temperature": 100, "top_k": 2**31, "seed": 0, "window_size": 1},
     *({"decoder": decoder} for decoder in DECODERS),
     *({"new_drafts": way} for way in NEW_DRAFTS),
+    *({"kv_cache": kv_cache} for kv_cache in KV_CACHES),
 ]
 
 

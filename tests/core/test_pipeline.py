@@ -1,4 +1,4 @@
-"""Requests are checked before any work, and what a run takes grows with what is asked for."""
+"""Requests are checked before any work."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lumina_core.config import TransformerConfig
 from lumina_core.decoding import DecodeResult
 from lumina_core.errors import Cancelled, InputError
 from lumina_core.model import Transformer, load_transformer
-from lumina_core.pipeline import DecodeSettings, Request, StepReport, check_request, draw, run_bytes
+from lumina_core.pipeline import DecodeSettings, Request, StepReport, check_request, draw
 from lumina_core.tokenizer import load_tokenizer
 from lumina_core.vocabulary import Vocabulary
 
@@ -196,39 +196,3 @@ def test_reports_lead_to_the_picture(transformer: Transformer, vocabulary: Vocab
 def test_cancelled_when_asked(transformer: Transformer, vocabulary: Vocabulary) -> None:
     with pytest.raises(Cancelled):
         draw(transformer, vocabulary, REQUEST, should_cancel=lambda: True)
-
-
-# What a run takes
-
-
-def test_bytes_grow_with_every_demand(published: TransformerConfig) -> None:
-    def needed(request: Request, dtype: torch.dtype = torch.bfloat16) -> int:
-        return run_bytes(published, dtype, request)
-
-    base = canvas(512, 512)
-    demands = [
-        canvas(512, 768),
-        canvas(768, 512),
-        canvas(512, 512, prompt=2000),
-        replace(base, prompts=base.prompts * 2),
-        replace(base, settings=DecodeSettings(window_size=128)),
-    ]
-    assert all(needed(base) < needed(more) for more in demands)
-    for batch in (2, 3, 16):
-        assert needed(replace(base, prompts=base.prompts * batch)) == pytest.approx(batch * needed(base), rel=0.1)
-    assert 1.9 < needed(base, torch.float32) / needed(base) <= 2
-
-
-def test_guidance_doubles_the_cache(published: TransformerConfig) -> None:
-    guided, plain = (
-        run_bytes(published, torch.bfloat16, replace(canvas(768, 768), settings=DecodeSettings(cfg_scale=cfg)))
-        for cfg in (4.0, 1.0)
-    )
-    assert 1.9 < guided / plain <= 2.1
-
-
-def test_bytes_of_the_published_model_are_those_of_its_cache(published: TransformerConfig) -> None:
-    """0.5 MiB a token and sequence in bf16, two sequences of about 9,400 tokens; the rest is small beside it."""
-    needed = run_bytes(published, torch.bfloat16, canvas(768, 768))
-    cache = 2 * (9312 + 64) * 2**19
-    assert cache < needed < 1.1 * cache

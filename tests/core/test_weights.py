@@ -7,18 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.weights import FORMS, Score, parse_arguments, score, table
+from benchmarks.weights import Model, Score, load, parse_arguments, score, table
 from lumina_core.checkpoint import find_checkpoint
 from lumina_core.errors import InputError
-from lumina_core.model import Transformer
-from lumina_core.model.load import read_transformer
 from training.codes import Batch
 
 from .checkpoints import CODES, FIRST_CODE
 
 
-def load(checkpoint: Path, form: str) -> Transformer:
-    return read_transformer(find_checkpoint(checkpoint), FORMS[form])
+def loaded(checkpoint: Path, form: str) -> Model:
+    return load(find_checkpoint(checkpoint), form)
 
 
 @pytest.fixture
@@ -32,31 +30,38 @@ def batches() -> list[Batch]:
 def test_fp32_differs_from_itself_by_nothing_and_its_nats_are_its_cross_entropy(
     checkpoint: Path, batches: list[Batch]
 ) -> None:
-    model = load(checkpoint, "fp32")
+    model = loaded(checkpoint, "fp32")
     found = score("fp32", model, model, batches)
     losses = []
     for batch in batches:
-        logits = model(batch.input_ids)[:, :-1, FIRST_CODE : FIRST_CODE + CODES]
+        logits = model.transformer(batch.input_ids)[:, :-1, FIRST_CODE : FIRST_CODE + CODES]
         losses.append(torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.codes.flatten()))
-    assert (found.more, found.error) == (0, 0) and abs(found.divergence) < 1e-7
+    assert (found.more, found.error, found.likeliest) == (0, 0, 1) and abs(found.divergence) < 1e-7
     assert found.nats == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
-    assert found.bytes == sum(part.nbytes for part in model.parameters())
+    assert found.bytes == sum(part.nbytes for part in model.transformer.parameters())
 
 
 def test_fewer_bits_diverge_more(checkpoint: Path, batches: list[Batch]) -> None:
-    reference = load(checkpoint, "fp32")
-    scores = [score(form, load(checkpoint, form), reference, batches) for form in ("bf16", "int8", "int4")]
-    eight, four = scores[1:]
+    reference = loaded(checkpoint, "fp32")
+    scores = [
+        score(form, loaded(checkpoint, form), reference, batches)
+        for form in ("bf16", "int8", "int4", "fp32, int8 cache")
+    ]
+    eight, four, cache = scores[1:]
     assert 0 < eight.divergence < four.divergence
+    assert 0 < cache.divergence < four.divergence and cache.bytes == score("", reference, reference, batches).bytes
+    assert all(0 < one.likeliest <= 1 for one in scores)
     for one in scores:
         assert one.more == pytest.approx(one.nats - score("", reference, reference, batches).nats, abs=1e-5)
 
 
 def test_table_has_a_line_for_each_form() -> None:
-    lines = table([Score("int8", 1.25, 0.001, 0.0002, 0.00013, 2**20)]).splitlines()
-    assert len(lines) == 3 and lines[2] == "| int8 | 1.2500 | +0.0010 ± 0.0002 | 0.00013 | 1.0 |"
+    lines = table([Score("int8", 1.25, 0.001, 0.0002, 0.00013, 0.995, 2**20, 0.5)]).splitlines()
+    assert len(lines) == 3 and lines[2] == "| int8 | 1.2500 | +0.0010 ± 0.0002 | 0.00013 | 99.50% | 50.0% | 1.0 |"
 
 
 def test_too_few_scenes() -> None:
     with pytest.raises(InputError, match="scenes is 1; expected at least 2"):
         parse_arguments(["--scenes", "1"])
+    with pytest.raises(InputError, match="prompts is 0; expected at least 1"):
+        parse_arguments(["--prompts", "0"])

@@ -1,0 +1,196 @@
+"""`bench`: how long a step takes on this device, and how near that is to what its bytes allow."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from ..advice import Budget, check_fits
+from ..config import TransformerConfig
+from ..decoding import MAX_WINDOW, DecodeSettings
+from ..errors import InputError
+from ..memory import available_bytes, explain_out_of_memory, peak_bytes
+from ..model import KV_CACHES, Transformer, load_transformer
+from ..movqgan import MoVQGAN, MoVQGANConfig
+from ..planner import Demand
+from ..quant import WeightsPlan, plan_weights
+from ..request import Request
+from ..synthetic import SYNTHETIC, make_movqgan, make_transformer
+from ..timing import CANVAS_WIDTH, PROMPT_TOKENS, StepTime, StepTimer, accepted_by, copy_bandwidth, timed
+from .common import (
+    add_model_arguments,
+    add_synthetic_argument,
+    add_weights_argument,
+    choose_device,
+    choose_dtype,
+    open_movqgan,
+    open_setup,
+)
+
+HELP = "time a decoding step; needs no checkpoint with --synthetic"
+MAX_CONTEXT = 2**17
+DECODE_SIDE = {"7b": 768, "2b": 768}
+SMALL_SIDE = 64
+
+
+@dataclass(frozen=True)
+class Models:
+    """What is timed, and how long it took to load."""
+
+    name: str
+    transformer: Transformer
+    movqgan: MoVQGAN
+    picture_side: int
+    load_seconds: float
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """All options of the command."""
+    add_model_arguments(parser, checkpoint="demo")
+    add_synthetic_argument(parser)
+    add_weights_argument(parser)
+    parser.add_argument("--kv", choices=KV_CACHES, default=DecodeSettings().kv_cache, help="form of the cache")
+    parser.add_argument("--windows", type=int, nargs="+", default=[1, 8, 16, 32, 64], help="tokens a step looks at")
+    parser.add_argument("--context", type=int, nargs="+", default=[1024, 5120, 9216], help="tokens in the cache")
+    parser.add_argument("--cfg", type=float, default=DecodeSettings().cfg_scale, help="guidance; 1 is one sequence")
+    parser.add_argument("--steps", type=int, default=20, help="timed for each window and context")
+
+
+@torch.inference_mode()
+def run(options: argparse.Namespace, input_is_good: Callable[[], None]) -> None:
+    """Prints the ceiling, a line for each window and context, then everything as JSON."""
+    _check(options)
+    settings = DecodeSettings(cfg_scale=options.cfg, kv_cache=options.kv)
+    device = choose_device(options.device)
+    models = _load(options, device, settings)
+    input_is_good()
+    bandwidth = copy_bandwidth(device)
+    print(f"{models.name} on {_device_name(device)}; copying moves {bandwidth / 1e9:.1f} GB/s")
+    times = explain_out_of_memory(
+        lambda: _times(options, models, settings, bandwidth),
+        lambda: "out of memory while timing; use fewer or smaller --context, --windows, --kv int8 or --weights int4",
+    )
+    decode = _decode_seconds(models, device)
+    peak = peak_bytes(device)
+    print(f"MoVQGAN decodes {models.picture_side}x{models.picture_side} in {1000 * decode:,.1f} ms")
+    print(f"loaded in {models.load_seconds:.1f} s; first step {max(one.first for one in times):.2f} s at most")
+    print(f"peak {'not known' if peak is None else f'{peak / 2**30:.2f} GiB'}")
+    print(json.dumps(_report(options, models, device, bandwidth, times, decode, peak)))
+
+
+def _check(options: argparse.Namespace) -> None:
+    for name, values, low, high in (
+        ("windows", options.windows, 1, MAX_WINDOW),
+        ("context", options.context, PROMPT_TOKENS + 8, MAX_CONTEXT),
+        ("steps", [options.steps], 1, 10**6),
+    ):
+        if bad := [value for value in values if not low <= value <= high]:
+            raise InputError(f"{name} is {bad[0]}; expected {low} to {high}")
+
+
+def _load(options: argparse.Namespace, device: torch.device, settings: DecodeSettings) -> Models:
+    if options.synthetic:
+        sizes = SYNTHETIC[options.synthetic]
+        weights = plan_weights(options.weights, None, choose_dtype(device))
+        _check_fits(options, sizes.transformer, sizes.movqgan, weights, settings, device)
+        start = time.perf_counter()
+        transformer = make_transformer(sizes.transformer, weights, device)
+        seconds = time.perf_counter() - start
+        movqgan = make_movqgan(sizes.movqgan, device)
+        side = DECODE_SIDE.get(options.synthetic, SMALL_SIDE)
+        return Models(f"synthetic {options.synthetic}, {weights.name} weights", transformer, movqgan, side, seconds)
+    setup = open_setup(options)
+    weights = plan_weights(options.weights, setup.files.scheme, choose_dtype(device))
+    movqgan = open_movqgan(setup, device)
+    _check_fits(options, setup.config, movqgan.config, weights, settings, device)
+    start = time.perf_counter()
+    transformer = load_transformer(options.checkpoint, dtype=weights.dtype, device=device, weights=options.weights)
+    seconds = time.perf_counter() - start
+    side = (setup.config.trained_sizes or ((768, 768),))[0][0]
+    return Models(f"{setup.files.place}, {weights.name} weights", transformer, movqgan, side, seconds)
+
+
+def _check_fits(
+    options: argparse.Namespace,
+    config: TransformerConfig,
+    movqgan: MoVQGANConfig,
+    weights: WeightsPlan,
+    settings: DecodeSettings,
+    device: torch.device,
+) -> None:
+    capacity = available_bytes(device)
+    if capacity is not None:
+        rows = -(-max(options.context) // CANVAS_WIDTH)
+        request = Request([[0] * PROMPT_TOKENS], rows, CANVAS_WIDTH, settings=settings)
+        check_fits(Demand(config, weights, request, movqgan), Budget(capacity))
+
+
+def _times(options: argparse.Namespace, models: Models, settings: DecodeSettings, bandwidth: float) -> list[StepTime]:
+    timer = StepTimer(models.transformer, max(options.context), max(options.windows), settings)
+    for context in options.context:
+        count = timer.bytes_of(context)
+        print(f"ceiling at {context}: {count / 1e9:.3f} GB a step, {1000 * count / bandwidth:.3f} ms")
+    print("window  context  step ms  share of the ceiling  tokens/s (accepted a step)")
+    times = []
+    for context in options.context:
+        for window in options.windows:
+            one = timer.measure(window, context, options.steps, bandwidth)
+            accepted = accepted_by(window)
+            print(
+                f"{window:6}  {context:7}  {1000 * one.seconds:7.3f}  {one.share:20.1%}  "
+                f"{one.tokens_per_second(accepted):8.1f} ({accepted})",
+                flush=True,
+            )
+            times.append(one)
+    return times
+
+
+def _decode_seconds(models: Models, device: torch.device) -> float:
+    side = models.picture_side // models.movqgan.config.downscale
+    codes = torch.zeros(1, side, side, dtype=torch.int64, device=device)
+    models.movqgan.decode(codes)
+    return timed(lambda: models.movqgan.decode(codes), device)
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
+
+
+def _report(
+    options: argparse.Namespace,
+    models: Models,
+    device: torch.device,
+    bandwidth: float,
+    times: Sequence[StepTime],
+    decode: float,
+    peak: int | None,
+) -> dict[str, Any]:
+    steps = [
+        {
+            **asdict(one),
+            "share": one.share,
+            "accepted": accepted_by(one.window),
+            "tokens_per_second": one.tokens_per_second(accepted_by(one.window)),
+        }
+        for one in times
+    ]
+    return {
+        "model": models.name,
+        "device": _device_name(device),
+        "dtype": str(models.transformer.dtype).removeprefix("torch."),
+        "kv": options.kv,
+        "cfg": options.cfg,
+        "torch": torch.__version__,
+        "copy_bytes_per_second": bandwidth,
+        "steps": steps,
+        "load_seconds": models.load_seconds,
+        "decode_seconds": decode,
+        "picture": f"{models.picture_side}x{models.picture_side}",
+        "peak_bytes": peak,
+    }

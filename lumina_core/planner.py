@@ -1,0 +1,135 @@
+"""What a run takes of a device's memory, foretold before it starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from .config import TransformerConfig
+from .decoding import cache_length
+from .memory import gigabytes
+from .model import KVCache, Transformer
+from .model.load import empty_transformer, weight_bytes
+from .movqgan import MoVQGAN, MoVQGANConfig
+from .quant import QuantizedLinear, WeightsPlan
+from .request import Request
+from .vocabulary import HEADER_LENGTH
+
+MOVQGAN_ITEM_BYTES = 4
+# Of every code's logit in a window, alive at once while tokens are drawn: the noise is made of 64-bit hashes.
+DRAW_BYTES_PER_LOGIT = 44
+# A mask of one byte, and the numbers that attention makes of it.
+MASK_BYTES = 5
+# Keys, values, and one of them on its way out of 8 bits.
+INT8_READ_COPIES = 3
+
+
+@dataclass(frozen=True)
+class Demand:
+    """A run: the models' sizes, the form of the weights, and what is drawn."""
+
+    config: TransformerConfig
+    weights: WeightsPlan
+    request: Request
+    movqgan: MoVQGANConfig | None = None
+
+    @property
+    def rows(self) -> int:
+        """Sequences in a forward."""
+        return len(self.request.prompts) * (2 if self.request.settings.guided else 1)
+
+    @property
+    def longest_prompt(self) -> int:
+        return max(map(len, self.request.prompts))
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes of a run. `forward` is what the widest one takes beside weights and cache, `decode` what MoVQGAN takes to
+    decode one picture, when the cache is gone.
+    """
+
+    weights: int
+    movqgan: int
+    cache: int
+    forward: int
+    decode: int
+
+    @property
+    def run(self) -> int:
+        """Beside the weights, while drawing."""
+        return self.cache + self.forward
+
+    @property
+    def total(self) -> int:
+        """The most that is held at once."""
+        return self.weights + self.movqgan + max(self.run, self.decode)
+
+    def __str__(self) -> str:
+        parts = {
+            "weights": self.weights + self.movqgan,
+            "cache": self.cache,
+            "forward": self.forward,
+            "decode": self.decode,
+        }
+        listed = ", ".join(f"{name} {gigabytes(part)}" for name, part in parts.items())
+        return f"{gigabytes(self.total)} ({listed})"
+
+
+def plan_memory(demand: Demand) -> MemoryPlan:
+    """The bytes that a run takes."""
+    config, request, dtype = demand.config, demand.request, demand.weights.dtype
+    length = cache_length(request.canvas, demand.longest_prompt, request.settings)
+    weights, scratch = _weights_and_scratch(config, demand.weights)
+    codec = demand.movqgan
+    return MemoryPlan(
+        weights=weights,
+        movqgan=0 if codec is None else movqgan_bytes(codec),
+        cache=KVCache.bytes_needed(config, demand.rows, length, dtype, request.settings.kv_cache),
+        forward=max(_window_bytes(demand, length), _prefill_bytes(demand)) + scratch,
+        decode=0 if codec is None else codec.picture_bytes(request.grid_h, request.grid_w, MOVQGAN_ITEM_BYTES),
+    )
+
+
+@lru_cache(maxsize=8)
+def _weights_and_scratch(config: TransformerConfig, weights: WeightsPlan) -> tuple[int, int]:
+    model = empty_transformer(config, weights)
+    return weight_bytes(model, weights.dtype), model.scratch_bytes
+
+
+@lru_cache(maxsize=8)
+def movqgan_bytes(config: MoVQGANConfig) -> int:
+    """Bytes of a MoVQGAN's weights."""
+    with torch.device("meta"):
+        return MOVQGAN_ITEM_BYTES * sum(part.numel() for part in MoVQGAN(config).parameters())
+
+
+def _window_bytes(demand: Demand, kv_len: int) -> int:
+    config, settings, tokens = demand.config, demand.request.settings, demand.rows * demand.request.settings.width
+    blocks = tokens * (_layer_bytes(demand) + kv_len * MASK_BYTES)
+    if settings.kv_cache == "int8":
+        heads = config.num_key_value_heads * config.head_dim
+        blocks += INT8_READ_COPIES * demand.rows * kv_len * heads * demand.weights.dtype.itemsize
+    pictures = len(demand.request.prompts)
+    return max(blocks, pictures * settings.width * config.codebook_size * DRAW_BYTES_PER_LOGIT)
+
+
+def _prefill_bytes(demand: Demand) -> int:
+    given = demand.request.given().shape[1] * (demand.request.grid_w + 1)
+    return (demand.longest_prompt + HEADER_LENGTH + given) * _layer_bytes(demand)
+
+
+def _layer_bytes(demand: Demand) -> int:
+    """What a token takes in a layer, in attention or MLP: input, its norm, products and their parts."""
+    config = demand.config
+    query = config.num_attention_heads * config.head_dim
+    attention = 5 * query + 2 * config.num_key_value_heads * config.head_dim
+    return (3 * config.hidden_size + max(attention, 4 * config.intermediate_size)) * demand.weights.dtype.itemsize
+
+
+def weights_of(transformer: Transformer) -> WeightsPlan:
+    """How a transformer's weights are stored."""
+    schemes = (layer.scheme for layer in transformer.layers.modules() if isinstance(layer, QuantizedLinear))
+    return WeightsPlan(transformer.dtype, next(schemes, None))

@@ -1,0 +1,105 @@
+"""Models of random weights in the published sizes, for planning and timing without a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from .config import TransformerConfig
+from .model import Transformer
+from .model.load import EMBEDDING, empty_transformer, fill, published_shapes
+from .movqgan import MoVQGAN, MoVQGANConfig
+from .quant import Pieces, WeightsPlan, quantize
+from .vocabulary import Vocabulary
+
+SPREAD = 0.02
+MAX_UNITS = 128
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """A transformer's and its codec's."""
+
+    transformer: TransformerConfig
+    movqgan: MoVQGANConfig
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """One with tokens for every side; its ids mean nothing."""
+        config = self.transformer
+        units = tuple(range(5, 5 + MAX_UNITS + 1))
+        return Vocabulary(1, 2, 3, 4, units, config.image_token_offset, config.codebook_size)
+
+
+_7B = TransformerConfig(
+    vocab_size=171_385,
+    hidden_size=4096,
+    intermediate_size=11_008,
+    num_hidden_layers=32,
+    num_attention_heads=32,
+    num_key_value_heads=32,
+    head_dim=128,
+    max_position_embeddings=10_240,
+)
+_2B = replace(_7B, hidden_size=2048, intermediate_size=8192, head_dim=64)
+_TINY = replace(
+    _7B,
+    vocab_size=768,
+    hidden_size=64,
+    intermediate_size=128,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    num_key_value_heads=2,
+    head_dim=32,
+    image_token_offset=512,
+    codebook_size=256,
+    trained_sizes=((64, 64),),
+)
+_MOVQGAN_270M = MoVQGANConfig(256, (1, 2, 2, 4), 2, (3,), latent_channels=4, code_channels=4, codebook_size=16_384)
+_MOVQGAN_TINY = MoVQGANConfig(32, (1, 1, 1, 1), 1, (), latent_channels=4, code_channels=4, codebook_size=256)
+SYNTHETIC: Mapping[str, Sizes] = MappingProxyType(
+    {"7b": Sizes(_7B, _MOVQGAN_270M), "2b": Sizes(_2B, _MOVQGAN_270M), "tiny": Sizes(_TINY, _MOVQGAN_TINY)}
+)
+
+
+@torch.inference_mode()
+def make_transformer(config: TransformerConfig, plan: WeightsPlan, device: torch.device, seed: int = 0) -> Transformer:
+    """A transformer of random weights, made on the device tensor by tensor and quantised there.
+
+    Its vocabulary is the image codes alone, so that the published tables, of which only those rows go to a device, need
+    not be made; any id has the same embedding in host memory.
+    """
+    config = replace(config, vocab_size=config.codebook_size, image_token_offset=0)
+    model = empty_transformer(config, plan)
+    shapes = published_shapes(config)
+    generator = torch.Generator(device).manual_seed(seed)
+
+    def get(name: str) -> Tensor:
+        if "norm" in name:
+            return torch.zeros(shapes[name]) if name.endswith("bias") else torch.ones(shapes[name])
+        spread = 1.0 if name == EMBEDDING else SPREAD
+        return torch.randn(shapes[name], generator=generator, device=device, dtype=plan.dtype).mul_(spread)
+
+    def get_pieces(name: str) -> Pieces:
+        assert plan.scheme is not None
+        return quantize(plan.scheme, get(name), device, name)
+
+    fill(model, get, plan.dtype, device, None if plan.scheme is None else get_pieces)
+    model.text_embedding, model.text_head = (torch.zeros(1, config.hidden_size).expand(config.vocab_size, -1),) * 2
+    return model.eval().requires_grad_(False)
+
+
+@torch.inference_mode()
+def make_movqgan(config: MoVQGANConfig, device: torch.device, seed: int = 0) -> MoVQGAN:
+    """A MoVQGAN of random weights in float32."""
+    generator = torch.Generator(device).manual_seed(seed)
+    with torch.device("meta"):
+        model = MoVQGAN(config)
+    model.to_empty(device=device)
+    for part in model.parameters():
+        part.normal_(0, SPREAD, generator=generator)
+    return model.eval().requires_grad_(False)

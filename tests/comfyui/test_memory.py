@@ -1,0 +1,94 @@
+"""Too little memory, foretold or met on the way: one clear message on the node, and the next, smaller run works."""
+
+from __future__ import annotations
+
+import pytest
+from workflows import MODEL, SAMPLER, text_to_image
+
+# A custom node that stands in for a small or full device while a file of that name is there.
+FAULTS = """
+from pathlib import Path
+
+import comfy.model_management as management
+import torch
+
+NODE_CLASS_MAPPINGS = {}
+BASE = Path(__file__).parents[1]
+get_total_memory, attention = management.get_total_memory, torch.nn.functional.scaled_dot_product_attention
+
+
+def small(dev=None, torch_total_too=False):
+    if not (BASE / "small").exists():
+        return get_total_memory(dev, torch_total_too)
+    total = 200 * 10**6
+    return (total, total) if torch_total_too else total
+
+
+def full(query, *args, **kwargs):
+    if (BASE / "full").exists() and query.shape[0] >= 8:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+    return attention(query, *args, **kwargs)
+
+
+management.get_total_memory = small
+torch.nn.functional.scaled_dot_product_attention = full
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory):
+    """A server of its own, since the faults are in its process."""
+    from comfy_server import ComfyServer, find_comfyui
+
+    class FaultyServer(ComfyServer):
+        def _make_folders(self) -> None:
+            super()._make_folders()
+            (self.base / "custom_nodes" / "faults.py").write_text(FAULTS)
+
+    found = find_comfyui()
+    if isinstance(found, str):
+        pytest.skip(found)
+    with FaultyServer(*found, tmp_path_factory.mktemp("faults")) as running:
+        yield running
+
+
+@pytest.fixture
+def fault(server):
+    """Switches a fault on until the test ends."""
+    made = []
+
+    def switch(name: str):
+        made.append(server.base / name)
+        made[-1].touch()
+        return made[-1]
+
+    yield switch
+    for path in made:
+        path.unlink(missing_ok=True)
+
+
+def test_a_run_that_cannot_fit_is_refused_before_it_starts(server, fault):
+    fault("small")
+    refused = server.run(text_to_image(seed=1, batch_size=64))
+    assert refused.error["node_id"] == SAMPLER and not refused.progress
+    message = refused.error["exception_message"]
+    assert "64 pictures of 64x64 would take about" in message and "there are 0.2 GB; what would fit: batch " in message
+    assert refused.error["exception_type"].endswith("OutOfMemory")
+    assert server.run(text_to_image(seed=1, batch_size=2)).succeeded
+
+
+def test_out_of_memory_on_the_way_says_so_and_a_smaller_run_works(server, fault):
+    fault("full")
+    failed = server.run(text_to_image(seed=2, batch_size=4))
+    assert failed.error["node_id"] == SAMPLER
+    message = failed.error["exception_message"]
+    assert "out of memory while drawing 4 pictures of 64x64" in message and "what would fit: batch " in message
+    smaller = server.run(text_to_image(seed=2, batch_size=1))
+    assert smaller.succeeded and MODEL not in smaller.executed
+
+
+def test_the_same_run_works_when_there_is_room_again(server, fault):
+    path = fault("full")
+    assert server.run(text_to_image(seed=3, batch_size=4)).error
+    path.unlink()
+    assert server.run(text_to_image(seed=3, batch_size=4)).succeeded

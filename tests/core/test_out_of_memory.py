@@ -1,0 +1,143 @@
+"""Out of memory at any point: one clear message, all memory given back, and the next run works."""
+
+from __future__ import annotations
+
+import gc
+import re
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lumina_core.decoding import DecodeSettings
+from lumina_core.errors import LuminaError, OutOfMemory
+from lumina_core.memory import explain_out_of_memory
+from lumina_core.model import KVCache
+from lumina_core.pipeline import Request, draw
+
+from .cli_runs import CommandLine
+from .toys import toy_transformer, toy_vocabulary
+
+CODES, LAYERS = 64, 2
+REQUEST = Request([(20, 21, 4)] * 3, 8, 4, settings=DecodeSettings(window_size=7, seed=3))
+REFUSALS = {
+    "gpu": lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
+    "host": MemoryError,
+    "cpu": lambda: RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate."),
+}
+
+
+@pytest.fixture(scope="module")
+def transformer():
+    return toy_transformer(CODES, hidden=32, spread=2.0)
+
+
+@pytest.fixture
+def caches(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref]:
+    """The caches that are made from now on."""
+    made: list[weakref.ref] = []
+    init = KVCache.__init__
+
+    def noted(self: KVCache, *args: object, **kwargs: object) -> None:
+        init(self, *args, **kwargs)
+        made.append(weakref.ref(self))
+
+    monkeypatch.setattr(KVCache, "__init__", noted)
+    return made
+
+
+def refuse_at(monkeypatch: pytest.MonkeyPatch, call: int, error: Callable[[], BaseException]) -> None:
+    """Attention raises an error at its `call`-th call, once."""
+    attention, calls = F.scaled_dot_product_attention, iter(range(10**6))
+
+    def refuse(*args: Tensor, **kwargs: object) -> Tensor:
+        if next(calls) == call:
+            raise error()
+        return attention(*args, **kwargs)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", refuse)
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+@pytest.mark.parametrize("forward", [0, 1, 2, 5], ids=["prompt", "second prompt", "first step", "on the way"])
+def test_says_so_frees_everything_and_works_again(
+    transformer, caches: list[weakref.ref], monkeypatch: pytest.MonkeyPatch, refusal: str, forward: int
+) -> None:
+    expected = draw(transformer, toy_vocabulary(CODES), REQUEST).codes
+    refuse_at(monkeypatch, forward * LAYERS + 1, REFUSALS[refusal])
+    with pytest.raises(OutOfMemory) as caught:
+        draw(transformer, toy_vocabulary(CODES), REQUEST)
+    message = str(caught.value)
+    assert re.match("out of memory while drawing 3 pictures of 32x64, which takes about [0-9.]+ MB", message)
+    assert "what would fit: batch 2" in message
+    assert caught.value.__cause__ is None and caught.value.__context__ is None
+    gc.collect()
+    assert len(caches) == 2 and all(cache() is None for cache in caches)
+    smaller = replace(REQUEST, prompts=REQUEST.prompts[:2])
+    assert torch.equal(draw(transformer, toy_vocabulary(CODES), smaller).codes, expected[:2])
+
+
+def test_out_of_memory_where_the_cache_is_made(transformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise REFUSALS["gpu"]()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KVCache, "__init__", refuse)
+        with pytest.raises(OutOfMemory, match="out of memory while drawing"):
+            draw(transformer, toy_vocabulary(CODES), REQUEST)
+    assert draw(transformer, toy_vocabulary(CODES), REQUEST).codes.shape == (3, 8, 4)
+
+
+def test_other_errors_come_through(transformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_at(monkeypatch, 5, lambda: RuntimeError("shapes do not match"))
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        draw(transformer, toy_vocabulary(CODES), REQUEST)
+
+
+def test_memory_held_within_is_free_when_the_error_is_told() -> None:
+    held: list[weakref.ref] = []
+
+    def run() -> None:
+        tensor = torch.ones(10)
+        held.append(weakref.ref(tensor))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(OutOfMemory, match=r"^freed: True$"):
+        explain_out_of_memory(run, lambda: f"freed: {held[0]() is None}")
+
+
+def test_the_allocators_own_refusal_is_known() -> None:
+    """Not an error made up here: what PyTorch says when the CPU has no room."""
+    with pytest.raises(OutOfMemory, match="too much"):
+        explain_out_of_memory(lambda: torch.empty(2**60, dtype=torch.uint8), lambda: "too much")
+
+
+# The command line
+
+
+@pytest.mark.parametrize("weights", ["fp32", "int4"])
+def test_out_of_memory_while_loading(lumina: CommandLine, monkeypatch: pytest.MonkeyPatch, weights: str) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise REFUSALS["gpu"]()
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lumina_core.model.load.fill", refuse)
+        lumina.refuses_to_generate("--weights", weights, expected="out of memory while loading")
+        line = lumina.generate("--weights", weights).refusal()
+    assert f"{weights} weights take" in line and ("int4" in line.split("take")[1]) == (weights == "fp32")
+    lumina.generate("--weights", weights).succeeded()
+
+
+def test_out_of_memory_while_drawing(lumina: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        refuse_at(patch, 7, REFUSALS["gpu"])
+        lumina.refuses_to_generate("--batch", 2, expected="out of memory while drawing 2 pictures of 32x32")
+    lumina.generate().succeeded()
+
+
+def test_it_is_one_of_our_errors() -> None:
+    assert issubclass(OutOfMemory, LuminaError)

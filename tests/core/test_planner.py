@@ -1,0 +1,238 @@
+"""What a run takes is foretold, grows with what is asked for, and what would fit does."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.memory import Case, measure
+from lumina_core import load_movqgan, load_transformer
+from lumina_core.advice import Budget, advice, check_fits
+from lumina_core.config import TransformerConfig
+from lumina_core.errors import OutOfMemory
+from lumina_core.memory import available_bytes, gigabytes
+from lumina_core.model import KVCache
+from lumina_core.model.load import published_shapes
+from lumina_core.model.source import UNUSED_PREFIX
+from lumina_core.movqgan import MoVQGAN, infer_config
+from lumina_core.pipeline import DecodeSettings, Request
+from lumina_core.planner import Demand, movqgan_bytes, plan_memory, weights_of
+from lumina_core.quant import CHOICES, SCHEMES, WeightsPlan, plan_weights
+from lumina_core.synthetic import SYNTHETIC, make_movqgan, make_transformer
+
+from .cli_runs import CommandLine
+
+CPU = torch.device("cpu")
+BF16 = WeightsPlan(torch.bfloat16)
+SEVEN, CODEC = SYNTHETIC["7b"].transformer, SYNTHETIC["7b"].movqgan
+GB = 1e9
+
+
+def canvas(width: int, height: int, prompt: int = 64, batch: int = 1, **settings: object) -> Request:
+    return Request([[0] * prompt] * batch, height // 8, width // 8, settings=DecodeSettings(**settings))
+
+
+def demand(request: Request, weights: WeightsPlan = BF16) -> Demand:
+    return Demand(SEVEN, weights, request, CODEC)
+
+
+def run_bytes(request: Request, weights: WeightsPlan = BF16) -> int:
+    return plan_memory(demand(request, weights)).run
+
+
+# The plan
+
+
+def test_bytes_grow_with_every_demand() -> None:
+    base = canvas(512, 512)
+    for more in (canvas(512, 768), canvas(768, 512), canvas(512, 512, prompt=2000), canvas(512, 512, batch=2)):
+        assert run_bytes(base) < run_bytes(more)
+    assert run_bytes(base) < run_bytes(canvas(512, 512, window_size=128))
+    for batch in (2, 3, 16):
+        assert run_bytes(canvas(512, 512, batch=batch)) == pytest.approx(batch * run_bytes(base), rel=0.1)
+    assert 1.9 < run_bytes(base, WeightsPlan(torch.float32)) / run_bytes(base) <= 2
+
+
+def test_guidance_doubles_the_cache_and_int8_halves_it() -> None:
+    guided, plain, few = (
+        plan_memory(demand(canvas(768, 768, **settings))).cache
+        for settings in ({}, {"cfg_scale": 1.0}, {"kv_cache": "int8"})
+    )
+    assert guided == 2 * plain and few / guided == 132 / 256
+
+
+def test_bytes_of_the_published_model_are_those_of_its_cache() -> None:
+    """0.5 MiB a token and sequence in bf16, two sequences of about 9,400 tokens; the rest is small beside it."""
+    needed = run_bytes(canvas(768, 768))
+    cache = 2 * (9312 + 64) * 2**19
+    assert cache < needed < 1.1 * cache
+
+
+def test_what_is_decoded_counts_when_the_cache_is_gone() -> None:
+    plan = plan_memory(demand(canvas(768, 768)))
+    assert plan.total == plan.weights + plan.movqgan + max(plan.cache + plan.forward, plan.decode)
+    small_cache = plan_memory(demand(canvas(768, 768, cfg_scale=1.0, kv_cache="int8")))
+    assert small_cache.decode > small_cache.run and small_cache.total == sum(
+        (small_cache.weights, small_cache.movqgan, small_cache.decode)
+    )
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_weights_take_the_bytes_that_are_foretold(checkpoint: Path, choice: str) -> None:
+    model = load_transformer(checkpoint, dtype=torch.float32, weights=choice)
+    weights = plan_weights(choice, None, torch.float32)
+    assert weights_of(model) == weights
+    plan = plan_memory(Demand(model.config, weights, Request([[0]], 4, 4)))
+    assert plan.weights == sum(part.nbytes for part in model.parameters())
+    assert (plan.movqgan, plan.decode) == (0, 0)
+
+
+def test_movqgan_takes_the_bytes_that_are_foretold(checkpoint: Path) -> None:
+    model = load_movqgan(checkpoint / "movqgan.safetensors")
+    assert movqgan_bytes(model.config) == sum(part.nbytes for part in model.parameters())
+
+
+def test_a_large_batch_of_the_demo_takes_about_what_is_foretold() -> None:
+    """By the most that a process of its own held, before and behind the run."""
+    measured = measure(Case(batch=96))
+    assert measured.grown > 300e6 and 0.8 < measured.foretold / measured.grown < 1.25
+
+
+# Synthetic models
+
+
+def test_sizes_are_the_published_ones(golden: Path) -> None:
+    published = json.loads((golden / "lumina_mgpt2_7b_state_dict.json").read_text())["tensors"]
+    expected = {name: tuple(shape) for name, shape in published.items() if UNUSED_PREFIX not in name}
+    assert published_shapes(SEVEN) == expected
+    codecs = json.loads((golden / "movqgan_state_dicts.json").read_text())
+    shapes = {name: tuple(shape) for name, shape in codecs["270M"]["tensors"].items()}
+    assert infer_config(shapes) == CODEC
+    with torch.device("meta"):
+        parameters = {name: tuple(part.shape) for name, part in MoVQGAN(CODEC).state_dict().items()}
+    assert parameters == shapes
+
+
+@pytest.mark.parametrize("choice", ["fp32", "bf16", "int8", "int4"])
+def test_synthetic_weights_are_those_of_the_plan(choice: str) -> None:
+    sizes, weights = SYNTHETIC["tiny"], plan_weights(choice, None, torch.float32)
+    model = make_transformer(sizes.transformer, weights, CPU)
+    plan = plan_memory(Demand(sizes.transformer, weights, Request([[0]], 4, 4), sizes.movqgan))
+    assert weights_of(model) == weights
+    assert plan.weights == sum(part.nbytes for part in model.parameters())
+    cache = KVCache(model.config, 1, 8, dtype=model.dtype, device="cpu")
+    hidden = model.hidden_states(model.code_embedding(torch.arange(8)[None]), cache.prefill_plan(0, 8))
+    logits = model.code_logits(hidden)
+    assert logits.shape == (1, 8, 256) and logits.isfinite().all() and logits.float().std() > 0
+    pixels = make_movqgan(sizes.movqgan, CPU).decode(torch.zeros(1, 4, 4, dtype=torch.int64))
+    assert pixels.shape == (1, 3, 32, 32) and pixels.isfinite().all()
+
+
+# What would fit
+
+
+def told(request: Request, capacity: float, weights: WeightsPlan = BF16, **budget: bool) -> str:
+    with pytest.raises(OutOfMemory) as caught:
+        check_fits(demand(request, weights), Budget(capacity, **budget))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_run_that_fits_is_let_through() -> None:
+    request = canvas(768, 768)
+    check_fits(demand(request), Budget(plan_memory(demand(request)).total))
+    check_fits(demand(request), Budget(run_bytes(request), with_weights=False))
+    assert "takes" not in told(request, plan_memory(demand(request)).total - 1)
+
+
+def test_the_refusal_says_what_it_takes_and_what_there_is() -> None:
+    request = canvas(768, 768, batch=4)
+    plan = plan_memory(demand(request))
+    line = told(request, 24 * GB)
+    assert line.startswith(f"4 pictures of 768x768 would take about {gigabytes(plan.total)} (weights ")
+    assert f"cache {gigabytes(plan.cache)}" in line and "and there are 24.0 GB; what would fit: " in line
+
+
+@pytest.mark.parametrize(
+    ("request_", "capacity", "expected"),
+    [
+        (canvas(768, 768, batch=4), 50, "batch 3, or the int8 cache, or int4 weights, or 704x704"),
+        (canvas(768, 768), 20, "int4 weights, or 544x544"),
+        (canvas(768, 768), 12.5, "the int8 cache and int4 weights"),
+        (canvas(768, 768, batch=4), 12.5, "the int8 cache and int4 weights and batch 1"),
+        (canvas(768, 768, batch=4), 8, "the int8 cache and int4 weights and batch 1 and 512x512"),
+        (canvas(512, 1024, batch=2), 21, "288x576"),
+    ],
+)
+def test_what_would_fit(request_: Request, capacity: float, expected: str) -> None:
+    line = told(request_, capacity * GB)
+    assert line.split("what would fit: ")[1] == expected
+
+
+def test_nothing_fits() -> None:
+    assert told(canvas(768, 768), 1 * GB).endswith("no picture of this model would fit")
+
+
+def test_weights_that_are_few_bits_already_are_not_offered_again() -> None:
+    weights = WeightsPlan(torch.bfloat16, SCHEMES["int4"])
+    assert "int4" not in told(canvas(768, 768), 12 * GB, weights)
+    assert "int4" not in told(canvas(768, 768, batch=9), 20 * GB, with_weights=False).split("what would fit")[1]
+
+
+def test_what_is_offered_keeps_the_shape_and_the_given_rows() -> None:
+    given = torch.zeros(64, 64, dtype=torch.int64)
+    request = replace(canvas(512, 1024, window_size=128), given_codes=given)
+    assert advice(demand(request), Budget(20 * GB)) == "what would fit: int4 weights, or 384x800"
+    tiny = replace(canvas(32, 64, window_size=16), given_codes=torch.zeros(4, 4, dtype=torch.int64))
+    assert told(tiny, 0).endswith("no picture of this model would fit")
+
+
+def test_memory_of_this_machine_is_known() -> None:
+    assert available_bytes(CPU) > 2**28
+
+
+# The command line
+
+
+def test_info_tells_of_a_model_without_a_checkpoint(lumina: CommandLine) -> None:
+    def info(*options: object) -> dict:
+        return json.loads(lumina.run("info", "--synthetic", "7b", "--json", *options).succeeded().out)
+
+    plain, few = info("--weights", "bf16"), info("--weights", "bf16", "--kv", "int8", "--batch", 3)
+    assert (plain["picture"], plain["checkpoint"], plain["layers"]) == ("768x768, batch 1", "synthetic 7b", 32)
+    assert few["cache_bytes"] * 256 == 3 * 132 * plain["cache_bytes"]
+    for values in (plain, few):
+        assert values["run_bytes"] == values["cache_bytes"] + values["forward_bytes"]
+        assert values["total_bytes"] >= values["weight_bytes_on_device"] + values["run_bytes"]
+        assert values["fits"] == "yes" or values["fits"].startswith("no; ")
+    assert info("--width", 512, "--height", 512)["picture"] == "512x512, batch 1"
+
+
+def test_info_says_what_would_fit(lumina: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lumina_core.cli.info.available_bytes", lambda _: 50 * 10**9)
+    options = ("info", "--synthetic", "7b", "--weights", "bf16", "--batch", 4)
+    assert "no; what would fit: batch 3" in lumina.run(*options).succeeded().out
+    monkeypatch.setattr("lumina_core.cli.info.available_bytes", lambda _: None)
+    lines = lumina.run(*options).succeeded().out.splitlines()
+    assert [line.split()[-2:] for line in lines[-2:]] == [["not", "known"]] * 2
+
+
+def test_a_run_that_cannot_fit_is_refused_before_the_weights_are_read(
+    lumina: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr("lumina_core.cli.generate.load_transformer", never)
+    monkeypatch.setattr("lumina_core.cli.generate.available_bytes", lambda _: 3 * 10**6)
+    lumina.refuses_to_generate("--batch", 8, expected="8 pictures of 32x32 would take about")
+    lumina.refuses_to_generate("--batch", 8, expected="there are 3 MB; what would fit: the int8 cache and ")
+
+
+def test_published_config_of_the_command_line_is_the_files(golden: Path) -> None:
+    config = json.loads((golden / "lumina_mgpt2_7b_state_dict.json").read_text())["config"]
+    assert TransformerConfig.from_dict(config) == SEVEN
