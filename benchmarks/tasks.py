@@ -76,8 +76,8 @@ def reconstructed(checkpoint: str, movqgan: str | None, device: torch.device) ->
     reconstruct = reconstructor(checkpoint, movqgan, device)
 
     def source(samples: Sequence[TaskSample], seed: int) -> list[Panels]:
-        uppers, lowers = zip(*rendered(samples, seed), strict=True)
-        return list(zip(reconstruct(uppers), reconstruct(lowers), strict=True))
+        canvases = reconstruct([np.concatenate(pair) for pair in rendered(samples, seed)])
+        return [tuple(np.split(canvas, 2)) for canvas in canvases]
 
     return source
 
@@ -99,9 +99,9 @@ def generated(checkpoint: str, movqgan: str | None, device: torch.device, settin
             pixels = torch.from_numpy(np.stack(conditions)).permute(0, 3, 1, 2).float() / 127.5 - 1
             given = codec.encode(pixels.to(device)).cpu()
         request = Request(prompts, 2 * GRID_SIDE, GRID_SIDE, given, replace(settings, seed=seed))
-        codes = draw(transformer, vocabulary, request).codes
-        drawn = [to_pictures(codec.decode(half.to(device))) for half in codes.chunk(2, dim=1)]
-        return list(zip(conditions or drawn[0], drawn[1], strict=True))
+        canvases = to_pictures(codec.decode(draw(transformer, vocabulary, request).codes.to(device)))
+        uppers, lowers = zip(*(np.split(canvas, 2) for canvas in canvases), strict=True)
+        return list(zip(conditions or uppers, lowers, strict=True))
 
     return source
 

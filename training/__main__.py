@@ -18,11 +18,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder that gets the checkpoint")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--movqgan-steps", type=int, default=movqgan.STEPS)
-    parser.add_argument("--polish-steps", type=int, default=movqgan.POLISH_STEPS, help="of the MoVQGAN's encoder")
+    parser.add_argument("--polish-steps", type=int, default=movqgan.POLISH_STEPS, help="of the MoVQGAN")
+    parser.add_argument("--panel-steps", type=int, default=movqgan.PANEL_STEPS, help="of each round on two panels")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     train_text_tokenizer(options.out, options.seed)
-    movqgan.make(options.out / movqgan.FILE_NAME, options.movqgan_steps, options.polish_steps, options.seed)
+    codec_steps = (options.movqgan_steps, options.polish_steps, options.panel_steps)
+    movqgan.make(options.out / movqgan.FILE_NAME, *codec_steps, options.seed)
     transformer.make(options.out, transformer.ROUNDS, options.seed)
 
 

@@ -44,22 +44,23 @@ CONFIG = MoVQGANConfig(
     codebook_size=len(code_vectors()),
 )
 FILE_NAME = "movqgan.safetensors"
-STEPS, BATCH, PEAK_RATE = 2400, 8, 1.5e-3
-POLISH_STEPS, POLISH_RATE, POLISH_SPREAD = 900, 5e-4, 0.02
+STEPS, BATCH, PEAK_RATE = 4800, 8, 1.5e-3
+POLISH_STEPS, POLISH_RATE, POLISH_SPREAD = 2400, 5e-4, 0.02
+PANEL_ROUNDS, PANEL_STEPS, STACKED_SHARE = 2, 1000, 0.5
 LATENT_WEIGHT = 4.0
 PIXEL_NOISE = 0.02
 SMALL_SHARE = 0.3
 MAP_SHARE = 0.35
 REAL_CANNY_SHARE = 0.5
 CROWDED = ("mixed", "counting", "colour_attribution", "position")
-WORKER, POLISH_WORKER = 1, 2
+WORKER, POLISH_WORKER, PANEL_WORKER = 1, 2, 3
 
 
 @dataclass(frozen=True)
 class CodecBatch:
-    """Pixels [B,3,64,64] in [-1,1] to draw, their weights [B,1,64,64] in the loss, the codes [B,8,8] to be learnt.
+    """Pixels [B,3,H,W] in [-1,1] to draw, their weights [B,1,H,W] in the loss, the codes [B,H/8,W/8] to be learnt.
 
-    `seen` [B,3,64,64] is what the encoder is shown: the same, but for edges by Canny's method in place of outlines.
+    `seen` [B,3,H,W] is what the encoder is shown: the same, but for edges by Canny's method in place of outlines.
     """
 
     seen: Tensor
@@ -138,13 +139,20 @@ def train(steps: int, seed: int) -> MoVQGAN:
     return model.eval()
 
 
-def polish(model: MoVQGAN, steps: int, seed: int) -> MoVQGAN:
+def stack(batch: CodecBatch) -> CodecBatch:
+    """The same pictures in pairs, one above the other, as canvases of two panels."""
+    parts = (batch.seen, batch.pixels, batch.weights, batch.codes)
+    return CodecBatch(*(torch.cat(part.chunk(2), dim=-2) for part in parts))
+
+
+def polish(model: MoVQGAN, steps: int, seed: int, two_panels: bool = False) -> MoVQGAN:
     """Trains encoder and decoder on with scenes of every kind, the encoder by cross-entropy of the true code.
 
-    There a code is the likelier, the nearer its vector is to the latent.
+    There a code is the likelier, the nearer its vector is to the latent. With `two_panels` half of the batches are
+    canvases of two: norms are over the whole picture, so they see other means there.
     """
     torch.manual_seed(seed)
-    rng = training_rng(seed, POLISH_WORKER)
+    rng = training_rng(seed, PANEL_WORKER if two_panels else POLISH_WORKER)
     trained = [parameter for parameter in model.parameters() if parameter is not model.quantize.embedding.weight]
     for parameter in trained:
         parameter.requires_grad_(True)
@@ -152,6 +160,7 @@ def polish(model: MoVQGAN, steps: int, seed: int) -> MoVQGAN:
     for step in range(steps):
         set_rate(optimizer, POLISH_RATE, step, steps)
         batch = scene_batch(rng, BATCH, tuple(TRAINING_WEIGHTS))
+        batch = stack(batch) if two_panels and rng.random() < STACKED_SHARE else batch
         reconstruction, latent = run_both(model, batch)
         distance = torch.cdist(latent.movedim(1, -1).flatten(0, 2), model.quantize.embedding.weight)
         loss = reconstruction + F.cross_entropy(-distance.square() / POLISH_SPREAD, batch.codes.flatten())
@@ -195,11 +204,17 @@ def save(model: MoVQGAN, path: Path) -> None:
     save_file(tensors, path, metadata={"format": "pt"})
 
 
-def make(path: Path, steps: int, polish_steps: int, seed: int) -> None:
-    """Trains a MoVQGAN and polishes what was saved of it, into the file `path`; no steps: polishes the one there is."""
+def make(path: Path, steps: int, polish_steps: int, panel_steps: int, seed: int) -> None:
+    """Trains a MoVQGAN and polishes what was saved of it, into the file `path`; what has no steps is left out.
+
+    `panel_steps` is the length of each of the last rounds, on canvases of two panels.
+    """
     if steps:
         save(train(steps, seed), path)
-    save(polish(load_movqgan(path), polish_steps, seed), path)
+    if polish_steps:
+        save(polish(load_movqgan(path), polish_steps, seed), path)
+    for number in range(PANEL_ROUNDS if panel_steps else 0):
+        save(polish(load_movqgan(path), panel_steps, seed + number, two_panels=True), path)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -208,10 +223,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder that gets movqgan.safetensors")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--polish-steps", type=int, default=POLISH_STEPS)
+    parser.add_argument("--panel-steps", type=int, default=PANEL_STEPS, help="of each round on canvases of two panels")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    make(options.out / FILE_NAME, options.steps, options.polish_steps, options.seed)
+    make(options.out / FILE_NAME, options.steps, options.polish_steps, options.panel_steps, options.seed)
 
 
 if __name__ == "__main__":
