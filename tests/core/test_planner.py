@@ -98,8 +98,8 @@ def test_movqgan_takes_the_bytes_that_are_foretold(checkpoint: Path) -> None:
 
 def test_a_large_batch_of_the_demo_takes_about_what_is_foretold() -> None:
     """By the most that a process of its own held, before and behind the run; what malloc does not give back counts."""
-    measured = measure(Case(batch=192))
-    assert measured.grown > 600e6 and 0.6 < measured.foretold / measured.grown < 1.5
+    measured = measure(Case(batch=64))
+    assert measured.grown > 200e6 and 0.6 < measured.foretold / measured.grown < 1.5
 
 
 # Synthetic models
