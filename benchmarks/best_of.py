@@ -18,8 +18,7 @@ from lumina_core.pipeline import Request, draw
 from lumina_core.prompts import build_prompt
 from training.world import CANVAS, CATEGORIES, Sample, fresh_samples, judge, recognise
 
-from .decoding import Demo, load_demo
-from .sources import GRID_SIDE, to_pictures
+from .sources import GRID_SIDE, Demo, load_demo, to_pictures
 
 
 @dataclass(frozen=True)

@@ -15,18 +15,13 @@ from pathlib import Path
 
 import torch
 
-from lumina_core.checkpoint import find_checkpoint
 from lumina_core.decoding import NEW_DRAFTS, DecodeSettings
-from lumina_core.errors import CheckpointError, LuminaError
-from lumina_core.model import Transformer, load_transformer
-from lumina_core.movqgan import MoVQGAN, load_movqgan
+from lumina_core.errors import LuminaError
 from lumina_core.pipeline import Request, draw
 from lumina_core.prompts import build_prompt
-from lumina_core.tokenizer import Tokenizer, load_tokenizer
-from lumina_core.vocabulary import Vocabulary
 from training.world import CANVAS, CATEGORIES, Sample, fresh_samples, judge, recognise
 
-from .sources import GRID_SIDE, to_pictures
+from .sources import GRID_SIDE, Demo, load_demo, to_pictures
 
 FIXED = "gumbel, fixed window"
 DECODERS = ("gumbel", FIXED, "sjd", "coupled")
@@ -50,27 +45,6 @@ class Tally:
     def name(self) -> str:
         """For tables and plots."""
         return self.decoder if self.decoder == "ar" else f"{self.decoder} W={self.window}"
-
-
-@dataclass(frozen=True)
-class Demo:
-    """A checkpoint, ready to draw."""
-
-    transformer: Transformer
-    tokenizer: Tokenizer
-    vocabulary: Vocabulary
-    movqgan: MoVQGAN
-
-
-def load_demo(checkpoint: str, device: str, dtype: torch.dtype = torch.float32) -> Demo:
-    """A checkpoint, its transformer in `dtype`. Raises CheckpointError when its folder has no MoVQGAN."""
-    files = find_checkpoint(checkpoint)
-    if files.movqgan is None:
-        raise CheckpointError(f"{files.root} holds no MoVQGAN file; put it there")
-    transformer = load_transformer(checkpoint, dtype=dtype, device=device)
-    tokenizer = load_tokenizer(files.tokenizer)
-    vocabulary = Vocabulary.of(tokenizer, transformer.config)
-    return Demo(transformer, tokenizer, vocabulary, load_movqgan(files.movqgan, device=device))
 
 
 def make_tallies(options: argparse.Namespace) -> list[Tally]:

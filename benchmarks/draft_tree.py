@@ -21,8 +21,7 @@ from lumina_core.pipeline import Request, draw
 from lumina_core.prompts import build_prompt
 from training.world import CANVAS, CATEGORIES, fresh_samples
 
-from .decoding import load_demo
-from .sources import GRID_SIDE
+from .sources import GRID_SIDE, load_demo
 
 BRANCHES = (2, 4, 8)
 

@@ -11,16 +11,15 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 
-from lumina_core.cli.common import DEVICES, choose_device
-from lumina_core.cli.files import check_outputs, check_picture_suffix
-from lumina_core.decoding import DECODERS, DecodeSettings
+from lumina_core.cli.common import choose_device
+from lumina_core.decoding import DecodeSettings
 from lumina_core.errors import LuminaError
 from training.world import CATEGORIES, Sample, fresh_samples, judge, judge_strict, recognise
 
+from .arguments import add_scoring_arguments, check_files, positive
 from .contact_sheet import Captioned, contact_sheet
 from .sources import generated, reconstructed, rendered
 
@@ -140,41 +139,14 @@ def _report(kind: str, options: argparse.Namespace, scores: Sequence[Score]) -> 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line. Raises InputError for an output that cannot be written."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    kind = parser.add_mutually_exclusive_group()
-    kind.add_argument("--truth", action="store_true", help="score the rendered truth: checks the scorer itself")
-    kind.add_argument("--reconstruct", action="store_true", help="score MoVQGAN reconstructions of the truth")
-    parser.add_argument("--checkpoint", default="demo")
-    parser.add_argument("--movqgan", help="MoVQGAN file, where it is not the checkpoint's own")
-    parser.add_argument("--device", choices=DEVICES, default="cpu")
-    parser.add_argument("--decoder", choices=DECODERS, default="gumbel")
-    parser.add_argument("--window", type=int, default=32)
-    parser.add_argument("--cfg", type=float, default=4.0)
+    add_scoring_arguments(parser)
     parser.add_argument("--top-k", type=int, default=4096)
     parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--seed", type=_natural, default=0, help="of the prompts and of the drawing")
-    parser.add_argument("--prompts-per-category", type=_positive, default=50)
-    parser.add_argument("--batch", type=_positive, default=16, help="pictures at a time")
-    parser.add_argument("--json", type=Path, help="file for the scores")
-    parser.add_argument("--sheet", type=Path, help="PNG of all pictures with their captions")
+    parser.add_argument("--prompts-per-category", type=positive, default=50)
+    parser.add_argument("--batch", type=positive, default=16, help="pictures at a time")
     options = parser.parse_args(arguments)
-    check_outputs([path for path in (options.json, options.sheet) if path is not None])
-    if options.sheet is not None:
-        check_picture_suffix(options.sheet)
+    check_files(options)
     return options
-
-
-def _positive(text: str) -> int:
-    return _at_least(1, int(text))
-
-
-def _natural(text: str) -> int:
-    return _at_least(0, int(text))
-
-
-def _at_least(lowest: int, value: int) -> int:
-    if value < lowest:
-        raise argparse.ArgumentTypeError(f"{value} is not at least {lowest}")
-    return value
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,12 +11,12 @@ import torch
 from lumina_core.checkpoint import CheckpointFiles, find_checkpoint
 from lumina_core.decoding import DecodeSettings
 from lumina_core.errors import CheckpointError
-from lumina_core.model import load_transformer
+from lumina_core.model import Transformer, load_transformer
 from lumina_core.movqgan import MoVQGAN, load_movqgan
 from lumina_core.panels import CODE_PIXELS
 from lumina_core.pipeline import Request, draw
 from lumina_core.prompts import build_prompt
-from lumina_core.tokenizer import load_tokenizer
+from lumina_core.tokenizer import Tokenizer, load_tokenizer
 from lumina_core.vocabulary import Vocabulary
 from training.world import CANVAS, Sample, render
 
@@ -49,24 +49,41 @@ def reconstructor(
     return reconstruct
 
 
+@dataclass(frozen=True)
+class Demo:
+    """A checkpoint, ready to draw."""
+
+    transformer: Transformer
+    tokenizer: Tokenizer
+    vocabulary: Vocabulary
+    movqgan: MoVQGAN
+
+
+def load_demo(
+    checkpoint: str, device: torch.device | str, dtype: torch.dtype = torch.float32, movqgan: str | None = None
+) -> Demo:
+    """A checkpoint, its transformer in `dtype`. Raises CheckpointError when there is no MoVQGAN."""
+    files = find_checkpoint(checkpoint)
+    codec = open_movqgan(files, movqgan, device)
+    transformer = load_transformer(checkpoint, dtype=dtype, device=device)
+    tokenizer = load_tokenizer(files.tokenizer)
+    return Demo(transformer, tokenizer, Vocabulary.of(tokenizer, transformer.config), codec)
+
+
 def generated(checkpoint: str, movqgan: str | None, device: torch.device, settings: DecodeSettings) -> Source:
     """A source that draws each caption with the model. Picture k of a call has seed `seed` + k."""
-    files = find_checkpoint(checkpoint)
-    model = open_movqgan(files, movqgan, device)
-    transformer = load_transformer(checkpoint, dtype=torch.float32, device=device)
-    tokenizer = load_tokenizer(files.tokenizer)
-    vocabulary = Vocabulary.of(tokenizer, transformer.config)
+    demo = load_demo(checkpoint, device, movqgan=movqgan)
 
     @torch.inference_mode()
     def generate(samples: Sequence[Sample], seed: int) -> list[np.ndarray]:
-        prompts = [tokenizer.encode_prompt(build_prompt("t2i", CANVAS, CANVAS, item.caption)) for item in samples]
+        prompts = [demo.tokenizer.encode_prompt(build_prompt("t2i", CANVAS, CANVAS, item.caption)) for item in samples]
         request = Request(prompts, GRID_SIDE, GRID_SIDE, settings=replace(settings, seed=seed))
-        return to_pictures(model.decode(draw(transformer, vocabulary, request).codes.to(device)))
+        return to_pictures(demo.movqgan.decode(draw(demo.transformer, demo.vocabulary, request).codes.to(device)))
 
     return generate
 
 
-def open_movqgan(files: CheckpointFiles | None, movqgan: str | None, device: torch.device) -> MoVQGAN:
+def open_movqgan(files: CheckpointFiles | None, movqgan: str | None, device: torch.device | str) -> MoVQGAN:
     """The named MoVQGAN, or that of the checkpoint. Raises CheckpointError when there is none."""
     path = movqgan or (files.movqgan if files else None)
     if path is None:

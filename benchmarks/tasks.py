@@ -12,26 +12,21 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from lumina_core.checkpoint import find_checkpoint
-from lumina_core.cli.common import DEVICES, choose_device
-from lumina_core.cli.files import check_outputs
-from lumina_core.decoding import DECODERS, DecodeSettings
+from lumina_core.cli.common import choose_device
+from lumina_core.decoding import DecodeSettings
 from lumina_core.errors import LuminaError
-from lumina_core.model import load_transformer
 from lumina_core.pipeline import Request, draw
 from lumina_core.prompts import find_template
-from lumina_core.tokenizer import load_tokenizer
-from lumina_core.vocabulary import Vocabulary
 from training.codes import task_prompt
 from training.world import EDITS, MAPS, TaskSample, canny, fresh_tasks, render
 
+from .arguments import add_scoring_arguments, check_files, positive
 from .contact_sheet import Captioned, contact_sheet
-from .sources import GRID_SIDE, open_movqgan, reconstructor, to_pictures
+from .sources import GRID_SIDE, load_demo, reconstructor, to_pictures
 from .verdicts import Verdict, judge_task
 
 KINDS = (
@@ -84,22 +79,18 @@ def reconstructed(checkpoint: str, movqgan: str | None, device: torch.device) ->
 
 def generated(checkpoint: str, movqgan: str | None, device: torch.device, settings: DecodeSettings) -> Source:
     """Draws each sample behind its condition's codes. Picture k of a call has seed `seed` + k."""
-    files = find_checkpoint(checkpoint)
-    codec = open_movqgan(files, movqgan, device)
-    transformer = load_transformer(checkpoint, dtype=torch.float32, device=device)
-    tokenizer = load_tokenizer(files.tokenizer)
-    vocabulary = Vocabulary.of(tokenizer, transformer.config)
+    demo = load_demo(checkpoint, device, movqgan=movqgan)
 
     @torch.inference_mode()
     def source(samples: Sequence[TaskSample], seed: int) -> list[Panels]:
-        prompts = [tokenizer.encode_prompt(task_prompt(one)) for one in samples]
+        prompts = [demo.tokenizer.encode_prompt(task_prompt(one)) for one in samples]
         given, conditions = None, None
         if find_template(samples[0].task).needs_condition:
             conditions = [condition_of(one) for one in samples]
             pixels = torch.from_numpy(np.stack(conditions)).permute(0, 3, 1, 2).float() / 127.5 - 1
-            given = codec.encode(pixels.to(device)).cpu()
+            given = demo.movqgan.encode(pixels.to(device)).cpu()
         request = Request(prompts, 2 * GRID_SIDE, GRID_SIDE, given, replace(settings, seed=seed))
-        canvases = to_pictures(codec.decode(draw(transformer, vocabulary, request).codes.to(device)))
+        canvases = to_pictures(demo.movqgan.decode(draw(demo.transformer, demo.vocabulary, request).codes.to(device)))
         uppers, lowers = zip(*(np.split(canvas, 2) for canvas in canvases), strict=True)
         return list(zip(conditions or uppers, lowers, strict=True))
 
@@ -174,23 +165,12 @@ def _source(options: argparse.Namespace) -> Source:
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line. Raises InputError for an output that cannot be written."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    kind = parser.add_mutually_exclusive_group()
-    kind.add_argument("--truth", action="store_true", help="score the rendered truth: checks the scorer itself")
-    kind.add_argument("--reconstruct", action="store_true", help="score MoVQGAN reconstructions of the truth")
+    add_scoring_arguments(parser)
     parser.add_argument("--tasks", nargs="+", choices=tuple(GOALS), help="only these")
-    parser.add_argument("--checkpoint", default="demo")
-    parser.add_argument("--movqgan", help="MoVQGAN file, where it is not the checkpoint's own")
-    parser.add_argument("--device", choices=DEVICES, default="cpu")
-    parser.add_argument("--decoder", choices=DECODERS, default="gumbel")
-    parser.add_argument("--window", type=int, default=32)
-    parser.add_argument("--cfg", type=float, default=4.0)
-    parser.add_argument("--seed", type=int, default=0, help="of the samples and of the drawing")
-    parser.add_argument("--samples", type=int, default=50, help="of each task and kind")
-    parser.add_argument("--batch", type=int, default=10, help="pictures at a time")
-    parser.add_argument("--json", type=Path, help="file for the scores")
-    parser.add_argument("--sheet", type=Path, help="PNG of all pictures with their prompts")
+    parser.add_argument("--samples", type=positive, default=50, help="of each task and kind")
+    parser.add_argument("--batch", type=positive, default=10, help="pictures at a time")
     options = parser.parse_args(arguments)
-    check_outputs([path for path in (options.json, options.sheet) if path is not None])
+    check_files(options)
     return options
 
 

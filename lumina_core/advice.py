@@ -116,7 +116,5 @@ def _smaller_picture(demand: Demand) -> Iterator[Change]:
         grid_h, grid_w = (side * CODES_PER_UNIT for side in units)
         rows = request.given().shape[1] * grid_h // request.grid_h
         given = torch.zeros(rows, grid_w, dtype=torch.int64)
-        smaller = replace(request, grid_h=grid_h, grid_w=grid_w, given_codes=given)
-        window = min(request.settings.window_size, smaller.canvas.tokens_to_draw)
-        smaller = replace(smaller, settings=replace(request.settings, window_size=window))
+        smaller = replace(request, grid_h=grid_h, grid_w=grid_w, given_codes=given).fit_window()
         yield Change(f"{grid_w * CODE_PIXELS}x{grid_h * CODE_PIXELS}", replace(demand, request=smaller))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -42,6 +42,11 @@ class Request:
     def codes_to_draw(self) -> int:
         """Codes to sample, over all pictures."""
         return len(self.prompts) * self.canvas.codes_to_draw
+
+    def fit_window(self) -> Request:
+        """The same with a window of at most what is left to draw."""
+        window = min(self.settings.window_size, self.canvas.tokens_to_draw)
+        return replace(self, settings=replace(self.settings, window_size=window))
 
     def given(self) -> Tensor:
         """The given rows [N,h0,w]; h0 is 0 where there are none."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from comfy_api.latest import io
 
 from ..lumina_core.advice import check_fits
-from ..lumina_core.decoding import DECODERS, Canvas, DecodeResult, DecodeSettings
+from ..lumina_core.decoding import DECODERS, DecodeResult, DecodeSettings
 from ..lumina_core.errors import InputError
 from ..lumina_core.model import KV_CACHES
 from ..lumina_core.panels import CODE_PIXELS, grid_size
@@ -45,10 +43,8 @@ def make_request(
         )
     grid_h, grid_w = grid_size(prompt.width, prompt.height, config.max_position_embeddings)
     prompts = [model.tokenizer.encode_prompt(prompt.text)] * batch_size
-    if given is not None:
-        left = Canvas(grid_h, grid_w, given.shape[1]).tokens_to_draw
-        settings = replace(settings, window_size=min(settings.window_size, left))
     request = Request(prompts, grid_h, grid_w, given, settings)
+    request = request if given is None else request.fit_window()
     check_request(request, config, model.vocabulary)
     return request
 

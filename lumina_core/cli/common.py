@@ -118,7 +118,7 @@ def check_batch(batch: int) -> None:
 def set_window(request: Request, window: int | None) -> Request:
     """The request with this window; None is the default, or what is left to draw if that is less."""
     if window is None:
-        window = min(DecodeSettings().window_size, request.canvas.tokens_to_draw)
+        return request.fit_window()
     return replace(request, settings=replace(request.settings, window_size=window))
 
 

@@ -70,8 +70,8 @@ class Window:
     def step(self, end_of_row_embedding: Tensor, kv_len: int, width: int) -> Tensor:
         """One forward: the tokens [N] that it settled, 0 for a finished picture.
 
-        `kv_len` is how much of the cache is read; at least the largest position in the window + 1. `width` is W, or
-        one more than what is left to draw in any picture where that is less.
+        `kv_len` is how much of the cache is read; at least the largest position in the window + 1. `width` is W or
+        less, and no more than one more than what is left to draw in the picture that is furthest behind.
         """
         index = self.pos[:, None] + self._offsets[: self.slots_run(width)]
         logits = self._logits(self._forward(index, end_of_row_embedding, kv_len), width)

@@ -11,6 +11,8 @@ import tokenizers
 import torch
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
+from lumina_core.convert import plan_conversion
+
 from .checkpoints import make_checkpoint
 from .cli_runs import CommandLine, save_noise
 
@@ -68,6 +70,14 @@ def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -> Path:
     """A small checkpoint of random weights in the published form; tests that change it take a copy."""
     return make_checkpoint(tmp_path_factory.mktemp("checkpoints") / "small", tokenizer_file)
+
+
+@pytest.fixture(scope="module")
+def whole(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small checkpoint, converted to int4."""
+    out = tmp_path_factory.mktemp("converted") / "whole.safetensors"
+    plan_conversion(checkpoint, "int4").write(out)
+    return out
 
 
 @pytest.fixture

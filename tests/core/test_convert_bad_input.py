@@ -17,7 +17,6 @@ from torch import Tensor
 
 from lumina_core import load_transformer
 from lumina_core.checkpoint import INDEX, find_checkpoint
-from lumina_core.convert import plan_conversion
 from lumina_core.errors import CheckpointError
 from lumina_core.quant import SCHEMES
 from lumina_core.tensor_files import TensorSpec
@@ -27,14 +26,6 @@ from .checkpoints import SHARDS, save_movqgan
 from .cli_runs import CommandLine
 
 Usage = namedtuple("Usage", "total used free")
-
-
-@pytest.fixture(scope="module")
-def whole(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small checkpoint, converted to int4."""
-    out = tmp_path_factory.mktemp("converted") / "whole.safetensors"
-    plan_conversion(checkpoint, "int4").write(out)
-    return out
 
 
 @pytest.fixture

@@ -22,14 +22,6 @@ from .cli_runs import CommandLine
 LINEAR = "model.layers.1.mlp.down_proj."
 
 
-@pytest.fixture(scope="module")
-def whole(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small checkpoint, converted to int4."""
-    out = tmp_path_factory.mktemp("converted") / "whole.safetensors"
-    plan_conversion(checkpoint, "int4").write(out)
-    return out
-
-
 @pytest.fixture
 def file(whole: Path, tmp_path: Path) -> Path:
     """A copy of the converted file, alone in a folder, to be spoiled."""

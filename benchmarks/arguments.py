@@ -1,0 +1,47 @@
+"""What the commands that score pictures have in common on their command lines."""
+
+import argparse
+from pathlib import Path
+
+from lumina_core.cli.common import DEVICES
+from lumina_core.cli.files import check_outputs, check_picture_suffix
+from lumina_core.decoding import DECODERS
+
+
+def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where the pictures come from, how they are drawn, and the files that are written."""
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--truth", action="store_true", help="score the rendered truth: checks the scorer itself")
+    kind.add_argument("--reconstruct", action="store_true", help="score MoVQGAN reconstructions of the truth")
+    parser.add_argument("--checkpoint", default="demo")
+    parser.add_argument("--movqgan", help="MoVQGAN file, where it is not the checkpoint's own")
+    parser.add_argument("--device", choices=DEVICES, default="cpu")
+    parser.add_argument("--decoder", choices=DECODERS, default="gumbel")
+    parser.add_argument("--window", type=int, default=32)
+    parser.add_argument("--cfg", type=float, default=4.0)
+    parser.add_argument("--seed", type=natural, default=0, help="of the prompts and of the drawing")
+    parser.add_argument("--json", type=Path, help="file for the scores")
+    parser.add_argument("--sheet", type=Path, help="PNG of all pictures with their captions")
+
+
+def check_files(options: argparse.Namespace) -> None:
+    """Raises InputError for an output that cannot be written."""
+    check_outputs([path for path in (options.json, options.sheet) if path is not None])
+    if options.sheet is not None:
+        check_picture_suffix(options.sheet)
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 on."""
+    return _at_least(1, int(text))
+
+
+def natural(text: str) -> int:
+    """A whole number from 0 on."""
+    return _at_least(0, int(text))
+
+
+def _at_least(lowest: int, value: int) -> int:
+    if value < lowest:
+        raise argparse.ArgumentTypeError(f"{value} is not at least {lowest}")
+    return value
