@@ -19,11 +19,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--movqgan-steps", type=int, default=movqgan.STEPS)
     parser.add_argument("--polish-steps", type=int, default=movqgan.POLISH_STEPS, help="of the MoVQGAN")
-    parser.add_argument("--panel-steps", type=int, default=movqgan.PANEL_STEPS, help="of each round on two panels")
+    parser.add_argument("--most-panel-steps", type=int, default=movqgan.MOST_PANEL_STEPS, help="in a round of MoVQGAN's")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     train_text_tokenizer(options.out, options.seed)
-    codec_steps = (options.movqgan_steps, options.polish_steps, options.panel_steps)
+    codec_steps = (options.movqgan_steps, options.polish_steps, options.most_panel_steps)
     movqgan.make(options.out / movqgan.FILE_NAME, *codec_steps, options.seed)
     transformer.make(options.out, transformer.ROUNDS, options.seed)
 

@@ -41,18 +41,30 @@ def make_batches(
 
 
 def make_task_batches(
-    rng: np.random.Generator, size: int, without_text: int, tokenizer: Tokenizer, vocabulary: Vocabulary
+    rng: np.random.Generator,
+    size: int,
+    without_text: int,
+    tokenizer: Tokenizer,
+    vocabulary: Vocabulary,
+    tasks: Sequence[str] = TASK_NAMES,
+    changed_weight: float = 1.0,
 ) -> tuple[Batch, Batch]:
-    """As `make_batches`, of all tasks on two panels alike; without its text a picture keeps its given panel."""
-    drawn = [sample_task(rng, TASK_NAMES[int(rng.integers(len(TASK_NAMES)))]) for _ in range(size)]
+    """As `make_batches`, each of one of `tasks` on two panels; without its text a picture keeps its given panel.
+
+    `changed_weight` is the weight of the codes that an edit changes.
+    """
+    drawn = [sample_task(rng, tasks[int(rng.integers(len(tasks)))]) for _ in range(size)]
     texts = [tokenizer.encode_prompt(task_prompt(one)) for one in drawn]
     codes = torch.from_numpy(
         np.stack([np.concatenate([panel_codes(one.upper), panel_codes(one.lower)]) for one in drawn])
     )
     weights = torch.ones(codes.shape)
-    for one, row in zip(drawn, weights, strict=True):
+    for one, grid, row in zip(drawn, codes, weights, strict=True):
+        upper, lower = row.chunk(2)
         if find_template(one.task).needs_condition:
-            row[: len(row) // 2] = GIVEN_WEIGHT
+            upper.fill_(GIVEN_WEIGHT)
+        if one.edit:
+            lower[torch.ne(*grid.chunk(2))] = changed_weight
     return _told_and_plain(texts, codes, weights, without_text, vocabulary)
 
 

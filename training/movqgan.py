@@ -46,7 +46,8 @@ CONFIG = MoVQGANConfig(
 FILE_NAME = "movqgan.safetensors"
 STEPS, BATCH, PEAK_RATE = 4800, 8, 1.5e-3
 POLISH_STEPS, POLISH_RATE, POLISH_SPREAD = 2400, 5e-4, 0.02
-PANEL_ROUNDS, PANEL_STEPS, STACKED_SHARE = 2, 1000, 0.5
+PANEL_ROUNDS = ((1000, 0.5), (1000, 0.5), (3000, 0.75))  # Steps, and the share of them on canvases of two panels.
+MOST_PANEL_STEPS = max(steps for steps, _ in PANEL_ROUNDS)
 LATENT_WEIGHT = 4.0
 PIXEL_NOISE = 0.02
 SMALL_SHARE = 0.3
@@ -145,14 +146,14 @@ def stack(batch: CodecBatch) -> CodecBatch:
     return CodecBatch(*(torch.cat(part.chunk(2), dim=-2) for part in parts))
 
 
-def polish(model: MoVQGAN, steps: int, seed: int, two_panels: bool = False) -> MoVQGAN:
+def polish(model: MoVQGAN, steps: int, seed: int, stacked_share: float = 0.0) -> MoVQGAN:
     """Trains encoder and decoder on with scenes of every kind, the encoder by cross-entropy of the true code.
 
-    There a code is the likelier, the nearer its vector is to the latent. With `two_panels` half of the batches are
-    canvases of two: norms are over the whole picture, so they see other means there.
+    There a code is the likelier, the nearer its vector is to the latent. `stacked_share` of the batches are canvases
+    of two panels: norms are over the whole picture, so they see other means there.
     """
     torch.manual_seed(seed)
-    rng = training_rng(seed, PANEL_WORKER if two_panels else POLISH_WORKER)
+    rng = training_rng(seed, PANEL_WORKER if stacked_share else POLISH_WORKER)
     trained = [parameter for parameter in model.parameters() if parameter is not model.quantize.embedding.weight]
     for parameter in trained:
         parameter.requires_grad_(True)
@@ -160,7 +161,7 @@ def polish(model: MoVQGAN, steps: int, seed: int, two_panels: bool = False) -> M
     for step in range(steps):
         set_rate(optimizer, POLISH_RATE, step, steps)
         batch = scene_batch(rng, BATCH, tuple(TRAINING_WEIGHTS))
-        batch = stack(batch) if two_panels and rng.random() < STACKED_SHARE else batch
+        batch = stack(batch) if stacked_share and rng.random() < stacked_share else batch
         reconstruction, latent = run_both(model, batch)
         distance = torch.cdist(latent.movedim(1, -1).flatten(0, 2), model.quantize.embedding.weight)
         loss = reconstruction + F.cross_entropy(-distance.square() / POLISH_SPREAD, batch.codes.flatten())
@@ -189,9 +190,12 @@ def wrong_share(model: MoVQGAN, latent: Tensor, batch: CodecBatch) -> float:
     return (model.nearest(latent.detach()) != batch.codes).float().mean().item()
 
 
-def set_rate(optimizer: torch.optim.Optimizer, peak: float, step: int, steps: int, warmup: int = 100) -> None:
-    """Linear warm-up, then a cosine down to 2% of the peak."""
-    progress = max(0.0, (step - warmup) / max(1, steps - warmup))
+def set_rate(
+    optimizer: torch.optim.Optimizer, peak: float, step: int, steps: int, warmup: int = 100, fall: float = 1.0
+) -> None:
+    """Linear warm-up, then the peak, then in the last part of the steps, `fall`, a cosine down to 2% of the peak."""
+    start = max(warmup, (1 - fall) * steps)
+    progress = max(0.0, (step - start) / max(1, steps - start))
     rate = peak * min(1.0, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
     for group in optimizer.param_groups:
         group["lr"] = rate
@@ -204,17 +208,17 @@ def save(model: MoVQGAN, path: Path) -> None:
     save_file(tensors, path, metadata={"format": "pt"})
 
 
-def make(path: Path, steps: int, polish_steps: int, panel_steps: int, seed: int) -> None:
+def make(path: Path, steps: int, polish_steps: int, most_panel_steps: int, seed: int) -> None:
     """Trains a MoVQGAN and polishes what was saved of it, into the file `path`; what has no steps is left out.
 
-    `panel_steps` is the length of each of the last rounds, on canvases of two panels.
+    None of the last rounds, on canvases of two panels, has more than `most_panel_steps`.
     """
     if steps:
         save(train(steps, seed), path)
     if polish_steps:
         save(polish(load_movqgan(path), polish_steps, seed), path)
-    for number in range(PANEL_ROUNDS if panel_steps else 0):
-        save(polish(load_movqgan(path), panel_steps, seed + number, two_panels=True), path)
+    for number, (panel_steps, stacked_share) in enumerate(PANEL_ROUNDS if most_panel_steps else ()):
+        save(polish(load_movqgan(path), min(panel_steps, most_panel_steps), seed + number, stacked_share), path)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -223,11 +227,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder that gets movqgan.safetensors")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--polish-steps", type=int, default=POLISH_STEPS)
-    parser.add_argument("--panel-steps", type=int, default=PANEL_STEPS, help="of each round on canvases of two panels")
+    parser.add_argument("--most-panel-steps", type=int, default=MOST_PANEL_STEPS, help="in a round on two panels")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    make(options.out / FILE_NAME, options.steps, options.polish_steps, options.panel_steps, options.seed)
+    make(options.out / FILE_NAME, options.steps, options.polish_steps, options.most_panel_steps, options.seed)
 
 
 if __name__ == "__main__":

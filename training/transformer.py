@@ -24,7 +24,7 @@ from lumina_core.vocabulary import Vocabulary
 
 from .codes import TWO_PANELS, Batch, make_batches, make_task_batches
 from .movqgan import FILE_NAME, set_rate
-from .world import CANVAS, training_rng
+from .world import CANVAS, TASK_NAMES, training_rng
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +35,11 @@ STRAY = 2e-4  # A code less likely than this, given the text, is one that the pi
 
 @dataclass(frozen=True)
 class Round:
-    """So many steps in which the rate rises to its peak and falls.
+    """So many steps in which the rate rises to its peak, stays there and falls in the last part of them, `fall`.
 
     `without_text` pictures of a batch are also read without their text, for guidance; `stray_weight` is the part of
-    `stray_loss` in the loss; `task_share` of the steps are on tasks of two panels, with half as many samples.
+    `stray_loss` in the loss; `task_share` of the steps are on tasks of two panels, with half as many samples, drawn
+    from `tasks`; the codes that an edit changes weigh `changed_weight`.
     """
 
     steps: int
@@ -46,9 +47,17 @@ class Round:
     without_text: int
     stray_weight: float
     task_share: float = 0.0
+    tasks: Sequence[str] = TASK_NAMES
+    changed_weight: float = 1.0
+    fall: float = 1.0
 
 
-ROUNDS = (Round(8000, 3e-3, 6, 0.5), Round(4500, 2e-3, 6, 0.5, task_share=0.6))
+TASKS_THAT_BIND = ("edit",) * 10 + ("subject", "control") * 4 + ("pair", "predict")
+ROUNDS = (
+    Round(8000, 3e-3, 6, 0.5),
+    Round(4500, 2e-3, 6, 0.5, task_share=0.6),
+    Round(7000, 2e-3, 4, 0.5, task_share=0.8, tasks=TASKS_THAT_BIND, changed_weight=3.0, fall=0.4),
+)
 
 
 def demo_config(text_tokens: int, codebook_size: int) -> dict:
@@ -184,7 +193,7 @@ def train(model: TrainingModel, data: Data, plan: Round) -> None:
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
-            set_rate(optimizer, plan.peak_rate, step, plan.steps)
+            set_rate(optimizer, plan.peak_rate, step, plan.steps, fall=plan.fall)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         if step % 50 == 0:
@@ -195,7 +204,9 @@ def train(model: TrainingModel, data: Data, plan: Round) -> None:
 def draw_batches(data: Data, plan: Round) -> tuple[Batch, Batch]:
     """Text to image, or tasks of two panels: samples with their text, and the first of them without."""
     if plan.task_share and data.rng.random() < plan.task_share:
-        return make_task_batches(data.rng, BATCH // 2, plan.without_text // 2, data.tokenizer, data.vocabulary)
+        sizes = (BATCH // 2, plan.without_text // 2)
+        mixture = (plan.tasks, plan.changed_weight)
+        return make_task_batches(data.rng, *sizes, data.tokenizer, data.vocabulary, *mixture)
     return make_batches(data.rng, BATCH, plan.without_text, data.tokenizer, data.vocabulary)
 
 

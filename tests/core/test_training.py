@@ -62,7 +62,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-STEPS = ("--movqgan-steps", "3", "--polish-steps", "4", "--panel-steps", "2")
+STEPS = ("--movqgan-steps", "3", "--polish-steps", "4", "--most-panel-steps", "2")
 
 
 def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
@@ -115,7 +115,7 @@ def test_head_has_rows_of_image_codes_alone(made: Path) -> None:
 
 
 def test_codec_of_one_command_is_the_codec_of_its_own(made: Path, tmp_path: Path) -> None:
-    movqgan.main(["--out", str(tmp_path), "--steps", "3", "--polish-steps", "4", "--panel-steps", "2", "--seed", "1"])
+    movqgan.main(["--out", str(tmp_path), "--steps", "3", "--polish-steps", "4", "--most-panel-steps", "2", "--seed", "1"])
     assert (tmp_path / "movqgan.safetensors").read_bytes() == (made / "movqgan.safetensors").read_bytes()
 
 
@@ -123,7 +123,7 @@ def test_polishing_changes_all_but_the_codebook(made: Path, tmp_path: Path) -> N
     path = tmp_path / "movqgan.safetensors"
     movqgan.save(movqgan.train(3, seed=1), path)
     before = load_file(path)
-    movqgan.make(path, steps=0, polish_steps=4, panel_steps=2, seed=1)
+    movqgan.make(path, steps=0, polish_steps=4, most_panel_steps=2, seed=1)
     after = load_file(path)
     assert equal(after, load_file(made / "movqgan.safetensors"))
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}

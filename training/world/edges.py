@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-LOW, HIGH = 0.1, 0.3
+LOW, HIGH = 0.02, 0.05
 GREY_WEIGHTS = (0.299, 0.587, 0.114)
 
 
