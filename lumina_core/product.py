@@ -19,11 +19,12 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     """x [...,in] times the transpose of weight [out,in], in the format of both.
 
     For float32 on an x86 CPU by oneDNN, which torch has but does not use there: its MKL is half as fast on an AMD
-    processor, and rounds a row otherwise when fewer than four stand together. Not where gradients are wanted. Which of
-    the two it is depends on the weight alone, so that all products with it round alike.
+    processor, and rounds a row otherwise when fewer than four stand together. Not where gradients are wanted, nor in
+    compiled code. Which of the two it is depends on the weight alone, so that all products with it round alike.
     """
-    plain = x.device.type != "cpu" or x.dtype != torch.float32 or weight.dtype != torch.float32
-    if plain or weight.device.type != "cpu" or weight.numel() < LEAST_ELEMENTS or torch.is_grad_enabled():
+    elsewhere = x.device.type != "cpu" or weight.device.type != "cpu" or torch.compiler.is_compiling()
+    plain = elsewhere or x.dtype != torch.float32 or weight.dtype != torch.float32 or torch.is_grad_enabled()
+    if plain or weight.numel() < LEAST_ELEMENTS:
         return F.linear(x, weight)
     product = _onednn()
     return F.linear(x, weight) if product is None else product(x.contiguous(), weight)

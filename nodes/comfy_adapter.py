@@ -148,9 +148,10 @@ def vae_dtype() -> torch.dtype:
     return management.vae_dtype(vae_device(), [torch.float32])
 
 
-def patcher_of(module: nn.Module, device: torch.device, offload_device: torch.device):
-    """The module under ComfyUI's memory management (dynamic VRAM where ComfyUI has it)."""
-    kind = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+def patcher_of(module: nn.Module, device: torch.device, offload_device: torch.device, dynamic: bool = True):
+    """The module under ComfyUI's memory management (by dynamic VRAM where ComfyUI has it, unless not `dynamic`)."""
+    plain = comfy.model_patcher.ModelPatcher
+    kind = getattr(comfy.model_patcher, "CoreModelPatcher", plain) if dynamic else plain
     return kind(module, load_device=device, offload_device=offload_device)
 
 

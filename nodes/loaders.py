@@ -5,7 +5,8 @@ from comfy_api.latest import io
 from ..lumina_core.checkpoint import find_checkpoint
 from ..lumina_core.config import TransformerConfig
 from ..lumina_core.errors import LuminaError
-from ..lumina_core.model import load_transformer
+from ..lumina_core.model import COMPILE, load_transformer, set_compile
+from ..lumina_core.model.compile import OFF
 from ..lumina_core.tokenizer import load_tokenizer
 from ..lumina_core.vocabulary import Vocabulary
 from . import comfy_adapter as comfy_ui
@@ -16,7 +17,7 @@ from .vae import load_movqgan_vae
 WEIGHTS = ["auto", "bf16", "fp32", "int8", "int4"]
 
 
-def load_model(checkpoint: str, weights: str) -> LoadedModel:
+def load_model(checkpoint: str, weights: str, compile: str) -> LoadedModel:
     """The checkpoint of that name, its weights waiting on the offload device."""
     path = comfy_ui.checkpoint_path(checkpoint)
     files = find_checkpoint(path)
@@ -32,7 +33,11 @@ def load_model(checkpoint: str, weights: str) -> LoadedModel:
             weights=weights,
             work_device=comfy_ui.model_device(),
         )
-    patcher = comfy_ui.patcher_of(ManagedTransformer(transformer), comfy_ui.model_device(), offload_device)
+    set_compile(transformer, compile)
+    device = comfy_ui.model_device()
+    # What is captured must stay where it is: the weights then move as a whole, not by dynamic VRAM.
+    stays = compile != OFF and device.type == "cuda"
+    patcher = comfy_ui.patcher_of(ManagedTransformer(transformer), device, offload_device, dynamic=not stays)
     return LoadedModel(checkpoint, transformer, tokenizer, vocabulary, patcher)
 
 
@@ -70,17 +75,26 @@ class LoadModel(io.ComfyNode):
                     tooltip="Form of the weights. auto: as a converted file has them, else bf16 where the device is "
                     "good at it, else fp32. int8 and int4 take about a half and a quarter of bf16's memory.",
                 ),
+                io.Combo.Input(
+                    "compile",
+                    options=list(COMPILE),
+                    default=OFF,
+                    optional=True,
+                    advanced=True,
+                    tooltip="auto: steps are captured as CUDA graphs on a GPU, where the weights have room. on: and "
+                    "the blocks are compiled by torch.compile, which takes a while once and may round otherwise.",
+                ),
             ],
             outputs=[LuminaModel.Output(display_name="model")],
         )
 
     @classmethod
-    def fingerprint_inputs(cls, checkpoint, weights):
-        return f"{checkpoint_stamp(checkpoint)}|{weights}"
+    def fingerprint_inputs(cls, checkpoint, weights, compile=OFF):
+        return f"{checkpoint_stamp(checkpoint)}|{weights}|{compile}"
 
     @classmethod
-    def execute(cls, checkpoint, weights) -> io.NodeOutput:
-        return io.NodeOutput(load_model(checkpoint, weights))
+    def execute(cls, checkpoint, weights, compile=OFF) -> io.NodeOutput:
+        return io.NodeOutput(load_model(checkpoint, weights, compile))
 
 
 class LoadMoVQGAN(io.ComfyNode):

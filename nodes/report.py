@@ -20,12 +20,13 @@ def report_text(result: DecodeResult) -> str:
     window = "" if settings.decoder == "ar" else f", window {settings.window_size}"
     cache = "" if settings.kv_cache == "auto" else f", {settings.kv_cache} cache"
     rate = f"{tokens / result.seconds:.1f}" if result.seconds else "-"
+    warm_up = f", of which {result.warm_up_seconds:.2f} s warm-up" if result.warm_up_seconds else ""
     histogram = ", ".join(f"{length} x{count}" for length, count in result.accept_histogram.items())
     likelihoods = ", ".join(f"{nats:.3f}" for nats in result.log_likelihood_per_code)
     lines = (
         f"{pictures} of {8 * grid_w}x{8 * grid_h}, seed {settings.seed}, decoder {settings.decoder}{window}{cache}",
         f"{tokens} tokens in {result.nfe} forwards: {tokens / max(1, result.nfe):.2f} a forward",
-        f"{result.seconds:.2f} s, {rate} tokens a second",
+        f"{result.seconds:.2f} s{warm_up}, {rate} tokens a second",
         f"tokens settled in a forward (ends of row included): {histogram}",
         f"log-likelihood of each picture, in nats per code: {likelihoods}",
     )

@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--movqgan-steps", type=int, default=movqgan.STEPS)
     parser.add_argument("--polish-steps", type=int, default=movqgan.POLISH_STEPS, help="of the MoVQGAN")
-    parser.add_argument("--most-panel-steps", type=int, default=movqgan.MOST_PANEL_STEPS, help="in a round of MoVQGAN's")
+    parser.add_argument("--most-panel-steps", type=int, default=movqgan.MOST_PANEL_STEPS, help="in a round")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     train_text_tokenizer(options.out, options.seed)

@@ -16,7 +16,7 @@ from ..config import TransformerConfig
 from ..decoding import MAX_WINDOW, DecodeSettings
 from ..errors import InputError
 from ..memory import available_bytes, explain_out_of_memory, peak_bytes
-from ..model import KV_CACHES, Transformer, load_transformer
+from ..model import KV_CACHES, Transformer, load_transformer, set_compile
 from ..movqgan import MoVQGAN, MoVQGANConfig
 from ..planner import Demand
 from ..quant import WeightsPlan, plan_weights
@@ -24,6 +24,7 @@ from ..request import Request
 from ..synthetic import SYNTHETIC, make_movqgan, make_transformer
 from ..timing import CANVAS_WIDTH, PROMPT_TOKENS, StepTime, StepTimer, accepted_by, copy_bandwidth, timed
 from .common import (
+    add_compile_argument,
     add_model_arguments,
     add_synthetic_argument,
     add_weights_argument,
@@ -55,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser, checkpoint="demo")
     add_synthetic_argument(parser)
     add_weights_argument(parser)
+    add_compile_argument(parser)
     parser.add_argument("--kv", choices=KV_CACHES, default=DecodeSettings().kv_cache, help="form of the cache")
     parser.add_argument("--windows", type=int, nargs="+", default=[1, 8, 16, 32, 64], help="tokens a step looks at")
     parser.add_argument("--context", type=int, nargs="+", default=[1024, 5120, 9216], help="tokens in the cache")
@@ -69,6 +71,7 @@ def run(options: argparse.Namespace, input_is_good: Callable[[], None]) -> None:
     settings = DecodeSettings(cfg_scale=options.cfg, kv_cache=options.kv)
     device = choose_device(options.device)
     models = _load(options, device, settings)
+    set_compile(models.transformer, options.compile)
     input_is_good()
     bandwidth = copy_bandwidth(device)
     print(f"{models.name} on {_device_name(device)}; copying moves {bandwidth / 1e9:.1f} GB/s")
@@ -185,6 +188,7 @@ def _report(
         "device": _device_name(device),
         "dtype": str(models.transformer.dtype).removeprefix("torch."),
         "kv": options.kv,
+        "compile": options.compile,
         "cfg": options.cfg,
         "torch": torch.__version__,
         "copy_bytes_per_second": bandwidth,

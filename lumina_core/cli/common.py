@@ -12,7 +12,7 @@ from ..checkpoint import CheckpointFiles, find_checkpoint
 from ..config import TransformerConfig
 from ..decoding import DecodeSettings
 from ..errors import InputError
-from ..model import KV_CACHES
+from ..model import COMPILE, KV_CACHES
 from ..movqgan import MoVQGAN, load_movqgan
 from ..panels import CODE_PIXELS, UNIT_PIXELS, check_size
 from ..pipeline import Request
@@ -81,6 +81,17 @@ def add_weights_argument(parser: argparse.ArgumentParser) -> None:
         choices=CHOICES,
         default=AUTO,
         help="form of the weights; auto: as a converted checkpoint has them, else bf16 on a GPU that has it, else fp32",
+    )
+
+
+def add_compile_argument(parser: argparse.ArgumentParser) -> None:
+    """--compile."""
+    parser.add_argument(
+        "--compile",
+        choices=COMPILE,
+        default="auto",
+        help="auto: steps are captured as CUDA graphs on a GPU, off: they are not, on: and the blocks compiled by "
+        "torch.compile, which takes a while once and may round otherwise",
     )
 
 

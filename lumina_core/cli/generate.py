@@ -17,7 +17,7 @@ from ..advice import Budget, check_fits
 from ..decoding import DECODERS, DecodeResult, DecodeSettings, StepReport
 from ..errors import InputError
 from ..memory import available_bytes, peak_bytes
-from ..model import load_transformer
+from ..model import load_transformer, set_compile
 from ..movqgan import MoVQGAN
 from ..output_files import OutputFiles
 from ..panels import CODE_PIXELS, condition_pixels, given_size, load_picture, to_image
@@ -28,6 +28,7 @@ from ..quant import WeightsPlan, plan_weights
 from .common import (
     Setup,
     add_batch_arguments,
+    add_compile_argument,
     add_model_arguments,
     add_weights_argument,
     canvas_grid,
@@ -48,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """All options of the command."""
     add_model_arguments(parser)
     add_weights_argument(parser)
+    add_compile_argument(parser)
     _add_task_arguments(parser)
     _add_decoding_arguments(parser)
     parser.add_argument("--out", type=Path, required=True, help="picture; several get _k before the suffix")
@@ -97,6 +99,7 @@ def run(options: argparse.Namespace, input_is_good: Callable[[], None]) -> None:
     if capacity is not None:
         check_fits(Demand(setup.config, weights, request, movqgan.config), Budget(capacity))
     transformer = load_transformer(options.checkpoint, dtype=weights.dtype, device=device, weights=options.weights)
+    set_compile(transformer, options.compile)
     input_is_good()
     if pixels is not None:
         request = replace(request, given_codes=movqgan.encode(pixels.to(device)).cpu())
@@ -174,6 +177,7 @@ def _stats(device: torch.device, weights: WeightsPlan, result: DecodeResult) -> 
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "dtype": str(weights.dtype).removeprefix("torch."),
         "seconds": result.seconds,
+        "warm_up_seconds": result.warm_up_seconds,
         "nfe": result.nfe,
         "sampled_tokens": result.sampled_tokens,
         "accept_histogram": result.accept_histogram,

@@ -12,11 +12,13 @@ from ..model import KVCache, Transformer
 from .canvas import Canvas
 from .pace import Pace
 from .settings import DecodeResult, DecodeSettings, StepReport
+from .steps import make_steps
 from .window import Window
 
 # How many forwards a device runs before the host looks how far they got: a look makes it wait.
 STEPS_BETWEEN_LOOKS = 8
-KV_LEN_STEP = 64
+# By how much the part of the cache that is read grows; on a GPU each length is a step of its own to capture.
+KV_LEN_STEP, GPU_KV_LEN_STEP = 64, 512
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,10 @@ class _Run:
         )
         self.window = Window(transformer, canvas, self.cache, self.text_lengths, settings)
         self.window.tokens.copy_(canvas.place_codes(given_codes, self.window.length))
-        self.steps_between_looks = 1 if transformer.device.type == "cpu" else STEPS_BETWEEN_LOOKS
+        self.steps = make_steps(self.window)
+        on_cpu = transformer.device.type == "cpu"
+        self.steps_between_looks = 1 if on_cpu else STEPS_BETWEEN_LOOKS
+        self.kv_len_step = KV_LEN_STEP if on_cpu else GPU_KV_LEN_STEP
         self.pace = Pace(settings, len(prefixes))
         self.nfe, self.since_look = 0, 0
         self.settled_to = [canvas.first - 1] * len(prefixes)
@@ -137,7 +142,7 @@ class _Run:
         """One forward, and a look at the device when it is time for one."""
         # One more than what is left, so that the last token's draft plays its part in every picture, whoever is behind.
         width = min(self.pace.width, self.canvas.last - min(self.settled_to) + 1)
-        self.accepted.append(self.window.step(end_of_row_embedding, self._kv_len(width), width))
+        self.accepted.append(self.steps(end_of_row_embedding, self._kv_len(width), width))
         self.nfe += 1
         self.since_look += 1
         if self.since_look == self.steps_between_looks:
@@ -158,6 +163,7 @@ class _Run:
             settled_step=self.canvas.cut_codes(self.window.settled_step).cpu().clone(),
             log_likelihood=tuple(self.canvas.cut_codes(self.window.log_probs).cpu().double().sum((1, 2)).tolist()),
             seconds=seconds,
+            warm_up_seconds=self.steps.warm_up_seconds,
             settings=self.settings,
         )
 
@@ -170,4 +176,4 @@ class _Run:
         """A bound on the positions that the next forward reads, known without asking the device."""
         furthest = min(max(self.settled_to) + self.since_look * self.window.width, self.canvas.last)
         needed = max(self.text_lengths) + furthest + self.window.slots_run(width)
-        return min(-(-needed // KV_LEN_STEP) * KV_LEN_STEP, self.cache.length)
+        return min(-(-needed // self.kv_len_step) * self.kv_len_step, self.cache.length)

@@ -30,7 +30,10 @@ class Slots:
 
 
 class Rule(Protocol):
-    """A decoder's rule, with what it remembers of the drafts."""
+    """A decoder's rule, with what it remembers of the drafts: `state`, always the same tensors."""
+
+    @property
+    def state(self) -> tuple[Tensor, ...]: ...
 
     def prepare(self, logits: Tensor) -> Tensor:
         """What the rule works on, of logits [N,S,K] that are guided and over temperature; top-k is the rule's part."""
@@ -54,6 +57,8 @@ class Rule(Protocol):
 
 class GumbelRule:
     """`gumbel`: argmax(log p + g), g fixed by index; a draft counts if it is that token. `ar` is its window of one."""
+
+    state: tuple[Tensor, ...] = ()
 
     def __init__(self, top_k: int):
         self.top_k = top_k
@@ -82,6 +87,10 @@ class SpeculativeRule:
 
     def __init__(self, coupled: bool, draft_probs: Tensor, top_k: int):
         self.coupled, self.draft_probs, self.top_k = coupled, draft_probs, top_k
+
+    @property
+    def state(self) -> tuple[Tensor, ...]:
+        return (self.draft_probs,)
 
     def prepare(self, logits: Tensor) -> Tensor:
         return cut(logits, self.top_k)

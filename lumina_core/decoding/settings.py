@@ -83,7 +83,8 @@ class DecodeResult:
     `accept_lengths[k]`: tokens (ends of row included) that each forward settled in picture k. `settled_step` [N,h,w]:
     the forward that settled each code, 0 for the prompt's, −1 for given ones. `log_likelihood` [N], in nats: the sum
     over a picture's sampled codes of the log of the guided probability, at the temperature, that each has among all
-    codes after those before it, whatever top-k and decoder. `seconds`: wall time with prefill.
+    codes after those before it, whatever top-k and decoder. `seconds`: wall time with prefill; `warm_up_seconds` of it
+    went into compiling and capturing.
     """
 
     codes: Tensor
@@ -92,6 +93,7 @@ class DecodeResult:
     settled_step: Tensor
     log_likelihood: tuple[float, ...]
     seconds: float
+    warm_up_seconds: float = 0.0
     settings: DecodeSettings = field(default_factory=DecodeSettings)
 
     @property

@@ -55,6 +55,11 @@ class Window:
         self.forced = self.end_of_row | (index > canvas.last)
         self._offsets = torch.arange(self.slots_run(width), device=device)
 
+    @property
+    def state(self) -> tuple[Tensor, ...]:
+        """All that a step changes, beside the cache; always the same tensors."""
+        return (self.tokens, self.settled_step, self.log_probs, self.pos, self.steps, *self.rule.state)
+
     def slots_run(self, width: int) -> int:
         """Slots that a forward of `width` tokens runs."""
         return max(width, self._least_slots)

@@ -43,11 +43,14 @@ class Attention(nn.Module):
         self.q_norm = HeadNorm(config.model_parallel_size, heads, head_dim)
         self.k_norm = HeadNorm(config.model_parallel_size, kv_heads, head_dim)
 
-    def forward(self, x: Tensor, layer: int, plan: AttentionPlan) -> Tensor:
+    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [R,S,heads,head_dim], keys and values [R,S,kv_heads,head_dim] of tokens that stand at cos, sin."""
         qkv = self.qkv_proj(x).unflatten(-1, (-1, self.head_dim))
         query, key, value = qkv.split(self.heads, dim=2)
-        query = apply_rope(self.q_norm(query), plan.cos, plan.sin)
-        key = apply_rope(self.k_norm(key), plan.cos, plan.sin)
+        return apply_rope(self.q_norm(query), cos, sin), apply_rope(self.k_norm(key), cos, sin), value
+
+    def mix(self, query: Tensor, key: Tensor, value: Tensor, layer: int, plan: AttentionPlan) -> Tensor:
+        """What each token sees of its own values and the cache's [R,S,heads·head_dim]."""
         if plan.cache is not None:
             key, value = plan.cache.update(layer, key, value, plan)
         mixed = F.scaled_dot_product_attention(
@@ -58,7 +61,7 @@ class Attention(nn.Module):
             is_causal=plan.mask is None,
             enable_gqa=self.heads[0] != self.heads[1],
         )
-        return self.o_proj(mixed.transpose(1, 2).flatten(2))
+        return mixed.transpose(1, 2).flatten(2)
 
 
 class MLP(nn.Module):
@@ -75,7 +78,10 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each with a skip; the norms before them, or behind them where `swin_norm` is set."""
+    """Attention and MLP, each with a skip; the norms before them, or behind them where `swin_norm` is set.
+
+    In three parts, so that what is around the attention can be compiled: the cache is written and read between.
+    """
 
     def __init__(self, config: TransformerConfig, operations: Any):
         super().__init__()
@@ -86,8 +92,18 @@ class Block(nn.Module):
         self.post_attention_layernorm = operations.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
     def forward(self, x: Tensor, layer: int, plan: AttentionPlan) -> Tensor:
+        query, key, value = self.before(x, plan.cos, plan.sin)
+        return self.behind(x, self.self_attn.mix(query, key, value, layer, plan))
+
+    def before(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of x [R,S,hidden_size]."""
+        return self.self_attn.project(x if self.swin_norm else self.input_layernorm(x), cos, sin)
+
+    def behind(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """The block's output [R,S,hidden_size] from its input and what the attention mixed."""
+        attended = self.self_attn.o_proj(mixed)
         if self.swin_norm:
-            x = x + self.input_layernorm(self.self_attn(x, layer, plan))
+            x = x + self.input_layernorm(attended)
             return x + self.post_attention_layernorm(self.mlp(x))
-        x = x + self.self_attn(self.input_layernorm(x), layer, plan)
+        x = x + attended
         return x + self.mlp(self.post_attention_layernorm(x))

@@ -22,10 +22,13 @@ class Transformer(nn.Module):
     tensors `text_embedding` and `text_head` [vocab_size, hidden_size] that no `.to()` moves.
 
     `operations` is a namespace of layer classes; the blocks' own may be another, for quantised weights.
+    `compile_choice` says how drawing carries out its steps, `compiled` whether the blocks are (see compile.py).
     """
 
     text_embedding: Tensor
     text_head: Tensor
+    compile_choice = "auto"
+    compiled = False
 
     def __init__(self, config: TransformerConfig, operations: Any = default_operations, block_operations: Any = None):
         super().__init__()
@@ -36,6 +39,10 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(Block(config, block_operations) for _ in range(config.num_hidden_layers))
         self.norm = operations.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.code_head = operations.Linear(config.hidden_size, codes, bias=False)
+
+    @property
+    def blocks(self) -> list[Block]:
+        return [layer for layer in self.layers if isinstance(layer, Block)]
 
     @property
     def code_range(self) -> range:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -264,6 +265,26 @@ def test_a_batch_of_conditions_has_a_picture_for_each(server, save, each):
     alone[SAMPLER]["inputs"]["seed"] = 30 + each
     (picture,) = pixels(server, server.run(alone), WHOLE)
     assert np.array_equal(batch[each], picture)
+
+
+def test_a_list_of_conditions_of_different_sizes_has_a_picture_for_each(server):
+    """Pictures that do not fit into one batch come as a list, which ComfyUI runs every node on one by one."""
+    loader = "LoadImageDataSetFromFolder"
+    if loader not in server.get("/object_info"):
+        pytest.skip(f"this ComfyUI has no {loader}")
+    folder = server.base / "input" / "conditions"
+    folder.mkdir()
+    try:
+        for name, size in (("a.png", (64, 64)), ("b.png", (200, 90)), ("c.png", (30, 77))):
+            Image.fromarray(noise(*size)).save(folder / name)
+        workflow = conditioned("unused.png")
+        workflow[PICTURE] = node(loader, folder="conditions")
+        del workflow[STITCH]["inputs"]["mask"]
+        drawn = pixels(server, server.run(workflow), WHOLE)
+        given = {condition_panel(load_picture(path), 64, 128).tobytes() for path in folder.iterdir()}
+    finally:
+        shutil.rmtree(folder)
+    assert {picture[:64].tobytes() for picture in drawn} == given and len(drawn) == 3
 
 
 def test_a_mask_of_another_size_is_an_error(server, save):

@@ -11,7 +11,7 @@ from lumina_core.decoding import DecodeSettings
 from lumina_core.model import Transformer
 from lumina_core.quant import plan_weights
 from lumina_core.synthetic import SYNTHETIC, make_transformer
-from lumina_core.timing import StepTime, StepTimer, accepted_by
+from lumina_core.timing import SETTING_UP, StepTime, StepTimer, accepted_by
 
 from .cli_runs import CommandLine
 
@@ -89,7 +89,7 @@ def test_steps_stand_where_they_are_said_to(window: int, monkeypatch: pytest.Mon
     monkeypatch.setattr(Transformer, "hidden_states", noted)
     model = make_transformer(SYNTHETIC["tiny"].transformer, plan_weights("fp32", None, torch.float32), CPU)
     StepTimer(model, 150, window, DecodeSettings()).measure(window, 150, 3, 1e9)
-    assert positions == [[2, 150, 150 + max(window, 4)]] * 4
+    assert positions == [[2, 150, 150 + max(window, 4)]] * (SETTING_UP + 3)
 
 
 def test_numbers_of_a_step() -> None:

@@ -115,7 +115,9 @@ def test_head_has_rows_of_image_codes_alone(made: Path) -> None:
 
 
 def test_codec_of_one_command_is_the_codec_of_its_own(made: Path, tmp_path: Path) -> None:
-    movqgan.main(["--out", str(tmp_path), "--steps", "3", "--polish-steps", "4", "--most-panel-steps", "2", "--seed", "1"])
+    movqgan.main(
+        ["--out", str(tmp_path), "--steps", "3", "--polish-steps", "4", "--most-panel-steps", "2", "--seed", "1"]
+    )
     assert (tmp_path / "movqgan.safetensors").read_bytes() == (made / "movqgan.safetensors").read_bytes()
 
 

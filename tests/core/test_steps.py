@@ -1,0 +1,137 @@
+"""Captured and compiled steps: the same tokens as one by one, and no run that fails for want of them."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sys
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from lumina_core import load_tokenizer, load_transformer
+from lumina_core.checkpoint import find_checkpoint
+from lumina_core.config import TransformerConfig
+from lumina_core.decoding import DECODERS, DecodeResult, DecodeSettings, steps
+from lumina_core.errors import InputError
+from lumina_core.model import compile as compiling
+from lumina_core.model import set_compile
+from lumina_core.pipeline import Request, draw
+from lumina_core.prompts import build_prompt
+from lumina_core.vocabulary import Vocabulary
+
+# The module; the package's own name of it is the function.
+loop = sys.modules["lumina_core.decoding.decode"]
+
+
+class RecordedSteps:
+    """Captures as a GPU does: capturing runs nothing, a replay does what the step would do."""
+
+    def __init__(self, spoil: Callable[[Tensor], None] | None = None):
+        self.captured, self.replayed, self.spoil = 0, 0, spoil
+
+    def __call__(self, step: Callable[[], Tensor]) -> steps.Replay:
+        self.captured += 1
+
+        def replay() -> Tensor:
+            self.replayed += 1
+            settled = step()
+            if self.spoil is not None:
+                self.spoil(settled)
+            return settled
+
+        return replay
+
+
+def load_demo() -> tuple:
+    transformer = load_transformer("demo", dtype=torch.float32)
+    tokenizer = load_tokenizer(find_checkpoint("demo").tokenizer)
+    return transformer, tokenizer, Vocabulary.of(tokenizer, transformer.config)
+
+
+@pytest.fixture(scope="module")
+def demo() -> tuple:
+    return load_demo()
+
+
+def drawn(demo: tuple, decoder: str = "gumbel", **settings) -> DecodeResult:
+    transformer, tokenizer, vocabulary = demo
+    prompt = tokenizer.encode_prompt(build_prompt("t2i", 64, 64, "a red circle left of a blue square"))
+    return draw(transformer, vocabulary, Request([prompt] * 2, 8, 8, None, DecodeSettings(decoder=decoder, **settings)))
+
+
+def capture_by(monkeypatch: pytest.MonkeyPatch, capture: steps.Capture) -> None:
+    monkeypatch.setattr(loop, "make_steps", lambda window: steps.CapturedSteps(window, capture))
+
+
+def same(first: DecodeResult, second: DecodeResult) -> bool:
+    return (
+        torch.equal(first.codes, second.codes)
+        and torch.equal(first.settled_step, second.settled_step)
+        and first.accept_lengths == second.accept_lengths
+        and first.log_likelihood == second.log_likelihood
+    )
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_replays_draw_what_the_steps_draw(demo, monkeypatch, decoder):
+    plain, recorded = drawn(demo, decoder, seed=3), RecordedSteps()
+    capture_by(monkeypatch, recorded)
+    captured = drawn(demo, decoder, seed=3)
+    assert same(plain, captured)
+    assert 0 < recorded.captured < recorded.replayed
+    assert 0 < captured.warm_up_seconds < captured.seconds and plain.warm_up_seconds == 0
+
+
+def test_a_step_that_cannot_be_captured_is_run_one_by_one(demo, monkeypatch, caplog):
+    def refuse(step: Callable[[], Tensor]) -> steps.Replay:
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    plain = drawn(demo)
+    capture_by(monkeypatch, refuse)
+    with caplog.at_level(logging.WARNING):
+        assert same(plain, drawn(demo))
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "cannot be captured (operation not permitted when stream is capturing)" in line and "same picture" in line
+
+
+def test_a_replay_that_settles_other_tokens_is_not_used(demo, monkeypatch, caplog):
+    plain, recorded = drawn(demo), RecordedSteps(spoil=lambda settled: settled.add_(1))
+    capture_by(monkeypatch, recorded)
+    with caplog.at_level(logging.WARNING):
+        assert same(plain, drawn(demo))
+    assert "settled other tokens" in caplog.text and recorded.replayed == 1
+
+
+def test_other_choices_are_refused():
+    with pytest.raises(InputError, match="compile is 'yes'; expected one of auto, on, off"):
+        set_compile(torch.nn.Module(), "yes")
+
+
+@pytest.mark.skipif(shutil.which("c++") is None and shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_compiled_blocks_draw_the_same_tokens():
+    demo = load_demo()
+    plain = drawn(demo)
+    set_compile(demo[0], "on")
+    compiled, again = drawn(demo), drawn(demo)
+    assert torch.equal(plain.codes, compiled.codes) and same(compiled, again)
+    assert compiled.warm_up_seconds > again.warm_up_seconds
+    for ours, theirs in zip(plain.log_likelihood, compiled.log_likelihood, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-2)
+
+
+def test_where_torch_cannot_compile_on_is_an_error_and_auto_is_not(monkeypatch):
+    transformer = compiling.Transformer(TransformerConfig.from_file(find_checkpoint("demo").config)).eval()
+
+    def broken(*_: object, **__: object) -> Callable:
+        def run(*_: object) -> None:
+            raise RuntimeError("no compiler was found\nlong story")
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", broken)
+    with pytest.raises(InputError, match="does not work here: no compiler was found; choose auto"):
+        compiling.compile_blocks(transformer)
+    assert not transformer.compiled and "before" not in vars(transformer.layers[0])
