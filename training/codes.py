@@ -48,12 +48,14 @@ def make_task_batches(
     vocabulary: Vocabulary,
     tasks: Sequence[str] = TASK_NAMES,
     changed_weight: float = 1.0,
+    crowded: bool = False,
 ) -> tuple[Batch, Batch]:
     """As `make_batches`, each of one of `tasks` on two panels; without its text a picture keeps its given panel.
 
-    `changed_weight` is the weight of the codes that an edit changes.
+    `changed_weight` is the weight of the codes that an edit changes. `crowded`: edits are of scenes with several
+    objects, where the text has to say which is meant.
     """
-    drawn = [sample_task(rng, tasks[int(rng.integers(len(tasks)))]) for _ in range(size)]
+    drawn = [_draw_task(rng, tasks, crowded) for _ in range(size)]
     texts = [tokenizer.encode_prompt(task_prompt(one)) for one in drawn]
     codes = torch.from_numpy(
         np.stack([np.concatenate([panel_codes(one.upper), panel_codes(one.lower)]) for one in drawn])
@@ -66,6 +68,13 @@ def make_task_batches(
         if one.edit:
             lower[torch.ne(*grid.chunk(2))] = changed_weight
     return _told_and_plain(texts, codes, weights, without_text, vocabulary)
+
+
+def _draw_task(rng: np.random.Generator, tasks: Sequence[str], crowded: bool) -> TaskSample:
+    while True:
+        drawn = sample_task(rng, tasks[int(rng.integers(len(tasks)))])
+        if not (crowded and drawn.edit) or len(drawn.upper.scene.objects) > 1:
+            return drawn
 
 
 def task_prompt(asked: TaskSample) -> str:

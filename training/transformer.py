@@ -39,7 +39,7 @@ class Round:
 
     `without_text` pictures of a batch are also read without their text, for guidance; `stray_weight` is the part of
     `stray_loss` in the loss; `task_share` of the steps are on tasks of two panels, with half as many samples, drawn
-    from `tasks`; the codes that an edit changes weigh `changed_weight`.
+    from `tasks`; the codes that an edit changes weigh `changed_weight`, and it is `crowded` with objects or not.
     """
 
     steps: int
@@ -49,14 +49,17 @@ class Round:
     task_share: float = 0.0
     tasks: Sequence[str] = TASK_NAMES
     changed_weight: float = 1.0
+    crowded: bool = False
     fall: float = 1.0
 
 
 TASKS_THAT_BIND = ("edit",) * 10 + ("subject", "control") * 4 + ("pair", "predict")
+EDITS_FIRST = ("edit",) * 13 + ("control",) * 4 + ("subject",) * 3 + ("pair", "predict")
 ROUNDS = (
     Round(8000, 3e-3, 6, 0.5),
     Round(4500, 2e-3, 6, 0.5, task_share=0.6),
-    Round(7000, 2e-3, 4, 0.5, task_share=0.8, tasks=TASKS_THAT_BIND, changed_weight=3.0, fall=0.4),
+    Round(1500, 2e-3, 4, 0.5, task_share=0.8, tasks=TASKS_THAT_BIND, changed_weight=3.0, fall=0.0),
+    Round(4500, 2e-3, 4, 0.5, task_share=0.85, tasks=EDITS_FIRST, changed_weight=3.0, crowded=True, fall=0.45),
 )
 
 
@@ -205,7 +208,7 @@ def draw_batches(data: Data, plan: Round) -> tuple[Batch, Batch]:
     """Text to image, or tasks of two panels: samples with their text, and the first of them without."""
     if plan.task_share and data.rng.random() < plan.task_share:
         sizes = (BATCH // 2, plan.without_text // 2)
-        mixture = (plan.tasks, plan.changed_weight)
+        mixture = (plan.tasks, plan.changed_weight, plan.crowded)
         return make_task_batches(data.rng, *sizes, data.tokenizer, data.vocabulary, *mixture)
     return make_batches(data.rng, BATCH, plan.without_text, data.tokenizer, data.vocabulary)
 
