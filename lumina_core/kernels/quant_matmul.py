@@ -106,26 +106,27 @@ def _product(x: Tensor, codes: Tensor, scale: Tensor, zero: Tensor, **bits: Any)
     kept = x.dtype if splits == 1 else torch.float32
     parts = torch.empty(splits, rows, out_features, dtype=kept, device=x.device)
     block = max(LEAST_ROWS, min(LARGEST_TILE[x.dtype], triton.next_power_of_2(rows)))
-    _matmul[tiles, splits, triton.cdiv(rows, block)](
-        x.contiguous(),
-        codes,
-        scale,
-        zero,
-        parts,
-        rows,
-        out_features,
-        in_features,
-        groups,
-        groups_each,
-        WIDEN=not x.is_cuda,
-        GROUP=GROUP_SIZE,
-        LOWEST=LOWEST_CODE,
-        BLOCK_M=block,
-        BLOCK_N=BLOCK_OUT,
-        num_warps=8 if block == 128 else 4,
-        num_stages=3 if block * x.element_size() <= 128 else 2,
-        **bits,
-    )
+    with torch.cuda.device_of(x):
+        _matmul[tiles, splits, triton.cdiv(rows, block)](
+            x.contiguous(),
+            codes,
+            scale,
+            zero,
+            parts,
+            rows,
+            out_features,
+            in_features,
+            groups,
+            groups_each,
+            WIDEN=not x.is_cuda,
+            GROUP=GROUP_SIZE,
+            LOWEST=LOWEST_CODE,
+            BLOCK_M=block,
+            BLOCK_N=BLOCK_OUT,
+            num_warps=8 if block == 128 else 4,
+            num_stages=3 if block * x.element_size() <= 128 else 2,
+            **bits,
+        )
     return parts[0] if splits == 1 else parts.sum(0).to(x.dtype)
 
 

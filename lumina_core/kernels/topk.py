@@ -62,5 +62,7 @@ def _run(logits: Tensor, top_k: int, out: Tensor, cut: bool) -> Tensor:
         )
     block = triton.next_power_of_2(count)
     warps = max(1, min(16, block // 512))
-    _cut_row[(logits.numel() // count,)](logits.contiguous(), out, count, top_k, CUT=cut, BLOCK=block, num_warps=warps)
+    sizes = {"CUT": cut, "BLOCK": block}
+    with torch.cuda.device_of(logits):
+        _cut_row[(logits.numel() // count,)](logits.contiguous(), out, count, top_k, num_warps=warps, **sizes)
     return out

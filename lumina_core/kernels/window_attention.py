@@ -62,7 +62,7 @@ def _attend_chunk(
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     real = m < width * GROUP
     pos = tl.load(input_pos + row * width + m // GROUP, mask=real, other=-1)
-    first, filled = chunk * CHUNK, tl.max(pos, 0) + 1
+    first, filled = chunk * CHUNK, tl.minimum(tl.max(pos, 0) + 1, length)
     if first >= filled:
         return
     dim = tl.arange(0, HEAD_DIM)
@@ -112,7 +112,7 @@ def _join_chunks(
     """The result of one query head: the chunks that it sees, in their order, and normalised."""
     m, row_head = tl.program_id(0), tl.program_id(1)
     row, head = (row_head // KV_HEADS).to(tl.int64), row_head % KV_HEADS
-    seen = tl.load(input_pos + row * width + m // GROUP) // CHUNK + 1
+    seen = tl.minimum(tl.load(input_pos + row * width + m // GROUP) // CHUNK + 1, chunks)
     dim = tl.arange(0, HEAD_DIM)
     first = row_head.to(tl.int64) * chunks * width * GROUP + m
     running = tl.load(largest + first)
@@ -147,29 +147,31 @@ def window_attention(query: Tensor, keys: Stored, values: Stored, input_pos: Ten
     sizes = {"KV_HEADS": kv_heads, "GROUP": heads // kv_heads, "HEAD_DIM": head_dim, "CHUNK": CHUNK}
     block = max(LEAST_DOT, min(MOST_QUERIES, triton.next_power_of_2(queries)))
     positions = input_pos.contiguous()
-    _attend_chunk[triton.cdiv(queries, block), chunks, rows * kv_heads](
-        query.contiguous(),
-        keys.numbers,
-        keys.numbers if keys.scales is None else keys.scales,
-        values.numbers,
-        values.numbers if values.scales is None else values.scales,
-        positions,
-        mixed,
-        largest,
-        totals,
-        width,
-        length,
-        chunks,
-        math.log2(math.e) / math.sqrt(head_dim),
-        SCALED=keys.scales is not None,
-        WIDEN=not query.is_cuda,
-        BLOCK_M=block,
-        BLOCK_N=64 if query.dtype == torch.bfloat16 else 32,
-        num_warps=8 if block == MOST_QUERIES else 4,
-        num_stages=2,
-        **sizes,
-    )
-    _join_chunks[queries, rows * kv_heads](mixed, largest, totals, positions, out, width, chunks, num_warps=1, **sizes)
+    with torch.cuda.device_of(query):
+        _attend_chunk[triton.cdiv(queries, block), chunks, rows * kv_heads](
+            query.contiguous(),
+            keys.numbers,
+            keys.numbers if keys.scales is None else keys.scales,
+            values.numbers,
+            values.numbers if values.scales is None else values.scales,
+            positions,
+            mixed,
+            largest,
+            totals,
+            width,
+            length,
+            chunks,
+            math.log2(math.e) / math.sqrt(head_dim),
+            SCALED=keys.scales is not None,
+            WIDEN=not query.is_cuda,
+            BLOCK_M=block,
+            BLOCK_N=64 if query.dtype == torch.bfloat16 else 32,
+            num_warps=8 if block == MOST_QUERIES else 4,
+            num_stages=2,
+            **sizes,
+        )
+        parts = mixed, largest, totals
+        _join_chunks[queries, rows * kv_heads](*parts, positions, out, width, chunks, num_warps=1, **sizes)
     return out
 
 

@@ -3,6 +3,7 @@
 from .kv_cache import AttentionPlan, KVCache
 from .kv_store import KV_CACHES
 from .load import load_transformer
+from .make_cache import new_cache
 from .transformer import Transformer
 
-__all__ = ["KV_CACHES", "AttentionPlan", "KVCache", "Transformer", "load_transformer"]
+__all__ = ["KV_CACHES", "AttentionPlan", "KVCache", "Transformer", "load_transformer", "new_cache"]

@@ -48,6 +48,8 @@ class Attention(nn.Module):
         query, key, value = qkv.split(self.heads, dim=2)
         query = apply_rope(self.q_norm(query), plan.cos, plan.sin)
         key = apply_rope(self.k_norm(key), plan.cos, plan.sin)
+        if plan.cache is not None and plan.window_pos is not None:
+            return self.o_proj(plan.cache.attend(layer, query, key, value, plan).flatten(2))
         if plan.cache is not None:
             key, value = plan.cache.update(layer, key, value, plan)
         mixed = F.scaled_dot_product_attention(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -88,3 +89,10 @@ def test_a_kernel_that_stands_its_trial_is_taken(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(chooser, "unusable", lambda device: "")
     monkeypatch.setattr(chooser, "load", lambda kernel: eager.int4_matmul)
     assert choose("int4_matmul", "cpu", lambda: int4_sample("cpu", torch.bfloat16)).is_kernel
+
+
+def test_without_triton_the_twin_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    monkeypatch.setitem(sys.modules, "triton", None)
+    choice = choose("topk_cut", "cuda", lambda: pytest.fail("tried"))
+    assert choice.name == "eager" and choice.reason.startswith("triton cannot be imported")
