@@ -11,7 +11,7 @@ import torch
 from .decoding import Canvas, DecodeSettings
 from .decoding.steps import make_steps
 from .decoding.window import SAME_ROUNDING_ROWS, Window
-from .model import KVCache, Transformer
+from .model import KVCache, Transformer, new_cache
 from .model.load import weight_bytes
 
 COPY_BYTES = {"cpu": 2**26, "cuda": 2**30}
@@ -67,14 +67,7 @@ class StepTimer:
         self.transformer, self.settings = transformer, settings
         self.rows = 2 if settings.guided else 1
         length = longest + 2 * max(widest, SAME_ROUNDING_ROWS)
-        self.cache = KVCache(
-            transformer.config,
-            self.rows,
-            length,
-            dtype=transformer.dtype,
-            device=transformer.device,
-            kv_cache=settings.kv_cache,
-        )
+        self.cache = new_cache(transformer, self.rows, length, settings.kv_cache, widest)
         self.canvas = Canvas(-(-length // (CANVAS_WIDTH + 1)) + 2, CANVAS_WIDTH)
         self.end_of_row = transformer.embed(torch.zeros(1, dtype=torch.int64))
 

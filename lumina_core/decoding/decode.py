@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import Cancelled, InputError
-from ..model import KVCache, Transformer
+from ..model import Transformer, new_cache
 from .canvas import Canvas
 from .pace import Pace
 from .settings import DecodeResult, DecodeSettings, StepReport
@@ -93,14 +93,7 @@ class _Run:
         self.text_lengths = [len(prefix.text_ids) for prefix in prefixes]
         rows = len(prefixes) * (2 if settings.guided else 1)
         length = cache_length(canvas, max(self.text_lengths), settings)
-        self.cache = KVCache(
-            transformer.config,
-            rows,
-            length,
-            dtype=transformer.dtype,
-            device=transformer.device,
-            kv_cache=settings.kv_cache,
-        )
+        self.cache = new_cache(transformer, rows, length, settings.kv_cache, settings.width)
         self.window = Window(transformer, canvas, self.cache, self.text_lengths, settings)
         self.window.tokens.copy_(canvas.place_codes(given_codes, self.window.length))
         self.steps = make_steps(self.window)

@@ -1,13 +1,17 @@
 """A static key/value cache, written by position."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..config import TransformerConfig
+from ..kernels import Stored
 from .kv_store import AUTO, bytes_per_head, make_store
 from .rope import rope_table
+
+WindowAttention = Callable[[Tensor, Stored, Stored, Tensor, int], Tensor]
 
 
 @dataclass(frozen=True)
@@ -16,6 +20,7 @@ class AttentionPlan:
 
     cos, sin [R,S,1,head_dim]; mask [R,1,S,kv_len] (true: may look), or None for plain causal attention over the tokens
     of this forward; with a cache, `slots` [R·S] are where keys and values go and `kv_len` how much of it is read.
+    Where the cache attends itself, `window_pos` [R,S] are the positions of this forward's tokens, and stand for a mask.
     """
 
     cos: Tensor
@@ -24,13 +29,15 @@ class AttentionPlan:
     cache: "KVCache | None" = None
     slots: Tensor | None = None
     kv_len: int = 0
+    window_pos: Tensor | None = None
 
 
 class KVCache:
     """Keys and values [rows, length, kv_heads, head_dim] of every layer; a token's slot is its position.
 
     A query sees the slots up to its own position, so taking a token back is writing another one at its position.
-    `kv_cache` is how they are stored, one of KV_CACHES: auto (as they are, in `dtype`) or int8.
+    `kv_cache` is how they are stored, one of KV_CACHES: auto (as they are, in `dtype`) or int8. `window_attention`, of
+    the form of its twin in `kernels.eager`, attends over what is stored as it is stored.
     """
 
     def __init__(
@@ -42,8 +49,9 @@ class KVCache:
         dtype: torch.dtype,
         device: torch.device | str,
         kv_cache: str = AUTO,
+        window_attention: WindowAttention | None = None,
     ):
-        self.rows, self.length = rows, length
+        self.rows, self.length, self.window_attention = rows, length, window_attention
         shape = (config.num_hidden_layers, rows, length, config.num_key_value_heads, config.head_dim)
         # Zeros, not empty: what was never written is masked, but NaN times zero would still be NaN.
         self.keys, self.values = (make_store(kv_cache, shape, dtype, device) for _ in range(2))
@@ -61,13 +69,15 @@ class KVCache:
 
     def plan(self, input_pos: Tensor, kv_len: int) -> AttentionPlan:
         """The plan of a forward over tokens at `input_pos` [R,S]; `kv_len` is at least the largest position + 1."""
+        by_itself = self.window_attention is not None
         return AttentionPlan(
             cos=self.cos[input_pos].unsqueeze(2),
             sin=self.sin[input_pos].unsqueeze(2),
-            mask=(self._slot_index[:kv_len] <= input_pos[:, :, None]).unsqueeze(1),
+            mask=None if by_itself else (self._slot_index[:kv_len] <= input_pos[:, :, None]).unsqueeze(1),
             cache=self,
             slots=(input_pos + self._row_start).flatten(),
             kv_len=kv_len,
+            window_pos=input_pos if by_itself else None,
         )
 
     def prefill_plan(self, row: int, length: int) -> AttentionPlan:
@@ -87,12 +97,22 @@ class KVCache:
         finds the same whether the one before it came in this forward or in another; of a prefill, whose mask is None,
         its own as they came.
         """
-        assert plan.slots is not None
-        self.keys.write(layer, plan.slots, keys.flatten(0, 1))
-        self.values.write(layer, plan.slots, values.flatten(0, 1))
+        self._write(layer, keys, values, plan)
         if plan.mask is None:
             return keys, values
         return self.keys.read(layer, plan.kv_len), self.values.read(layer, plan.kv_len)
+
+    def attend(self, layer: int, query: Tensor, keys: Tensor, values: Tensor, plan: AttentionPlan) -> Tensor:
+        """Writes this forward's keys and values and gives what its queries [R,S,heads,head_dim] find, of that shape."""
+        assert self.window_attention is not None and plan.window_pos is not None
+        self._write(layer, keys, values, plan)
+        stored = self.keys.stored(layer), self.values.stored(layer)
+        return self.window_attention(query, *stored, plan.window_pos, plan.kv_len)
+
+    def _write(self, layer: int, keys: Tensor, values: Tensor, plan: AttentionPlan) -> None:
+        assert plan.slots is not None
+        self.keys.write(layer, plan.slots, keys.flatten(0, 1))
+        self.values.write(layer, plan.slots, values.flatten(0, 1))
 
     def copy_row(self, source: int, target: int, length: int) -> None:
         """Copies the first `length` slots of one row to another (a prompt that several pictures share)."""

@@ -6,6 +6,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ..kernels import Stored
+
 AUTO, INT8 = "auto", "int8"
 KV_CACHES = (AUTO, INT8)
 SCALE_BYTES = 4
@@ -21,6 +23,9 @@ class Store(Protocol):
 
     def read(self, layer: int, length: int) -> Tensor:
         """The first `length` slots of every row [rows,length,kv_heads,head_dim]."""
+
+    def stored(self, layer: int) -> Stored:
+        """All of a layer, as it is stored."""
 
     def copy_row(self, source: int, target: int, length: int) -> None:
         """Copies the first `length` slots of one row to another."""
@@ -40,6 +45,9 @@ class PlainStore:
 
     def read(self, layer: int, length: int) -> Tensor:
         return self.numbers[layer, :, :length]
+
+    def stored(self, layer: int) -> Stored:
+        return Stored(self.numbers[layer])
 
     def copy_row(self, source: int, target: int, length: int) -> None:
         self.numbers[:, target, :length] = self.numbers[:, source, :length]
@@ -69,6 +77,9 @@ class Int8Store:
     def read(self, layer: int, length: int) -> Tensor:
         codes, scales = self.codes.read(layer, length), self.scales.read(layer, length)
         return torch.mul(codes, scales, out=torch.empty(codes.shape, dtype=self.dtype, device=codes.device))
+
+    def stored(self, layer: int) -> Stored:
+        return Stored(self.codes.numbers[layer], self.scales.numbers[layer])
 
     def copy_row(self, source: int, target: int, length: int) -> None:
         self.codes.copy_row(source, target, length)

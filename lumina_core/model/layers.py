@@ -51,6 +51,8 @@ class Attention(nn.Module):
 
     def mix(self, query: Tensor, key: Tensor, value: Tensor, layer: int, plan: AttentionPlan) -> Tensor:
         """What each token sees of its own values and the cache's [R,S,heads·head_dim]."""
+        if plan.cache is not None and plan.window_pos is not None:
+            return plan.cache.attend(layer, query, key, value, plan).flatten(2)
         if plan.cache is not None:
             key, value = plan.cache.update(layer, key, value, plan)
         mixed = F.scaled_dot_product_attention(

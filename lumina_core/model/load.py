@@ -13,7 +13,18 @@ from ..checkpoint import CheckpointFiles, find_checkpoint
 from ..config import TransformerConfig
 from ..errors import CheckpointError
 from ..memory import explain_out_of_memory, gigabytes
-from ..quant import AUTO, PLAIN, SCHEMES, Pieces, QuantizedLinear, WeightsPlan, plan_weights, quantized_operations
+from ..quant import (
+    AUTO,
+    PLAIN,
+    SCHEMES,
+    Kernel,
+    Pieces,
+    QuantizedLinear,
+    WeightsPlan,
+    choose_kernel,
+    plan_weights,
+    quantized_operations,
+)
 from ..tensor_files import Shape, TensorStore
 from . import operations as default_operations
 from .source import WeightSource, is_block_linear, piece_name
@@ -74,9 +85,11 @@ def read_transformer(
     store = TensorStore(files.shards)
     source = WeightSource(store, published_shapes(config), files.scheme, plan.scheme, work_device)
     source.check(str(files.place))
-    model = empty_transformer(config, plan, operations)
+    kernel = PLAIN
     if plan.scheme is not None:
-        logger.info("%s weights, kernel %s on %s", plan.scheme.name, PLAIN.name, work_device)
+        kernel = choose_kernel(plan.scheme, plan.dtype, work_device)
+        logger.info("%s weights, kernel %s on %s", plan.scheme.name, kernel.name, work_device)
+    model = empty_transformer(config, plan, operations, kernel)
     get_pieces = source.pieces if plan.scheme else None
     explain_out_of_memory(
         lambda: fill(model, store.get, plan.dtype, device, get_pieces), lambda: _no_room(files, plan, config)
@@ -94,10 +107,10 @@ def _no_room(files: CheckpointFiles, plan: WeightsPlan, config: TransformerConfi
 
 
 def empty_transformer(
-    config: TransformerConfig, plan: WeightsPlan, operations: Any = default_operations
+    config: TransformerConfig, plan: WeightsPlan, operations: Any = default_operations, kernel: Kernel = PLAIN
 ) -> Transformer:
-    """A transformer on the meta device whose blocks can hold weights as planned."""
-    blocks = operations if plan.scheme is None else quantized_operations(plan.scheme, operations)
+    """A transformer on the meta device whose blocks can hold weights as planned, and multiply by `kernel`."""
+    blocks = operations if plan.scheme is None else quantized_operations(plan.scheme, operations, kernel)
     with torch.device("meta"):
         return Transformer(config, operations, blocks)
 

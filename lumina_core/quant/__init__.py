@@ -1,7 +1,8 @@
-"""Weights of linear layers in 8 and 4 bits. Knows torch and errors only."""
+"""Weights of linear layers in 8 and 4 bits. Knows torch, kernels and errors only."""
 
 from .choice import AUTO, CHOICES, WeightsPlan, plan_weights
-from .linear import PLAIN, QuantizedLinear, quantized_operations
+from .in_registers import choose_kernel
+from .linear import PLAIN, Kernel, QuantizedLinear, quantized_operations
 from .schemes import SCHEMES, Int4, Int8, Piece, Pieces, Scheme, quantize
 
 __all__ = [
@@ -11,11 +12,13 @@ __all__ = [
     "SCHEMES",
     "Int4",
     "Int8",
+    "Kernel",
     "Piece",
     "Pieces",
     "QuantizedLinear",
     "Scheme",
     "WeightsPlan",
+    "choose_kernel",
     "plan_weights",
     "quantize",
     "quantized_operations",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +12,8 @@ from torch import Tensor
 
 from lumina_core.config import TransformerConfig
 from lumina_core.decoding import NEW_DRAFTS, DecodeSettings
-from lumina_core.model import KV_CACHES, KVCache, Transformer
+from lumina_core.kernels import Choice, eager
+from lumina_core.model import KV_CACHES, KVCache, Transformer, new_cache
 from lumina_core.model.kv_store import Int8Store, Store, make_store
 from lumina_core.pipeline import Request, draw
 
@@ -158,3 +161,44 @@ def test_logits_are_near_those_of_the_plain_cache(transformer: Transformer) -> N
         for kv_cache in KV_CACHES
     )
     assert 0 < (few - plain).norm() < 0.05 * plain.norm()
+
+
+@pytest.mark.parametrize("kv_cache", KV_CACHES)
+def test_a_cache_that_attends_by_itself_gives_the_same(transformer: Transformer, kv_cache: str) -> None:
+    ids = torch.randint(32, 32 + CODES, (2, 30), generator=torch.Generator().manual_seed(0))
+    input_pos = torch.tensor([[3], [11]]) + torch.arange(6)
+    found = []
+    for attend in (None, eager.window_attention):
+        cache = KVCache(
+            transformer.config,
+            2,
+            30,
+            dtype=torch.float32,
+            device="cpu",
+            kv_cache=kv_cache,
+            window_attention=attend,
+        )
+        transformer(ids, cache, torch.arange(30).expand(2, -1))
+        found.append(transformer(ids[:, :6], cache, input_pos))
+    assert torch.equal(*found)
+
+
+def test_a_cpu_attends_by_torch(transformer: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert new_cache(transformer, 1, 8, "int8", 4).window_attention is None
+    with monkeypatch.context() as patch:
+        patch.setattr(Transformer, "dtype", torch.bfloat16)
+        assert new_cache(transformer, 1, 8, "int8", 4).window_attention is None
+
+
+def test_a_device_with_the_kernel_attends_by_it(transformer: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def pick(kernel: str, device: torch.device, sample: Callable[[], tuple[Any, ...]]) -> Choice:
+        tried.append(eager.window_attention(*sample()).shape)
+        return Choice(eager.window_attention, "triton", "tried on this device")
+
+    monkeypatch.setattr("lumina_core.model.make_cache.choose", pick)
+    monkeypatch.setattr(Transformer, "dtype", torch.bfloat16)
+    assert new_cache(transformer, 1, 8, "auto", 4).window_attention is None and not tried
+    assert new_cache(transformer, 1, 8, "int8", 4).window_attention is eager.window_attention
+    assert tried == [(2, 4, transformer.config.num_attention_heads, transformer.config.head_dim)]

@@ -10,20 +10,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lumina_core.errors import CheckpointError, InputError
+from lumina_core.kernels import Choice
 from lumina_core.quant import (
     CHOICES,
+    PLAIN,
     SCHEMES,
     Int4,
     Int8,
     QuantizedLinear,
     Scheme,
     WeightsPlan,
+    choose_kernel,
     plan_weights,
     quantize,
     quantized_operations,
 )
 from lumina_core.quant import linear as linear_module
 from lumina_core.quant import schemes as schemes_module
+from lumina_core.quant.in_registers import in_registers
 from lumina_core.quant.nibbles import pack_nibbles, unpack_nibbles
 
 NEAREST = Int4(rounds=0)
@@ -232,3 +236,17 @@ def test_choice_for_stored_weights(stored: str) -> None:
 def test_unknown_choice_is_refused() -> None:
     with pytest.raises(InputError, match=r"weights is 'int3'; expected one of auto, bf16, fp32, int8, int4"):
         plan_weights("int3", None, torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
+def test_a_cpu_multiplies_by_plain_torch_and_says_why(scheme: Scheme, dtype: torch.dtype) -> None:
+    kernel = choose_kernel(scheme, dtype, "cpu")
+    why = "NVIDIA GPUs, not cpu" if dtype == torch.bfloat16 else "torch.bfloat16, not torch.float32"
+    assert kernel.multiply is PLAIN.multiply and kernel.name == f"plain (the kernels are for {why})"
+
+
+def test_a_layer_that_waits_on_the_cpu_multiplies_there_by_plain_torch() -> None:
+    kernel = in_registers(Choice(lambda *_: pytest.fail("the kernel was called"), "triton", "tried"))
+    layer, x = make_linear(Int4(), weights(48, 256)), torch.randn(2, 9, 256).bfloat16()
+    assert kernel.name == "triton (tried)" and torch.equal(kernel.multiply(x, layer), layer(x))

@@ -1,0 +1,9 @@
+"""Triton kernels for a step of drawing, each with a twin in plain torch. Knows torch and errors only.
+
+Triton is never needed: a caller asks `choose` once, before it computes, for a kernel or its twin, and logs the answer.
+"""
+
+from .chooser import Choice, choose, unusable
+from .eager import Stored
+
+__all__ = ["Choice", "Stored", "choose", "unusable"]

@@ -1,0 +1,86 @@
+"""Small inputs of every kernel's form, on which it is tried against its twin."""
+
+import torch
+from torch import Tensor
+
+from .eager import GROUP_SIZE, Stored
+
+
+def attention_sample(
+    device: torch.device | str,
+    dtype: torch.dtype,
+    *,
+    int8: bool,
+    filled: tuple[int, ...] = (70, 9),
+    width: int = 4,
+    heads: tuple[int, int] = (2, 2),
+    head_dim: int = 64,
+    length: int = 96,
+) -> tuple[Tensor, Stored, Stored, Tensor, int]:
+    """Arguments of `window_attention`: one row for each number of `filled` slots, whose last `width` are the window's.
+
+    `heads` are those of the query and of the keys. What lies behind the filled slots is not a number where the format
+    has such, and far off otherwise: a kernel that looks there is found out.
+    """
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(len(filled), width, heads[0], head_dim, generator=generator)
+    keys, values = (_stored(generator, (len(filled), length, heads[1], head_dim), dtype, int8, filled) for _ in "kv")
+    ends = torch.tensor(filled)[:, None]
+    input_pos = ends - width + torch.arange(width)
+    moved = (_to(stored, device) for stored in (keys, values))
+    return query.to(device, dtype), *moved, input_pos.to(device), max(filled)  # type: ignore[return-value]
+
+
+def _stored(
+    generator: torch.Generator, shape: tuple[int, ...], dtype: torch.dtype, int8: bool, filled: tuple[int, ...]
+) -> Stored:
+    if not int8:
+        numbers = torch.randn(shape, generator=generator).to(dtype)
+        return Stored(_spoilt(numbers, filled, torch.inf))
+    codes = torch.randint(-127, 128, shape, generator=generator, dtype=torch.int8)
+    scales = torch.rand(*shape[:-1], 1, generator=generator) * 0.03 + 1e-3
+    return Stored(codes, _spoilt(scales, filled, 1e6))
+
+
+def _spoilt(numbers: Tensor, filled: tuple[int, ...], value: float) -> Tensor:
+    for row, end in zip(numbers, filled, strict=True):
+        row[end:] = value
+    return numbers
+
+
+def _to(stored: Stored, device: torch.device | str) -> Stored:
+    return Stored(stored.numbers.to(device), None if stored.scales is None else stored.scales.to(device))
+
+
+def int4_sample(
+    device: torch.device | str, dtype: torch.dtype, rows: int = 5, in_features: int = 256, out_features: int = 96
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Arguments of `int4_matmul`."""
+    generator = torch.Generator().manual_seed(0)
+    groups = -(-in_features // GROUP_SIZE)
+    x = torch.randn(rows, in_features, generator=generator).to(dtype)
+    packed = torch.randint(0, 256, (out_features, groups * GROUP_SIZE // 2), generator=generator, dtype=torch.uint8)
+    scale = (torch.rand(out_features, groups, generator=generator) * 0.01 + 1e-3).bfloat16()
+    zero = (torch.randn(out_features, groups, generator=generator) * 0.01).bfloat16()
+    return x.to(device), packed.to(device), scale.to(device), zero.to(device)
+
+
+def int8_sample(
+    device: torch.device | str, dtype: torch.dtype, rows: int = 5, in_features: int = 256, out_features: int = 96
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Arguments of `int8_matmul`."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(rows, in_features, generator=generator).to(dtype)
+    codes = torch.randint(-127, 128, (out_features, in_features), generator=generator, dtype=torch.int8)
+    scale = torch.rand(out_features, generator=generator) * 1e-3 + 1e-4
+    return x.to(device), codes.to(device), scale.to(device)
+
+
+def logits_sample(device: torch.device | str, count: int = 1000, top_k: int = 50) -> tuple[Tensor, int]:
+    """Arguments of `topk_threshold` and `topk_cut`: bell-shaped rows, many ties, all the same, −inf and both zeros."""
+    generator = torch.Generator().manual_seed(0)
+    bell = torch.randn(2, count, generator=generator) * 3
+    ties = torch.randint(-3, 4, (1, count), generator=generator).float()
+    few = torch.where(torch.rand(1, count, generator=generator) < 0.02, bell[:1], -torch.inf)
+    zeros = torch.where(torch.rand(1, count, generator=generator) < 0.5, 0.0, -0.0)
+    return torch.cat((bell, ties, torch.full((1, count), -2.5), few, zeros)).to(device), top_k

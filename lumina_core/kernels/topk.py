@@ -1,0 +1,68 @@
+"""The k-th largest of many logits without sorting them, in a Triton kernel.
+
+Floats are read as integers of the same order, and the largest integer that at least k of them reach is found bit by
+bit, from the highest down: 32 counts over numbers that stay in registers.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..errors import InputError
+
+MOST_LOGITS = 2**16
+
+
+@triton.jit(do_not_specialize=["top_k"])
+def _cut_row(logits, out, count, top_k, CUT: tl.constexpr, BLOCK: tl.constexpr):
+    """One row: the k-th largest, or the row with all that is less at −inf."""
+    row = tl.program_id(0).to(tl.int64)
+    place = tl.arange(0, BLOCK)
+    inside = place < count
+    values = tl.load(logits + row * count + place, mask=inside, other=0.0)
+    bits = values.to(tl.uint32, bitcast=True)
+    sign = tl.full([], 1 << 31, tl.uint32)
+    # The order of floats: negative ones are turned round, positive ones put above them.
+    ranks = tl.where(bits >= sign, ~bits, bits | sign)
+    found = tl.full([], 0, tl.uint32)
+    for step in range(32):
+        candidate = found | (sign >> step)
+        reached = tl.sum(((ranks >= candidate) & inside).to(tl.int32), 0)
+        found = tl.where(reached >= top_k, candidate, found)
+    kth = tl.where(found >= sign, found ^ sign, ~found).to(tl.float32, bitcast=True)
+    if CUT:
+        tl.store(out + row * count + place, tl.where(values < kth, -float("inf"), values), mask=inside)
+    else:
+        tl.store(out + row, kth)
+
+
+def topk_threshold(logits: Tensor, top_k: int) -> Tensor:
+    """The value [...,1] of the k-th largest of logits [...,K] in float32, none of them NaN; k is 1 to K ≤ 65,536.
+
+    The twin's number; of a row whose k-th largest is 0 it may be −0. Raises InputError for others.
+    """
+    return _run(logits, top_k, logits.new_empty(*logits.shape[:-1], 1), cut=False)
+
+
+def topk_cut(logits: Tensor, top_k: int) -> Tensor:
+    """Logits [...,K] with all that are less than the k-th largest at −inf; ties with the k-th stay, as in the twin.
+
+    Limits as of `topk_threshold`.
+    """
+    return _run(logits, top_k, torch.empty(logits.shape, dtype=logits.dtype, device=logits.device), cut=True)
+
+
+def _run(logits: Tensor, top_k: int, out: Tensor, cut: bool) -> Tensor:
+    count = logits.shape[-1]
+    if logits.dtype != torch.float32 or not 1 <= top_k <= count <= MOST_LOGITS:
+        raise InputError(
+            f"the {top_k}-th largest of {count} logits in {logits.dtype}; expected 1 to {count} of at most "
+            f"{MOST_LOGITS} in torch.float32: use the eager twin for others"
+        )
+    block = triton.next_power_of_2(count)
+    warps = max(1, min(16, block // 512))
+    sizes = {"CUT": cut, "BLOCK": block}
+    with torch.cuda.device_of(logits):
+        _cut_row[(logits.numel() // count,)](logits.contiguous(), out, count, top_k, num_warps=warps, **sizes)
+    return out

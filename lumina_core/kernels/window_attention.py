@@ -1,0 +1,198 @@
+"""Attention of a window over the filled part of a cache, in two Triton kernels.
+
+A sequence's keys are cut into chunks that stand at fixed places, each worked through by a program of its own with the
+running softmax of arXiv 2205.14135; a second kernel joins what the chunks gave (split-KV, known as flash decoding).
+Chunks that no query of the row reaches end at once: how far a row is filled is read on the device, so that the grid
+depends on shapes alone and a CUDA graph may hold it. A query's result depends on its own position and on what it sees,
+not on how far others reach.
+"""
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..errors import InputError
+from .eager import Stored
+from .product import dot
+
+CHUNK = 512
+LEAST_DOT, MOST_QUERIES = 16, 64
+FORMATS = (torch.float32, torch.bfloat16)
+
+
+@triton.jit
+def _load_heads(numbers, token, inside, dim, HEAD_DIM: tl.constexpr, dtype: tl.constexpr, WIDEN: tl.constexpr):
+    """Stored numbers [BLOCK_N,HEAD_DIM] of some slots, 0 outside. The interpreter takes no int8 to bfloat16 at once."""
+    tile = tl.load(numbers + token[:, None] * HEAD_DIM + dim[None, :], mask=inside[:, None], other=0)
+    if WIDEN:
+        tile = tile.to(tl.float32)
+    return tile.to(dtype)
+
+
+@triton.jit(do_not_specialize=["width", "length", "chunks"])
+def _attend_chunk(
+    query,
+    keys,
+    key_scales,
+    values,
+    value_scales,
+    input_pos,
+    mixed,
+    largest,
+    totals,
+    width,
+    length,
+    chunks,
+    log2_scale,
+    KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    SCALED: tl.constexpr,
+    WIDEN: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """One tile of queries over one chunk of one head: their mix, not normalised, its largest score, and its sum."""
+    chunk, row_head = tl.program_id(1), tl.program_id(2)
+    row, head = (row_head // KV_HEADS).to(tl.int64), row_head % KV_HEADS
+    m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    real = m < width * GROUP
+    pos = tl.load(input_pos + row * width + m // GROUP, mask=real, other=-1)
+    first, filled = chunk * CHUNK, tl.minimum(tl.max(pos, 0) + 1, length)
+    if first >= filled:
+        return
+    dim = tl.arange(0, HEAD_DIM)
+    query_head = ((row * width + m // GROUP) * KV_HEADS + head) * GROUP + m % GROUP
+    q = tl.load(query + query_head[:, None] * HEAD_DIM + dim[None, :], mask=real[:, None], other=0)
+    running = tl.full([BLOCK_M], -float("inf"), tl.float32)
+    total = tl.zeros([BLOCK_M], tl.float32)
+    mix = tl.zeros([BLOCK_M, HEAD_DIM], tl.float32)
+    for start in range(first, tl.minimum(first + CHUNK, filled), BLOCK_N):
+        slot = start + tl.arange(0, BLOCK_N)
+        inside, token = slot < filled, (row * length + slot) * KV_HEADS + head
+        key = _load_heads(keys, token, inside, dim, HEAD_DIM, q.dtype, WIDEN)
+        scores = dot(q, tl.trans(key), WIDEN) * log2_scale
+        if SCALED:
+            scores *= tl.load(key_scales + token, mask=inside, other=0)[None, :]
+        scores = tl.where(slot[None, :] <= pos[:, None], scores, -float("inf"))
+        larger = tl.maximum(running, tl.max(scores, 1))
+        # Where a query has seen nothing yet, any finite number will do.
+        base = tl.where(larger == -float("inf"), 0.0, larger)
+        weights, shrink = tl.exp2(scores - base[:, None]), tl.exp2(running - base)
+        total = total * shrink + tl.sum(weights, 1)
+        if SCALED:
+            weights *= tl.load(value_scales + token, mask=inside, other=0)[None, :]
+        value = _load_heads(values, token, inside, dim, HEAD_DIM, q.dtype, WIDEN)
+        mix = mix * shrink[:, None] + dot(weights.to(q.dtype), value, WIDEN)
+        running = larger
+    part = (row_head.to(tl.int64) * chunks + chunk) * width * GROUP + m
+    tl.store(largest + part, running, mask=real)
+    tl.store(totals + part, total, mask=real)
+    tl.store(mixed + part[:, None] * HEAD_DIM + dim[None, :], mix, mask=real[:, None])
+
+
+@triton.jit(do_not_specialize=["width", "chunks"])
+def _join_chunks(
+    mixed,
+    largest,
+    totals,
+    input_pos,
+    out,
+    width,
+    chunks,
+    KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """The result of one query head: the chunks that it sees, in their order, and normalised."""
+    m, row_head = tl.program_id(0), tl.program_id(1)
+    row, head = (row_head // KV_HEADS).to(tl.int64), row_head % KV_HEADS
+    seen = tl.minimum(tl.load(input_pos + row * width + m // GROUP) // CHUNK + 1, chunks)
+    dim = tl.arange(0, HEAD_DIM)
+    first = row_head.to(tl.int64) * chunks * width * GROUP + m
+    running = tl.load(largest + first)
+    total = tl.load(totals + first)
+    mix = tl.load(mixed + first * HEAD_DIM + dim)
+    for chunk in range(1, seen):
+        part = first + chunk * width * GROUP
+        score = tl.load(largest + part)
+        larger = tl.maximum(running, score)
+        shrink, share = tl.exp2(running - larger), tl.exp2(score - larger)
+        total = total * shrink + tl.load(totals + part) * share
+        mix = mix * shrink + tl.load(mixed + part * HEAD_DIM + dim) * share
+        running = larger
+    query_head = ((row * width + m // GROUP) * KV_HEADS + head) * GROUP + m % GROUP
+    tl.store(out + query_head * HEAD_DIM + dim, (mix / total).to(out.dtype.element_ty))
+
+
+def window_attention(query: Tensor, keys: Stored, values: Stored, input_pos: Tensor, kv_len: int) -> Tensor:
+    """Attention of a window [R,W,heads,head_dim] over a cache of R rows; a query sees the slots up to its own position.
+
+    As its twin of `eager`, but for the order in which float32 sums are taken, and that 8-bit numbers are not rounded
+    to the query's format; what is computed in is float32 or bfloat16. `kv_len` sets the grid: a captured graph takes
+    the cache's length. Raises InputError for shapes or formats that the kernel does not take.
+    """
+    _check(query, keys, values, input_pos)
+    rows, width, heads, head_dim = query.shape
+    length, kv_heads = keys.numbers.shape[1:3]
+    queries, chunks = width * heads // kv_heads, triton.cdiv(min(kv_len, length), CHUNK)
+    totals, largest = torch.empty(2, rows * kv_heads, chunks, queries, dtype=torch.float32, device=query.device)
+    mixed = torch.empty(*totals.shape, head_dim, dtype=torch.float32, device=query.device)
+    out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+    sizes = {"KV_HEADS": kv_heads, "GROUP": heads // kv_heads, "HEAD_DIM": head_dim, "CHUNK": CHUNK}
+    block = max(LEAST_DOT, min(MOST_QUERIES, triton.next_power_of_2(queries)))
+    positions = input_pos.contiguous()
+    with torch.cuda.device_of(query):
+        _attend_chunk[triton.cdiv(queries, block), chunks, rows * kv_heads](
+            query.contiguous(),
+            keys.numbers,
+            keys.numbers if keys.scales is None else keys.scales,
+            values.numbers,
+            values.numbers if values.scales is None else values.scales,
+            positions,
+            mixed,
+            largest,
+            totals,
+            width,
+            length,
+            chunks,
+            math.log2(math.e) / math.sqrt(head_dim),
+            SCALED=keys.scales is not None,
+            WIDEN=not query.is_cuda,
+            BLOCK_M=block,
+            BLOCK_N=64 if query.dtype == torch.bfloat16 else 32,
+            num_warps=8 if block == MOST_QUERIES else 4,
+            num_stages=2,
+            **sizes,
+        )
+        parts = mixed, largest, totals
+        _join_chunks[queries, rows * kv_heads](*parts, positions, out, width, chunks, num_warps=1, **sizes)
+    return out
+
+
+def _check(query: Tensor, keys: Stored, values: Stored, input_pos: Tensor) -> None:
+    rows, width, heads, head_dim = query.shape
+    shape = keys.numbers.shape
+    fits = shape == values.numbers.shape and (shape[0], shape[3]) == (rows, head_dim) and heads % shape[2] == 0
+    if not fits or input_pos.shape != (rows, width):
+        raise InputError(
+            f"queries {list(query.shape)} at positions {list(input_pos.shape)} over keys {list(shape)} and values "
+            f"{list(values.numbers.shape)}; expected [rows,width,heads,head_dim], [rows,width] and twice "
+            "[rows,length,kv_heads,head_dim] with heads a multiple of kv_heads"
+        )
+    if head_dim < LEAST_DOT or head_dim & (head_dim - 1) or query.dtype not in FORMATS:
+        raise InputError(
+            f"heads of {head_dim} numbers in {query.dtype}; expected a power of two from {LEAST_DOT} on in one of "
+            f"{', '.join(map(str, FORMATS))}: use the eager twin for others"
+        )
+    for stored in (keys, values):
+        if (stored.scales is None and stored.numbers.dtype != query.dtype) or not stored.numbers.is_contiguous():
+            raise InputError(
+                f"a cache of {stored.numbers.dtype} without scales for queries in {query.dtype}; expected the same "
+                "format, or int8 with scales, and a contiguous layer of the cache"
+            )

@@ -1,0 +1,38 @@
+"""Products that give a weight back in a GPU's registers, so that only its few bits are read."""
+
+import torch
+from torch import Tensor
+
+from ..kernels import Choice, choose
+from ..kernels.samples import int4_sample, int8_sample
+from .linear import Kernel, QuantizedLinear, multiply_plain
+from .schemes import Scheme
+
+# For more rows, as a prompt has, giving the weight back once for all costs less than doing so for every tile of rows.
+MOST_ROWS = 128
+FORMAT = torch.bfloat16
+SAMPLES = {"int4": int4_sample, "int8": int8_sample}
+
+
+def choose_kernel(scheme: Scheme, dtype: torch.dtype, device: torch.device | str) -> Kernel:
+    """The way to multiply inputs in `dtype` on a device: a Triton kernel where it works, else plain torch.
+
+    Its name says which and why.
+    """
+    if dtype != FORMAT:
+        return Kernel(f"plain (the kernels are for {FORMAT}, not {dtype})", multiply_plain)
+    choice = choose(f"{scheme.name}_matmul", device, lambda: SAMPLES[scheme.name](device, dtype))
+    return in_registers(choice) if choice.is_kernel else Kernel(f"plain ({choice.reason})", multiply_plain)
+
+
+def in_registers(choice: Choice) -> Kernel:
+    """Multiplies by the function chosen what it is made for: few rows on a GPU; all else by plain torch."""
+
+    def multiply(x: Tensor, layer: QuantizedLinear) -> Tensor:
+        rows = x.flatten(0, -2)
+        if not x.is_cuda or x.dtype != FORMAT or len(rows) > MOST_ROWS:
+            return multiply_plain(x, layer)
+        pieces = (getattr(layer, name).to(x.device) for name in layer.piece_names)
+        return choice.function(rows, *pieces).unflatten(0, x.shape[:-1])
+
+    return Kernel(str(choice), multiply)

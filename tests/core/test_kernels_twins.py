@@ -1,0 +1,98 @@
+"""The kernels' twins are what the engine computes, and a device that the kernels are not for gets the twins."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lumina_core.decoding.sampling import cut
+from lumina_core.kernels import Choice, choose, chooser, eager, unusable
+from lumina_core.kernels.samples import attention_sample, int4_sample, int8_sample, logits_sample
+from lumina_core.model.kv_store import make_store
+from lumina_core.quant import SCHEMES, quantized_operations
+
+DTYPES = [torch.float32, torch.bfloat16]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("in_features", [256, 200])
+def test_product_is_the_quantised_layers(dtype: torch.dtype, bits: int, in_features: int) -> None:
+    sample = {4: int4_sample, 8: int8_sample}[bits]
+    x, *pieces = sample("cpu", dtype, in_features=in_features)
+    layer = quantized_operations(SCHEMES[f"int{bits}"], nn).Linear(in_features, len(pieces[0]), bias=False)
+    layer.load_state_dict(dict(zip(layer.piece_names, pieces, strict=True)))
+    with torch.no_grad():
+        assert torch.equal(getattr(eager, f"int{bits}_matmul")(x, *pieces), F.linear(x, layer.weight_rows(0, 96, x)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kv_cache", ["int8", "auto"])
+def test_a_store_is_read_as_itself(dtype: torch.dtype, kv_cache: str) -> None:
+    store = make_store(kv_cache, (2, 3, 20, 2, 16), dtype, "cpu")
+    store.write(1, torch.arange(60), torch.randn(60, 2, 16, generator=torch.Generator().manual_seed(0)).to(dtype))
+    assert torch.equal(store.stored(1).read(9, dtype), store.read(1, 9))
+
+
+def test_attention_sees_what_is_filled_and_no_more() -> None:
+    query, keys, values, input_pos, _ = attention_sample("cpu", torch.float32, int8=True, heads=(4, 2), head_dim=16)
+    found = eager.window_attention(query, keys, values, input_pos, 96)
+    for row, slot in ((0, 3), (1, 0)):
+        seen = int(input_pos[row, slot]) + 1
+        key, value = (part.read(seen, torch.float32)[row].repeat_interleave(2, 1) for part in (keys, values))
+        shares = (torch.einsum("hd,nhd->hn", query[row, slot], key) / 4).softmax(-1)
+        torch.testing.assert_close(found[row, slot], torch.einsum("hn,nhd->hd", shares, value))
+
+
+@pytest.mark.parametrize("top_k", [1, 50, 1000])
+def test_cut_is_that_of_the_decoders(top_k: int) -> None:
+    logits, _ = logits_sample("cpu")
+    assert torch.equal(eager.topk_cut(logits, top_k), cut(logits, top_k))
+    assert torch.equal(eager.topk_threshold(logits, top_k), logits.sort(-1, descending=True).values[:, [top_k - 1]])
+
+
+@pytest.mark.parametrize("kernel", chooser.MODULES)
+def test_a_cpu_gets_the_twin_and_no_trial(kernel: str) -> None:
+    choice = choose(kernel, "cpu", lambda: pytest.fail("tried"))
+    assert choice == Choice(getattr(eager, kernel), "eager", "the kernels are for NVIDIA GPUs, not cpu")
+
+
+def test_an_old_gpu_gets_the_twin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert unusable("cuda") == "compute capability (7, 5), the kernels take (8, 0) or more"
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (lambda logits, k: logits * 1.1, "a trial was off by 0.1 of the result"),
+        (lambda logits, k: logits * torch.nan, "a trial was off by nan"),
+        (lambda logits, k: SimpleNamespace().missing, "a trial failed: AttributeError"),
+    ],
+)
+def test_a_kernel_that_fails_its_trial_gives_way_and_says_why(
+    function: chooser.Function, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chooser, "unusable", lambda device: "")
+    monkeypatch.setattr(chooser, "load", lambda kernel: function)
+    monkeypatch.setattr(eager, "topk_cut", lambda logits, k: logits)
+    choice = choose("topk_cut", "cpu", lambda: (torch.ones(1, 3), 1))
+    assert choice.name == "eager" and choice.reason.startswith(reason)
+
+
+def test_a_kernel_that_stands_its_trial_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chooser, "unusable", lambda device: "")
+    monkeypatch.setattr(chooser, "load", lambda kernel: eager.int4_matmul)
+    assert choose("int4_matmul", "cpu", lambda: int4_sample("cpu", torch.bfloat16)).is_kernel
+
+
+def test_without_triton_the_twin_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    monkeypatch.setitem(sys.modules, "triton", None)
+    choice = choose("topk_cut", "cuda", lambda: pytest.fail("tried"))
+    assert choice.name == "eager" and choice.reason.startswith("triton cannot be imported")
