@@ -52,6 +52,8 @@ def make_task_batches(
 ) -> tuple[Batch, Batch]:
     """As `make_batches`, each of one of `tasks` on two panels; without its text a picture keeps its given panel.
 
+    A task may have a kind behind a colon, as "control:pose"; else it is any.
+
     `changed_weight` is the weight of the codes that an edit changes. `crowded`: edits are of scenes with several
     objects, where the text has to say which is meant.
     """
@@ -72,7 +74,8 @@ def make_task_batches(
 
 def _draw_task(rng: np.random.Generator, tasks: Sequence[str], crowded: bool) -> TaskSample:
     while True:
-        drawn = sample_task(rng, tasks[int(rng.integers(len(tasks)))])
+        task, _, kind = tasks[int(rng.integers(len(tasks)))].partition(":")
+        drawn = sample_task(rng, task, kind or None)
         if not (crowded and drawn.edit) or len(drawn.upper.scene.objects) > 1:
             return drawn
 
