@@ -28,8 +28,6 @@ MODEL_FOLDER = "lumina_mgpt2"
 VAE_FOLDER = "vae"
 DEMO_NAME = "demo (built in)"
 
-OutOfMemory = management.OOM_EXCEPTION
-
 
 # Folders
 
@@ -108,6 +106,14 @@ class Operations(comfy.ops.disable_weight_init):
         def _load_from_state_dict(self, *args, **kwargs):
             nn.Module._load_from_state_dict(self, *args, **kwargs)
 
+    class GroupNorm(comfy.ops.disable_weight_init.GroupNorm):
+        def cast_affine(self, like):
+            """Weight and bias on the device and in the numbers of a tensor, for MoVQGAN's strips."""
+            weight, bias, stream = comfy.ops.cast_bias_weight(self, like, offloadable=True)
+            weight, bias = weight.clone(), bias.clone()
+            comfy.ops.uncast_bias_weight(self, self.weight, self.bias, stream)
+            return weight, bias
+
     class Embedding(comfy.ops.disable_weight_init.Embedding):
         def _load_from_state_dict(self, *args, **kwargs):
             nn.Module._load_from_state_dict(self, *args, **kwargs)
@@ -162,7 +168,17 @@ def load(patchers: Sequence, bytes_needed: float) -> None:
 def memory_budget() -> Budget:
     """What a run may take: on a GPU beside the weights, of which ComfyUI streams in what has no room."""
     device = model_device()
-    return Budget(management.get_total_memory(device), with_weights=device.type == "cpu")
+    return Budget(total_bytes(device), with_weights=device.type == "cpu")
+
+
+def total_bytes(device: torch.device) -> int:
+    """All memory of a device."""
+    return management.get_total_memory(device)
+
+
+def free_bytes(device: torch.device) -> int:
+    """What a run can take of a device now."""
+    return management.get_free_memory(device)
 
 
 @contextlib.contextmanager

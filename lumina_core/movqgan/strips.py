@@ -1,21 +1,22 @@
 """The layers of MoVQGAN over strips of rows: what the whole way gives but for rounding, in a fraction of its memory.
 
-A norm's statistics are those of the whole picture, gathered strip by strip first; a 3×3 convolution reads one row beyond
-its strip. So there are no seams. Alive at once are two feature maps, the one that a layer reads and the one that it
-fills, and what a strip's rows take on the way. `quantised` is the latent that the decoder's norms are conditioned on.
+A norm's statistics are those of the whole picture, gathered strip by strip first; a 3×3 convolution reads one row
+beyond its strip. So there are no seams. Alive at once are two feature maps, the one that a layer reads and the one that
+it fills, and what a strip's rows take on the way. `quantised` is the latent that the decoder's norms are conditioned
+on. Layers inside a module list are `Any`: torch does not type them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import InputError
-from .blocks import AttnBlock, Downsample, DownLevel, Middle, ResnetBlock, SpatialNorm, UpLevel, Upsample
+from .blocks import Downsample, Middle, SpatialNorm, Upsample
 
 if TYPE_CHECKING:
     from .autoencoder import Decoder, Encoder
@@ -55,22 +56,22 @@ class _Strips:
     def middle(self, middle: Middle, x: Tensor) -> Tensor:
         return self.block(middle.block_2, self.attention(middle.attn_1, self.block(middle.block_1, x)))
 
-    def up_level(self, level: UpLevel, x: Tensor) -> Tensor:
+    def up_level(self, level: Any, x: Tensor) -> Tensor:
         x = self.blocks(level, x)
         return x if level.upsample is None else self.upsample(level.upsample, x)
 
-    def down_level(self, level: DownLevel, x: Tensor) -> Tensor:
+    def down_level(self, level: Any, x: Tensor) -> Tensor:
         x = self.blocks(level, x)
         return x if level.downsample is None else self.downsample(level.downsample, x)
 
-    def blocks(self, level: UpLevel | DownLevel, x: Tensor) -> Tensor:
+    def blocks(self, level: Any, x: Tensor) -> Tensor:
         for index, block in enumerate(level.block):
             x = self.block(block, x)
             if level.attn:
                 x = self.attention(level.attn[index], x)
         return x
 
-    def block(self, block: ResnetBlock, x: Tensor) -> Tensor:
+    def block(self, block: Any, x: Tensor) -> Tensor:
         hidden = self.convolve(block.conv1, x, self.activated(block.norm1, x))
         skip = x if block.nin_shortcut is None else self.shortcut(block.nin_shortcut, x)
         return self.convolve(block.conv2, hidden, self.activated(block.norm2, hidden), add_to=skip)
@@ -82,7 +83,7 @@ class _Strips:
             out[:, :, first:end] = layer(x[:, :, first:end])
         return out
 
-    def attention(self, attn: AttnBlock, x: Tensor) -> Tensor:
+    def attention(self, attn: Any, x: Tensor) -> Tensor:
         """Queries come in strips; keys and values are whole, and small at the resolutions that have attention."""
         normed = _norm_rows(attn.norm, x, self.quantised, self)
         hidden = torch.cat([normed(first, end) for first, end in self.spans(x.shape[2])], 2)
@@ -93,9 +94,7 @@ class _Strips:
             strip += attn.proj_out(mixed.squeeze(1).transpose(1, 2).reshape(strip.shape))
         return x
 
-    def convolve(
-        self, layer: nn.Conv2d, x: Tensor, rows: Rows | None = None, add_to: Tensor | None = None
-    ) -> Tensor:
+    def convolve(self, layer: nn.Conv2d, x: Tensor, rows: Rows | None = None, add_to: Tensor | None = None) -> Tensor:
         """A 3×3 convolution of x [B,C,H,W], or of what `rows` makes of its rows; added to a tensor, if one is named.
 
         The layer pads each strip by a row of zeros, which is right at the picture's edge; elsewhere the strip brings
@@ -128,7 +127,7 @@ class _Strips:
             out[:, :, first:end] = downsample.conv(F.pad(strip, (0, 1, 0, int(end == height))))
         return out
 
-    def activated(self, norm: nn.Module, x: Tensor) -> Rows:
+    def activated(self, norm: Any, x: Tensor) -> Rows:
         """SiLU of a norm of x, for any of its rows."""
         normed = _norm_rows(norm, x, self.quantised, self)
         return lambda first, end: F.silu(normed(first, end), inplace=True)
@@ -139,7 +138,7 @@ class _Strips:
         return ((first, min(height, first + step)) for first in range(0, height, step))
 
 
-def _norm_rows(norm: nn.Module, x: Tensor, quantised: Tensor | None, strips: _Strips) -> Rows:
+def _norm_rows(norm: Any, x: Tensor, quantised: Tensor | None, strips: _Strips) -> Rows:
     """A norm of x [B,C,H,W], by the statistics of all of x, for any of its rows."""
     group_norm = norm.norm_layer if isinstance(norm, SpatialNorm) else norm
     factor, offset = _affine(group_norm, x, strips)
@@ -166,16 +165,16 @@ def _nearest_rows(latent: Tensor, side: int, first: int, end: int) -> Tensor:
     return resized[:, :, first - above * side : end - above * side]
 
 
-def _affine(norm: nn.GroupNorm, x: Tensor, strips: _Strips) -> tuple[Tensor, Tensor]:
+def _affine(norm: Any, x: Tensor, strips: _Strips) -> tuple[Tensor, Tensor]:
     """Factor and offset [B,C,1,1] in float32 that are a GroupNorm of all of x.
 
     A layer that keeps its weights elsewhere gives them by a method `cast_affine`.
     """
     mean, variance = _group_statistics(x, norm.num_groups, strips)
     weight, bias = norm.cast_affine(x) if hasattr(norm, "cast_affine") else (norm.weight, norm.bias)
-    channels = (x.shape[1] // norm.num_groups,)
-    mean, deviation = (part[..., None].expand(*part.shape, *channels).flatten(1) for part in (mean, variance + norm.eps))
-    factor = deviation.rsqrt() * weight.float()
+    size = x.shape[1] // norm.num_groups
+    mean, variance = mean.repeat_interleave(size, 1), variance.repeat_interleave(size, 1)
+    factor = (variance + norm.eps).rsqrt() * weight.float()
     offset = bias.float() - mean * factor
     return factor[..., None, None], offset[..., None, None]
 
