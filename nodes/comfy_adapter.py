@@ -63,6 +63,32 @@ def checkpoint_path(name: str) -> str:
     raise InputError(f"the checkpoint {name!r} is not in models/{MODEL_FOLDER}; choose another or put it there")
 
 
+def new_checkpoint_path(prefix: str) -> Path:
+    """A file in models/lumina_mgpt2 that is not there yet: the prefix and a number, as ComfyUI's savers name theirs.
+
+    Raises InputError for a prefix that leads out of the folder, or to where the loader would not list the file.
+    """
+    root = os.path.join(folder_paths.models_dir, MODEL_FOLDER)
+    try:
+        folder, name, number, *_ = folder_paths.get_save_image_path(prefix, root)
+    except Exception as error:  # a plain one is what ComfyUI raises for a prefix that leads out of the folder
+        raise InputError(f"filename_prefix is {prefix!r}, no name in models/{MODEL_FOLDER}: {error}") from error
+    inside = Path(folder) != Path(root) and os.path.exists(os.path.join(folder, "config.json"))
+    if name in (".", "..") or name.lower().startswith("movqgan") or inside:
+        raise InputError(
+            f"filename_prefix is {prefix!r}; expected a name that does not begin with movqgan, in no folder of a "
+            "checkpoint: the loader would not list the file"
+        )
+    while os.path.exists(path := os.path.join(folder, f"{name}_{number:05}_.safetensors")):
+        number += 1
+    return Path(path)
+
+
+def checkpoint_name(path: Path) -> str:
+    """The name by which the list has a file in models/lumina_mgpt2."""
+    return path.relative_to(os.path.join(folder_paths.models_dir, MODEL_FOLDER)).as_posix()
+
+
 def movqgan_names() -> list[str]:
     """The demo's, then the files of models/vae, those called "movqgan" first."""
     names = folder_paths.get_filename_list(VAE_FOLDER)

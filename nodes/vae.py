@@ -21,14 +21,15 @@ class MoVQGANVae:
     """A MoVQGAN for the core nodes VAE Decode and VAE Encode, tiled or not, and for ours.
 
     Latents are the code vectors [B,4,H/8,W/8]; a latent that is none is snapped to the nearest codes before decoding.
+    `source` is the file that it was loaded from.
     """
 
     latent_dim = 2
     output_channels = 3
     not_video = True
 
-    def __init__(self, movqgan: MoVQGAN):
-        self.first_stage_model = movqgan
+    def __init__(self, movqgan: MoVQGAN, source: Path):
+        self.first_stage_model, self.source = movqgan, source
         self.device = comfy_ui.vae_device()
         self.output_device = comfy_ui.output_device()
         self.vae_dtype = movqgan.dtype
@@ -196,7 +197,7 @@ def load_movqgan_vae(path: Path) -> MoVQGANVae:
     movqgan = load_movqgan(
         path, dtype=comfy_ui.vae_dtype(), device=comfy_ui.vae_offload_device(), operations=comfy_ui.Operations
     )
-    return MoVQGANVae(movqgan)
+    return MoVQGANVae(movqgan, path)
 
 
 def require_movqgan(vae: object) -> MoVQGANVae:
