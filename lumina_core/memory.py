@@ -30,6 +30,17 @@ def available_bytes(device: torch.device) -> int | None:
         return None
 
 
+def free_bytes(device: torch.device) -> int | None:
+    """What can be taken now: free memory of a GPU with what torch keeps unused, or of a Linux host; None elsewhere."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    if device.type == "cpu" and (info := Path("/proc/meminfo")).exists():
+        found = re.search(r"MemAvailable:\s*(\d+) kB", info.read_text())
+        return int(found[1]) * 1024 if found else None
+    return None
+
+
 def peak_bytes(device: torch.device) -> int | None:
     """The most memory held so far: torch's on a GPU, else the process's; None where the system does not say."""
     if device.type == "cuda":

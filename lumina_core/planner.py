@@ -12,7 +12,7 @@ from .decoding import cache_length
 from .memory import gigabytes
 from .model import KVCache, Transformer
 from .model.load import empty_transformer, weight_bytes
-from .movqgan import MoVQGAN, MoVQGANConfig
+from .movqgan import STRIP_ROWS, MoVQGAN, MoVQGANConfig
 from .quant import QuantizedLinear, WeightsPlan
 from .request import Request
 from .vocabulary import HEADER_LENGTH
@@ -48,7 +48,7 @@ class Demand:
 @dataclass(frozen=True)
 class MemoryPlan:
     """Bytes of a run. `forward` is what the widest one takes beside weights and cache, `decode` what MoVQGAN takes to
-    decode one picture, when the cache is gone.
+    decode one picture whole, when the cache is gone, `decode_in_strips` where that does not fit.
     """
 
     weights: int
@@ -56,6 +56,7 @@ class MemoryPlan:
     cache: int
     forward: int
     decode: int
+    decode_in_strips: int
 
     @property
     def run(self) -> int:
@@ -63,16 +64,21 @@ class MemoryPlan:
         return self.cache + self.forward
 
     @property
+    def least_decode(self) -> int:
+        """What decoding takes, the way that takes less."""
+        return min(self.decode, self.decode_in_strips)
+
+    @property
     def total(self) -> int:
-        """The most that is held at once."""
-        return self.weights + self.movqgan + max(self.run, self.decode)
+        """The most that is held at once, at least."""
+        return self.weights + self.movqgan + max(self.run, self.least_decode)
 
     def __str__(self) -> str:
         parts = {
             "weights": self.weights + self.movqgan,
             "cache": self.cache,
             "forward": self.forward,
-            "decode": self.decode,
+            "decode": self.least_decode,
         }
         listed = ", ".join(f"{name} {gigabytes(part)}" for name, part in parts.items())
         return f"{gigabytes(self.total)} ({listed})"
@@ -83,13 +89,14 @@ def plan_memory(demand: Demand) -> MemoryPlan:
     config, request, dtype = demand.config, demand.request, demand.weights.dtype
     length = cache_length(request.canvas, demand.longest_prompt, request.settings)
     weights, scratch = _weights_and_scratch(config, demand.weights)
-    codec = demand.movqgan
+    codec, grid = demand.movqgan, (request.grid_h, request.grid_w)
     return MemoryPlan(
         weights=weights,
         movqgan=0 if codec is None else movqgan_bytes(codec),
         cache=KVCache.bytes_needed(config, demand.rows, length, dtype, request.settings.kv_cache),
         forward=max(_window_bytes(demand, length), _prefill_bytes(demand)) + scratch,
-        decode=0 if codec is None else codec.picture_bytes(request.grid_h, request.grid_w, MOVQGAN_ITEM_BYTES),
+        decode=0 if codec is None else codec.picture_bytes(*grid, MOVQGAN_ITEM_BYTES),
+        decode_in_strips=0 if codec is None else codec.picture_bytes(*grid, MOVQGAN_ITEM_BYTES, STRIP_ROWS),
     )
 
 

@@ -28,8 +28,6 @@ MODEL_FOLDER = "lumina_mgpt2"
 VAE_FOLDER = "vae"
 DEMO_NAME = "demo (built in)"
 
-OutOfMemory = management.OOM_EXCEPTION
-
 
 # Folders
 
@@ -63,6 +61,32 @@ def checkpoint_path(name: str) -> str:
             if os.path.exists(os.path.join(root, name)):
                 return os.path.join(root, name)
     raise InputError(f"the checkpoint {name!r} is not in models/{MODEL_FOLDER}; choose another or put it there")
+
+
+def new_checkpoint_path(prefix: str) -> Path:
+    """A file in models/lumina_mgpt2 that is not there yet: the prefix and a number, as ComfyUI's savers name theirs.
+
+    Raises InputError for a prefix that leads out of the folder, or to where the loader would not list the file.
+    """
+    root = os.path.join(folder_paths.models_dir, MODEL_FOLDER)
+    try:
+        folder, name, number, *_ = folder_paths.get_save_image_path(prefix, root)
+    except Exception as error:  # a plain one is what ComfyUI raises for a prefix that leads out of the folder
+        raise InputError(f"filename_prefix is {prefix!r}, no name in models/{MODEL_FOLDER}: {error}") from error
+    inside = Path(folder) != Path(root) and os.path.exists(os.path.join(folder, "config.json"))
+    if name in (".", "..") or name.lower().startswith("movqgan") or inside:
+        raise InputError(
+            f"filename_prefix is {prefix!r}; expected a name that does not begin with movqgan, in no folder of a "
+            "checkpoint: the loader would not list the file"
+        )
+    while os.path.exists(path := os.path.join(folder, f"{name}_{number:05}_.safetensors")):
+        number += 1
+    return Path(path)
+
+
+def checkpoint_name(path: Path) -> str:
+    """The name by which the list has a file in models/lumina_mgpt2."""
+    return path.relative_to(os.path.join(folder_paths.models_dir, MODEL_FOLDER)).as_posix()
 
 
 def movqgan_names() -> list[str]:
@@ -107,6 +131,14 @@ class Operations(comfy.ops.disable_weight_init):
 
         def _load_from_state_dict(self, *args, **kwargs):
             nn.Module._load_from_state_dict(self, *args, **kwargs)
+
+    class GroupNorm(comfy.ops.disable_weight_init.GroupNorm):
+        def cast_affine(self, like):
+            """Weight and bias on the device and in the numbers of a tensor, for MoVQGAN's strips."""
+            weight, bias, stream = comfy.ops.cast_bias_weight(self, like, offloadable=True)
+            weight, bias = weight.clone(), bias.clone()
+            comfy.ops.uncast_bias_weight(self, self.weight, self.bias, stream)
+            return weight, bias
 
     class Embedding(comfy.ops.disable_weight_init.Embedding):
         def _load_from_state_dict(self, *args, **kwargs):
@@ -163,7 +195,17 @@ def load(patchers: Sequence, bytes_needed: float) -> None:
 def memory_budget() -> Budget:
     """What a run may take: on a GPU beside the weights, of which ComfyUI streams in what has no room."""
     device = model_device()
-    return Budget(management.get_total_memory(device), with_weights=device.type == "cpu")
+    return Budget(total_bytes(device), with_weights=device.type == "cpu")
+
+
+def total_bytes(device: torch.device) -> int:
+    """All memory of a device."""
+    return management.get_total_memory(device)
+
+
+def free_bytes(device: torch.device) -> int:
+    """What a run can take of a device now."""
+    return management.get_free_memory(device)
 
 
 @contextlib.contextmanager

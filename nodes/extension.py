@@ -9,6 +9,7 @@ from .codec import MoVQGANDecode, MoVQGANEncode
 from .loaders import LoadModel, LoadMoVQGAN
 from .prompt import TaskPrompt
 from .sampler import SJDSampler
+from .saver import SaveCheckpoint
 from .thinking import ThinkingAnswer, ThinkingInstruction
 
 
@@ -32,4 +33,5 @@ class LuminaMGPT2Extension(ComfyExtension):
             BestOfN,
             ThinkingInstruction,
             ThinkingAnswer,
+            SaveCheckpoint,
         ]

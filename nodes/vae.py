@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ..lumina_core.codec import decode_picture, encode_picture
 from ..lumina_core.errors import InputError
-from ..lumina_core.movqgan import MoVQGAN, load_movqgan
+from ..lumina_core.movqgan import STRIP_ROWS, MoVQGAN, load_movqgan
 from . import comfy_adapter as comfy_ui
 from .pictures import from_planes, to_planes
-
-logger = logging.getLogger(__name__)
 
 CODES_KEY = "lumina_codes"
 SAME_CODE = 1e-3
@@ -23,14 +21,15 @@ class MoVQGANVae:
     """A MoVQGAN for the core nodes VAE Decode and VAE Encode, tiled or not, and for ours.
 
     Latents are the code vectors [B,4,H/8,W/8]; a latent that is none is snapped to the nearest codes before decoding.
+    `source` is the file that it was loaded from.
     """
 
     latent_dim = 2
     output_channels = 3
     not_video = True
 
-    def __init__(self, movqgan: MoVQGAN):
-        self.first_stage_model = movqgan
+    def __init__(self, movqgan: MoVQGAN, source: Path):
+        self.first_stage_model, self.source = movqgan, source
         self.device = comfy_ui.vae_device()
         self.output_device = comfy_ui.output_device()
         self.vae_dtype = movqgan.dtype
@@ -42,13 +41,7 @@ class MoVQGANVae:
 
     def decode(self, samples: Tensor, vae_options: dict | None = None) -> Tensor:
         """Pictures [B,H,W,3] in 0…1 of latents [B,4,h,w]."""
-        codes = self.snap(samples)
-        try:
-            return self.decode_codes(codes)
-        except comfy_ui.OutOfMemory:
-            logger.warning("Out of memory while decoding the whole picture: decoding it in tiles.")
-        comfy_ui.release_memory()
-        return self.decode_tiled(samples)
+        return self.decode_codes(self.snap(samples))
 
     def decode_tiled(self, samples: Tensor, tile_x=64, tile_y=64, overlap=16, tile_t=None, overlap_t=None) -> Tensor:
         """As `decode`, in tiles of latents; the picture's norms and attention then see a tile each, not the whole."""
@@ -133,14 +126,19 @@ class MoVQGANVae:
         return self.encode_planes(self._check_sides(to_planes(pixels)))
 
     def encode_planes(self, planes: Tensor) -> Tensor:
-        """Codes [B,H/8,W/8], on the host, of planes [B,3,H,W] in [-1,1], one picture at a time."""
-        self.load(self.picture_bytes(*(side // self.downscale_ratio for side in planes.shape[-2:])))
-        return torch.cat([self._encode_one(plane) for plane in planes.split(1)])
+        """Codes [B,H/8,W/8], on the host, of planes [B,3,H,W] in [-1,1], one picture at a time; as `decode_codes`."""
+        self.make_room(*(side // self.downscale_ratio for side in planes.shape[-2:]))
+        with comfy_ui.unloading_when_full():
+            return torch.cat([self._encode_one(plane) for plane in planes.split(1)])
 
     def decode_codes(self, codes: Tensor) -> Tensor:
-        """Pictures [B,H,W,3] in 0…1 of codes [B,h,w], one at a time."""
-        self.load(self.picture_bytes(*codes.shape[-2:]))
-        return torch.cat([from_planes(self._decode_one(one)) for one in codes.split(1)])
+        """Pictures [B,H,W,3] in 0…1 of codes [B,h,w], one at a time.
+
+        In strips, which give the same picture, where it does not fit whole. Raises OutOfMemory when they do not either.
+        """
+        self.make_room(*codes.shape[-2:])
+        with comfy_ui.unloading_when_full():
+            return torch.cat([from_planes(self._decode_one(one)) for one in codes.split(1)])
 
     def decode_rows(self, codes: Tensor, first_row: int, end_row: int) -> Tensor:
         """Pixels [1,3,8·rows,W] in [-1,1], on the host, of some rows of one picture's codes [1,h,w]; a preview."""
@@ -156,17 +154,24 @@ class MoVQGANVae:
     def load(self, bytes_needed: float) -> None:
         comfy_ui.load([self.patcher], bytes_needed)
 
-    def picture_bytes(self, grid_h: int, grid_w: int) -> int:
-        """About what encoding or decoding one picture takes beside the weights."""
-        return self.first_stage_model.config.picture_bytes(grid_h, grid_w, self.vae_dtype.itemsize)
+    def make_room(self, grid_h: int, grid_w: int) -> None:
+        """Loads the weights, with room for a picture: whole if the device is large enough, else in strips."""
+        whole = self.picture_bytes(grid_h, grid_w)
+        fits = whole + self.patcher.model_size() <= comfy_ui.total_bytes(self.device)
+        self.load(whole if fits else self.picture_bytes(grid_h, grid_w, STRIP_ROWS))
+
+    def picture_bytes(self, grid_h: int, grid_w: int, strip_rows: int | None = None) -> int:
+        """About what encoding or decoding one picture takes beside the weights, whole or in strips."""
+        return self.first_stage_model.config.picture_bytes(grid_h, grid_w, self.vae_dtype.itemsize, strip_rows)
 
     def _decode_one(self, codes: Tensor) -> Tensor:
         comfy_ui.check_interrupted()
-        return self.first_stage_model.decode(codes.to(self.device)).float().to(self.output_device)
+        free = comfy_ui.free_bytes(self.device)
+        return decode_picture(self.first_stage_model, codes.to(self.device), free).float().to(self.output_device)
 
     def _encode_one(self, plane: Tensor) -> Tensor:
         comfy_ui.check_interrupted()
-        return self.first_stage_model.encode(plane.to(self.device)).cpu()
+        return encode_picture(self.first_stage_model, plane.to(self.device), comfy_ui.free_bytes(self.device)).cpu()
 
     def _decode_tile(self, vectors: Tensor) -> Tensor:
         comfy_ui.check_interrupted()
@@ -192,7 +197,7 @@ def load_movqgan_vae(path: Path) -> MoVQGANVae:
     movqgan = load_movqgan(
         path, dtype=comfy_ui.vae_dtype(), device=comfy_ui.vae_offload_device(), operations=comfy_ui.Operations
     )
-    return MoVQGANVae(movqgan)
+    return MoVQGANVae(movqgan, path)
 
 
 def require_movqgan(vae: object) -> MoVQGANVae:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..checkpoint import DEMO
+from ..codec import decode_picture
 from ..errors import InputError
 from ..output_files import OutputFiles
 from ..panels import to_image
@@ -41,7 +42,7 @@ def run(options: argparse.Namespace, input_is_good: Callable[[], None]) -> None:
     input_is_good()
     with OutputFiles() as files:
         for codes, path in zip(grids, outputs, strict=True):
-            files.write_picture(to_image(movqgan.decode(codes[None].to(device))), path)
+            files.write_picture(to_image(decode_picture(movqgan, codes[None].to(device))), path)
 
 
 def read_tokens(path: Path) -> list[list[Any]]:

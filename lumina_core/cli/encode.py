@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from ..checkpoint import DEMO
+from ..codec import encode_picture
 from ..output_files import OutputFiles
 from ..panels import UNIT_PIXELS, center_crop, grid_size, load_picture, to_pixels
 from .common import add_model_arguments, choose_device, open_movqgan, open_setup
@@ -37,7 +38,7 @@ def run(options: argparse.Namespace, input_is_good: Callable[[], None]) -> None:
     setup.vocabulary.forced_tokens(*grid_size(width, height, setup.config.max_position_embeddings))
     movqgan = open_movqgan(setup, device)
     input_is_good()
-    codes = movqgan.encode(to_pixels(center_crop(picture, (width, height))).to(device)).cpu()
+    codes = encode_picture(movqgan, to_pixels(center_crop(picture, (width, height))).to(device)).cpu()
     with OutputFiles() as files:
         files.write_json({"tokens": [setup.vocabulary.picture_tokens(codes[0])]}, options.tokens_out)
 

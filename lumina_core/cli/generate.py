@@ -14,6 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..advice import Budget, check_fits
+from ..codec import decode_picture, encode_picture
 from ..decoding import DECODERS, DecodeResult, DecodeSettings, StepReport
 from ..errors import InputError
 from ..memory import available_bytes, peak_bytes
@@ -102,7 +103,7 @@ def run(options: argparse.Namespace, input_is_good: Callable[[], None]) -> None:
     set_compile(transformer, options.compile)
     input_is_good()
     if pixels is not None:
-        request = replace(request, given_codes=movqgan.encode(pixels.to(device)).cpu())
+        request = replace(request, given_codes=encode_picture(movqgan, pixels.to(device)).cpu())
     with _Progress(request.codes_to_draw) as progress:
         result = draw(transformer, setup.vocabulary, request, on_step=progress.update)
     _write(options, outputs, setup, movqgan, result, lambda: _stats(device, weights, result))
@@ -201,7 +202,7 @@ def _write(
     tokens = [setup.vocabulary.picture_tokens(codes) for codes in result.codes]
     with OutputFiles() as files:
         for codes, path in zip(result.codes.split(1), outputs, strict=True):
-            files.write_picture(to_image(movqgan.decode(codes.to(device))), path)
+            files.write_picture(to_image(decode_picture(movqgan, codes.to(device))), path)
         if options.tokens_out:
             files.write_json({"tokens": tokens}, options.tokens_out)
         if options.stats_out:

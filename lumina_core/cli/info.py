@@ -137,6 +137,7 @@ def _bytes(options: argparse.Namespace, subject: Subject) -> dict[str, Any]:
         "forward_bytes": plan.forward,
         "run_bytes": plan.run,
         "decode_bytes": plan.decode,
+        "decode_in_strips_bytes": plan.decode_in_strips,
         "total_bytes": plan.total,
         "device_bytes": capacity,
         "fits": _fits(demand, capacity),

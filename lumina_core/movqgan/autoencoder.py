@@ -9,8 +9,11 @@ from torch.nn import functional as F
 from ..errors import InputError
 from .blocks import DownLevel, Middle, UpLevel, apply_norm, make_norm
 from .config import MoVQGANConfig
+from .strips import decode_in_strips, encode_in_strips
 
 STRIP_CONTEXT_ROWS = 4
+# Positions whose distances to every code are alive at once: 64 MB for 16,384 codes.
+NEAREST_POSITIONS = 1024
 
 
 class Encoder(nn.Module):
@@ -83,8 +86,8 @@ class MoVQGAN(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.quantize.embedding.weight.dtype
 
-    def encode(self, pixels: Tensor) -> Tensor:
-        """Codes [B,h,w] of pixels [B,3,H,W] in [-1,1].
+    def encode(self, pixels: Tensor, strip_rows: int | None = None) -> Tensor:
+        """Codes [B,h,w] of pixels [B,3,H,W] in [-1,1]; in strips of rows as `decode`.
 
         Raises InputError when a side is no multiple of the downscale (8 for the published files).
         """
@@ -98,20 +101,30 @@ class MoVQGAN(nn.Module):
                 f"picture is {pixels.shape[-1]}x{pixels.shape[-2]}; MoVQGAN takes sides in multiples of {side}: "
                 "crop or resize the picture first"
             )
-        return self.nearest(self.encode_latent(pixels))
+        return self.nearest(self.encode_latent(pixels, strip_rows))
 
-    def encode_latent(self, pixels: Tensor) -> Tensor:
+    def encode_latent(self, pixels: Tensor, strip_rows: int | None = None) -> Tensor:
         """The latent [B,C,h,w] of pixels before it is snapped to the codebook."""
-        return self.quant_conv(self.encoder(pixels.to(self.dtype)))
+        pixels = pixels.to(self.dtype)
+        if strip_rows is None:
+            return self.quant_conv(self.encoder(pixels))
+        return self.quant_conv(encode_in_strips(self.encoder, pixels, strip_rows))
 
-    def decode(self, codes: Tensor) -> Tensor:
-        """Pixels [B,3,H,W] of codes [B,h,w], about [-1,1], not clamped. Raises InputError on codes out of range."""
-        return self.decode_latent(self.lookup(codes))
+    def decode(self, codes: Tensor, strip_rows: int | None = None) -> Tensor:
+        """Pixels [B,3,H,W] of codes [B,h,w], about [-1,1], not clamped. Raises InputError on codes out of range.
 
-    def decode_latent(self, quantised: Tensor) -> Tensor:
-        """Pixels of the code vectors [B,C,h,w] that `lookup` gives."""
+        With `strip_rows` every layer runs in strips of so many rows: the same picture but for rounding, in about a
+        third of the memory, and a little slower.
+        """
+        return self.decode_latent(self.lookup(codes), strip_rows)
+
+    def decode_latent(self, quantised: Tensor, strip_rows: int | None = None) -> Tensor:
+        """Pixels of the code vectors [B,C,h,w] that `lookup` gives; in strips of rows as `decode`."""
         quantised = quantised.to(self.dtype)
-        return self.decoder(self.post_quant_conv(quantised), quantised)
+        latent = self.post_quant_conv(quantised)
+        if strip_rows is None:
+            return self.decoder(latent, quantised)
+        return decode_in_strips(self.decoder, latent, quantised, strip_rows)
 
     def decode_rows(self, codes: Tensor, first_row: int, end_row: int) -> Tensor:
         """Pixels [B,3,8·(end_row−first_row),W] of some rows of codes [B,h,w], for previews.
@@ -136,7 +149,10 @@ class MoVQGAN(nn.Module):
 
     def nearest(self, latent: Tensor) -> Tensor:
         """Codes [B,h,w] of the code vectors nearest to a latent [B,C,h,w]."""
-        flat = latent.permute(0, 2, 3, 1).float()
+        flat = latent.permute(0, 2, 3, 1).flatten(0, 2).float()
         table = self.quantize.embedding.weight.to(device=flat.device, dtype=torch.float32)
-        distance = flat.square().sum(-1, keepdim=True) + table.square().sum(1) - 2 * (flat @ table.T)
-        return distance.argmin(-1)
+        lengths = table.square().sum(1)
+        parts = flat.split(NEAREST_POSITIONS)
+        # The vector's own length is the same for every code.
+        codes = [torch.addmm(lengths, part, table.T, alpha=-2).argmin(-1) for part in parts]
+        return torch.cat(codes).view(latent.shape[0], *latent.shape[2:])

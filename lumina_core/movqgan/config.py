@@ -9,6 +9,10 @@ from ..errors import CheckpointError, InputError
 NORM_GROUPS = 32
 # At full resolution, `channels` wide, alive at once in the decoder's last level: 10 to 11 were measured on the CPU.
 LIVE_FEATURE_MAPS = 11
+# Rows of a layer's output that are worked out together, where a picture does not fit whole.
+STRIP_ROWS = 32
+# Of a strip's input, float32, alive at once: 4 to 5 were measured on the CPU.
+LIVE_STRIPS = 5
 Shape = tuple[int, ...]
 
 
@@ -39,10 +43,17 @@ class MoVQGANConfig:
         """Channels of every level."""
         return tuple(self.channels * m for m in self.multipliers)
 
-    def picture_bytes(self, grid_h: int, grid_w: int, item_bytes: int) -> int:
-        """About what encoding or decoding one picture of codes takes beside the weights, in numbers of `item_bytes`."""
-        pixels = grid_h * grid_w * self.downscale**2
-        return LIVE_FEATURE_MAPS * pixels * self.channels * item_bytes
+    def picture_bytes(self, grid_h: int, grid_w: int, item_bytes: int, strip_rows: int | None = None) -> int:
+        """About what encoding or decoding one picture of codes takes beside the weights, in numbers of `item_bytes`.
+
+        In strips it is what the last level reads, as wide as the level below it, what it makes, and a strip's own.
+        """
+        height, width = grid_h * self.downscale, grid_w * self.downscale
+        if strip_rows is None:
+            return LIVE_FEATURE_MAPS * height * width * self.channels * item_bytes
+        read, made = max(self.widths[:2]), self.widths[0]
+        strip = min(height, strip_rows + 2) * width * read
+        return height * width * (read + made) * item_bytes + LIVE_STRIPS * strip * 4
 
     def check_codes(self, codebook_size: int, code_pixels: int, source: str) -> None:
         """Raises InputError when the codes are not those that a checkpoint draws; `source` names the MoVQGAN."""

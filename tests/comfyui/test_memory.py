@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-from workflows import MODEL, SAMPLER, text_to_image
+from workflows import DECODE, MODEL, SAMPLER, SAVE, text_to_image
 
 # A custom node that stands in for a small or full device while a file of that name is there.
 FAULTS = """
@@ -15,6 +16,7 @@ import torch
 NODE_CLASS_MAPPINGS = {}
 BASE = Path(__file__).parents[1]
 get_total_memory, attention = management.get_total_memory, torch.nn.functional.scaled_dot_product_attention
+silu = torch.nn.functional.silu
 
 
 def small(dev=None, torch_total_too=False):
@@ -30,6 +32,13 @@ def full(query, *args, **kwargs):
     return attention(query, *args, **kwargs)
 
 
+def full_picture(x, inplace=False):
+    if (BASE / "no strips").exists() and x.ndim == 4 or (BASE / "no whole").exists() and x.ndim == 4 and not inplace:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+    return silu(x, inplace)
+
+
+torch.nn.functional.silu = full_picture
 management.get_total_memory = small
 torch.nn.functional.scaled_dot_product_attention = full
 """
@@ -92,3 +101,26 @@ def test_the_same_run_works_when_there_is_room_again(server, fault):
     assert server.run(text_to_image(seed=3, batch_size=4)).error
     path.unlink()
     assert server.run(text_to_image(seed=3, batch_size=4)).succeeded
+
+
+@pytest.mark.parametrize("decode", ["VAEDecode", "LuminaMGPT2_MoVQGANDecode"])
+def test_a_picture_that_does_not_decode_whole_is_decoded_in_strips(server, fault, decode):
+    workflow = text_to_image(seed=4)
+    workflow[DECODE]["class_type"] = decode
+    expected = server.pictures(server.run(workflow), SAVE)[0]
+    server.free()
+    fault("no whole")
+    run = server.run(workflow)
+    assert run.succeeded, run.error
+    assert "out of memory while decoding a picture of 64x64 whole: going on in strips" in server.log
+    off = np.abs(np.asarray(server.pictures(run, SAVE)[0], int) - np.asarray(expected, int))
+    assert off.max() <= 1
+
+
+def test_a_picture_that_does_not_decode_in_strips_either_says_so(server, fault):
+    path = fault("no strips")
+    failed = server.run(text_to_image(seed=6))
+    assert failed.error["node_id"] == DECODE and failed.error["exception_type"].endswith("OutOfMemory")
+    assert "out of memory while decoding a picture of 64x64, which takes about" in failed.error["exception_message"]
+    path.unlink()
+    assert server.run(text_to_image(seed=6)).succeeded

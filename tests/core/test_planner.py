@@ -74,11 +74,17 @@ def test_bytes_of_the_published_model_are_those_of_its_cache() -> None:
 
 def test_what_is_decoded_counts_when_the_cache_is_gone() -> None:
     plan = plan_memory(demand(canvas(768, 768)))
-    assert plan.total == plan.weights + plan.movqgan + max(plan.cache + plan.forward, plan.decode)
-    small_cache = plan_memory(demand(canvas(768, 768, cfg_scale=1.0, kv_cache="int8")))
-    assert small_cache.decode > small_cache.run and small_cache.total == sum(
-        (small_cache.weights, small_cache.movqgan, small_cache.decode)
-    )
+    assert plan.total == plan.weights + plan.movqgan + max(plan.cache + plan.forward, plan.decode_in_strips)
+    small_cache = replace(plan, cache=0, forward=0)
+    assert small_cache.total == plan.weights + plan.movqgan + plan.decode_in_strips
+    assert replace(small_cache, decode=1).total == plan.weights + plan.movqgan + 1
+
+
+def test_a_picture_that_decodes_in_strips_fits() -> None:
+    """Its cache takes 2.5 GB, its decoding 6.6 GB whole and 2.2 GB in strips."""
+    plan = plan_memory(wanted := demand(canvas(768, 768, cfg_scale=1.0, kv_cache="int8")))
+    assert plan.decode_in_strips < plan.run < plan.decode
+    check_fits(wanted, Budget(plan.weights + plan.movqgan + plan.run))
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -88,7 +94,7 @@ def test_weights_take_the_bytes_that_are_foretold(checkpoint: Path, choice: str)
     assert weights_of(model) == weights
     plan = plan_memory(Demand(model.config, weights, Request([[0]], 4, 4)))
     assert plan.weights == sum(part.nbytes for part in model.parameters())
-    assert (plan.movqgan, plan.decode) == (0, 0)
+    assert (plan.movqgan, plan.decode, plan.decode_in_strips) == (0, 0, 0)
 
 
 def test_movqgan_takes_the_bytes_that_are_foretold(checkpoint: Path) -> None:

@@ -1,0 +1,117 @@
+"""What decoding takes whole and in strips: python -m benchmarks.codec_memory [SIDE [NUMBERS ...]]
+
+Decodes one square picture of SIDE pixels (default 384) in NUMBERS (default float32 bfloat16), with a MoVQGAN of the
+published 270M sizes and random weights, in processes of their own, on the CPU and one thread. Each decodes a small
+picture first, so that PyTorch and the weights are in; told are the bytes by which the process grew, those foretold, and
+how far the pictures are from the first.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lumina_core.memory import peak_bytes
+from lumina_core.movqgan import STRIP_ROWS, MoVQGAN
+from lumina_core.synthetic import SYNTHETIC
+
+SIDE, NUMBERS, CODE_PIXELS = 384, ("float32", "bfloat16"), 8
+
+
+@dataclass(frozen=True)
+class Case:
+    """A way to decode a picture of `side` pixels into the file `out`."""
+
+    side: int
+    dtype: str
+    strip_rows: int | None
+    out: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Bytes that a process grew by, and that were foretold; seconds of the decode."""
+
+    grown: int
+    foretold: int
+    seconds: float
+
+
+def measure(case: Case) -> Measured:
+    """Runs a case in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.codec_memory", json.dumps(asdict(case))]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return Measured(**json.loads(done.stdout))
+
+
+def run_here(case: Case) -> Measured:
+    """Runs a case in this process, which must be a fresh one."""
+    torch.set_num_threads(1)
+    device, grid = torch.device("cpu"), case.side // CODE_PIXELS
+    torch.manual_seed(0)
+    movqgan = MoVQGAN(SYNTHETIC["7b"].movqgan).to(getattr(torch, case.dtype)).requires_grad_(False)
+    _decode(movqgan, 2, case.strip_rows)
+    before, started = peak_bytes(device), time.perf_counter()
+    pixels = _decode(movqgan, grid, case.strip_rows)
+    seconds, after = time.perf_counter() - started, peak_bytes(device)
+    assert before is not None and after is not None, "this system does not say what a process holds"
+    save_file({"pixels": pixels.float()}, case.out)
+    foretold = movqgan.config.picture_bytes(grid, grid, movqgan.dtype.itemsize, case.strip_rows)
+    return Measured(after - before, foretold, seconds)
+
+
+@torch.inference_mode()
+def _decode(movqgan: MoVQGAN, grid: int, strip_rows: int | None) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(movqgan.config.codebook_size, (1, grid, grid), generator=generator)
+    return movqgan.decode(codes, strip_rows)
+
+
+def difference(pixels: Tensor, expected: Tensor) -> str:
+    """How far pixels in [-1,1] are from others: largest error, PSNR of 8 bits, and share of 8-bit values that differ.
+
+    Random weights do not draw in [-1,1], so both are scaled by the largest value expected.
+    """
+    pixels, expected = (one / expected.abs().max() for one in (pixels, expected))
+    eight, eight_expected = (((one + 1) * 127.5).round().clamp(0, 255) for one in (pixels, expected))
+    error = (eight - eight_expected).abs()
+    psnr = 10 * torch.log10(255**2 / error.square().mean()) if error.any() else float("inf")
+    largest = (pixels - expected).abs().max()
+    return f"{largest:.1e} | {error.max():.0f} | {(error > 0).float().mean():.3%} | {psnr:.1f} dB"
+
+
+def main() -> int:
+    """Prints a table in Markdown; with a case as JSON, what it measured."""
+    if len(sys.argv) > 1 and sys.argv[1].startswith("{"):
+        print(json.dumps(asdict(run_here(Case(**json.loads(sys.argv[1]))))))
+        return 0
+    side, numbers = int(sys.argv[1]) if len(sys.argv) > 1 else SIDE, sys.argv[2:] or NUMBERS
+    print("| numbers | way | foretold | measured | seconds | largest error | in 8 bits | differing | PSNR |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        first = str(Path(folder) / "first.safetensors")
+        for number, (dtype, rows) in enumerate(itertools.product(numbers, (None, STRIP_ROWS))):
+            out = first if number == 0 else str(Path(folder) / "other.safetensors")
+            found = measure(Case(side, dtype, rows, out))
+            told = difference(load_file(out)["pixels"], load_file(first)["pixels"])
+            way = "whole" if rows is None else f"strips of {rows} rows"
+            print(
+                f"| {dtype} | {way} | {found.foretold / 1e6:.0f} MB | {found.grown / 1e6:.0f} MB | {found.seconds:.0f} "
+                f"| {told} |",
+                flush=True,
+            )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,202 @@
+"""The layers of MoVQGAN over strips of rows: what the whole way gives but for rounding, in a fraction of its memory.
+
+A norm's statistics are those of the whole picture, gathered strip by strip first; a 3×3 convolution reads one row
+beyond its strip. So there are no seams. Alive at once are two feature maps, the one that a layer reads and the one that
+it fills, and what a strip's rows take on the way. `quantised` is the latent that the decoder's norms are conditioned
+on. Layers inside a module list are `Any`: torch does not type them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import InputError
+from .blocks import Downsample, Middle, SpatialNorm, Upsample
+
+if TYPE_CHECKING:
+    from .autoencoder import Decoder, Encoder
+
+Rows = Callable[[int, int], Tensor]
+
+
+@torch.no_grad()
+def decode_in_strips(decoder: Decoder, latent: Tensor, quantised: Tensor, rows: int) -> Tensor:
+    """What `decoder(latent, quantised)` gives, in strips of `rows` rows of every layer's output."""
+    strips = _Strips(rows, quantised)
+    x = strips.middle(decoder.mid, strips.convolve(decoder.conv_in, latent))
+    for level in reversed(decoder.up):
+        x = strips.up_level(level, x)
+    return strips.convolve(decoder.conv_out, x, strips.activated(decoder.norm_out, x))
+
+
+@torch.no_grad()
+def encode_in_strips(encoder: Encoder, pixels: Tensor, rows: int) -> Tensor:
+    """What `encoder(pixels)` gives, in strips of `rows` rows of every layer's output."""
+    strips = _Strips(rows, None)
+    x = strips.convolve(encoder.conv_in, pixels)
+    for level in encoder.down:
+        x = strips.down_level(level, x)
+    x = strips.middle(encoder.mid, x)
+    return strips.convolve(encoder.conv_out, x, strips.activated(encoder.norm_out, x))
+
+
+class _Strips:
+    """Runs layers strip by strip. Feature maps that come in are used up: a block writes its result over them."""
+
+    def __init__(self, rows: int, quantised: Tensor | None):
+        if rows < 1:
+            raise InputError(f"strips have {rows} rows; expected 1 or more, or None for the whole picture")
+        self.rows, self.quantised = rows, quantised
+
+    def middle(self, middle: Middle, x: Tensor) -> Tensor:
+        return self.block(middle.block_2, self.attention(middle.attn_1, self.block(middle.block_1, x)))
+
+    def up_level(self, level: Any, x: Tensor) -> Tensor:
+        x = self.blocks(level, x)
+        return x if level.upsample is None else self.upsample(level.upsample, x)
+
+    def down_level(self, level: Any, x: Tensor) -> Tensor:
+        x = self.blocks(level, x)
+        return x if level.downsample is None else self.downsample(level.downsample, x)
+
+    def blocks(self, level: Any, x: Tensor) -> Tensor:
+        for index, block in enumerate(level.block):
+            x = self.block(block, x)
+            if level.attn:
+                x = self.attention(level.attn[index], x)
+        return x
+
+    def block(self, block: Any, x: Tensor) -> Tensor:
+        hidden = self.convolve(block.conv1, x, self.activated(block.norm1, x))
+        skip = x if block.nin_shortcut is None else self.shortcut(block.nin_shortcut, x)
+        return self.convolve(block.conv2, hidden, self.activated(block.norm2, hidden), add_to=skip)
+
+    def shortcut(self, layer: nn.Conv2d, x: Tensor) -> Tensor:
+        """A 1×1 convolution, written over the first channels of its input where they have room for it."""
+        out = x[:, : layer.out_channels] if layer.out_channels <= x.shape[1] else _empty(layer, x, x.shape[2])
+        for first, end in self.spans(x.shape[2]):
+            out[:, :, first:end] = layer(x[:, :, first:end])
+        return out
+
+    def attention(self, attn: Any, x: Tensor) -> Tensor:
+        """Queries come in strips; keys and values are whole, and small at the resolutions that have attention."""
+        normed = _norm_rows(attn.norm, x, self.quantised, self)
+        hidden = torch.cat([normed(first, end) for first, end in self.spans(x.shape[2])], 2)
+        key, value = (_positions(layer(hidden)) for layer in (attn.k, attn.v))
+        for first, end in self.spans(x.shape[2]):
+            strip = x[:, :, first:end]
+            mixed = F.scaled_dot_product_attention(_positions(attn.q(hidden[:, :, first:end])), key, value)
+            strip += attn.proj_out(mixed.squeeze(1).transpose(1, 2).reshape(strip.shape))
+        return x
+
+    def convolve(self, layer: nn.Conv2d, x: Tensor, rows: Rows | None = None, add_to: Tensor | None = None) -> Tensor:
+        """A 3×3 convolution of x [B,C,H,W], or of what `rows` makes of its rows; added to a tensor, if one is named.
+
+        The layer pads each strip by a row of zeros, which is right at the picture's edge; elsewhere the strip brings
+        the row beyond, and the padding's row falls away.
+        """
+        height, rows = x.shape[2], rows or (lambda first, end: x[:, :, first:end])
+        out = _empty(layer, x, height) if add_to is None else add_to
+        for first, end in self.spans(height):
+            above, below = max(0, first - 1), min(height, end + 1)
+            result = layer(rows(above, below))[:, :, first - above : end - above]
+            if add_to is None:
+                out[:, :, first:end] = result
+            else:
+                out[:, :, first:end] += result
+        return out
+
+    def upsample(self, upsample: Upsample, x: Tensor) -> Tensor:
+        out = _empty(upsample.conv, x, 2 * x.shape[2], 2 * x.shape[3])
+        for first, end in self.spans(x.shape[2], max(1, self.rows // 2)):
+            above, below = max(0, first - 1), min(x.shape[2], end + 1)
+            doubled = F.interpolate(x[:, :, above:below], scale_factor=2.0, mode="nearest")
+            out[:, :, 2 * first : 2 * end] = upsample.conv(doubled)[:, :, 2 * (first - above) : 2 * (end - above)]
+        return out
+
+    def downsample(self, downsample: Downsample, x: Tensor) -> Tensor:
+        height = x.shape[2] // 2
+        out = _empty(downsample.conv, x, height, x.shape[3] // 2)
+        for first, end in self.spans(height):
+            strip = x[:, :, 2 * first : 2 * end + 1]
+            out[:, :, first:end] = downsample.conv(F.pad(strip, (0, 1, 0, int(end == height))))
+        return out
+
+    def activated(self, norm: Any, x: Tensor) -> Rows:
+        """SiLU of a norm of x, for any of its rows."""
+        normed = _norm_rows(norm, x, self.quantised, self)
+        return lambda first, end: F.silu(normed(first, end), inplace=True)
+
+    def spans(self, height: int, rows: int | None = None) -> Iterator[tuple[int, int]]:
+        """First row and end of every strip."""
+        step = rows or self.rows
+        return ((first, min(height, first + step)) for first in range(0, height, step))
+
+
+def _norm_rows(norm: Any, x: Tensor, quantised: Tensor | None, strips: _Strips) -> Rows:
+    """A norm of x [B,C,H,W], by the statistics of all of x, for any of its rows."""
+    group_norm = norm.norm_layer if isinstance(norm, SpatialNorm) else norm
+    factor, offset = _affine(group_norm, x, strips)
+
+    def normed(first: int, end: int) -> Tensor:
+        return torch.addcmul(offset, x[:, :, first:end].to(offset.dtype), factor).to(x.dtype)
+
+    if quantised is None:
+        return normed
+    scale, shift, side = norm.conv_y(quantised), norm.conv_b(quantised), x.shape[2] // quantised.shape[2]
+
+    def modulated(first: int, end: int) -> Tensor:
+        result = normed(first, end)
+        scales, shifts = (_nearest_rows(part, side, first, end) for part in (scale, shift))
+        return torch.addcmul(shifts, result, scales, out=result)
+
+    return modulated
+
+
+def _nearest_rows(latent: Tensor, side: int, first: int, end: int) -> Tensor:
+    """Rows of a latent resized to `side` times its size."""
+    above = first // side
+    resized = F.interpolate(latent[:, :, above : (end - 1) // side + 1], scale_factor=float(side), mode="nearest")
+    return resized[:, :, first - above * side : end - above * side]
+
+
+def _affine(norm: Any, x: Tensor, strips: _Strips) -> tuple[Tensor, Tensor]:
+    """Factor and offset [B,C,1,1] in float32 that are a GroupNorm of all of x.
+
+    A layer that keeps its weights elsewhere gives them by a method `cast_affine`.
+    """
+    mean, variance = _group_statistics(x, norm.num_groups, strips)
+    weight, bias = norm.cast_affine(x) if hasattr(norm, "cast_affine") else (norm.weight, norm.bias)
+    size = x.shape[1] // norm.num_groups
+    mean, variance = mean.repeat_interleave(size, 1), variance.repeat_interleave(size, 1)
+    factor = (variance + norm.eps).rsqrt() * weight.float()
+    offset = bias.float() - mean * factor
+    return factor[..., None, None], offset[..., None, None]
+
+
+def _group_statistics(x: Tensor, groups: int, strips: _Strips) -> tuple[Tensor, Tensor]:
+    """Mean and variance [B,G] of groups of channels, in float32, combined strip by strip (Chan et al. 1979)."""
+    count, mean, squares = 0, x.new_zeros(1, dtype=torch.float32), x.new_zeros(1, dtype=torch.float32)
+    for first, end in strips.spans(x.shape[2]):
+        part = x[:, :, first:end].float().unflatten(1, (groups, -1))
+        variance, part_mean = torch.var_mean(part, dim=(2, 3, 4), correction=0)
+        size = part[0, 0].numel()
+        total, shift = count + size, part_mean - mean
+        mean = mean + shift * (size / total)
+        squares = squares + variance * size + shift.square() * (count * size / total)
+        count = total
+    return mean, squares / count
+
+
+def _positions(x: Tensor) -> Tensor:
+    """[B,C,H,W] as attention takes it: [B,1,H·W,C]."""
+    return x.flatten(2).transpose(1, 2).unsqueeze(1).contiguous()
+
+
+def _empty(layer: nn.Conv2d, x: Tensor, height: int, width: int | None = None) -> Tensor:
+    return x.new_empty(x.shape[0], layer.out_channels, height, x.shape[3] if width is None else width)

@@ -1,0 +1,77 @@
+"""Save Lumina Checkpoint."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+from comfy_api.latest import io
+
+from ..lumina_core.convert import plan_conversion
+from . import comfy_adapter as comfy_ui
+from .types import CATEGORY, LoadedModel, LuminaModel
+from .vae import MoVQGANVae, require_movqgan
+
+# Stored workflows hold the names; new ones go to the end.
+SAVE_WEIGHTS = ["int4", "int8", "bf16"]
+
+
+def save_checkpoint(model: LoadedModel, vae: MoVQGANVae | None, weights: str, prefix: str) -> Path:
+    """Converts the files that a model was loaded from into a new one that the loader lists; the new file's path.
+
+    Tensor by tensor, never all in memory. Raises InputError and CheckpointError for what cannot be converted or
+    written, and ComfyUI's interrupt; no file is left then.
+    """
+    source, movqgan = comfy_ui.checkpoint_path(model.name), None if vae is None else vae.source
+    conversion = plan_conversion(source, weights, movqgan, comfy_ui.model_device())
+    out = comfy_ui.new_checkpoint_path(prefix)
+    progress, steps = comfy_ui.Progress(len(conversion)), itertools.count(1)
+
+    def on_step() -> None:
+        comfy_ui.check_interrupted()
+        progress.update(next(steps))
+
+    conversion.write(out, on_step)
+    return out
+
+
+class SaveCheckpoint(io.ComfyNode):
+    """A loaded checkpoint into one portable file."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="LuminaMGPT2_SaveCheckpoint",
+            display_name="Save Lumina Checkpoint",
+            category=CATEGORY,
+            description="Writes the checkpoint into one .safetensors file in models/lumina_mgpt2 that needs nothing "
+            "beside it, with smaller weights if asked for.",
+            inputs=[
+                LuminaModel.Input("model", tooltip="From Load Lumina-mGPT 2.0. Its files are read anew."),
+                io.Combo.Input(
+                    "weights",
+                    options=SAVE_WEIGHTS,
+                    default=SAVE_WEIGHTS[0],
+                    tooltip="Form of the weights in the file. A checkpoint in int8 or int4 cannot be converted again.",
+                ),
+                io.String.Input(
+                    "filename_prefix",
+                    default="lumina_mgpt2",
+                    tooltip="Name of the file, in models/lumina_mgpt2; a number is put behind it, so no file is ever "
+                    "overwritten. May have folders and %year%, %month%, %day% and so on in it.",
+                ),
+                io.Vae.Input(
+                    "vae",
+                    optional=True,
+                    tooltip="From Load MoVQGAN: goes into the file too. Default: the checkpoint's own, if it has one.",
+                ),
+            ],
+            outputs=[io.String.Output(display_name="checkpoint")],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, model, weights, filename_prefix, vae=None) -> io.NodeOutput:
+        movqgan = None if vae is None else require_movqgan(vae)
+        path = save_checkpoint(model, movqgan, weights, filename_prefix)
+        return io.NodeOutput(comfy_ui.checkpoint_name(path))
