@@ -11,7 +11,7 @@ NORM_GROUPS = 32
 LIVE_FEATURE_MAPS = 11
 # Rows of a layer's output that are worked out together, where a picture does not fit whole.
 STRIP_ROWS = 32
-# Of a strip's input, float32, alive at once: 4 to 5 were measured on the CPU.
+# Copies of a strip's input in float32 that are alive at once: normed, modulated and what convolving takes (estimated).
 LIVE_STRIPS = 5
 Shape = tuple[int, ...]
 
