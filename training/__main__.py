@@ -1,6 +1,6 @@
 """Makes the demo checkpoint from nothing: python -m training --out FOLDER
 
-Text tokenizer, MoVQGAN and transformer, in this order; each also has a command of its own. An hour or two on a CPU.
+Text tokenizer, MoVQGAN and transformer, in this order; each also has a command of its own. Some five hours on a CPU.
 """
 
 import argparse
