@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING
 
@@ -9,10 +10,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..lumina_core.memory import is_out_of_memory
 from ..lumina_core.panels import to_image
 
 if TYPE_CHECKING:
     from .vae import MoVQGANVae
+
+logger = logging.getLogger(__name__)
 
 # Up to so many codes a preview decodes the whole picture: it is cheap, and norms over a few rows look odd there.
 WHOLE_CODES = 32 * 32
@@ -29,19 +33,30 @@ class GrowingPreview:
         self._pixels = torch.zeros(1, 3, grid_h * movqgan.upscale_ratio, grid_w * movqgan.upscale_ratio)
         self._rows = 0
         self._next_time = 0.0
+        self._off = False
 
     def draw(self, codes: Tensor, rows: int) -> Image.Image | None:
         """The picture of codes [1,h,w] whose first `rows` rows are final; None when it is not worth a new one yet.
 
-        The last one, which stays on the node, is always worth it.
+        The last one, which stays on the node, is always worth it. When memory runs out there are no more previews, and
+        the log says so: the run needs none.
         """
+        if self._off:
+            return None
         started = time.monotonic()
         early = started < self._next_time and rows < codes.shape[1]
         if rows <= self._rows or early:
             return None
         first = 0 if self._whole else self._rows
         side = self._movqgan.upscale_ratio
-        self._pixels[:, :, first * side : rows * side] = self._decode(codes, first, rows)
+        try:
+            self._pixels[:, :, first * side : rows * side] = self._decode(codes, first, rows)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self._off = True
+            logger.warning("out of memory while decoding a preview: this run goes on without previews")
+            return None
         self._rows = rows
         self._next_time = time.monotonic() + (time.monotonic() - started) / PREVIEW_SHARE
         return to_image(self._pixels)

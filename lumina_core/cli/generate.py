@@ -178,13 +178,13 @@ def _stats(device: torch.device, weights: WeightsPlan, result: DecodeResult) -> 
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "dtype": str(weights.dtype).removeprefix("torch."),
         "seconds": result.seconds,
-        "warm_up_seconds": result.warm_up_seconds,
         "nfe": result.nfe,
         "sampled_tokens": result.sampled_tokens,
         "accept_histogram": result.accept_histogram,
         "peak_bytes": peak_bytes(device),
         "log_likelihood": list(result.log_likelihood),
         "kv": result.settings.kv_cache,
+        "warm_up_seconds": result.warm_up_seconds,
     }
 
 

@@ -106,6 +106,7 @@ def test_stats_say_what_the_run_took(lumina: CommandLine) -> None:
         ("peak_bytes", int),
         ("log_likelihood", list),
         ("kv", str),
+        ("warm_up_seconds", float),
     ]
     assert list(stats.values())[:5] == ["gumbel", 19, "fp32", "cpu", "float32"]
     assert stats["sampled_tokens"] == 2 * 16 and 0 < stats["seconds"] < 600

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass, replace
 
 import pytest
@@ -12,12 +11,11 @@ from torch import Tensor
 from lumina_core.config import TransformerConfig
 from lumina_core.decoding import NEW_DRAFTS, DecodeResult, DecodeSettings, StepReport
 from lumina_core.errors import Cancelled, InputError
-from lumina_core.model import KVCache, Transformer
+from lumina_core.model import KVCache, Transformer, make_cache
 from lumina_core.pipeline import Request, draw
 
 from .toys import Toy, toy_transformer, toy_vocabulary
 
-DECODE = importlib.import_module("lumina_core.decoding.decode")
 CODES, PICTURES = 64, 3
 SETTINGS = DecodeSettings(cfg_scale=3.0, top_k=8, temperature=0.7, seed=5, window_size=7)
 DECODERS = ("ar", "gumbel", "sjd", "coupled")
@@ -86,7 +84,7 @@ def test_drafts_that_are_taken_back_leave_no_trace_in_the_cache(
             super().__init__(*args, **kwargs)
             caches.append(self)
 
-    monkeypatch.setattr(DECODE, "KVCache", Kept)
+    monkeypatch.setattr(make_cache, "KVCache", Kept)
     result, model = toy.decode(replace(SETTINGS, decoder=decoder), PICTURES), toy.transformer
     assert decoder == "ar" or any(1 in lengths for lengths in result.accept_lengths)
     for row, prompt in enumerate([*toy.prompts, (), (), ()]):
