@@ -167,10 +167,10 @@ def test_the_refusal_says_what_it_takes_and_what_there_is() -> None:
     ("request_", "capacity", "expected"),
     [
         (canvas(768, 768, batch=4), 50, "batch 3, or the int8 cache, or int4 weights, or 704x704"),
-        (canvas(768, 768), 20, "int4 weights, or 544x544"),
+        (canvas(768, 768), 20, "the int8 cache, or int4 weights, or 544x544"),
         (canvas(768, 768), 12.5, "the int8 cache and int4 weights"),
         (canvas(768, 768, batch=4), 12.5, "the int8 cache and int4 weights and batch 1"),
-        (canvas(768, 768, batch=4), 8, "the int8 cache and int4 weights and batch 1 and 512x512"),
+        (canvas(768, 768, batch=4), 8, "the int8 cache and int4 weights and batch 1 and 544x544"),
         (canvas(512, 1024, batch=2), 21, "288x576"),
     ],
 )
