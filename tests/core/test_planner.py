@@ -192,7 +192,7 @@ def test_weights_that_are_few_bits_already_are_not_offered_again() -> None:
 def test_what_is_offered_keeps_the_shape_and_the_given_rows() -> None:
     given = torch.zeros(64, 64, dtype=torch.int64)
     request = replace(canvas(512, 1024, window_size=128), given_codes=given)
-    assert advice(demand(request), Budget(20 * GB)) == "what would fit: int4 weights, or 384x800"
+    assert advice(demand(request), Budget(20 * GB)) == "what would fit: the int8 cache, or int4 weights, or 384x800"
     tiny = replace(canvas(32, 64, window_size=16), given_codes=torch.zeros(4, 4, dtype=torch.int64))
     assert told(tiny, 0).endswith("no picture of this model would fit")
 
@@ -236,7 +236,7 @@ def test_a_run_that_cannot_fit_is_refused_before_the_weights_are_read(
     monkeypatch.setattr("lumina_core.cli.generate.load_transformer", never)
     monkeypatch.setattr("lumina_core.cli.generate.available_bytes", lambda _: 3 * 10**6)
     lumina.refuses_to_generate("--batch", 8, expected="8 pictures of 32x32 would take about")
-    lumina.refuses_to_generate("--batch", 8, expected="there are 3 MB; what would fit: the int8 cache and ")
+    lumina.refuses_to_generate("--batch", 8, expected="there are 3 MB; what would fit: batch 4")
 
 
 def test_published_config_of_the_command_line_is_the_files(golden: Path) -> None:
