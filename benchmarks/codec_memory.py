@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,6 +23,8 @@ from torch import Tensor
 from lumina_core.memory import peak_bytes
 from lumina_core.movqgan import STRIP_ROWS, MoVQGAN
 from lumina_core.synthetic import SYNTHETIC
+
+from .own_process import in_own_process
 
 SIDE, NUMBERS, CODE_PIXELS = 384, ("float32", "bfloat16"), 8
 
@@ -49,9 +50,7 @@ class Measured:
 
 def measure(case: Case) -> Measured:
     """Runs a case in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.codec_memory", json.dumps(asdict(case))]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return Measured(**json.loads(done.stdout))
+    return Measured(**in_own_process("benchmarks.codec_memory", case))
 
 
 def run_here(case: Case) -> Measured:

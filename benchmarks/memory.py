@@ -8,7 +8,6 @@ the weights are in.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from dataclasses import asdict, dataclass
 
@@ -22,6 +21,8 @@ from lumina_core.pipeline import Request, draw
 from lumina_core.planner import Demand, plan_memory, weights_of
 from lumina_core.tokenizer import load_tokenizer
 from lumina_core.vocabulary import Vocabulary
+
+from .own_process import in_own_process
 
 SIDE, PROMPT = 8, (9,) * 40
 
@@ -61,9 +62,7 @@ class Measured:
 
 def measure(case: Case) -> Measured:
     """Runs a case in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.memory", json.dumps(asdict(case))]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return Measured(**json.loads(done.stdout))
+    return Measured(**in_own_process("benchmarks.memory", case))
 
 
 def run_here(case: Case) -> Measured:

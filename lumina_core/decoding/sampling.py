@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from ..kernels.eager import topk_cut
+
 
 def guide(cond: Tensor, uncond: Tensor, cfg_scale: float) -> Tensor:
     """Classifier-free guidance in float32: uncond + cfg·(cond − uncond) (arXiv 2207.12598)."""
@@ -14,8 +16,7 @@ def cut(logits: Tensor, top_k: int) -> Tensor:
     """Logits with all but the k largest at −inf; ties with the k-th stay (as in the published program)."""
     if top_k >= logits.shape[-1]:
         return logits
-    kth = logits.topk(top_k, dim=-1, sorted=False).values.amin(-1, keepdim=True)
-    return logits.masked_fill(logits < kth, -torch.inf)
+    return topk_cut(logits, top_k)
 
 
 def sample_inverse(weights: Tensor, uniform: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from .window import Window
 
 logger = logging.getLogger(__name__)
 
+Result = TypeVar("Result")
 Replay = Callable[[], Tensor]
 Capture = Callable[[Callable[[], Tensor]], Replay]
 
@@ -76,7 +77,7 @@ class CapturedSteps:
             return self._timed(step)
         return step()
 
-    def _timed(self, run: Callable[[], Tensor | Replay | None]):  # type: ignore[no-untyped-def]
+    def _timed(self, run: Callable[[], Result]) -> Result:
         start = time.perf_counter()
         done = run()
         self.warm_up_seconds += time.perf_counter() - start
