@@ -329,7 +329,10 @@ def test_a_picture_is_continued_from_any_number_of_rows(server, save, given_heig
 
 
 def test_previews_show_the_given_rows_and_grow_below_them(server, save):
-    workflow = conditioned(save(noise(64, 64)).name)
+    square = np.full((64, 64, 3), 255, np.uint8)
+    square[16:40, 16:40] = (220, 30, 35)
+    # On white: a picture on grey would look as if it were still to be drawn.
+    workflow = conditioned(save(square).name, prompt="make the square green")
     workflow[SAMPLER]["inputs"]["decoder"] = "ar"
     previews = server.run(workflow).previews
     assert len(previews) > 1
