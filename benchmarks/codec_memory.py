@@ -60,6 +60,7 @@ def run_here(case: Case) -> Measured:
     torch.manual_seed(0)
     movqgan = MoVQGAN(SYNTHETIC["7b"].movqgan).to(getattr(torch, case.dtype)).requires_grad_(False)
     _decode(movqgan, 2, case.strip_rows)
+    _forget_peak()
     before, started = peak_bytes(device), time.perf_counter()
     pixels = _decode(movqgan, grid, case.strip_rows)
     seconds, after = time.perf_counter() - started, peak_bytes(device)
@@ -67,6 +68,11 @@ def run_here(case: Case) -> Measured:
     save_file({"pixels": pixels.float()}, case.out)
     foretold = movqgan.config.picture_bytes(grid, grid, movqgan.dtype.itemsize, case.strip_rows)
     return Measured(after - before, foretold, seconds)
+
+
+def _forget_peak() -> None:
+    """Lets the most that this process held begin anew at what it holds (Linux 4.0): making the weights took more."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 @torch.inference_mode()

@@ -10,6 +10,7 @@ import torch
 
 from .errors import OutOfMemory
 from .memory import gigabytes
+from .model import KV_CACHES
 from .panels import CODE_PIXELS
 from .planner import Demand, MemoryPlan, plan_memory
 from .quant import SCHEMES
@@ -42,7 +43,7 @@ def check_fits(demand: Demand, budget: Budget) -> None:
 
 def advice(demand: Demand, budget: Budget) -> str:
     """What to change so that a run fits: every change that does alone, or else several together."""
-    ways = [_smaller_batch(demand), _int8_cache(demand), _smaller_picture(demand)]
+    ways = [_smaller_batch(demand), _smaller_cache(demand), _smaller_picture(demand)]
     if budget.with_weights:
         ways.insert(2, _int4_weights(demand))
     alone = [change.name for way in ways for change in _first_that_fits(way, budget)]
@@ -53,15 +54,20 @@ def advice(demand: Demand, budget: Budget) -> str:
 
 
 def _together(demand: Demand, budget: Budget) -> list[Change]:
-    """Every change that leaves the picture as large as it is, and a smaller picture if that is not enough."""
+    """Every change that leaves the picture as large as it is, and a smaller picture if that is not enough.
+
+    The cache becomes no smaller than it must.
+    """
     changes: list[Change] = []
-    for way in (_int8_cache, _int4_weights, _smallest_batch):
-        for change in way(demand):
-            changes.append(change)
-            demand = change.demand
-    if budget.fits(demand):
-        return changes
-    smaller = list(_first_that_fits(_smaller_picture(demand), budget))
+    for changes in [[change] for change in _smaller_cache(demand)] or [[]]:
+        least = changes[-1].demand if changes else demand
+        for way in (_int4_weights, _smallest_batch):
+            for change in way(least):
+                changes.append(change)
+                least = change.demand
+        if budget.fits(least):
+            return changes
+    smaller = list(_first_that_fits(_smaller_picture(least), budget))
     return changes + smaller if smaller else []
 
 
@@ -95,11 +101,11 @@ def _batch(demand: Demand, size: int) -> Change:
     return Change(f"batch {size}", replace(demand, request=smaller))
 
 
-def _int8_cache(demand: Demand) -> Iterator[Change]:
+def _smaller_cache(demand: Demand) -> Iterator[Change]:
     settings = demand.request.settings
-    if settings.kv_cache != "int8":
-        settings = replace(settings, kv_cache="int8")
-        yield Change("the int8 cache", replace(demand, request=replace(demand.request, settings=settings)))
+    for kv_cache in KV_CACHES[KV_CACHES.index(settings.kv_cache) + 1 :]:
+        request = replace(demand.request, settings=replace(settings, kv_cache=kv_cache))
+        yield Change(f"the {kv_cache} cache", replace(demand, request=request))
 
 
 def _int4_weights(demand: Demand) -> Iterator[Change]:

@@ -16,8 +16,8 @@ from .errors import OutOfMemory
 
 Result = TypeVar("Result")
 
-# What PyTorch's CPU allocator says; it raises a plain RuntimeError.
-_CPU_REFUSAL = re.compile(r"can't allocate memory|not enough memory", re.IGNORECASE)
+# What PyTorch's CPU allocator, CUDA's driver and its libraries say; they raise plain RuntimeErrors.
+_REFUSAL = re.compile(r"can't allocate memory|not enough memory|out of memory|ALLOC_FAILED", re.IGNORECASE)
 
 
 def available_bytes(device: torch.device) -> int | None:
@@ -61,7 +61,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device or the host refused memory."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and _CPU_REFUSAL.search(str(error)) is not None
+    return isinstance(error, RuntimeError) and _REFUSAL.search(str(error)) is not None
 
 
 def explain_out_of_memory(run: Callable[[], Result], message: Callable[[], str]) -> Result:

@@ -22,18 +22,19 @@ MOVQGAN_ITEM_BYTES = 4
 DRAW_BYTES_PER_LOGIT = 44
 # A mask of one byte, and the numbers that attention makes of it.
 MASK_BYTES = 5
-# Keys, values, and one of them on its way out of 8 bits.
-INT8_READ_COPIES = 3
+# Keys, values, and one of them on its way out of its few bits.
+READ_COPIES = 3
 
 
 @dataclass(frozen=True)
 class Demand:
-    """A run: the models' sizes, the form of the weights, and what is drawn."""
+    """A run: the models' sizes, the form of the weights, what is drawn, and whether its steps are captured."""
 
     config: TransformerConfig
     weights: WeightsPlan
     request: Request
     movqgan: MoVQGANConfig | None = None
+    captured: bool = False
 
     @property
     def rows(self) -> int:
@@ -94,7 +95,7 @@ def plan_memory(demand: Demand) -> MemoryPlan:
         weights=weights,
         movqgan=0 if codec is None else movqgan_bytes(codec),
         cache=KVCache.bytes_needed(config, demand.rows, length, dtype, request.settings.kv_cache),
-        forward=max(_window_bytes(demand, length), _prefill_bytes(demand)) + scratch,
+        forward=_forward_bytes(demand, length) + scratch,
         decode=0 if codec is None else codec.picture_bytes(*grid, MOVQGAN_ITEM_BYTES),
         decode_in_strips=0 if codec is None else codec.picture_bytes(*grid, MOVQGAN_ITEM_BYTES, STRIP_ROWS),
     )
@@ -113,12 +114,18 @@ def movqgan_bytes(config: MoVQGANConfig) -> int:
         return MOVQGAN_ITEM_BYTES * sum(part.numel() for part in MoVQGAN(config).parameters())
 
 
+def _forward_bytes(demand: Demand, kv_len: int) -> int:
+    """Of the widest forward; a captured one is held beside the one that was run before the capture."""
+    window, prefill = _window_bytes(demand, kv_len), _prefill_bytes(demand)
+    return max(2 * window if demand.captured else window, prefill)
+
+
 def _window_bytes(demand: Demand, kv_len: int) -> int:
     config, settings, tokens = demand.config, demand.request.settings, demand.rows * demand.request.settings.width
     blocks = tokens * (_layer_bytes(demand) + kv_len * MASK_BYTES)
-    if settings.kv_cache == "int8":
+    if settings.kv_cache != "auto":
         heads = config.num_key_value_heads * config.head_dim
-        blocks += INT8_READ_COPIES * demand.rows * kv_len * heads * demand.weights.dtype.itemsize
+        blocks += READ_COPIES * demand.rows * kv_len * heads * demand.weights.dtype.itemsize
     pictures = len(demand.request.prompts)
     return max(blocks, pictures * settings.width * config.codebook_size * DRAW_BYTES_PER_LOGIT)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from .decoding import Canvas, DecodeSettings
+from .decoding.decode import KV_LEN_STEP
 from .decoding.steps import make_steps
 from .decoding.window import SAME_ROUNDING_ROWS, Window
 from .model import KVCache, Transformer, new_cache
@@ -66,7 +67,7 @@ class StepTimer:
     def __init__(self, transformer: Transformer, longest: int, widest: int, settings: DecodeSettings):
         self.transformer, self.settings = transformer, settings
         self.rows = 2 if settings.guided else 1
-        length = longest + 2 * max(widest, SAME_ROUNDING_ROWS)
+        length = _whole_steps(longest + 2 * max(widest, SAME_ROUNDING_ROWS))
         self.cache = new_cache(transformer, self.rows, length, settings.kv_cache, widest)
         self.canvas = Canvas(-(-length // (CANVAS_WIDTH + 1)) + 2, CANVAS_WIDTH)
         self.end_of_row = transformer.embed(torch.zeros(1, dtype=torch.int64))
@@ -77,12 +78,13 @@ class StepTimer:
         settings = replace(self.settings, window_size=window)
         moving = Window(self.transformer, self.canvas, self.cache, [PROMPT_TOKENS], settings)
         place = torch.full_like(moving.pos, context - PROMPT_TOKENS)
+        kv_len = _whole_steps(context + moving.slots_run(window))
         steps_of, device = make_steps(moving), self.transformer.device
 
         def run(count: int) -> None:
             for _ in range(count):
                 moving.pos.copy_(place)
-                steps_of(self.end_of_row, context + moving.slots_run(window), window)
+                steps_of(self.end_of_row, kv_len, window)
 
         first = timed(lambda: run(SETTING_UP), device)
         seconds = timed(lambda: run(steps), device) / steps
@@ -94,6 +96,11 @@ class StepTimer:
         weights = weight_bytes(transformer, transformer.dtype) - transformer.code_embedding.weight.nbytes
         kv_cache = self.settings.kv_cache
         return weights + KVCache.bytes_needed(transformer.config, self.rows, context, transformer.dtype, kv_cache)
+
+
+def _whole_steps(length: int) -> int:
+    """The length of cache that drawing would read."""
+    return -(-length // KV_LEN_STEP) * KV_LEN_STEP
 
 
 def timed(run: Callable[[], object], device: torch.device) -> float:

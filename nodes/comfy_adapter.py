@@ -228,6 +228,13 @@ def release_memory() -> None:
 # Progress
 
 
+def check_interrupted_at_layers(module: nn.Module) -> None:
+    """From now on the user's interrupt ends any use of a module before its next convolution."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_pre_hook(lambda *_: check_interrupted())
+
+
 def check_interrupted() -> None:
     """Raises ComfyUI's own exception when the user cancelled; it must not be caught."""
     management.throw_exception_if_processing_interrupted()

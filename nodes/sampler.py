@@ -8,6 +8,7 @@ from ..lumina_core.advice import check_fits
 from ..lumina_core.decoding import DECODERS, DecodeResult, DecodeSettings
 from ..lumina_core.errors import InputError
 from ..lumina_core.model import KV_CACHES
+from ..lumina_core.model.compile import OFF
 from ..lumina_core.panels import CODE_PIXELS, grid_size
 from ..lumina_core.pipeline import Request, StepReport, check_request, draw
 from ..lumina_core.planner import Demand, plan_memory, weights_of
@@ -83,7 +84,9 @@ class Watcher:
 def sample(model: LoadedModel, movqgan: MoVQGANVae, request: Request) -> DecodeResult:
     """Draws the request's pictures under ComfyUI's memory management. Raises OutOfMemory, before or on the way."""
     transformer = model.transformer
-    demand = Demand(transformer.config, weights_of(transformer), request, movqgan.first_stage_model.config)
+    captured = transformer.compile_choice != OFF and comfy_ui.model_device().type == "cuda"
+    codec = movqgan.first_stage_model.config
+    demand = Demand(transformer.config, weights_of(transformer), request, codec, captured)
     check_fits(demand, comfy_ui.memory_budget())
     comfy_ui.load([model.patcher, movqgan.patcher], plan_memory(demand).run)
     # The engine runs where this norm is, and ComfyUI may have left it behind when short of memory.
@@ -105,7 +108,7 @@ class SJDSampler(io.ComfyNode):
             display_name="SJD Sampler",
             category=CATEGORY,
             description="Draws pictures by (speculative Jacobi) decoding. A seed gives the same picture with the "
-            "decoders gumbel and ar, at every window: they differ in speed only.",
+            "decoders gumbel and ar, at every window, up to rounding: they differ in speed only.",
             inputs=[
                 LuminaModel.Input("model", tooltip="From Load Lumina-mGPT 2.0."),
                 io.Vae.Input("vae", tooltip="From Load MoVQGAN; makes the latent and the previews."),
@@ -116,7 +119,7 @@ class SJDSampler(io.ComfyNode):
                     min=0,
                     max=BIGGEST_SEED,
                     control_after_generate=True,
-                    tooltip="Picture k of a batch is the picture of seed + k alone.",
+                    tooltip="Picture k of a batch is the picture of seed + k alone, up to rounding.",
                 ),
                 io.Float.Input(
                     "cfg",
@@ -156,8 +159,8 @@ class SJDSampler(io.ComfyNode):
                     default=DECODERS[0],
                     optional=True,
                     advanced=True,
-                    tooltip="gumbel: several tokens a forward, the same picture as ar. ar: one token a forward. "
-                    "sjd, coupled: speculative sampling, the same distribution with other pictures.",
+                    tooltip="gumbel: several tokens a forward, the same picture as ar up to rounding. ar: one token a "
+                    "forward. sjd, coupled: speculative sampling, the same distribution with other pictures.",
                 ),
                 io.Int.Input(
                     "window",
@@ -181,7 +184,7 @@ class SJDSampler(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip="How the memory of the tokens so far is kept. auto: as it is computed. int8: half of what "
-                    "bf16 takes, with a few tokens drawn differently.",
+                    "bf16 takes, int4: a third; a few tokens are drawn differently.",
                 ),
             ],
             outputs=[

@@ -30,6 +30,7 @@ class MoVQGANVae:
 
     def __init__(self, movqgan: MoVQGAN, source: Path):
         self.first_stage_model, self.source = movqgan, source
+        comfy_ui.check_interrupted_at_layers(movqgan)
         self.device = comfy_ui.vae_device()
         self.output_device = comfy_ui.output_device()
         self.vae_dtype = movqgan.dtype
@@ -165,20 +166,16 @@ class MoVQGANVae:
         return self.first_stage_model.config.picture_bytes(grid_h, grid_w, self.vae_dtype.itemsize, strip_rows)
 
     def _decode_one(self, codes: Tensor) -> Tensor:
-        comfy_ui.check_interrupted()
         free = comfy_ui.free_bytes(self.device)
         return decode_picture(self.first_stage_model, codes.to(self.device), free).float().to(self.output_device)
 
     def _encode_one(self, plane: Tensor) -> Tensor:
-        comfy_ui.check_interrupted()
         return encode_picture(self.first_stage_model, plane.to(self.device), comfy_ui.free_bytes(self.device)).cpu()
 
     def _decode_tile(self, vectors: Tensor) -> Tensor:
-        comfy_ui.check_interrupted()
         return self.first_stage_model.decode_latent(vectors.to(self.device)).float()
 
     def _encode_tile(self, planes: Tensor) -> Tensor:
-        comfy_ui.check_interrupted()
         return self.first_stage_model.encode_latent(planes.to(self.device)).float()
 
     def _check_sides(self, planes: Tensor) -> Tensor:

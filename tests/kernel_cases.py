@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -41,7 +41,7 @@ class Case:
 def clean(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     """Arguments with a finite cache: torch's attention multiplies what is masked by 0."""
     return tuple(
-        eager.Stored(part.numbers.nan_to_num(posinf=0), part.scales) if isinstance(part, eager.Stored) else part
+        replace(part, numbers=part.numbers.nan_to_num(posinf=0)) if isinstance(part, eager.Stored) else part
         for part in arguments
     )
 
@@ -56,24 +56,27 @@ def case(kernel: str, sample: Callable[..., tuple[Any, ...]], dtype: torch.dtype
     return Case(kernel, sample, TOLERANCE[dtype], {"dtype": dtype, **sizes})
 
 
-def attention(dtype: torch.dtype, int8: bool, **sizes: Any) -> Case:
-    return case("window_attention", attention_sample, dtype, int8=int8, **sizes)
+def attention(dtype: torch.dtype, kv_cache: str, **sizes: Any) -> Case:
+    return case("window_attention", attention_sample, dtype, kv_cache=kv_cache, **sizes)
 
 
-def topk(kernel: str, count: int, top_k: int) -> Case:
-    return Case(kernel, logits_sample, 0.0, {"count": count, "top_k": top_k})
+def topk(count: int, top_k: int) -> Case:
+    return Case("topk_cut", logits_sample, 0.0, {"count": count, "top_k": top_k})
 
 
 SMALL: Mapping[str, Case] = {
-    "attention, int8, bf16": attention(BF16, True),
-    "attention, int8, fp32": attention(FP32, True, head_dim=16),
-    "attention, plain, bf16": attention(BF16, False),
-    "attention, plain, fp32": attention(FP32, False, head_dim=32),
-    "attention, one query": attention(FP32, True, width=1, filled=(1, 33), head_dim=16),
-    "attention, grouped heads": attention(FP32, True, heads=(6, 2), width=7, head_dim=16),
-    "attention, many queries": attention(FP32, False, heads=(4, 1), width=20, filled=(21, 90), head_dim=16),
+    "attention, int8, bf16": attention(BF16, "int8"),
+    "attention, int8, fp32": attention(FP32, "int8", head_dim=16),
+    "attention, plain, bf16": attention(BF16, "auto"),
+    "attention, plain, fp32": attention(FP32, "auto", head_dim=32),
+    "attention, int4, bf16": attention(BF16, "int4", head_dim=128),
+    "attention, int4, fp32": attention(FP32, "int4", heads=(4, 2), filled=(70, 9), head_dim=64),
+    "attention, int4, one group a half": attention(FP32, "int4", width=3, head_dim=16),
+    "attention, one query": attention(FP32, "int8", width=1, filled=(1, 33), head_dim=16),
+    "attention, grouped heads": attention(FP32, "int8", heads=(6, 2), width=7, head_dim=16),
+    "attention, many queries": attention(FP32, "auto", heads=(4, 1), width=20, filled=(21, 90), head_dim=16),
     "attention, chunks": attention(
-        FP32, True, filled=(1030, 513, 512, 40), heads=(1, 1), width=3, head_dim=16, length=1040
+        FP32, "int8", filled=(2054, 1025, 1024, 40), heads=(1, 1), width=3, head_dim=16, length=2064
     ),
     "int4, bf16": case("int4_matmul", int4_sample, BF16),
     "int4, fp32": case("int4_matmul", int4_sample, FP32, rows=2, out_features=64),
@@ -82,18 +85,17 @@ SMALL: Mapping[str, Case] = {
     "int8, bf16": case("int8_matmul", int8_sample, BF16),
     "int8, odd sizes": case("int8_matmul", int8_sample, FP32, rows=18, in_features=301, out_features=70),
     **{
-        f"{kernel}, {k} of {count}": topk(kernel, count, k)
-        for kernel in ("topk_threshold", "topk_cut")
+        f"top-k, {k} of {count}": topk(count, k)
         for count, k in ((1000, 1), (1000, 50), (1000, 1000), (16_384, 4096), (3, 2))
     },
 }
 # The published model's, too large for the interpreter.
 LARGE: Mapping[str, Case] = {
-    f"attention, W {width}, {'int8' if int8 else 'plain'}": attention(
-        BF16, int8, filled=(9312, 9200), heads=(32, 32), width=width, head_dim=128, length=9344
+    f"attention, W {width}, {kv_cache}": attention(
+        BF16, kv_cache, filled=(9312, 9200), heads=(32, 32), width=width, head_dim=128, length=9344
     )
     for width in (1, 32, 64)
-    for int8 in (True, False)
+    for kv_cache in ("auto", "int8", "int4")
 } | {
     f"int{bits}, {rows} rows, {outs} × {ins}": case(
         f"int{bits}_matmul", sample, BF16, rows=rows, in_features=ins, out_features=outs

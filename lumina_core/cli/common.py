@@ -70,7 +70,8 @@ def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
         "--kv",
         choices=KV_CACHES,
         default=DecodeSettings().kv_cache,
-        help="form of the key/value cache; auto: that of the computation, int8: half of bf16, a quarter of fp32",
+        help="form of the key/value cache; auto: that of the computation, int8: half of bf16, a quarter of fp32, "
+        "int4: a third of bf16",
     )
 
 

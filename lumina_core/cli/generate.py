@@ -16,9 +16,10 @@ from tqdm import tqdm
 from ..advice import Budget, check_fits
 from ..codec import decode_picture, encode_picture
 from ..decoding import DECODERS, DecodeResult, DecodeSettings, StepReport
-from ..errors import InputError
+from ..errors import InputError, OutOfMemory
 from ..memory import available_bytes, peak_bytes
 from ..model import load_transformer, set_compile
+from ..model.compile import OFF
 from ..movqgan import MoVQGAN
 from ..output_files import OutputFiles
 from ..panels import CODE_PIXELS, condition_pixels, given_size, load_picture, to_image
@@ -98,7 +99,8 @@ def run(options: argparse.Namespace, input_is_good: Callable[[], None]) -> None:
     capacity = available_bytes(device)
     movqgan = open_movqgan(setup, device)
     if capacity is not None:
-        check_fits(Demand(setup.config, weights, request, movqgan.config), Budget(capacity))
+        captured = options.compile != OFF and device.type == "cuda"
+        check_fits(Demand(setup.config, weights, request, movqgan.config, captured), Budget(capacity))
     transformer = load_transformer(options.checkpoint, dtype=weights.dtype, device=device, weights=options.weights)
     set_compile(transformer, options.compile)
     input_is_good()
@@ -197,13 +199,30 @@ def _write(
     result: DecodeResult,
     stats: Callable[[], dict[str, Any]],
 ) -> None:
-    """Decodes and writes; `stats` is asked last, when everything that takes memory is done."""
-    device = movqgan.quantize.embedding.weight.device
-    tokens = [setup.vocabulary.picture_tokens(codes) for codes in result.codes]
+    """Decodes and writes; `stats` is asked last, when everything that takes memory is done.
+
+    Where memory runs out in decoding, what was drawn is not lost: the tokens are written, and OutOfMemory says where.
+    """
+    tokens = {"tokens": [setup.vocabulary.picture_tokens(codes) for codes in result.codes]}
+    try:
+        images = _decode(movqgan, result)
+    except OutOfMemory as error:
+        message = str(error)
+    else:
+        with OutputFiles() as files:
+            for image, path in zip(images, outputs, strict=True):
+                files.write_picture(image, path)
+            if options.tokens_out:
+                files.write_json(tokens, options.tokens_out)
+            if options.stats_out:
+                files.write_json(stats(), options.stats_out)
+        return
+    kept = options.tokens_out or options.out.with_suffix(".tokens.json")
     with OutputFiles() as files:
-        for codes, path in zip(result.codes.split(1), outputs, strict=True):
-            files.write_picture(to_image(decode_picture(movqgan, codes.to(device))), path)
-        if options.tokens_out:
-            files.write_json({"tokens": tokens}, options.tokens_out)
-        if options.stats_out:
-            files.write_json(stats(), options.stats_out)
+        files.write_json(tokens, kept)
+    raise OutOfMemory(f"{message}; what was drawn is kept in {kept}, which `decode` turns into pictures")
+
+
+def _decode(movqgan: MoVQGAN, result: DecodeResult) -> list[Image.Image]:
+    device = movqgan.quantize.embedding.weight.device
+    return [to_image(decode_picture(movqgan, codes.to(device))) for codes in result.codes.split(1)]

@@ -166,7 +166,12 @@ class _Run:
         self.since_look = 0
 
     def _kv_len(self, width: int) -> int:
-        """A bound on the positions that the next forward reads, known without asking the device."""
+        """A bound on the positions that the next forward reads, known without asking the device.
+
+        All of the cache where a kernel reads no more than what is filled, so that one captured step serves all along.
+        """
+        if self.cache.window_attention is not None:
+            return self.cache.length
         furthest = min(max(self.settled_to) + self.since_look * self.window.width, self.canvas.last)
         needed = max(self.text_lengths) + furthest + self.window.slots_run(width)
         return min(-(-needed // self.kv_len_step) * self.kv_len_step, self.cache.length)

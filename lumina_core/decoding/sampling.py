@@ -1,9 +1,15 @@
 """From logits to the distribution that tokens are drawn from."""
 
+import logging
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
-from ..kernels.eager import topk_cut
+from ..kernels import Choice, choose
+from ..kernels.samples import logits_sample
+
+logger = logging.getLogger(__name__)
 
 
 def guide(cond: Tensor, uncond: Tensor, cfg_scale: float) -> Tensor:
@@ -16,7 +22,18 @@ def cut(logits: Tensor, top_k: int) -> Tensor:
     """Logits with all but the k largest at −inf; ties with the k-th stay (as in the published program)."""
     if top_k >= logits.shape[-1]:
         return logits
-    return topk_cut(logits, top_k)
+    choice = _choose(logits.device, logits.shape[-1])
+    if not choice.is_lasting:
+        _choose.cache_clear()
+    return choice.function(logits, top_k)
+
+
+@lru_cache(maxsize=32)
+def _choose(device: torch.device, count: int) -> Choice:
+    """What cuts rows of `count` logits on a device, tried once in the life of the program: kernel or twin, equal."""
+    choice = choose("topk_cut", device, lambda: logits_sample(device, count))
+    logger.info("top-k of %d logits: %s", count, choice)
+    return choice
 
 
 def sample_inverse(weights: Tensor, uniform: Tensor) -> Tensor:

@@ -1,21 +1,23 @@
 """How the steps of a run are carried out: one by one, or captured once and replayed."""
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+from ..memory import free_memory
+from ..model import Transformer
 from ..model.compile import OFF, ON, compile_blocks
 from .window import Window
 
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
-Replay = Callable[[], Tensor]
-Capture = Callable[[Callable[[], Tensor]], Replay]
+Step = Callable[[], Tensor]
 
 
 class Steps(Protocol):
@@ -25,6 +27,16 @@ class Steps(Protocol):
 
     def __call__(self, end_of_row_embedding: Tensor, kv_len: int, width: int) -> Tensor:
         """`Window.step`."""
+
+
+class Capture(Protocol):
+    """How a device captures a step, which gives a tensor that is always the same one."""
+
+    def first(self, step: Step) -> Tensor:
+        """Runs a step as it is, where the next ones are to be captured."""
+
+    def capture(self, step: Step) -> Step:
+        """What does the step again whenever it is called. Raises RuntimeError where that cannot be had."""
 
 
 def make_steps(window: Window) -> Steps:
@@ -37,7 +49,19 @@ def make_steps(window: Window) -> Steps:
     compiling = compile_blocks(transformer) if transformer.compile_choice == ON else 0.0
     if transformer.device.type != "cuda" or transformer.compile_choice == OFF:
         return PlainSteps(window, compiling)
+    if obstacle := _obstacle(transformer):
+        logger.warning("compile: steps are not captured, %s; they run one by one, which is slower", obstacle)
+        return PlainSteps(window, compiling)
     return CapturedSteps(window, CudaCapture(transformer.device), compiling)
+
+
+def _obstacle(transformer: Transformer) -> str:
+    """Why no step may be captured, which then is not even tried: a capture that fails can end the program."""
+    if any(part.device != transformer.device for part in transformer.parameters()):
+        return "since some of the weights have no room on the GPU"
+    if torch.cuda.get_allocator_backend() == "cudaMallocAsync":
+        return "since the allocator cudaMallocAsync is in use (start ComfyUI with --disable-cuda-malloc)"
+    return ""
 
 
 class PlainSteps:
@@ -60,21 +84,24 @@ class CapturedSteps:
 
     def __init__(self, window: Window, capture: Capture, warm_up_seconds: float = 0.0):
         self.window, self.warm_up_seconds = window, warm_up_seconds
-        self._capture, self._replays = capture, dict[tuple[int, int], Replay | None]()
+        self._capture, self._replays = capture, dict[tuple[int, int], Step | None]()
         self._works, self._checked = True, False
+        # Where every replay leaves what it settled: nothing that was made in a capture is held outside.
+        self._settled = torch.zeros_like(window.pos)
 
     def __call__(self, end_of_row_embedding: Tensor, kv_len: int, width: int) -> Tensor:
         def step() -> Tensor:
-            return self.window.step(end_of_row_embedding, kv_len, width)
+            return self._settled.copy_(self.window.step(end_of_row_embedding, kv_len, width))
 
-        kind = (kv_len, width)
+        return self._run(step, (kv_len, width)).clone()
+
+    def _run(self, step: Step, kind: tuple[int, int]) -> Tensor:
         if self._works and kind in self._replays:
             replay = self._replays[kind] or self._timed(lambda: self._captured(step, kind))
-            if replay is not None:
-                return replay().clone()
-        elif self._works:
+            return step() if replay is None else replay()
+        if self._works:
             self._replays[kind] = None
-            return self._timed(step)
+            return self._timed(lambda: self._capture.first(step))
         return step()
 
     def _timed(self, run: Callable[[], Result]) -> Result:
@@ -83,30 +110,33 @@ class CapturedSteps:
         self.warm_up_seconds += time.perf_counter() - start
         return done
 
-    def _captured(self, step: Callable[[], Tensor], kind: tuple[int, int]) -> Replay | None:
+    def _captured(self, step: Step, kind: tuple[int, int]) -> Step | None:
         try:
-            replay = self._capture(step)
+            replay = self._capture.capture(step)
+            works = self._checked or self._same(replay, step)
         except RuntimeError as error:
-            self._give_up(f"a step cannot be captured ({str(error).strip().splitlines()[0]})")
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            self._give_up(f"a step cannot be captured ({reason})")
             return None
-        if not self._checked:
-            self._checked = True
-            if not self._same(replay, step):
-                self._give_up("a captured step settled other tokens than the step itself")
-                return None
+        self._checked = True
+        if not works:
+            self._give_up("a captured step settled other tokens than the step itself")
+            return None
         self._replays[kind] = replay
         return replay
 
-    def _same(self, replay: Replay, step: Callable[[], Tensor]) -> bool:
+    def _same(self, replay: Step, step: Step) -> bool:
         """Whether both do the same to the window, which is then where it was before."""
         state = self.window.state
         before = [one.clone() for one in state]
         after = []
         for run in (replay, step):
-            accepted = run()
-            after.append([accepted.clone(), *(one.clone() for one in state if not one.is_floating_point())])
-            for one, kept in zip(state, before, strict=True):
-                one.copy_(kept)
+            try:
+                settled = run()
+                after.append([settled.clone(), *(one.clone() for one in state if not one.is_floating_point())])
+            finally:
+                for one, kept in zip(state, before, strict=True):
+                    one.copy_(kept)
         return all(torch.equal(*pair) for pair in zip(*after, strict=True))
 
     def _give_up(self, why: str) -> None:
@@ -116,26 +146,48 @@ class CapturedSteps:
 
 
 class CudaCapture:
-    """Captures a step as a CUDA graph. All graphs of a run use the same memory: only one runs at a time."""
+    """Captures steps as CUDA graphs, on a stream of a run's own and in one pool of memory: only one runs at a time.
+
+    The graphs live and die together. First steps run on the same stream, so that what libraries set up for a stream
+    (workspaces of cuBLAS) is there before a capture.
+    """
 
     def __init__(self, device: torch.device):
-        self._stream = torch.cuda.Stream(device)
-        self._pool = torch.cuda.graph_pool_handle()
+        self._device, self._stream = device, torch.cuda.Stream(device)
+        self._pool, self._begun = torch.cuda.graph_pool_handle(), False
 
-    def __call__(self, step: Callable[[], Tensor]) -> Replay:
+    def first(self, step: Step) -> Tensor:
+        with self._on_stream():
+            return step()
+
+    def capture(self, step: Step) -> Step:
+        if not self._begun:
+            # A capture cannot take back what the allocator keeps unused.
+            free_memory()
+            self._begun = True
         graph = torch.cuda.CUDAGraph()
-        self._stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._stream):
+        with self._on_stream():
             # Not `torch.cuda.graph`, which empties the memory cache each time.
             graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
             try:
                 settled = step()
-            finally:
-                graph.capture_end()
-        torch.cuda.current_stream().wait_stream(self._stream)
+            except BaseException:
+                with contextlib.suppress(RuntimeError):  # it must not hide the error that led here
+                    graph.capture_end()
+                raise
+            graph.capture_end()
 
         def replay() -> Tensor:
             graph.replay()
             return settled
 
         return replay
+
+    @contextlib.contextmanager
+    def _on_stream(self) -> Iterator[None]:
+        """Runs what is within on the capturing stream, behind what came before and ahead of what follows."""
+        outside = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(outside)
+        with torch.cuda.stream(self._stream):
+            yield
+        outside.wait_stream(self._stream)

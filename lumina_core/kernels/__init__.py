@@ -4,6 +4,6 @@ Triton is never needed: a caller asks `choose` once, before it computes, for a k
 """
 
 from .chooser import Choice, choose, unusable
-from .eager import Stored
+from .eager import Stored, unpack_halves
 
-__all__ = ["Choice", "Stored", "choose", "unusable"]
+__all__ = ["Choice", "Stored", "choose", "unpack_halves", "unusable"]

@@ -13,18 +13,40 @@ LOWEST_CODE = -8
 
 @dataclass(frozen=True)
 class Stored:
-    """Keys, or values, of a layer: numbers [rows,length,kv_heads,head_dim] and their scales [rows,length,kv_heads,1].
+    """Keys, or values, of a layer: numbers [rows,length,kv_heads,head_dim] and what scales them.
 
-    int8 numbers have float32 scales, and stand for scale · number; others stand for themselves and have none.
+    int8 numbers have float32 scales [rows,length,kv_heads,1], and stand for scale · number. Where there is a `lowest`,
+    numbers are bytes [rows,length,kv_heads,head_dim/2] of two 4-bit codes, as `unpack_halves` takes them. Others stand
+    for themselves and have no scales.
     """
 
     numbers: Tensor
     scales: Tensor | None = None
+    lowest: Tensor | None = None
 
     def read(self, length: int, dtype: torch.dtype) -> Tensor:
         """The first `length` slots of every row [rows,length,kv_heads,head_dim]."""
         numbers = self.numbers[:, :length]
-        return numbers if self.scales is None else (numbers * self.scales[:, :length]).to(dtype)
+        if self.scales is None:
+            return numbers
+        if self.lowest is None:
+            return (numbers * self.scales[:, :length]).to(dtype)
+        return unpack_halves(numbers, self.scales[:, :length], self.lowest[:, :length], dtype)
+
+
+def unpack_halves(packed: Tensor, scales: Tensor, lowest: Tensor, dtype: torch.dtype) -> Tensor:
+    """Numbers [...,n] in `dtype` of bytes [...,n/2]: lowest + scale · code, rounded once.
+
+    The low bits of byte i are code i, the high ones code n/2 + i; scales and lowest numbers [...,groups] are each of
+    n/groups neighbouring codes.
+    """
+    codes = torch.empty(*packed.shape[:-1], 2 * packed.shape[-1], dtype=dtype, device=packed.device)
+    first, second = codes.chunk(2, -1)
+    first.copy_(packed & 15)
+    second.copy_(packed >> 4)
+    grouped = codes.unflatten(-1, (scales.shape[-1], -1))
+    torch.addcmul(lowest.to(dtype).unsqueeze(-1), grouped, scales.to(dtype).unsqueeze(-1), out=grouped)
+    return codes
 
 
 def window_attention(query: Tensor, keys: Stored, values: Stored, input_pos: Tensor, kv_len: int) -> Tensor:
@@ -64,11 +86,7 @@ def int8_matmul(x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
     return F.linear(x, (codes.float() * scale[:, None]).to(x.dtype))
 
 
-def topk_threshold(logits: Tensor, top_k: int) -> Tensor:
-    """The value [...,1] of the k-th largest of logits [...,K] in float32, none of them NaN; k is 1 to K."""
-    return logits.topk(top_k, dim=-1, sorted=False).values.amin(-1, keepdim=True)
-
-
 def topk_cut(logits: Tensor, top_k: int) -> Tensor:
-    """Logits [...,K] with all that are less than the k-th largest at −inf; ties with the k-th stay."""
-    return logits.masked_fill(logits < topk_threshold(logits, top_k), -torch.inf)
+    """Logits [...,K] with all that are less than the k-th largest at −inf; ties with the k-th stay; k is 1 to K."""
+    kth = logits.topk(top_k, dim=-1, sorted=False).values.amin(-1, keepdim=True)
+    return logits.masked_fill(logits < kth, -torch.inf)

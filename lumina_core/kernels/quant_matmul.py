@@ -18,27 +18,57 @@ from .product import dot
 LEAST_ROWS, LARGEST_TILE = 16, {torch.bfloat16: 128, torch.float32: 32}
 BLOCK_OUT = 64
 # So many programs keep a large GPU busy; narrower weights are split along their inputs to make as many.
-PROGRAMS = 256
+PROGRAMS = 384
+# Four bytes at a time, their low or high halves as bfloat16: put under the byte 0x43, a code c is the number 128 + c.
+LOW_HALVES, HIGH_HALVES = (
+    tl.constexpr(
+        "{ .reg .b32 half; "
+        + shift
+        + "and.b32 half, half, 0x0f0f0f0f; "
+        + "prmt.b32 $0, half, 0x43434343, 0x4140; prmt.b32 $1, half, 0x43434343, 0x4342; }"
+    )
+    for shift in ("mov.b32 half, $2; ", "shr.u32 half, $2, 4; ")
+)
 
 
 @triton.jit
-def _int4_tile(packed, scale, zero, n, group, groups, GROUP: tl.constexpr, LOWEST: tl.constexpr):
-    """Weights [BLOCK_N,GROUP] in float32 of one group of the rows n, which lie inside."""
-    half = tl.arange(0, GROUP // 2)
-    pairs = tl.load(packed + (n * groups + group)[:, None] * (GROUP // 2) + half[None, :])
-    codes = tl.interleave(pairs >> 4, pairs & 15).to(tl.float32) + LOWEST
-    of_group = n * groups + group
-    return codes * tl.load(scale + of_group).to(tl.float32)[:, None] + tl.load(zero + of_group).to(tl.float32)[:, None]
+def _int4_tile(
+    packed,
+    scale,
+    zero,
+    n,
+    group,
+    groups,
+    dtype: tl.constexpr,
+    GROUP: tl.constexpr,
+    LOWEST: tl.constexpr,
+    FAST: tl.constexpr,
+):
+    """Weights [BLOCK_N,GROUP] of one group of the rows n, which lie inside; rounded to `dtype`.
+
+    FAST is for bfloat16 on a GPU: a third fewer instructions, and one rounding instead of two.
+    """
+    half, of_group = tl.arange(0, GROUP // 2), n * groups + group
+    pairs = tl.load(packed + of_group[:, None] * (GROUP // 2) + half[None, :])
+    scales, zeros = tl.load(scale + of_group)[:, None], tl.load(zero + of_group)[:, None]
+    if FAST:
+        first = tl.inline_asm_elementwise(HIGH_HALVES, "=r,=r,r", [pairs], dtype=tl.bfloat16, is_pure=True, pack=4)
+        second = tl.inline_asm_elementwise(LOW_HALVES, "=r,=r,r", [pairs], dtype=tl.bfloat16, is_pure=True, pack=4)
+        codes = tl.interleave(first - (128 - LOWEST), second - (128 - LOWEST))
+        return tl.fma(codes, tl.broadcast_to(scales, codes.shape), tl.broadcast_to(zeros, codes.shape))
+    else:  # noqa: RET505 - Triton compiles one of the branches
+        codes = tl.interleave(pairs >> 4, pairs & 15).to(tl.float32) + LOWEST
+        return (codes * scales.to(tl.float32) + zeros.to(tl.float32)).to(dtype)
 
 
 @triton.jit
-def _int8_tile(codes, scale, n, k, in_features):
-    """Weights [BLOCK_N,GROUP] in float32 at the inputs k of the rows n, which lie inside."""
+def _int8_tile(codes, scale, n, k, in_features, dtype: tl.constexpr):
+    """Weights [BLOCK_N,GROUP] at the inputs k of the rows n, which lie inside; rounded to `dtype`."""
     tile = tl.load(codes + n[:, None] * in_features + k[None, :], mask=(k < in_features)[None, :], other=0)
-    return tile.to(tl.float32) * tl.load(scale + n)[:, None]
+    return (tile.to(tl.float32) * tl.load(scale + n)[:, None]).to(dtype)
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit(do_not_specialize=["rows", "groups", "groups_each"])
 def _matmul(
     x,
     codes,
@@ -51,6 +81,7 @@ def _matmul(
     groups,
     groups_each,
     FOUR_BITS: tl.constexpr,
+    FAST: tl.constexpr,
     WIDEN: tl.constexpr,
     GROUP: tl.constexpr,
     LOWEST: tl.constexpr,
@@ -71,10 +102,10 @@ def _matmul(
             x + m[:, None] * in_features + k[None, :], mask=real[:, None] & (k < in_features)[None, :], other=0
         )
         if FOUR_BITS:
-            weight = _int4_tile(codes, scale, zero, weight_row, group, groups, GROUP, LOWEST)
+            weight = _int4_tile(codes, scale, zero, weight_row, group, groups, tile.dtype, GROUP, LOWEST, FAST)
         else:
-            weight = _int8_tile(codes, scale, weight_row, k, in_features)
-        sums += dot(tile, tl.trans(weight.to(tile.dtype)), WIDEN)
+            weight = _int8_tile(codes, scale, weight_row, k, in_features, tile.dtype)
+        sums += dot(tile, tl.trans(weight), WIDEN)
     place = (split * rows + m)[:, None] * out_features + n[None, :]
     tl.store(out + place, sums.to(out.dtype.element_ty), mask=real[:, None] & (n < out_features)[None, :])
 
@@ -106,27 +137,27 @@ def _product(x: Tensor, codes: Tensor, scale: Tensor, zero: Tensor, **bits: Any)
     kept = x.dtype if splits == 1 else torch.float32
     parts = torch.empty(splits, rows, out_features, dtype=kept, device=x.device)
     block = max(LEAST_ROWS, min(LARGEST_TILE[x.dtype], triton.next_power_of_2(rows)))
-    with torch.cuda.device_of(x):
-        _matmul[tiles, splits, triton.cdiv(rows, block)](
-            x.contiguous(),
-            codes,
-            scale,
-            zero,
-            parts,
-            rows,
-            out_features,
-            in_features,
-            groups,
-            groups_each,
-            WIDEN=not x.is_cuda,
-            GROUP=GROUP_SIZE,
-            LOWEST=LOWEST_CODE,
-            BLOCK_M=block,
-            BLOCK_N=BLOCK_OUT,
-            num_warps=8 if block == 128 else 4,
-            num_stages=3 if block * x.element_size() <= 128 else 2,
-            **bits,
-        )
+    _matmul[tiles, splits, triton.cdiv(rows, block)](
+        x.contiguous(),
+        codes,
+        scale,
+        zero,
+        parts,
+        rows,
+        out_features,
+        in_features,
+        groups,
+        groups_each,
+        FAST=x.is_cuda and x.dtype == scale.dtype == zero.dtype == torch.bfloat16,
+        WIDEN=not x.is_cuda,
+        GROUP=GROUP_SIZE,
+        LOWEST=LOWEST_CODE,
+        BLOCK_M=block,
+        BLOCK_N=BLOCK_OUT,
+        num_warps=8 if block == 128 else 4,
+        num_stages=3 if block * x.element_size() <= 128 else 2,
+        **bits,
+    )
     return parts[0] if splits == 1 else parts.sum(0).to(x.dtype)
 
 

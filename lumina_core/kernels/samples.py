@@ -10,21 +10,25 @@ def attention_sample(
     device: torch.device | str,
     dtype: torch.dtype,
     *,
-    int8: bool,
+    kv_cache: str,
     filled: tuple[int, ...] = (70, 9),
     width: int = 4,
     heads: tuple[int, int] = (2, 2),
     head_dim: int = 64,
     length: int = 96,
+    spoilt: bool = True,
 ) -> tuple[Tensor, Stored, Stored, Tensor, int]:
     """Arguments of `window_attention`: one row for each number of `filled` slots, whose last `width` are the window's.
 
-    `heads` are those of the query and of the keys. What lies behind the filled slots is not a number where the format
-    has such, and far off otherwise: a kernel that looks there is found out.
+    `heads` are those of the query and of the keys, `kv_cache` is auto (in `dtype`), int8 or int4. If `spoilt`,
+    what lies behind the filled slots is infinite, or far off in few bits: a kernel that looks there is found out. The
+    twin cannot bear what is infinite.
     """
     generator = torch.Generator().manual_seed(0)
     query = torch.randn(len(filled), width, heads[0], head_dim, generator=generator)
-    keys, values = (_stored(generator, (len(filled), length, heads[1], head_dim), dtype, int8, filled) for _ in "kv")
+    ends_of_good = filled if spoilt else (length,) * len(filled)
+    shape = (len(filled), length, heads[1], head_dim)
+    keys, values = (_stored(generator, shape, dtype, kv_cache, ends_of_good) for _ in "kv")
     ends = torch.tensor(filled)[:, None]
     input_pos = ends - width + torch.arange(width)
     moved = (_to(stored, device) for stored in (keys, values))
@@ -32,14 +36,21 @@ def attention_sample(
 
 
 def _stored(
-    generator: torch.Generator, shape: tuple[int, ...], dtype: torch.dtype, int8: bool, filled: tuple[int, ...]
+    generator: torch.Generator, shape: tuple[int, ...], dtype: torch.dtype, kv_cache: str, filled: tuple[int, ...]
 ) -> Stored:
-    if not int8:
+    if kv_cache == "auto":
         numbers = torch.randn(shape, generator=generator).to(dtype)
         return Stored(_spoilt(numbers, filled, torch.inf))
-    codes = torch.randint(-127, 128, shape, generator=generator, dtype=torch.int8)
-    scales = torch.rand(*shape[:-1], 1, generator=generator) * 0.03 + 1e-3
-    return Stored(codes, _spoilt(scales, filled, 1e6))
+    if kv_cache == "int8":
+        codes = torch.randint(-127, 128, shape, generator=generator, dtype=torch.int8)
+        scales = torch.rand(*shape[:-1], 1, generator=generator) * 0.03 + 1e-3
+        return Stored(codes, _spoilt(scales, filled, 1e6))
+    *rest, head_dim = shape
+    codes = torch.randint(0, 256, (*rest, head_dim // 2), generator=generator, dtype=torch.uint8)
+    groups = (*rest, 2 * max(1, head_dim // 64))
+    scales = (torch.rand(groups, generator=generator) * 0.2 + 1e-2).bfloat16()
+    lowest = torch.randn(groups, generator=generator).bfloat16()
+    return Stored(codes, _spoilt(scales, filled, 1e6), lowest)
 
 
 def _spoilt(numbers: Tensor, filled: tuple[int, ...], value: float) -> Tensor:
@@ -49,7 +60,8 @@ def _spoilt(numbers: Tensor, filled: tuple[int, ...], value: float) -> Tensor:
 
 
 def _to(stored: Stored, device: torch.device | str) -> Stored:
-    return Stored(stored.numbers.to(device), None if stored.scales is None else stored.scales.to(device))
+    parts = (stored.numbers, stored.scales, stored.lowest)
+    return Stored(*(None if part is None else part.to(device) for part in parts))  # type: ignore[arg-type]
 
 
 def int4_sample(
@@ -77,10 +89,10 @@ def int8_sample(
 
 
 def logits_sample(device: torch.device | str, count: int = 1000, top_k: int = 50) -> tuple[Tensor, int]:
-    """Arguments of `topk_threshold` and `topk_cut`: bell-shaped rows, many ties, all the same, −inf and both zeros."""
+    """Arguments of `topk_cut`: bell-shaped rows, many ties, all the same, −inf and both zeros."""
     generator = torch.Generator().manual_seed(0)
     bell = torch.randn(2, count, generator=generator) * 3
     ties = torch.randint(-3, 4, (1, count), generator=generator).float()
     few = torch.where(torch.rand(1, count, generator=generator) < 0.02, bell[:1], -torch.inf)
     zeros = torch.where(torch.rand(1, count, generator=generator) < 0.5, 0.0, -0.0)
-    return torch.cat((bell, ties, torch.full((1, count), -2.5), few, zeros)).to(device), top_k
+    return torch.cat((bell, ties, torch.full((1, count), -2.5), few, zeros)).to(device), min(top_k, count)

@@ -1,4 +1,4 @@
-"""The k-th largest of many logits without sorting them, in a Triton kernel.
+"""All but the k largest of many logits cut off, without sorting them, in a Triton kernel.
 
 Floats are read as integers of the same order, and the largest integer that at least k of them reach is found bit by
 bit, from the highest down: 32 counts over numbers that stay in registers.
@@ -15,8 +15,8 @@ MOST_LOGITS = 2**16
 
 
 @triton.jit(do_not_specialize=["top_k"])
-def _cut_row(logits, out, count, top_k, CUT: tl.constexpr, BLOCK: tl.constexpr):
-    """One row: the k-th largest, or the row with all that is less at −inf."""
+def _cut_row(logits, out, count, top_k, BLOCK: tl.constexpr):
+    """One row, with all that is less than its k-th largest at −inf."""
     row = tl.program_id(0).to(tl.int64)
     place = tl.arange(0, BLOCK)
     inside = place < count
@@ -31,38 +31,22 @@ def _cut_row(logits, out, count, top_k, CUT: tl.constexpr, BLOCK: tl.constexpr):
         reached = tl.sum(((ranks >= candidate) & inside).to(tl.int32), 0)
         found = tl.where(reached >= top_k, candidate, found)
     kth = tl.where(found >= sign, found ^ sign, ~found).to(tl.float32, bitcast=True)
-    if CUT:
-        tl.store(out + row * count + place, tl.where(values < kth, -float("inf"), values), mask=inside)
-    else:
-        tl.store(out + row, kth)
-
-
-def topk_threshold(logits: Tensor, top_k: int) -> Tensor:
-    """The value [...,1] of the k-th largest of logits [...,K] in float32, none of them NaN; k is 1 to K ≤ 65,536.
-
-    The twin's number; of a row whose k-th largest is 0 it may be −0. Raises InputError for others.
-    """
-    return _run(logits, top_k, logits.new_empty(*logits.shape[:-1], 1), cut=False)
+    tl.store(out + row * count + place, tl.where(values < kth, -float("inf"), values), mask=inside)
 
 
 def topk_cut(logits: Tensor, top_k: int) -> Tensor:
     """Logits [...,K] with all that are less than the k-th largest at −inf; ties with the k-th stay, as in the twin.
 
-    Limits as of `topk_threshold`.
+    In float32, none of them NaN; k is 1 to K ≤ 65,536. Raises InputError for others.
     """
-    return _run(logits, top_k, torch.empty(logits.shape, dtype=logits.dtype, device=logits.device), cut=True)
-
-
-def _run(logits: Tensor, top_k: int, out: Tensor, cut: bool) -> Tensor:
     count = logits.shape[-1]
     if logits.dtype != torch.float32 or not 1 <= top_k <= count <= MOST_LOGITS:
         raise InputError(
             f"the {top_k}-th largest of {count} logits in {logits.dtype}; expected 1 to {count} of at most "
             f"{MOST_LOGITS} in torch.float32: use the eager twin for others"
         )
+    out = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
     block = triton.next_power_of_2(count)
     warps = max(1, min(16, block // 512))
-    sizes = {"CUT": cut, "BLOCK": block}
-    with torch.cuda.device_of(logits):
-        _cut_row[(logits.numel() // count,)](logits.contiguous(), out, count, top_k, num_warps=warps, **sizes)
+    _cut_row[(logits.numel() // count,)](logits.contiguous(), out, count, top_k, BLOCK=block, num_warps=warps)
     return out

@@ -18,17 +18,41 @@ from ..errors import InputError
 from .eager import Stored
 from .product import dot
 
-CHUNK = 512
+CHUNK = 1024
 LEAST_DOT, MOST_QUERIES = 16, 64
 FORMATS = (torch.float32, torch.bfloat16)
 
 
 @triton.jit
-def _load_heads(numbers, token, inside, dim, HEAD_DIM: tl.constexpr, dtype: tl.constexpr, WIDEN: tl.constexpr):
-    """Stored numbers [BLOCK_N,HEAD_DIM] of some slots, 0 outside. The interpreter takes no int8 to bfloat16 at once."""
-    tile = tl.load(numbers + token[:, None] * HEAD_DIM + dim[None, :], mask=inside[:, None], other=0)
-    if WIDEN:
-        tile = tile.to(tl.float32)
+def _load_heads(
+    numbers,
+    scales,
+    lowest,
+    token,
+    inside,
+    dim,
+    HEAD_DIM: tl.constexpr,
+    GROUPS: tl.constexpr,
+    dtype: tl.constexpr,
+    WIDEN: tl.constexpr,
+):
+    """Stored numbers [BLOCK_N,HEAD_DIM] of some slots, 0 outside; 8-bit ones without their scale.
+
+    4-bit ones (GROUPS > 0) come scaled: both codes of a byte are cut from it where they belong, which reads it once
+    from memory. The interpreter takes no int8 to bfloat16 at once.
+    """
+    if GROUPS > 0:
+        byte, shift = dim % (HEAD_DIM // 2), 4 * (dim // (HEAD_DIM // 2))
+        pairs = tl.load(numbers + token[:, None] * (HEAD_DIM // 2) + byte[None, :], mask=inside[:, None], other=0)
+        codes = (pairs >> shift.to(tl.uint8)[None, :]) & 15
+        of_group = token[:, None] * GROUPS + (dim // (HEAD_DIM // GROUPS))[None, :]
+        scale = tl.load(scales + of_group, mask=inside[:, None], other=0).to(tl.float32)
+        low = tl.load(lowest + of_group, mask=inside[:, None], other=0).to(tl.float32)
+        tile = codes.to(tl.float32) * scale + low
+    else:
+        tile = tl.load(numbers + token[:, None] * HEAD_DIM + dim[None, :], mask=inside[:, None], other=0)
+        if WIDEN:
+            tile = tile.to(tl.float32)
     return tile.to(dtype)
 
 
@@ -37,8 +61,10 @@ def _attend_chunk(
     query,
     keys,
     key_scales,
+    key_lowest,
     values,
     value_scales,
+    value_lowest,
     input_pos,
     mixed,
     largest,
@@ -51,6 +77,7 @@ def _attend_chunk(
     GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     SCALED: tl.constexpr,
+    GROUPS: tl.constexpr,
     WIDEN: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -74,7 +101,7 @@ def _attend_chunk(
     for start in range(first, tl.minimum(first + CHUNK, filled), BLOCK_N):
         slot = start + tl.arange(0, BLOCK_N)
         inside, token = slot < filled, (row * length + slot) * KV_HEADS + head
-        key = _load_heads(keys, token, inside, dim, HEAD_DIM, q.dtype, WIDEN)
+        key = _load_heads(keys, key_scales, key_lowest, token, inside, dim, HEAD_DIM, GROUPS, q.dtype, WIDEN)
         scores = dot(q, tl.trans(key), WIDEN) * log2_scale
         if SCALED:
             scores *= tl.load(key_scales + token, mask=inside, other=0)[None, :]
@@ -86,7 +113,7 @@ def _attend_chunk(
         total = total * shrink + tl.sum(weights, 1)
         if SCALED:
             weights *= tl.load(value_scales + token, mask=inside, other=0)[None, :]
-        value = _load_heads(values, token, inside, dim, HEAD_DIM, q.dtype, WIDEN)
+        value = _load_heads(values, value_scales, value_lowest, token, inside, dim, HEAD_DIM, GROUPS, q.dtype, WIDEN)
         mix = mix * shrink[:, None] + dot(weights.to(q.dtype), value, WIDEN)
         running = larger
     part = (row_head.to(tl.int64) * chunks + chunk) * width * GROUP + m
@@ -134,8 +161,8 @@ def window_attention(query: Tensor, keys: Stored, values: Stored, input_pos: Ten
     """Attention of a window [R,W,heads,head_dim] over a cache of R rows; a query sees the slots up to its own position.
 
     As its twin of `eager`, but for the order in which float32 sums are taken, and that 8-bit numbers are not rounded
-    to the query's format; what is computed in is float32 or bfloat16. `kv_len` sets the grid: a captured graph takes
-    the cache's length. Raises InputError for shapes or formats that the kernel does not take.
+    to the query's format (4-bit ones are); what is computed in is float32 or bfloat16. `kv_len` sets the grid: a
+    captured graph takes the cache's length. Raises InputError for shapes or formats that the kernel does not take.
     """
     _check(query, keys, values, input_pos)
     rows, width, heads, head_dim = query.shape
@@ -147,43 +174,47 @@ def window_attention(query: Tensor, keys: Stored, values: Stored, input_pos: Ten
     sizes = {"KV_HEADS": kv_heads, "GROUP": heads // kv_heads, "HEAD_DIM": head_dim, "CHUNK": CHUNK}
     block = max(LEAST_DOT, min(MOST_QUERIES, triton.next_power_of_2(queries)))
     positions = input_pos.contiguous()
-    with torch.cuda.device_of(query):
-        _attend_chunk[triton.cdiv(queries, block), chunks, rows * kv_heads](
-            query.contiguous(),
-            keys.numbers,
-            keys.numbers if keys.scales is None else keys.scales,
-            values.numbers,
-            values.numbers if values.scales is None else values.scales,
-            positions,
-            mixed,
-            largest,
-            totals,
-            width,
-            length,
-            chunks,
-            math.log2(math.e) / math.sqrt(head_dim),
-            SCALED=keys.scales is not None,
-            WIDEN=not query.is_cuda,
-            BLOCK_M=block,
-            BLOCK_N=64 if query.dtype == torch.bfloat16 else 32,
-            num_warps=8 if block == MOST_QUERIES else 4,
-            num_stages=2,
-            **sizes,
-        )
-        parts = mixed, largest, totals
-        _join_chunks[queries, rows * kv_heads](*parts, positions, out, width, chunks, num_warps=1, **sizes)
+    _attend_chunk[triton.cdiv(queries, block), chunks, rows * kv_heads](
+        query.contiguous(),
+        *_pointers(keys),
+        *_pointers(values),
+        positions,
+        mixed,
+        largest,
+        totals,
+        width,
+        length,
+        chunks,
+        math.log2(math.e) / math.sqrt(head_dim),
+        SCALED=keys.scales is not None and keys.lowest is None,
+        GROUPS=0 if keys.lowest is None else keys.lowest.shape[-1],
+        WIDEN=not query.is_cuda,
+        BLOCK_M=block,
+        BLOCK_N=64 if query.dtype == torch.bfloat16 else 32,
+        num_warps=8 if block == MOST_QUERIES else 4,
+        num_stages=2,
+        **sizes,
+    )
+    parts = mixed, largest, totals
+    _join_chunks[queries, rows * kv_heads](*parts, positions, out, width, chunks, num_warps=1, **sizes)
     return out
+
+
+def _pointers(stored: Stored) -> tuple[Tensor, Tensor, Tensor]:
+    """Numbers, scales and lowest numbers; what there is not, is not looked at."""
+    numbers, scales, lowest = stored.numbers, stored.scales, stored.lowest
+    return numbers, numbers if scales is None else scales, numbers if lowest is None else lowest
 
 
 def _check(query: Tensor, keys: Stored, values: Stored, input_pos: Tensor) -> None:
     rows, width, heads, head_dim = query.shape
-    shape = keys.numbers.shape
-    fits = shape == values.numbers.shape and (shape[0], shape[3]) == (rows, head_dim) and heads % shape[2] == 0
+    shape, last = keys.numbers.shape, head_dim if keys.lowest is None else head_dim // 2
+    fits = shape == values.numbers.shape and (shape[0], shape[3]) == (rows, last) and heads % shape[2] == 0
     if not fits or input_pos.shape != (rows, width):
         raise InputError(
             f"queries {list(query.shape)} at positions {list(input_pos.shape)} over keys {list(shape)} and values "
             f"{list(values.numbers.shape)}; expected [rows,width,heads,head_dim], [rows,width] and twice "
-            "[rows,length,kv_heads,head_dim] with heads a multiple of kv_heads"
+            "[rows,length,kv_heads,head_dim] (half of it in 4 bits) with heads a multiple of kv_heads"
         )
     if head_dim < LEAST_DOT or head_dim & (head_dim - 1) or query.dtype not in FORMATS:
         raise InputError(
@@ -191,8 +222,14 @@ def _check(query: Tensor, keys: Stored, values: Stored, input_pos: Tensor) -> No
             f"{', '.join(map(str, FORMATS))}: use the eager twin for others"
         )
     for stored in (keys, values):
-        if (stored.scales is None and stored.numbers.dtype != query.dtype) or not stored.numbers.is_contiguous():
+        parts = _parts(stored)
+        bare = stored.scales is None and stored.numbers.dtype != query.dtype
+        if bare or len(parts) != len(_parts(keys)) or not all(part.is_contiguous() for part in parts):
             raise InputError(
-                f"a cache of {stored.numbers.dtype} without scales for queries in {query.dtype}; expected the same "
-                "format, or int8 with scales, and a contiguous layer of the cache"
+                f"a cache of {stored.numbers.dtype} and {len(parts) - 1} scales for queries in {query.dtype}; expected "
+                "the same format, or few bits with scales, keys and values alike, and a contiguous layer of the cache"
             )
+
+
+def _parts(stored: Stored) -> list[Tensor]:
+    return [part for part in (stored.numbers, stored.scales, stored.lowest) if part is not None]

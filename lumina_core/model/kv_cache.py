@@ -36,8 +36,8 @@ class KVCache:
     """Keys and values [rows, length, kv_heads, head_dim] of every layer; a token's slot is its position.
 
     A query sees the slots up to its own position, so taking a token back is writing another one at its position.
-    `kv_cache` is how they are stored, one of KV_CACHES: auto (as they are, in `dtype`) or int8. `window_attention`, of
-    the form of its twin in `kernels.eager`, attends over what is stored as it is stored.
+    `kv_cache` is how they are stored, one of KV_CACHES: auto (as they are, in `dtype`), int8 or int4.
+    `window_attention`, of the form of its twin in `kernels.eager`, attends over what is stored as it is stored.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""How keys, or values, are stored [layers,rows,length,kv_heads,head_dim]: as they are, or in 8 bits."""
+"""How keys, or values, are stored [layers,rows,length,kv_heads,head_dim]: as they are, or in 8 or 4 bits."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -6,11 +6,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..kernels import Stored
+from ..kernels import Stored, unpack_halves
 
-AUTO, INT8 = "auto", "int8"
-KV_CACHES = (AUTO, INT8)
+AUTO, INT8, INT4 = "auto", "int8", "int4"
+KV_CACHES = (AUTO, INT8, INT4)
 SCALE_BYTES = 4
+# Of the numbers of a head that share a scale in 4 bits, at most; a scale and a lowest number take bfloat16 each.
+INT4_GROUP, INT4_GROUP_BYTES = 32, 4
 
 Shape = tuple[int, ...]
 
@@ -90,16 +92,70 @@ class Int8Store:
         return self.codes.nbytes + self.scales.nbytes
 
 
+@dataclass(frozen=True)
+class Int4Store:
+    """Codes 0 to 15, and for each group of neighbouring numbers of a head a scale and the lowest number in bfloat16.
+
+    number = lowest + scale · code; a byte holds a code of the head's first half (low bits) and one of its second.
+    Given back in `dtype`. A token's numbers depend on nothing but that token, as in `Int8Store`.
+    """
+
+    codes: PlainStore
+    scales: PlainStore
+    lowest: PlainStore
+    dtype: torch.dtype
+
+    def write(self, layer: int, slots: Tensor, new: Tensor) -> None:
+        groups = new.float().unflatten(-1, (self.scales.numbers.shape[-1], -1))
+        low, high = groups.aminmax(dim=-1, keepdim=True)
+        low = low.bfloat16()
+        scale = ((high - low) / 15).clamp_min(torch.finfo(torch.float32).tiny).bfloat16()
+        codes = ((groups - low) / scale).round_().clamp_(0, 15).to(torch.uint8).flatten(-2)
+        first, second = codes.chunk(2, -1)
+        self.codes.write(layer, slots, second << 4 | first)
+        self.scales.write(layer, slots, scale.squeeze(-1))
+        self.lowest.write(layer, slots, low.squeeze(-1))
+
+    def read(self, layer: int, length: int) -> Tensor:
+        codes, scales, lowest = (store.read(layer, length) for store in (self.codes, self.scales, self.lowest))
+        return unpack_halves(codes, scales, lowest, self.dtype)
+
+    def stored(self, layer: int) -> Stored:
+        return Stored(*(store.numbers[layer] for store in (self.codes, self.scales, self.lowest)))
+
+    def copy_row(self, source: int, target: int, length: int) -> None:
+        for store in (self.codes, self.scales, self.lowest):
+            store.copy_row(source, target, length)
+
+    @property
+    def nbytes(self) -> int:
+        return self.codes.nbytes + self.scales.nbytes + self.lowest.nbytes
+
+
 def make_store(kv_cache: str, shape: Shape, dtype: torch.dtype, device: torch.device | str) -> Store:
     """An empty store of numbers that are computed in `dtype`."""
     assert kv_cache in KV_CACHES, kv_cache
     if kv_cache == AUTO:
         return PlainStore(torch.zeros(shape, dtype=dtype, device=device))
-    codes = torch.zeros(shape, dtype=torch.int8, device=device)
-    scales = torch.zeros(*shape[:-1], 1, dtype=torch.float32, device=device)
-    return Int8Store(PlainStore(codes), PlainStore(scales), dtype)
+
+    def zeros(last: int, dtype: torch.dtype) -> PlainStore:
+        return PlainStore(torch.zeros(*shape[:-1], last, dtype=dtype, device=device))
+
+    if kv_cache == INT8:
+        return Int8Store(zeros(shape[-1], torch.int8), zeros(1, torch.float32), dtype)
+    groups = int4_groups(shape[-1])
+    scales, lowest = zeros(groups, torch.bfloat16), zeros(groups, torch.bfloat16)
+    return Int4Store(zeros(shape[-1] // 2, torch.uint8), scales, lowest, dtype)
+
+
+def int4_groups(head_dim: int) -> int:
+    """Groups of a head in 4 bits: the fewest of equal size, none of them in both halves of the head."""
+    half = head_dim // 2
+    return 2 * next(count for count in range(-(-half // INT4_GROUP), half + 1) if half % count == 0)
 
 
 def bytes_per_head(kv_cache: str, head_dim: int, dtype: torch.dtype) -> int:
     """Bytes that the keys, or the values, of one head of one token take."""
-    return head_dim * dtype.itemsize if kv_cache == AUTO else head_dim + SCALE_BYTES
+    if kv_cache == AUTO:
+        return head_dim * dtype.itemsize
+    return head_dim + SCALE_BYTES if kv_cache == INT8 else head_dim // 2 + int4_groups(head_dim) * INT4_GROUP_BYTES

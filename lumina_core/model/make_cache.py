@@ -1,6 +1,7 @@
 """A cache for a transformer, with the kernel that attends over it where the device has one."""
 
 import logging
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -8,20 +9,24 @@ from torch import Tensor
 from ..kernels import Choice, Stored, choose
 from ..kernels.samples import attention_sample
 from .kv_cache import KVCache
-from .kv_store import INT8
 from .transformer import Transformer
 
 logger = logging.getLogger(__name__)
 
-TRIAL_SLOTS = 96
+# More than a program of the kernel works through, so that several are joined.
+TRIAL_SLOTS = 1100
+KERNEL_FORMAT = torch.bfloat16
 
 
 def new_cache(transformer: Transformer, rows: int, length: int, kv_cache: str, width: int) -> KVCache:
     """An empty cache on the transformer's device for windows of `width` tokens."""
     attend = None
-    if kv_cache == INT8 and transformer.dtype == torch.bfloat16:
-        choice = _choose(transformer, width)
-        logger.info("attention over the 8-bit cache: %s", choice)
+    if transformer.dtype == KERNEL_FORMAT:
+        config = transformer.config
+        heads = (config.num_attention_heads, config.num_key_value_heads)
+        choice = _choose(transformer.device, heads, config.head_dim, width, kv_cache)
+        if not choice.is_lasting:
+            _choose.cache_clear()
         attend = choice.function if choice.is_kernel else None
     return KVCache(
         transformer.config,
@@ -34,19 +39,23 @@ def new_cache(transformer: Transformer, rows: int, length: int, kv_cache: str, w
     )
 
 
-def _choose(transformer: Transformer, width: int) -> Choice:
-    config, device = transformer.config, transformer.device
+@lru_cache(maxsize=32)
+def _choose(device: torch.device, heads: tuple[int, int], head_dim: int, width: int, kv_cache: str) -> Choice:
+    """The attention for these shapes, tried once in the life of the program."""
 
     def sample() -> tuple[Tensor, Stored, Stored, Tensor, int]:
         return attention_sample(
             device,
-            transformer.dtype,
-            int8=True,
+            KERNEL_FORMAT,
+            kv_cache=kv_cache,
             filled=(width, width + TRIAL_SLOTS),
             width=width,
-            heads=(config.num_attention_heads, config.num_key_value_heads),
-            head_dim=config.head_dim,
+            heads=heads,
+            head_dim=head_dim,
             length=width + 2 * TRIAL_SLOTS,
+            spoilt=False,
         )
 
-    return choose("window_attention", device, sample)
+    choice = choose("window_attention", device, sample)
+    logger.info("attention of %d tokens over the cache (%s): %s", width, kv_cache, choice)
+    return choice

@@ -1,5 +1,7 @@
 """Products that give a weight back in a GPU's registers, so that only its few bits are read."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -9,7 +11,9 @@ from .linear import Kernel, QuantizedLinear, multiply_plain
 from .schemes import Scheme
 
 # For more rows, as a prompt has, giving the weight back once for all costs less than doing so for every tile of rows.
-MOST_ROWS = 128
+MOST_ROWS = 1024
+# Of the trials: one for each tile of rows that the kernels have.
+TRIAL_ROWS = (5, 32, 64, 128)
 FORMAT = torch.bfloat16
 SAMPLES = {"int4": int4_sample, "int8": int8_sample}
 
@@ -21,7 +25,8 @@ def choose_kernel(scheme: Scheme, dtype: torch.dtype, device: torch.device | str
     """
     if dtype != FORMAT:
         return Kernel(f"plain (the kernels are for {FORMAT}, not {dtype})", multiply_plain)
-    choice = choose(f"{scheme.name}_matmul", device, lambda: SAMPLES[scheme.name](device, dtype))
+    samples = [partial(SAMPLES[scheme.name], device, dtype, rows) for rows in TRIAL_ROWS]
+    choice = choose(f"{scheme.name}_matmul", device, *samples)
     return in_registers(choice) if choice.is_kernel else Kernel(f"plain ({choice.reason})", multiply_plain)
 
 

@@ -26,6 +26,7 @@ PACK_NAME = "comfyui-lumina-mgpt2"
 STARTUP_SECONDS = 180
 RUN_SECONDS = 180
 FREE_SECONDS = 2
+CANCEL_SECONDS = 0.5
 PREVIEW_EVENT = 1
 
 
@@ -58,7 +59,11 @@ class Run:
     previews: list[Image.Image] = field(default_factory=list)
     outputs: dict = field(default_factory=dict)
     error: dict | None = None
-    interrupted: bool = False
+    interrupted_at: str | None = None
+
+    @property
+    def interrupted(self) -> bool:
+        return self.interrupted_at is not None
 
     @property
     def succeeded(self) -> bool:
@@ -137,13 +142,16 @@ class ComfyServer:
         """Queues an API workflow; the server's answer has `prompt_id`, or `error` and `node_errors`."""
         return self.post("/prompt", {"prompt": workflow, "client_id": self.client_id})
 
-    def run(self, workflow: dict, *, cancel_at: int | None = None) -> Run:
-        """Queues a workflow and listens until it ends; cancels it at its `cancel_at`-th progress message."""
+    def run(self, workflow: dict, *, cancel_at: int | None = None, cancel_in: str | None = None) -> Run:
+        """Queues a workflow and listens until it ends.
+
+        Cancels it at its `cancel_at`-th progress message, or shortly after the node `cancel_in` has begun.
+        """
         answer = self.queue(workflow)
         assert "prompt_id" in answer, answer
-        return self.listen(answer["prompt_id"], cancel_at=cancel_at)
+        return self.listen(answer["prompt_id"], cancel_at=cancel_at, cancel_in=cancel_in)
 
-    def listen(self, prompt_id: str, *, cancel_at: int | None = None) -> Run:
+    def listen(self, prompt_id: str, *, cancel_at: int | None = None, cancel_in: str | None = None) -> Run:
         run = Run(prompt_id)
         while True:
             message = self._socket.recv()
@@ -154,6 +162,10 @@ class ComfyServer:
             if cancel_at is not None and len(run.progress) >= cancel_at:
                 self.post("/interrupt")
                 cancel_at = None
+            if cancel_in is not None and cancel_in in run.executed:
+                time.sleep(CANCEL_SECONDS)
+                self.post("/interrupt")
+                cancel_in = None
 
     def pictures(self, run: Run, node_id: str) -> list[Image.Image]:
         """The pictures that an output node showed."""
@@ -177,7 +189,7 @@ class ComfyServer:
         elif kind == "execution_error":
             run.error = data
         elif kind == "execution_interrupted":
-            run.interrupted = True
+            run.interrupted_at = data["node_id"]
         return kind == "executing" and data.get("node") is None
 
     def _make_folders(self) -> None:

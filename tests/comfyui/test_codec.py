@@ -86,3 +86,10 @@ def test_a_picture_of_odd_size_is_an_error(server):
     for encode in ("ours", "VAEEncode"):
         run = server.run(codec("odd.png", encode, "VAEDecode"))
         assert "70x64" in run.error["exception_message"] and "64x64" in run.error["exception_message"]
+
+
+@pytest.mark.parametrize("step", [ENCODE, DECODE])
+def test_cancelling_ends_a_large_picture_on_its_way(server, step):
+    Image.new("RGB", (1536, 1536), (200, 90, 40)).save(server.base / "input" / "large.png")
+    run = server.run(codec("large.png", "ours", "ours"), cancel_in=step)
+    assert run.interrupted_at == step

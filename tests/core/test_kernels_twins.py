@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from lumina_core.decoding.sampling import cut
 from lumina_core.kernels import Choice, choose, chooser, eager, unusable
 from lumina_core.kernels.samples import attention_sample, int4_sample, int8_sample, logits_sample
-from lumina_core.model.kv_store import make_store
+from lumina_core.model.kv_store import KV_CACHES, make_store
 from lumina_core.quant import SCHEMES, quantized_operations
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -32,15 +32,16 @@ def test_product_is_the_quantised_layers(dtype: torch.dtype, bits: int, in_featu
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kv_cache", ["int8", "auto"])
+@pytest.mark.parametrize("kv_cache", KV_CACHES)
 def test_a_store_is_read_as_itself(dtype: torch.dtype, kv_cache: str) -> None:
     store = make_store(kv_cache, (2, 3, 20, 2, 16), dtype, "cpu")
     store.write(1, torch.arange(60), torch.randn(60, 2, 16, generator=torch.Generator().manual_seed(0)).to(dtype))
     assert torch.equal(store.stored(1).read(9, dtype), store.read(1, 9))
 
 
-def test_attention_sees_what_is_filled_and_no_more() -> None:
-    query, keys, values, input_pos, _ = attention_sample("cpu", torch.float32, int8=True, heads=(4, 2), head_dim=16)
+@pytest.mark.parametrize("kv", ["int8", "int4"])
+def test_attention_sees_what_is_filled_and_no_more(kv: str) -> None:
+    query, keys, values, input_pos, _ = attention_sample("cpu", torch.float32, kv_cache=kv, heads=(4, 2), head_dim=16)
     found = eager.window_attention(query, keys, values, input_pos, 96)
     for row, slot in ((0, 3), (1, 0)):
         seen = int(input_pos[row, slot]) + 1
@@ -53,7 +54,8 @@ def test_attention_sees_what_is_filled_and_no_more() -> None:
 def test_cut_is_that_of_the_decoders(top_k: int) -> None:
     logits, _ = logits_sample("cpu")
     assert torch.equal(eager.topk_cut(logits, top_k), cut(logits, top_k))
-    assert torch.equal(eager.topk_threshold(logits, top_k), logits.sort(-1, descending=True).values[:, [top_k - 1]])
+    kth = logits.sort(-1, descending=True).values[:, [top_k - 1]]
+    assert torch.equal(cut(logits, top_k), logits.where(logits >= kth, -torch.inf))
 
 
 @pytest.mark.parametrize("kernel", chooser.MODULES)
@@ -63,6 +65,7 @@ def test_a_cpu_gets_the_twin_and_no_trial(kernel: str) -> None:
 
 
 def test_an_old_gpu_gets_the_twin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     assert unusable("cuda") == "compute capability (7, 5), the kernels take (8, 0) or more"
 
@@ -91,7 +94,22 @@ def test_a_kernel_that_stands_its_trial_is_taken(monkeypatch: pytest.MonkeyPatch
     assert choose("int4_matmul", "cpu", lambda: int4_sample("cpu", torch.bfloat16)).is_kernel
 
 
+def test_every_sample_is_a_trial_and_a_failure_is_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    def narrow(x: torch.Tensor, *pieces: torch.Tensor) -> torch.Tensor:
+        if len(x) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return eager.int4_matmul(x, *pieces)
+
+    monkeypatch.setattr(chooser, "unusable", lambda device: "")
+    monkeypatch.setattr(chooser, "load", lambda kernel: narrow)
+    few, many = (lambda rows=rows: int4_sample("cpu", torch.bfloat16, rows) for rows in (5, 32))
+    assert choose("int4_matmul", "cpu", few).is_lasting
+    choice = choose("int4_matmul", "cpu", few, many)
+    assert not choice.is_kernel and not choice.is_lasting and "CUDA out of memory" in choice.reason
+
+
 def test_without_triton_the_twin_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     monkeypatch.setitem(sys.modules, "triton", None)
     choice = choose("topk_cut", "cuda", lambda: pytest.fail("tried"))

@@ -17,6 +17,7 @@ from lumina_core.decoding import DecodeSettings
 from lumina_core.errors import LuminaError, OutOfMemory
 from lumina_core.memory import explain_out_of_memory
 from lumina_core.model import KVCache
+from lumina_core.movqgan import MoVQGAN
 from lumina_core.pipeline import Request, draw
 
 from .cli_runs import CommandLine
@@ -137,6 +138,21 @@ def test_out_of_memory_while_drawing(lumina: CommandLine, monkeypatch: pytest.Mo
         refuse_at(patch, 7, REFUSALS["gpu"])
         lumina.refuses_to_generate("--batch", 2, expected="out of memory while drawing 2 pictures of 32x32")
     lumina.generate().succeeded()
+
+
+def test_out_of_memory_while_decoding_keeps_what_was_drawn(
+    lumina: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise REFUSALS["gpu"]()
+
+    lumina.generate("--batch", 2, name="good").succeeded()
+    with monkeypatch.context() as patch:
+        patch.setattr(MoVQGAN, "decode", refuse)
+        line = lumina.generate("--batch", 2).refusal()
+    assert "while decoding a picture of 32x32" in line
+    assert f"what was drawn is kept in {lumina.path('o.json')}" in line
+    assert lumina.tokens() == lumina.tokens("good") and not lumina.path("o.stats.json").exists()
 
 
 def test_it_is_one_of_our_errors() -> None:

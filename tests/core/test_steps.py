@@ -32,7 +32,10 @@ class RecordedSteps:
     def __init__(self, spoil: Callable[[Tensor], None] | None = None):
         self.captured, self.replayed, self.spoil = 0, 0, spoil
 
-    def __call__(self, step: Callable[[], Tensor]) -> steps.Replay:
+    def first(self, step: steps.Step) -> Tensor:
+        return step()
+
+    def capture(self, step: steps.Step) -> steps.Step:
         self.captured += 1
 
         def replay() -> Tensor:
@@ -86,11 +89,12 @@ def test_replays_draw_what_the_steps_draw(demo, monkeypatch, decoder):
 
 
 def test_a_step_that_cannot_be_captured_is_run_one_by_one(demo, monkeypatch, caplog):
-    def refuse(step: Callable[[], Tensor]) -> steps.Replay:
-        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+    class Refusal(RecordedSteps):
+        def capture(self, step: steps.Step) -> steps.Step:
+            raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
     plain = drawn(demo)
-    capture_by(monkeypatch, refuse)
+    capture_by(monkeypatch, Refusal())
     with caplog.at_level(logging.WARNING):
         assert same(plain, drawn(demo))
     (line,) = [record.getMessage() for record in caplog.records]
@@ -103,6 +107,42 @@ def test_a_replay_that_settles_other_tokens_is_not_used(demo, monkeypatch, caplo
     with caplog.at_level(logging.WARNING):
         assert same(plain, drawn(demo))
     assert "settled other tokens" in caplog.text and recorded.replayed == 1
+
+
+def test_a_step_that_fails_without_a_word_is_run_one_by_one(demo, monkeypatch, caplog):
+    class Refusal(RecordedSteps):
+        def capture(self, step: steps.Step) -> steps.Step:
+            raise RuntimeError
+
+    capture_by(monkeypatch, Refusal())
+    drawn(demo)
+    assert "cannot be captured (RuntimeError)" in caplog.text
+
+
+def test_a_replay_that_fails_leaves_the_window_as_it_was(demo, monkeypatch, caplog):
+    class Broken(RecordedSteps):
+        def capture(self, step: steps.Step) -> steps.Step:
+            def replay() -> Tensor:
+                step()
+                raise RuntimeError("CUDA error: out of memory")
+
+            return replay
+
+    plain = drawn(demo, "coupled")
+    capture_by(monkeypatch, Broken())
+    assert same(plain, drawn(demo, "coupled"))
+    assert "cannot be captured (CUDA error: out of memory)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("backend", "on_gpu", "expected"),
+    [("native", True, ""), ("native", False, "no room on the GPU"), ("cudaMallocAsync", True, "--disable-cuda-malloc")],
+)
+def test_no_capture_is_tried_where_it_could_end_the_program(demo, monkeypatch, backend, on_gpu, expected):
+    monkeypatch.setattr(torch.cuda, "get_allocator_backend", lambda: backend)
+    if not on_gpu:
+        monkeypatch.setattr(type(demo[0]), "device", torch.device("cuda"))
+    assert expected in (found := steps._obstacle(demo[0])) and bool(found) == bool(expected)
 
 
 def test_other_choices_are_refused():

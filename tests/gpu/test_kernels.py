@@ -16,10 +16,10 @@ from ..kernel_cases import LARGE, SMALL, clean
 UNUSABLE = unusable("cuda") if torch.cuda.is_available() else "there is no CUDA device"
 pytestmark = pytest.mark.skipif(bool(UNUSABLE), reason=UNUSABLE)
 SAMPLES = {
-    "window_attention": lambda: clean(attention_sample("cuda", torch.bfloat16, int8=True)),
+    "window_attention": lambda: attention_sample("cuda", torch.bfloat16, kv_cache="int4", spoilt=False),
     "int4_matmul": lambda: int4_sample("cuda", torch.bfloat16),
     "int8_matmul": lambda: int8_sample("cuda", torch.bfloat16),
-    "topk_threshold": lambda: logits_sample("cuda"),
+    "topk_cut": lambda: logits_sample("cuda"),
 }
 
 
@@ -39,7 +39,7 @@ def test_kernel_stands_its_trial(kernel: str) -> None:
 @pytest.mark.parametrize("width", [1, 4, 32])
 def test_a_querys_result_does_not_depend_on_how_far_the_cache_is_read(width: int) -> None:
     query, keys, values, input_pos, kv_len = attention_sample(
-        "cuda", torch.bfloat16, int8=True, filled=(1500, 700), width=width, length=2048
+        "cuda", torch.bfloat16, kv_cache="int8", filled=(1500, 700), width=width, length=2048
     )
     attend = load("window_attention")
     near = attend(query, keys, values, input_pos, kv_len)
@@ -47,7 +47,7 @@ def test_a_querys_result_does_not_depend_on_how_far_the_cache_is_read(width: int
 
 
 def test_attention_in_a_graph_follows_positions_that_change_on_the_device() -> None:
-    sample = attention_sample("cuda", torch.bfloat16, int8=True, filled=(1500, 700), length=2048)
+    sample = attention_sample("cuda", torch.bfloat16, kv_cache="int8", filled=(1500, 700), length=2048)
     query, keys, values, input_pos, _ = clean(sample)
     attend = load("window_attention")
     attend(query, keys, values, input_pos, 2048)

@@ -27,7 +27,7 @@ def drawn(compile_choice: str, decoder: str, dtype: torch.dtype, kv_cache: str =
     return draw(transformer, vocabulary, Request([prompt] * 3, 8, 8, None, settings))
 
 
-@pytest.mark.parametrize("kv_cache", ["auto", "int8"])
+@pytest.mark.parametrize("kv_cache", ["auto", "int8", "int4"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_captured_steps_draw_the_same(
