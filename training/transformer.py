@@ -57,6 +57,9 @@ TASKS_THAT_BIND = ("edit",) * 10 + ("subject", "control") * 4 + ("pair", "predic
 EDITS_FIRST = ("edit",) * 13 + ("control",) * 4 + ("subject",) * 3 + ("pair", "predict")
 ALL_TASKS = ("edit",) * 10 + ("control", "subject") * 4 + ("control:pose",) * 2 + ("pair", "pair:pose", "predict")
 LAST_TASKS = ("edit:add", "subject", "edit") * 3 + ("control",) * 2 + ("control:pose", "pair", "pair:pose", "predict")
+SUBJECTS_LAST = (
+    ("subject",) * 5 + ("edit", "edit:move", "control") * 2 + ("edit:add", "control:pose", "pair", "predict")
+)
 ROUNDS = (
     Round(8000, 3e-3, 6, 0.5),
     Round(4500, 2e-3, 6, 0.5, task_share=0.6),
@@ -64,6 +67,8 @@ ROUNDS = (
     Round(1500, 2e-3, 4, 0.5, task_share=0.85, tasks=EDITS_FIRST, changed_weight=3.0, crowded=True, fall=0.0),
     Round(2300, 2e-3, 4, 0.5, task_share=0.85, tasks=ALL_TASKS, changed_weight=3.0, crowded=True, fall=0.6),
     Round(900, 1.5e-3, 6, 0.5, task_share=0.4, tasks=LAST_TASKS, changed_weight=3.0, crowded=True, fall=0.9),
+    Round(3000, 1.5e-3, 6, 0.5, task_share=0.45, tasks=LAST_TASKS, changed_weight=3.0, crowded=True, fall=0.9),
+    Round(1600, 1.2e-3, 6, 0.5, task_share=0.5, tasks=SUBJECTS_LAST, changed_weight=3.0, crowded=True, fall=0.9),
 )
 
 
