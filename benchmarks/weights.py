@@ -4,8 +4,8 @@ Each form of the weights and of the key/value cache says how likely it finds the
 mean negative log-likelihood in nats a code, how much more that is than with fp32 weights (with its standard error over
 the scenes), the mean Kullback-Leibler divergence of its distributions from those of fp32, and for how many codes the
 likeliest is the same. Then each draws prompts greedily, and says how many codes it has in common with fp32: one that
-differs leads all behind it elsewhere. int4 comes with its scales fitted and with plain rounding. All but bf16 compute
-in fp32. With a cache in few bits every token is read from it, the prompt's too.
+differs leads all behind it elsewhere. All but bf16 compute in fp32. With a cache in few bits every token is read from
+it, the prompt's too.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ FORMS = {
     "fp32, int4 cache": Form(WeightsPlan(torch.float32), "int4"),
     "bf16": Form(WeightsPlan(torch.bfloat16)),
     "int8": Form(WeightsPlan(torch.float32, Int8())),
-    "int4, plain rounding": Form(WeightsPlan(torch.float32, Int4(rounds=0))),
     "int4": Form(WeightsPlan(torch.float32, Int4())),
     "int4, int8 cache": Form(WeightsPlan(torch.float32, Int4()), "int8"),
+    "int4, int4 cache": Form(WeightsPlan(torch.float32, Int4()), "int4"),
 }
 
 

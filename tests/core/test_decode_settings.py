@@ -19,7 +19,7 @@ BAD = [
     *(("window_size", value, "window") for value in (0, -1, MAX_WINDOW + 1, 8.0, "8", True)),
     *(("decoder", value, "decoder") for value in ("beam", "", "AR", None)),
     *(("new_drafts", value, "new_drafts") for value in ("below", "", None)),
-    *(("kv_cache", value, "kv_cache") for value in ("int4", "", None)),
+    *(("kv_cache", value, "kv_cache") for value in ("int2", "", None)),
 ]
 GOOD = [
     {"cfg_scale": 0},

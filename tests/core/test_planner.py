@@ -177,7 +177,7 @@ def test_the_refusal_says_what_it_takes_and_what_there_is() -> None:
         (canvas(768, 768), 12.5, "the int8 cache and int4 weights"),
         (canvas(768, 768, batch=4), 12.5, "the int8 cache and int4 weights and batch 1"),
         (canvas(768, 768, batch=4), 8, "the int4 cache and int4 weights and batch 1 and 704x704"),
-        (canvas(512, 1024, batch=2), 21, "288x576"),
+        (canvas(512, 1024, batch=2), 21, "the int4 cache, or 288x576"),
     ],
 )
 def test_what_would_fit(request_: Request, capacity: float, expected: str) -> None:
