@@ -6,7 +6,7 @@ from ..lumina_core.checkpoint import find_checkpoint
 from ..lumina_core.config import TransformerConfig
 from ..lumina_core.errors import LuminaError
 from ..lumina_core.model import COMPILE, load_transformer, set_compile
-from ..lumina_core.model.compile import OFF
+from ..lumina_core.model.compile import OFF, captures
 from ..lumina_core.tokenizer import load_tokenizer
 from ..lumina_core.vocabulary import Vocabulary
 from . import comfy_adapter as comfy_ui
@@ -36,7 +36,7 @@ def load_model(checkpoint: str, weights: str, compile: str) -> LoadedModel:
     set_compile(transformer, compile)
     device = comfy_ui.model_device()
     # What is captured must stay where it is: the weights then move as a whole, not by dynamic VRAM.
-    stays = compile != OFF and device.type == "cuda"
+    stays = captures(compile, device)
     patcher = comfy_ui.patcher_of(ManagedTransformer(transformer), device, offload_device, dynamic=not stays)
     return LoadedModel(checkpoint, transformer, tokenizer, vocabulary, patcher)
 

@@ -8,7 +8,7 @@ from ..lumina_core.advice import check_fits
 from ..lumina_core.decoding import DECODERS, DecodeResult, DecodeSettings
 from ..lumina_core.errors import InputError
 from ..lumina_core.model import KV_CACHES
-from ..lumina_core.model.compile import OFF
+from ..lumina_core.model.compile import captures
 from ..lumina_core.panels import CODE_PIXELS, grid_size
 from ..lumina_core.pipeline import Request, StepReport, check_request, draw
 from ..lumina_core.planner import Demand, plan_memory, weights_of
@@ -84,7 +84,7 @@ class Watcher:
 def sample(model: LoadedModel, movqgan: MoVQGANVae, request: Request) -> DecodeResult:
     """Draws the request's pictures under ComfyUI's memory management. Raises OutOfMemory, before or on the way."""
     transformer = model.transformer
-    captured = transformer.compile_choice != OFF and comfy_ui.model_device().type == "cuda"
+    captured = captures(transformer.compile_choice, comfy_ui.model_device())
     codec = movqgan.first_stage_model.config
     demand = Demand(transformer.config, weights_of(transformer), request, codec, captured)
     check_fits(demand, comfy_ui.memory_budget())

@@ -19,7 +19,7 @@ from ..decoding import DECODERS, DecodeResult, DecodeSettings, StepReport
 from ..errors import InputError, OutOfMemory
 from ..memory import available_bytes, peak_bytes
 from ..model import load_transformer, set_compile
-from ..model.compile import OFF
+from ..model.compile import captures
 from ..movqgan import MoVQGAN
 from ..output_files import OutputFiles
 from ..panels import CODE_PIXELS, condition_pixels, given_size, load_picture, to_image
@@ -99,7 +99,7 @@ def run(options: argparse.Namespace, input_is_good: Callable[[], None]) -> None:
     capacity = available_bytes(device)
     movqgan = open_movqgan(setup, device)
     if capacity is not None:
-        captured = options.compile != OFF and device.type == "cuda"
+        captured = captures(options.compile, device)
         check_fits(Demand(setup.config, weights, request, movqgan.config, captured), Budget(capacity))
     transformer = load_transformer(options.checkpoint, dtype=weights.dtype, device=device, weights=options.weights)
     set_compile(transformer, options.compile)
@@ -207,20 +207,17 @@ def _write(
     try:
         images = _decode(movqgan, result)
     except OutOfMemory as error:
-        message = str(error)
-    else:
+        kept = options.tokens_out or options.out.with_suffix(".tokens.json")
         with OutputFiles() as files:
-            for image, path in zip(images, outputs, strict=True):
-                files.write_picture(image, path)
-            if options.tokens_out:
-                files.write_json(tokens, options.tokens_out)
-            if options.stats_out:
-                files.write_json(stats(), options.stats_out)
-        return
-    kept = options.tokens_out or options.out.with_suffix(".tokens.json")
+            files.write_json(tokens, kept)
+        raise OutOfMemory(f"{error}; what was drawn is kept in {kept}, which `decode` turns into pictures") from None
     with OutputFiles() as files:
-        files.write_json(tokens, kept)
-    raise OutOfMemory(f"{message}; what was drawn is kept in {kept}, which `decode` turns into pictures")
+        for image, path in zip(images, outputs, strict=True):
+            files.write_picture(image, path)
+        if options.tokens_out:
+            files.write_json(tokens, options.tokens_out)
+        if options.stats_out:
+            files.write_json(stats(), options.stats_out)
 
 
 def _decode(movqgan: MoVQGAN, result: DecodeResult) -> list[Image.Image]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..memory import free_memory
 from ..model import Transformer
-from ..model.compile import OFF, ON, compile_blocks
+from ..model.compile import ON, captures, compile_blocks
 from .window import Window
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def make_steps(window: Window) -> Steps:
     """
     transformer = window.transformer
     compiling = compile_blocks(transformer) if transformer.compile_choice == ON else 0.0
-    if transformer.device.type != "cuda" or transformer.compile_choice == OFF:
+    if not captures(transformer.compile_choice, transformer.device):
         return PlainSteps(window, compiling)
     if obstacle := _obstacle(transformer):
         logger.warning("compile: steps are not captured, %s; they run one by one, which is slower", obstacle)

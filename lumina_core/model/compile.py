@@ -27,6 +27,11 @@ def set_compile(transformer: Transformer, choice: str) -> Transformer:
     return transformer
 
 
+def captures(choice: str, device: torch.device) -> bool:
+    """Whether steps on a device are to be captured, by a choice of COMPILE."""
+    return choice != OFF and device.type == "cuda"
+
+
 def compile_blocks(transformer: Transformer) -> float:
     """Compiles what is around the attention of every block, once; the seconds that it took.
 

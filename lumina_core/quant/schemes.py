@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import CheckpointError
+from ..kernels.eager import LOWEST_CODE
 from .nibbles import pack_nibbles, unpack_nibbles
 
 Pieces = dict[str, Tensor]
@@ -21,7 +22,7 @@ Pieces = dict[str, Tensor]
 CPU_ELEMENTS, DEVICE_ELEMENTS = 2**18, 2**23
 # A flipped bit makes numbers of this size, and the range of a group that holds them overflows.
 LARGEST = 1e36
-LOWEST, HIGHEST = -8, 7
+HIGHEST_CODE = LOWEST_CODE + 15
 
 
 @dataclass(frozen=True)
@@ -96,14 +97,14 @@ class Int4:
         missing = -weight.shape[1] % self.group_size
         groups = F.pad(weight, (0, missing), mode="replicate").unflatten(1, (-1, self.group_size))
         low, high = groups.aminmax(dim=-1, keepdim=True)
-        step = ((high - low) / (HIGHEST - LOWEST)).clamp_min(torch.finfo(torch.bfloat16).tiny)
-        scale, zero = step.bfloat16(), ((low + high) / 2 - (LOWEST + HIGHEST) / 2 * step).bfloat16()
+        step = ((high - low) / (HIGHEST_CODE - LOWEST_CODE)).clamp_min(torch.finfo(torch.bfloat16).tiny)
+        scale, zero = step.bfloat16(), ((low + high) / 2 - (LOWEST_CODE + HIGHEST_CODE) / 2 * step).bfloat16()
         # The nearest by scale and zero as they are stored.
-        codes = ((groups - zero.float()) / scale.float()).round_().clamp_(LOWEST, HIGHEST) - LOWEST
+        codes = ((groups - zero.float()) / scale.float()).round_().clamp_(LOWEST_CODE, HIGHEST_CODE) - LOWEST_CODE
         return {"packed": pack_nibbles(codes.flatten(1)), "scale": scale.squeeze(-1), "zero": zero.squeeze(-1)}
 
     def dequantize(self, pieces: Pieces, in_features: int) -> Tensor:
-        codes = unpack_nibbles(pieces["packed"]).float().add_(LOWEST).unflatten(1, (-1, self.group_size))
+        codes = unpack_nibbles(pieces["packed"]).float().add_(LOWEST_CODE).unflatten(1, (-1, self.group_size))
         scale, zero = (pieces[name].float().unsqueeze(-1) for name in ("scale", "zero"))
         return codes.mul_(scale).add_(zero).flatten(1)[:, :in_features]
 
