@@ -1,12 +1,11 @@
 """From logits to the distribution that tokens are drawn from."""
 
 import logging
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from ..kernels import Choice, choose
+from ..kernels import Choice, Remembered, choose
 from ..kernels.samples import logits_sample
 
 logger = logging.getLogger(__name__)
@@ -22,13 +21,11 @@ def cut(logits: Tensor, top_k: int) -> Tensor:
     """Logits with all but the k largest at −inf; ties with the k-th stay (as in the published program)."""
     if top_k >= logits.shape[-1]:
         return logits
-    choice = _choose(logits.device, logits.shape[-1])
-    if not choice.is_lasting:
-        _choose.cache_clear()
-    return choice.function(logits, top_k)
+    found: Tensor = _choose(logits.device, logits.shape[-1]).function(logits, top_k)
+    return found
 
 
-@lru_cache(maxsize=32)
+@Remembered
 def _choose(device: torch.device, count: int) -> Choice:
     """What cuts rows of `count` logits on a device, tried once in the life of the program: kernel or twin, equal."""
     choice = choose("topk_cut", device, lambda: logits_sample(device, count))

@@ -3,7 +3,7 @@
 Triton is never needed: a caller asks `choose` once, before it computes, for a kernel or its twin, and logs the answer.
 """
 
-from .chooser import Choice, choose, unusable
-from .eager import Stored, unpack_halves
+from .chooser import Choice, Remembered, choose, unusable
+from .stored import Stored
 
-__all__ = ["Choice", "Stored", "choose", "unpack_halves", "unusable"]
+__all__ = ["Choice", "Remembered", "Stored", "choose", "unusable"]

@@ -1,8 +1,10 @@
 """Whether a Triton kernel serves on a device, or its twin."""
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from itertools import starmap
+from math import isnan
 from types import MappingProxyType
 from typing import Any
 
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor
 
 from . import eager
+from .stored import Stored
 
 # The modules that hold the kernels; each imports triton.
 MODULES: Mapping[str, str] = MappingProxyType(
@@ -18,6 +21,9 @@ MODULES: Mapping[str, str] = MappingProxyType(
         "int4_matmul": "quant_matmul",
         "int8_matmul": "quant_matmul",
         "topk_cut": "topk",
+        "place_heads": "block",
+        "silu_gate": "block",
+        "add_norm": "block",
     }
 )
 LEAST_CAPABILITY = (8, 0)
@@ -25,7 +31,7 @@ LEAST_CAPABILITY = (8, 0)
 TRIAL_TOLERANCE = 0.02
 FAILED = "a trial failed"
 
-Function = Callable[..., Tensor]
+Function = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,23 @@ class Choice:
 
     def __str__(self) -> str:
         return f"{self.name} ({self.reason})"
+
+
+class Remembered:
+    """A way to choose, asked once in the life of the program for each arguments, and again where a trial failed."""
+
+    def __init__(self, pick: Callable[..., Choice]):
+        self._pick, self._kept = pick, dict[Hashable, Choice]()
+
+    def __call__(self, *arguments: Hashable) -> Choice:
+        choice = self._kept.get(arguments) or self._pick(*arguments)
+        if choice.is_lasting:
+            self._kept[arguments] = choice
+        return choice
+
+    def forget(self) -> None:
+        """All choices so far."""
+        self._kept.clear()
 
 
 def choose(kernel: str, device: torch.device | str, *samples: Callable[[], tuple[Any, ...]]) -> Choice:
@@ -92,12 +115,19 @@ def unusable(device: torch.device | str) -> str:
 def _try(function: Function, twin: Function, sample: Callable[[], tuple[Any, ...]]) -> str:
     """What is wrong with a kernel's result; empty where it is the twin's."""
     try:
-        arguments = sample()
-        found, expected = function(*arguments).float(), twin(*arguments).float()
+        # Each its own arguments: some write to them.
+        found, expected = (numbers(each(*sample())) for each in (function, twin))
     except Exception as error:  # Triton's compiler, the system's C compiler and the driver have no error in common
         return f"{FAILED}: {type(error).__name__}: {error}"
-    off = _difference(found, expected)
+    off = max(starmap(_difference, zip(found, expected, strict=True)), key=lambda off: (isnan(off), off))
     return "" if off < TRIAL_TOLERANCE else f"a trial was off by {off:.2g} of the result, at most {TRIAL_TOLERANCE:g}"
+
+
+def numbers(result: Any) -> list[Tensor]:
+    """The numbers in a kernel's result, a tensor or several and what they were stored in, in float32."""
+    parts = result if isinstance(result, tuple) else (result,)
+    read = (part.read(part.numbers.shape[1], torch.float32) if isinstance(part, Stored) else part for part in parts)
+    return [part.float() for part in read]
 
 
 def _difference(found: Tensor, expected: Tensor) -> float:

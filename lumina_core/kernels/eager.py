@@ -1,52 +1,19 @@
-"""What every kernel computes, in plain torch operations: their twins, of the same signature."""
+"""What every kernel computes, in plain torch operations: their twins, of the same signature.
 
-from dataclasses import dataclass
+Products that are split along their inputs come as partial sums [splits,tokens,out]; a kernel that goes on with them
+adds them up and rounds once, so that no kernel need do that alone. A split of 1 is the product itself.
+"""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .stored import Stored
+
 GROUP_SIZE = 128
 # A 4-bit code 0 to 15 stands for −8 to 7.
 LOWEST_CODE = -8
-
-
-@dataclass(frozen=True)
-class Stored:
-    """Keys, or values, of a layer: numbers [rows,length,kv_heads,head_dim] and what scales them.
-
-    int8 numbers have float32 scales [rows,length,kv_heads,1], and stand for scale · number. Where there is a `lowest`,
-    numbers are bytes [rows,length,kv_heads,head_dim/2] of two 4-bit codes, as `unpack_halves` takes them. Others stand
-    for themselves and have no scales.
-    """
-
-    numbers: Tensor
-    scales: Tensor | None = None
-    lowest: Tensor | None = None
-
-    def read(self, length: int, dtype: torch.dtype) -> Tensor:
-        """The first `length` slots of every row [rows,length,kv_heads,head_dim]."""
-        numbers = self.numbers[:, :length]
-        if self.scales is None:
-            return numbers
-        if self.lowest is None:
-            return (numbers * self.scales[:, :length]).to(dtype)
-        return unpack_halves(numbers, self.scales[:, :length], self.lowest[:, :length], dtype)
-
-
-def unpack_halves(packed: Tensor, scales: Tensor, lowest: Tensor, dtype: torch.dtype) -> Tensor:
-    """Numbers [...,n] in `dtype` of bytes [...,n/2]: lowest + scale · code, rounded once.
-
-    The low bits of byte i are code i, the high ones code n/2 + i; scales and lowest numbers [...,groups] are each of
-    n/groups neighbouring codes.
-    """
-    codes = torch.empty(*packed.shape[:-1], 2 * packed.shape[-1], dtype=dtype, device=packed.device)
-    first, second = codes.chunk(2, -1)
-    first.copy_(packed & 15)
-    second.copy_(packed >> 4)
-    grouped = codes.unflatten(-1, (scales.shape[-1], -1))
-    torch.addcmul(lowest.to(dtype).unsqueeze(-1), grouped, scales.to(dtype).unsqueeze(-1), out=grouped)
-    return codes
+HEAD_NORM_EPS = 1e-5
 
 
 def window_attention(query: Tensor, keys: Stored, values: Stored, input_pos: Tensor, kv_len: int) -> Tensor:
@@ -67,26 +34,96 @@ def window_attention(query: Tensor, keys: Stored, values: Stored, input_pos: Ten
     return mixed.transpose(1, 2)
 
 
-def int4_matmul(x: Tensor, packed: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+def int4_matmul(x: Tensor, packed: Tensor, scale: Tensor, zero: Tensor, joined: bool = True) -> Tensor:
     """x [M,in] times the transpose of a 4-bit weight [out,in], [M,out] in the format of x.
 
     `packed` uint8 [out,groups·64] holds two codes a byte, the first in its high half; `scale` and `zero` [out,groups]
     serve 128 neighbours: weight = scale · (code − 8) + zero. What is packed behind the weight's width is not used.
+    If not `joined`, it is partial sums [splits,M,out].
     """
     codes = torch.stack((packed >> 4, packed & 15), dim=-1).flatten(1).unflatten(1, (-1, GROUP_SIZE))
     weight = (codes.float() + LOWEST_CODE) * scale.float().unsqueeze(-1) + zero.float().unsqueeze(-1)
-    return F.linear(x, weight.flatten(1)[:, : x.shape[1]].to(x.dtype))
+    product = F.linear(x, weight.flatten(1)[:, : x.shape[1]].to(x.dtype))
+    return product if joined else product[None]
 
 
-def int8_matmul(x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
+def int8_matmul(x: Tensor, codes: Tensor, scale: Tensor, joined: bool = True) -> Tensor:
     """x [M,in] times the transpose of an 8-bit weight [out,in], [M,out] in the format of x.
 
-    `codes` int8 [out,in], `scale` float32 [out]: weight = scale · code.
+    `codes` int8 [out,in], `scale` float32 [out]: weight = scale · code. If not `joined`, it is partial sums
+    [splits,M,out].
     """
-    return F.linear(x, (codes.float() * scale[:, None]).to(x.dtype))
+    product = F.linear(x, (codes.float() * scale[:, None]).to(x.dtype))
+    return product if joined else product[None]
 
 
 def topk_cut(logits: Tensor, top_k: int) -> Tensor:
     """Logits [...,K] with all that are less than the k-th largest at −inf; ties with the k-th stay; k is 1 to K."""
     kth = logits.topk(top_k, dim=-1, sorted=False).values.amin(-1, keepdim=True)
     return logits.masked_fill(logits < kth, -torch.inf)
+
+
+def join(partial_sums: Tensor, dtype: torch.dtype) -> Tensor:
+    """The product [tokens,out] of its partial sums."""
+    return partial_sums[0].to(dtype) if len(partial_sums) == 1 else partial_sums.sum(0).to(dtype)
+
+
+def head_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """LayerNorm over the head dimension of x [...,heads,head_dim], in float32 and rounded once.
+
+    Weight and bias [parts,head_dim] serve heads/parts neighbouring heads each.
+    """
+    if len(weight) == 1:
+        return F.layer_norm(x, x.shape[-1:], weight[0].to(x), bias[0].to(x), HEAD_NORM_EPS)
+    parts = F.layer_norm(x.float(), x.shape[-1:], eps=HEAD_NORM_EPS).unflatten(-2, (len(weight), -1))
+    return torch.addcmul(bias.to(parts)[:, None], parts, weight.to(parts)[:, None]).flatten(-3, -2).to(x.dtype)
+
+
+def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x [...,heads,head_dim] by rotary position embedding (arXiv 2104.09864, half-rotation form).
+
+    cos and sin are [...,1,head_dim] in the format of x.
+    """
+    half = x.shape[-1] // 2
+    rotated = torch.cat((-x[..., half:], x[..., :half]), dim=-1)
+    return x * cos + rotated * sin
+
+
+def place_heads(
+    partial_sums: Tensor,
+    query_norm: tuple[Tensor, Tensor],
+    key_norm: tuple[Tensor, Tensor],
+    cos: Tensor,
+    sin: Tensor,
+    slots: Tensor,
+    keys: Stored,
+    values: Stored,
+) -> tuple[Tensor, Stored, Stored]:
+    """Queries [tokens,heads,head_dim], normed and rotated; keys, normed and rotated too, and values go to their slots.
+
+    In the partial sums [splits,tokens,(heads + 2·kv_heads)·head_dim] queries come first, then keys, then values; slots
+    [tokens] count those of all rows in turn. Norms are weight and bias as in `head_norm`; cos and sin
+    [tokens,head_dim] are in the format of the computation. Gives what it wrote to as well.
+    """
+    kv_heads, head_dim = keys.numbers.shape[2], cos.shape[1]
+    heads = partial_sums.shape[-1] // head_dim - 2 * kv_heads
+    split = join(partial_sums, cos.dtype).unflatten(-1, (-1, head_dim)).split((heads, kv_heads, kv_heads), dim=1)
+    query, key = (
+        apply_rope(head_norm(part, *norm), cos[:, None], sin[:, None])
+        for part, norm in zip(split, (query_norm, key_norm), strict=False)
+    )
+    keys.write(slots, key)
+    values.write(slots, split[2])
+    return query, keys, values
+
+
+def silu_gate(partial_sums: Tensor, dtype: torch.dtype) -> Tensor:
+    """silu(gate) · up [tokens,width] in `dtype` of partial sums [splits,tokens,2·width], gates first."""
+    gate, up = join(partial_sums, dtype).chunk(2, dim=-1)
+    return F.silu(gate) * up
+
+
+def add_norm(x: Tensor, partial_sums: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """x [tokens,size] plus the product of partial sums [splits,tokens,size], and the RMSNorm of that."""
+    x = x + join(partial_sums, x.dtype)
+    return x, F.rms_norm(x, weight.shape, weight, eps)

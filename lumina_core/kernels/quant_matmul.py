@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..errors import InputError
-from .eager import GROUP_SIZE, LOWEST_CODE
+from .eager import GROUP_SIZE, LOWEST_CODE, join
 from .product import dot
 
 LEAST_ROWS, LARGEST_TILE = 16, {torch.bfloat16: 128, torch.float32: 32}
@@ -110,39 +110,40 @@ def _matmul(
     tl.store(out + place, sums.to(out.dtype.element_ty), mask=real[:, None] & (n < out_features)[None, :])
 
 
-def int4_matmul(x: Tensor, packed: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+def int4_matmul(x: Tensor, packed: Tensor, scale: Tensor, zero: Tensor, joined: bool = True) -> Tensor:
     """x [M,in] in bfloat16 or float32 times the transpose of a 4-bit weight [out,in], [M,out] in the format of x.
 
-    `packed` uint8 [out,groups·64], `scale` and `zero` [out,groups]: as in `eager`. Raises InputError for others.
+    `packed` uint8 [out,groups·64], `scale` and `zero` [out,groups], `joined`: as in `eager`. Raises InputError for
+    others.
     """
     groups = triton.cdiv(x.shape[-1], GROUP_SIZE)
     _check(x, (packed, groups * GROUP_SIZE // 2), (scale, groups), (zero, groups))
-    return _product(x, packed, scale, zero, FOUR_BITS=True)
+    return _product(x, packed, scale, zero, joined, FOUR_BITS=True)
 
 
-def int8_matmul(x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
+def int8_matmul(x: Tensor, codes: Tensor, scale: Tensor, joined: bool = True) -> Tensor:
     """x [M,in] in bfloat16 or float32 times the transpose of an 8-bit weight [out,in], [M,out] in the format of x.
 
-    `codes` int8 [out,in], `scale` float32 [out]. Raises InputError for others.
+    `codes` int8 [out,in], `scale` float32 [out], `joined`: as in `eager`. Raises InputError for others.
     """
     _check(x, (codes, x.shape[-1]), (scale[:, None], 1))
-    return _product(x, codes, scale, scale, FOUR_BITS=False)
+    return _product(x, codes, scale, scale, joined, FOUR_BITS=False)
 
 
-def _product(x: Tensor, codes: Tensor, scale: Tensor, zero: Tensor, **bits: Any) -> Tensor:
+def _product(x: Tensor, codes: Tensor, scale: Tensor, zero: Tensor, joined: bool, **bits: Any) -> Tensor:
     (rows, in_features), out_features = x.shape, codes.shape[0]
     groups, tiles = triton.cdiv(in_features, GROUP_SIZE), triton.cdiv(out_features, BLOCK_OUT)
     groups_each = triton.cdiv(groups, min(groups, max(1, PROGRAMS // tiles)))
     splits = triton.cdiv(groups, groups_each)
     kept = x.dtype if splits == 1 else torch.float32
-    parts = torch.empty(splits, rows, out_features, dtype=kept, device=x.device)
+    partial_sums = torch.empty(splits, rows, out_features, dtype=kept, device=x.device)
     block = max(LEAST_ROWS, min(LARGEST_TILE[x.dtype], triton.next_power_of_2(rows)))
     _matmul[tiles, splits, triton.cdiv(rows, block)](
         x.contiguous(),
         codes,
         scale,
         zero,
-        parts,
+        partial_sums,
         rows,
         out_features,
         in_features,
@@ -158,7 +159,7 @@ def _product(x: Tensor, codes: Tensor, scale: Tensor, zero: Tensor, **bits: Any)
         num_stages=3 if block * x.element_size() <= 128 else 2,
         **bits,
     )
-    return parts[0] if splits == 1 else parts.sum(0).to(x.dtype)
+    return join(partial_sums, x.dtype) if joined else partial_sums
 
 
 def _check(x: Tensor, *pieces: tuple[Tensor, int]) -> None:

@@ -1,9 +1,12 @@
 """Small inputs of every kernel's form, on which it is tried against its twin."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from .eager import GROUP_SIZE, Stored
+from .eager import GROUP_SIZE
+from .stored import Stored
 
 
 def attention_sample(
@@ -96,3 +99,48 @@ def logits_sample(device: torch.device | str, count: int = 1000, top_k: int = 50
     few = torch.where(torch.rand(1, count, generator=generator) < 0.02, bell[:1], -torch.inf)
     zeros = torch.where(torch.rand(1, count, generator=generator) < 0.5, 0.0, -0.0)
     return torch.cat((bell, ties, torch.full((1, count), -2.5), few, zeros)).to(device), min(top_k, count)
+
+
+def heads_sample(
+    device: torch.device | str,
+    dtype: torch.dtype,
+    *,
+    kv_cache: str,
+    tokens: int = 5,
+    heads: tuple[int, int] = (4, 4),
+    head_dim: int = 64,
+    splits: int = 2,
+    norms: int = 2,
+) -> tuple[Any, ...]:
+    """Arguments of `place_heads`: tokens in two rows, of every other slot, and one head of zeros."""
+    generator = torch.Generator().manual_seed(0)
+    sums = torch.randn(splits, tokens, sum(heads) + heads[1], head_dim, generator=generator)
+    sums[:, 0, -1] = 0
+    sums = sums.flatten(2).to(device, dtype if splits == 1 else torch.float32)
+    weights = torch.randn(4, norms, head_dim, generator=generator).to(device, dtype).unbind()
+    angle = torch.rand(tokens, head_dim // 2, generator=generator).repeat(1, 2) * 6
+    cos, sin = angle.cos().to(device, dtype), angle.sin().to(device, dtype)
+    keys, values = (_stored(generator, (2, tokens, heads[1], head_dim), dtype, kv_cache, (tokens,) * 2) for _ in "kv")
+    slots = torch.arange(1, 2 * tokens, 2, device=device)
+    return sums, weights[:2], weights[2:], cos, sin, slots, _to(keys, device), _to(values, device)
+
+
+def gate_sample(
+    device: torch.device | str, dtype: torch.dtype, tokens: int = 5, width: int = 700, splits: int = 2
+) -> tuple[Tensor, torch.dtype]:
+    """Arguments of `silu_gate`."""
+    return _sums((splits, tokens, 2 * width), device, dtype), dtype
+
+
+def add_sample(
+    device: torch.device | str, dtype: torch.dtype, tokens: int = 5, size: int = 300, splits: int = 3
+) -> tuple[Tensor, Tensor, Tensor, float]:
+    """Arguments of `add_norm`."""
+    rows = torch.randn(tokens + 1, size, generator=torch.Generator().manual_seed(1)).to(device, dtype)
+    x, weight = rows.split(tokens)
+    return x, _sums((splits, tokens, size), device, dtype), weight[0], 1e-5
+
+
+def _sums(shape: tuple[int, int, int], device: torch.device | str, dtype: torch.dtype) -> Tensor:
+    sums = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    return sums.to(device, dtype if shape[0] == 1 else torch.float32)

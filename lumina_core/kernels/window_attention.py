@@ -15,8 +15,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ..errors import InputError
-from .eager import Stored
 from .product import dot
+from .stored import Stored, parts_or_numbers
 
 CHUNK = 1024
 LEAST_DOT, MOST_QUERIES = 16, 64
@@ -176,8 +176,8 @@ def window_attention(query: Tensor, keys: Stored, values: Stored, input_pos: Ten
     positions = input_pos.contiguous()
     _attend_chunk[triton.cdiv(queries, block), chunks, rows * kv_heads](
         query.contiguous(),
-        *_pointers(keys),
-        *_pointers(values),
+        *parts_or_numbers(keys),
+        *parts_or_numbers(values),
         positions,
         mixed,
         largest,
@@ -200,12 +200,6 @@ def window_attention(query: Tensor, keys: Stored, values: Stored, input_pos: Ten
     return out
 
 
-def _pointers(stored: Stored) -> tuple[Tensor, Tensor, Tensor]:
-    """Numbers, scales and lowest numbers; what there is not, is not looked at."""
-    numbers, scales, lowest = stored.numbers, stored.scales, stored.lowest
-    return numbers, numbers if scales is None else scales, numbers if lowest is None else lowest
-
-
 def _check(query: Tensor, keys: Stored, values: Stored, input_pos: Tensor) -> None:
     rows, width, heads, head_dim = query.shape
     shape, last = keys.numbers.shape, head_dim if keys.lowest is None else head_dim // 2
@@ -222,14 +216,9 @@ def _check(query: Tensor, keys: Stored, values: Stored, input_pos: Tensor) -> No
             f"{', '.join(map(str, FORMATS))}: use the eager twin for others"
         )
     for stored in (keys, values):
-        parts = _parts(stored)
         bare = stored.scales is None and stored.numbers.dtype != query.dtype
-        if bare or len(parts) != len(_parts(keys)) or not all(part.is_contiguous() for part in parts):
+        if bare or len(stored.parts) != len(keys.parts) or not all(part.is_contiguous() for part in stored.parts):
             raise InputError(
-                f"a cache of {stored.numbers.dtype} and {len(parts) - 1} scales for queries in {query.dtype}; expected "
-                "the same format, or few bits with scales, keys and values alike, and a contiguous layer of the cache"
+                f"a cache of {stored.numbers.dtype} and {len(stored.parts) - 1} scales for queries in {query.dtype}; "
+                "expected the same format, or few bits with scales, keys and values alike, and a contiguous layer"
             )
-
-
-def _parts(stored: Stored) -> list[Tensor]:
-    return [part for part in (stored.numbers, stored.scales, stored.lowest) if part is not None]

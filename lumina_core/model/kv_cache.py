@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,15 @@ from .kv_store import AUTO, bytes_per_head, make_store
 from .rope import rope_table
 
 WindowAttention = Callable[[Tensor, Stored, Stored, Tensor, int], Tensor]
+
+
+@dataclass(frozen=True)
+class BlockKernels:
+    """What does the rest of a block beside products and attention; of the form of their twins in `kernels.eager`."""
+
+    place_heads: Callable[..., Any]
+    silu_gate: Callable[..., Tensor]
+    add_norm: Callable[..., tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -37,7 +47,8 @@ class KVCache:
 
     A query sees the slots up to its own position, so taking a token back is writing another one at its position.
     `kv_cache` is how they are stored, one of KV_CACHES: auto (as they are, in `dtype`), int8 or int4.
-    `window_attention`, of the form of its twin in `kernels.eager`, attends over what is stored as it is stored.
+    `window_attention`, of the form of its twin in `kernels.eager`, attends over what is stored as it is stored;
+    `block_kernels` then do the rest of a block beside its products.
     """
 
     def __init__(
@@ -50,8 +61,10 @@ class KVCache:
         device: torch.device | str,
         kv_cache: str = AUTO,
         window_attention: WindowAttention | None = None,
+        block_kernels: BlockKernels | None = None,
     ):
-        self.rows, self.length, self.window_attention = rows, length, window_attention
+        self.rows, self.length = rows, length
+        self.window_attention, self.block_kernels = window_attention, block_kernels
         shape = (config.num_hidden_layers, rows, length, config.num_key_value_heads, config.head_dim)
         # Zeros, not empty: what was never written is masked, but NaN times zero would still be NaN.
         self.keys, self.values = (make_store(kv_cache, shape, dtype, device) for _ in range(2))
@@ -104,9 +117,16 @@ class KVCache:
 
     def attend(self, layer: int, query: Tensor, keys: Tensor, values: Tensor, plan: AttentionPlan) -> Tensor:
         """Writes this forward's keys and values and gives what its queries [R,S,heads,head_dim] find, of that shape."""
-        assert self.window_attention is not None and plan.window_pos is not None
         self._write(layer, keys, values, plan)
-        stored = self.keys.stored(layer), self.values.stored(layer)
+        return self.attend_stored(query, self.stored(layer), plan)
+
+    def stored(self, layer: int) -> tuple[Stored, Stored]:
+        """Keys and values of a layer."""
+        return self.keys.stored(layer), self.values.stored(layer)
+
+    def attend_stored(self, query: Tensor, stored: tuple[Stored, Stored], plan: AttentionPlan) -> Tensor:
+        """What queries [R,S,heads,head_dim] find in a layer where this forward's keys and values are already."""
+        assert self.window_attention is not None and plan.window_pos is not None
         return self.window_attention(query, *stored, plan.window_pos, plan.kv_len)
 
     def _write(self, layer: int, keys: Tensor, values: Tensor, plan: AttentionPlan) -> None:

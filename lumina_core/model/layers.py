@@ -7,27 +7,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import TransformerConfig
+from ..kernels import eager
 from .kv_cache import AttentionPlan
-from .rope import apply_rope
-
-HEAD_NORM_EPS = 1e-5
 
 
 class HeadNorm(nn.Module):
     """LayerNorm over the head dimension; weight and bias [parts,head_dim] serve heads/parts neighbouring heads each."""
 
-    def __init__(self, parts: int, heads: int, head_dim: int):
+    def __init__(self, parts: int, head_dim: int):
         super().__init__()
-        self.repeats = heads // parts
         self.weight = nn.Parameter(torch.ones(parts, head_dim))
         self.bias = nn.Parameter(torch.zeros(parts, head_dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self.weight.to(x), self.bias.to(x)
-        if weight.shape[0] == 1:
-            return F.layer_norm(x, x.shape[-1:], weight[0], bias[0], HEAD_NORM_EPS)
-        normed = F.layer_norm(x, x.shape[-1:], eps=HEAD_NORM_EPS)
-        return normed * weight.repeat_interleave(self.repeats, 0) + bias.repeat_interleave(self.repeats, 0)
+        return eager.head_norm(x, *self.weight_and_bias(x))
+
+    def weight_and_bias(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Both on the device and in the format of x."""
+        return self.weight.to(x), self.bias.to(x)
 
 
 class Attention(nn.Module):
@@ -40,14 +37,14 @@ class Attention(nn.Module):
         self.head_dim = head_dim
         self.qkv_proj = operations.Linear(config.hidden_size, sum(self.heads) * head_dim, bias=False)
         self.o_proj = operations.Linear(heads * head_dim, config.hidden_size, bias=False)
-        self.q_norm = HeadNorm(config.model_parallel_size, heads, head_dim)
-        self.k_norm = HeadNorm(config.model_parallel_size, kv_heads, head_dim)
+        self.q_norm = HeadNorm(config.model_parallel_size, head_dim)
+        self.k_norm = HeadNorm(config.model_parallel_size, head_dim)
 
     def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries [R,S,heads,head_dim], keys and values [R,S,kv_heads,head_dim] of tokens that stand at cos, sin."""
         qkv = self.qkv_proj(x).unflatten(-1, (-1, self.head_dim))
         query, key, value = qkv.split(self.heads, dim=2)
-        return apply_rope(self.q_norm(query), cos, sin), apply_rope(self.k_norm(key), cos, sin), value
+        return eager.apply_rope(self.q_norm(query), cos, sin), eager.apply_rope(self.k_norm(key), cos, sin), value
 
     def mix(self, query: Tensor, key: Tensor, value: Tensor, layer: int, plan: AttentionPlan) -> Tensor:
         """What each token sees of its own values and the cache's [R,S,heads·head_dim]."""

@@ -1,14 +1,14 @@
-"""A cache for a transformer, with the kernel that attends over it where the device has one."""
+"""A cache for a transformer, with the kernels that attend over it and fill it where the device has them."""
 
 import logging
-from functools import lru_cache
+from functools import partial
 
 import torch
-from torch import Tensor
 
-from ..kernels import Choice, Stored, choose
-from ..kernels.samples import attention_sample
-from .kv_cache import KVCache
+from ..config import TransformerConfig
+from ..kernels import Choice, Remembered, choose
+from ..kernels.samples import add_sample, attention_sample, gate_sample, heads_sample
+from .kv_cache import BlockKernels, KVCache
 from .transformer import Transformer
 
 logger = logging.getLogger(__name__)
@@ -20,42 +20,58 @@ KERNEL_FORMAT = torch.bfloat16
 
 def new_cache(transformer: Transformer, rows: int, length: int, kv_cache: str, width: int) -> KVCache:
     """An empty cache on the transformer's device for windows of `width` tokens."""
-    attend = None
-    if transformer.dtype == KERNEL_FORMAT:
-        config = transformer.config
-        heads = (config.num_attention_heads, config.num_key_value_heads)
-        choice = _choose(transformer.device, heads, config.head_dim, width, kv_cache)
-        if not choice.is_lasting:
-            _choose.cache_clear()
-        attend = choice.function if choice.is_kernel else None
+    config, dtype, device = transformer.config, transformer.dtype, transformer.device
+    attention = _choose_attention(device, config, kv_cache, width) if dtype == KERNEL_FORMAT else None
+    attends = attention is not None and attention.is_kernel
     return KVCache(
-        transformer.config,
+        config,
         rows,
         length,
-        dtype=transformer.dtype,
-        device=transformer.device,
+        dtype=dtype,
+        device=device,
         kv_cache=kv_cache,
-        window_attention=attend,
+        window_attention=attention.function if attention is not None and attends else None,
+        block_kernels=_choose_block_kernels(device, config, kv_cache) if attends and not config.swin_norm else None,
     )
 
 
-@lru_cache(maxsize=32)
-def _choose(device: torch.device, heads: tuple[int, int], head_dim: int, width: int, kv_cache: str) -> Choice:
-    """The attention for these shapes, tried once in the life of the program."""
-
-    def sample() -> tuple[Tensor, Stored, Stored, Tensor, int]:
-        return attention_sample(
-            device,
-            KERNEL_FORMAT,
-            kv_cache=kv_cache,
-            filled=(width, width + TRIAL_SLOTS),
-            width=width,
-            heads=heads,
-            head_dim=head_dim,
-            length=width + 2 * TRIAL_SLOTS,
-            spoilt=False,
-        )
-
+@Remembered
+def _choose_attention(device: torch.device, config: TransformerConfig, kv_cache: str, width: int) -> Choice:
+    """The attention of a window."""
+    sample = partial(
+        attention_sample,
+        device,
+        KERNEL_FORMAT,
+        kv_cache=kv_cache,
+        filled=(width, width + TRIAL_SLOTS),
+        width=width,
+        heads=(config.num_attention_heads, config.num_key_value_heads),
+        head_dim=config.head_dim,
+        length=width + 2 * TRIAL_SLOTS,
+        spoilt=False,
+    )
     choice = choose("window_attention", device, sample)
     logger.info("attention of %d tokens over the cache (%s): %s", width, kv_cache, choice)
+    return choice
+
+
+def _choose_block_kernels(device: torch.device, config: TransformerConfig, kv_cache: str) -> BlockKernels | None:
+    """The kernels for the rest of a block, where all of them work."""
+    names = "place_heads", "silu_gate", "add_norm"
+    choices = [_choose_block_kernel(name, device, config, kv_cache) for name in names]
+    return BlockKernels(*(choice.function for choice in choices)) if all(c.is_kernel for c in choices) else None
+
+
+@Remembered
+def _choose_block_kernel(name: str, device: torch.device, config: TransformerConfig, kv_cache: str) -> Choice:
+    heads = config.num_attention_heads, config.num_key_value_heads
+    sample = {
+        "place_heads": partial(
+            heads_sample, kv_cache=kv_cache, heads=heads, head_dim=config.head_dim, norms=config.model_parallel_size
+        ),
+        "silu_gate": partial(gate_sample, width=config.intermediate_size),
+        "add_norm": partial(add_sample, size=config.hidden_size),
+    }[name]
+    choice = choose(name, device, partial(sample, device, KERNEL_FORMAT))
+    logger.info("%s of every block: %s", name, choice)
     return choice

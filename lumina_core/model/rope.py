@@ -1,4 +1,4 @@
-"""Rotary position embedding (arXiv 2104.09864), half-rotation form."""
+"""The angles of rotary position embedding (arXiv 2104.09864)."""
 
 import torch
 from torch import Tensor
@@ -12,10 +12,3 @@ def rope_table(
     angle = torch.arange(length, dtype=torch.float32, device=device)[:, None] * (1.0 / theta**exponent)
     angle = torch.cat((angle, angle), dim=-1)
     return angle.cos().to(dtype), angle.sin().to(dtype)
-
-
-def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x [R,S,heads,head_dim] rotated; cos and sin [R,S,1,head_dim]."""
-    half = x.shape[-1] // 2
-    rotated = torch.cat((-x[..., half:], x[..., :half]), dim=-1)
-    return x * cos + rotated * sin

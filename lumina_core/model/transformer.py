@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from ..config import TransformerConfig
 from ..product import linear
 from . import operations as default_operations
+from .fused import fused_states
 from .kv_cache import AttentionPlan, KVCache
 from .layers import Block
 from .rope import rope_table
@@ -90,6 +91,9 @@ class Transformer(nn.Module):
 
     def hidden_states(self, embeddings: Tensor, plan: AttentionPlan) -> Tensor:
         """Normed states [B,S,hidden_size] behind the last block."""
+        kernels = None if plan.cache is None or plan.window_pos is None else plan.cache.block_kernels
+        if kernels is not None and not self.compiled:
+            return fused_states(self.blocks, self.norm, embeddings, plan, kernels)
         x = embeddings
         for index, layer in enumerate(self.layers):
             x = layer(x, index, plan)

@@ -33,11 +33,19 @@ def choose_kernel(scheme: Scheme, dtype: torch.dtype, device: torch.device | str
 def in_registers(choice: Choice) -> Kernel:
     """Multiplies by the function chosen what it is made for: few rows on a GPU; all else by plain torch."""
 
-    def multiply(x: Tensor, layer: QuantizedLinear) -> Tensor:
-        rows = x.flatten(0, -2)
-        if not x.is_cuda or x.dtype != FORMAT or len(rows) > MOST_ROWS:
-            return multiply_plain(x, layer)
-        pieces = (getattr(layer, name).to(x.device) for name in layer.piece_names)
-        return choice.function(rows, *pieces).unflatten(0, x.shape[:-1])
+    def product(rows: Tensor, layer: QuantizedLinear, joined: bool) -> Tensor | None:
+        if not rows.is_cuda or rows.dtype != FORMAT or len(rows) > MOST_ROWS:
+            return None
+        pieces = (getattr(layer, name).to(rows.device) for name in layer.piece_names)
+        result: Tensor = choice.function(rows, *pieces, joined=joined)
+        return result
 
-    return Kernel(str(choice), multiply)
+    def multiply(x: Tensor, layer: QuantizedLinear) -> Tensor:
+        found = product(x.flatten(0, -2), layer, joined=True)
+        return multiply_plain(x, layer) if found is None else found.unflatten(0, x.shape[:-1])
+
+    def split(x: Tensor, layer: QuantizedLinear) -> Tensor:
+        found = product(x, layer, joined=False)
+        return multiply_plain(x, layer)[None] if found is None else found
+
+    return Kernel(str(choice), multiply, split)

@@ -20,10 +20,14 @@ PLAIN_BYTES_PER_ELEMENT = 10
 
 @dataclass(frozen=True)
 class Kernel:
-    """A way to multiply: input [...,in] times the weight's transpose gives [...,out]."""
+    """A way to multiply: input [...,in] times the weight's transpose gives [...,out].
+
+    `split` gives the product of rows [n,in] as the partial sums [splits,n,out] in which it is worked out, where it is.
+    """
 
     name: str
     multiply: Callable[[Tensor, "QuantizedLinear"], Tensor]
+    split: Callable[[Tensor, "QuantizedLinear"], Tensor] | None = None
 
 
 class QuantizedLinear(nn.Module):
@@ -46,6 +50,10 @@ class QuantizedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.kernel.multiply(x, self)
+
+    def partial_sums(self, x: Tensor) -> Tensor:
+        """The product of rows [n,in] as [splits,n,out], whose sum over the splits it is."""
+        return self.kernel.multiply(x, self)[None] if self.kernel.split is None else self.kernel.split(x, self)
 
     @property
     def rows_at_a_time(self) -> int:

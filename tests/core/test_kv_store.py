@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -12,9 +10,9 @@ from torch import Tensor
 
 from lumina_core.config import TransformerConfig
 from lumina_core.decoding import NEW_DRAFTS, DecodeSettings
-from lumina_core.kernels import Choice, eager
+from lumina_core.kernels import Stored, eager
 from lumina_core.model import KV_CACHES, KVCache, Transformer, make_cache, new_cache
-from lumina_core.model.kv_store import INT4, INT8, Int4Store, Int8Store, Store, int4_groups, make_store
+from lumina_core.model.kv_store import INT4, INT8, Store, int4_groups, make_store
 from lumina_core.pipeline import Request, draw
 
 from .toys import toy_transformer, toy_vocabulary
@@ -163,22 +161,22 @@ def test_picture_k_is_the_picture_of_seed_plus_k_alone(transformer: Transformer,
         assert torch.equal(drawn(transformer, replace(settings, seed=settings.seed + k), picture=k)[0], together[k])
 
 
-@pytest.mark.parametrize("kind", [Int8Store, Int4Store])
+@pytest.mark.parametrize(
+    ("kv_cache", "numbers"), [("auto", torch.float32), ("int8", torch.int8), ("int4", torch.uint8)]
+)
 def test_the_engine_keeps_its_cache_as_asked(
-    transformer: Transformer, monkeypatch: pytest.MonkeyPatch, kind: type[Int8Store] | type[Int4Store]
+    transformer: Transformer, monkeypatch: pytest.MonkeyPatch, kv_cache: str, numbers: torch.dtype
 ) -> None:
-    read: list[Store] = []
-    read_few = kind.read
+    read: list[Stored] = []
+    plain_read = Stored.read
 
-    def noted(store: Any, layer: int, length: int) -> Tensor:
-        read.append(store)
-        return read_few(store, layer, length)
+    def noted(stored: Stored, length: int, dtype: torch.dtype) -> Tensor:
+        read.append(stored)
+        return plain_read(stored, length, dtype)
 
-    monkeypatch.setattr(kind, "read", noted)
-    drawn(transformer, replace(SETTINGS["sampled"], kv_cache="auto"))
-    assert not read
-    drawn(transformer, SETTINGS["sampled" if kind is Int8Store else "four bits"])
-    assert read
+    monkeypatch.setattr(Stored, "read", noted)
+    drawn(transformer, replace(SETTINGS["sampled"], kv_cache=kv_cache))
+    assert {stored.numbers.dtype for stored in read} == {numbers}
 
 
 def test_logits_are_near_those_of_the_plain_cache(transformer: Transformer) -> None:
@@ -215,26 +213,11 @@ def test_a_cache_that_attends_by_itself_gives_the_same(transformer: Transformer,
     assert torch.equal(*found)
 
 
-def test_a_cpu_attends_by_torch(transformer: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert new_cache(transformer, 1, 8, "int8", 4).window_attention is None
-    with monkeypatch.context() as patch:
-        patch.setattr(Transformer, "dtype", torch.bfloat16)
-        assert new_cache(transformer, 1, 8, "int8", 4).window_attention is None
-
-
-def test_a_device_with_the_kernel_attends_by_it(transformer: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
-    tried = []
-
-    def pick(kernel: str, device: torch.device, sample: Callable[[], tuple[Any, ...]]) -> Choice:
-        found = eager.window_attention(*sample())
-        assert found.isfinite().all()
-        tried.append(found.shape)
-        return Choice(eager.window_attention, "triton", "tried on this device")
-
-    make_cache._choose.cache_clear()
-    monkeypatch.setattr(make_cache, "choose", pick)
+def test_a_cpu_uses_no_kernel(transformer: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(make_cache, "choose", lambda *_: pytest.fail("tried"))
+    cache = new_cache(transformer, 1, 8, "int8", 4)
+    assert cache.window_attention is None and cache.block_kernels is None
+    monkeypatch.undo()
     monkeypatch.setattr(Transformer, "dtype", torch.bfloat16)
-    for kv_cache in KV_CACHES * 2:
-        assert new_cache(transformer, 1, 8, kv_cache, 4).window_attention is eager.window_attention
-    make_cache._choose.cache_clear()
-    assert tried == [(2, 4, transformer.config.num_attention_heads, transformer.config.head_dim)] * len(KV_CACHES)
+    cache = new_cache(transformer, 1, 8, "int8", 4)
+    assert cache.window_attention is None and cache.block_kernels is None

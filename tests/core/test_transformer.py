@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lumina_core.config import TransformerConfig
+from lumina_core.kernels.eager import HEAD_NORM_EPS
 from lumina_core.model import KVCache, Transformer, load_transformer
-from lumina_core.model.layers import HEAD_NORM_EPS, HeadNorm
+from lumina_core.model.layers import HeadNorm
 from lumina_core.model.load import placements, published_shapes
 from lumina_core.model.source import UNUSED_PREFIX
 from lumina_core.tokenizer import load_tokenizer
@@ -148,7 +149,7 @@ def test_bfloat16_is_near(golden: Path, name: str) -> None:
 
 @pytest.mark.parametrize(("parts", "heads"), [(1, 4), (2, 4), (4, 4), (2, 2)])
 def test_each_part_of_the_heads_has_its_own_norm(parts: int, heads: int) -> None:
-    norm, x = HeadNorm(parts, heads, 16), torch.randn(2, 5, heads, 16)
+    norm, x = HeadNorm(parts, 16), torch.randn(2, 5, heads, 16)
     torch.nn.init.normal_(norm.weight)
     torch.nn.init.normal_(norm.bias)
     normed = norm(x)

@@ -1,0 +1,161 @@
+"""A window's forward in few kernels: what the blocks give one operation at a time, and the same pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lumina_core.config import TransformerConfig
+from lumina_core.decoding import DecodeSettings
+from lumina_core.kernels import Choice, eager
+from lumina_core.model import KV_CACHES, Transformer, fused, make_cache, new_cache
+from lumina_core.model.kv_cache import BlockKernels
+from lumina_core.model.layers import HeadNorm
+from lumina_core.pipeline import Request, draw
+from lumina_core.quant import SCHEMES, Kernel, quantized_operations
+
+from ..kernel_cases import forward_model, window_states
+from .toys import toy_transformer, toy_vocabulary
+
+CODES = 64
+TWINS = BlockKernels(eager.place_heads, eager.silu_gate, eager.add_norm)
+KERNELS = ("window_attention", "place_heads", "silu_gate", "add_norm")
+
+
+def model(dtype: torch.dtype = torch.float32, **changes: Any) -> Transformer:
+    """A toy whose norms are not the identity; its heads may be grouped, and their norms be several."""
+    return forward_model(toy_transformer(CODES, hidden=64, heads=4), dtype, **changes)
+
+
+def states_of(transformer: Transformer, kv_cache: str, kernels: BlockKernels | None) -> tuple[Tensor, Tensor]:
+    return window_states(transformer, kv_cache, eager.window_attention, kernels)
+
+
+@pytest.mark.parametrize("kv_cache", KV_CACHES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "changes", [{}, {"num_key_value_heads": 2}, {"model_parallel_size": 2}], ids=["plain", "grouped heads", "two norms"]
+)
+def test_states_are_those_of_the_blocks(kv_cache: str, dtype: torch.dtype, changes: dict[str, Any]) -> None:
+    transformer = model(dtype, **changes)
+    (states, keys), (expected, expected_keys) = (states_of(transformer, kv_cache, k) for k in (TWINS, None))
+    assert states.shape == expected.shape and states.dtype == dtype
+    assert torch.equal(states, expected) and torch.equal(keys, expected_keys)
+
+
+def test_the_blocks_are_used_where_they_are_compiled_and_for_a_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    used = []
+
+    def noted(*arguments: Any) -> Any:
+        used.append(arguments)
+        return eager.silu_gate(*arguments)
+
+    transformer = model()
+    states_of(transformer, "int8", replace(TWINS, silu_gate=noted))
+    assert len(used) == transformer.config.num_hidden_layers
+    used.clear()
+    monkeypatch.setattr(transformer, "compiled", True)
+    states_of(transformer, "int8", replace(TWINS, silu_gate=noted))
+    assert not used
+
+
+def test_a_product_comes_in_its_splits_or_whole() -> None:
+    def split(x: Tensor, layer: nn.Module) -> Tensor:
+        return torch.stack((x[:, :4] @ weight[:, :4].T, x[:, 4:] @ weight[:, 4:].T))
+
+    weight, x = torch.randn(3, 8), torch.randn(2, 8)
+    plain = nn.Linear(8, 3, bias=False)
+    plain.weight.data = weight
+    kernel = Kernel("split", lambda x, layer: x @ weight.T, split)
+    for layer, splits in (
+        (plain, 1),
+        (quantized_operations(SCHEMES["int8"], nn, kernel).Linear(8, 3), 2),
+        (quantized_operations(SCHEMES["int8"], nn, replace(kernel, split=None)).Linear(8, 3), 1),
+    ):
+        sums = fused.partial_sums(layer, x)
+        assert sums.shape == (splits, 2, 3)
+        torch.testing.assert_close(eager.join(sums, torch.float32), x @ weight.T)
+
+
+@pytest.fixture
+def tried(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The kernels that are tried, as on a device that has them: twins, whose samples they must take."""
+    found: list[str] = []
+
+    def pick(kernel: str, device: torch.device, sample: Callable[[], tuple[Any, ...]]) -> Choice:
+        function = getattr(eager, kernel)
+        function(*sample())
+        found.append(kernel)
+        return Choice(function, "triton", "tried on this device")
+
+    chosen = (make_cache._choose_attention, make_cache._choose_block_kernel)
+    monkeypatch.setattr(make_cache, "choose", pick)
+    for choice in chosen:
+        choice.forget()
+    yield found
+    for choice in chosen:
+        choice.forget()
+
+
+def test_a_device_with_the_kernels_tries_each_once_and_uses_it(tried: list[str]) -> None:
+    transformer = model(torch.bfloat16)
+    for _ in range(2):
+        cache = new_cache(transformer, 1, 8, "int4", 4)
+        assert cache.window_attention is eager.window_attention and cache.block_kernels == TWINS
+    assert tried == list(KERNELS)
+
+
+@pytest.mark.parametrize("missing", KERNELS)
+def test_without_one_of_them_the_others_are_not_used_by_halves(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pick(kernel: str, *_: Any) -> Choice:
+        return Choice(getattr(eager, kernel), "eager" if kernel == missing else "triton", "a trial failed: full")
+
+    monkeypatch.setattr(make_cache, "choose", pick)
+    cache = new_cache(model(torch.bfloat16), 1, 8, "int8", 4)
+    assert cache.block_kernels is None
+    assert (cache.window_attention is None) == (missing == "window_attention")
+
+
+def test_norms_behind_the_products_are_not_for_the_kernels(tried: list[str]) -> None:
+    cache = new_cache(model(torch.bfloat16, swin_norm=True), 1, 8, "int8", 4)
+    assert cache.block_kernels is None and tried == ["window_attention"]
+
+
+@pytest.mark.parametrize("decoder", ["gumbel", "coupled"])
+@pytest.mark.parametrize("kv_cache", KV_CACHES)
+def test_pictures_are_the_same(tried: list[str], decoder: str, kv_cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    transformer = model(torch.bfloat16)
+    settings = DecodeSettings(decoder=decoder, cfg_scale=3.0, top_k=40, seed=5, kv_cache=kv_cache, window_size=6)
+    request = Request([[20, 21, 4], [22, 4]], 8, 4, None, settings)
+    drawn = partial(draw, transformer, toy_vocabulary(CODES), request)
+    found = drawn().codes
+    assert tried
+    monkeypatch.setattr(make_cache, "KERNEL_FORMAT", torch.float64)
+    assert torch.equal(found, drawn().codes)
+
+
+def test_a_config_of_the_published_sizes_has_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TransformerConfig(171_385, 4096, 11_008, 32, 32, 32, 128, 10_240)
+    shapes = {}
+
+    def pick(kernel: str, device: torch.device, sample: Callable[[], tuple[Any, ...]]) -> Choice:
+        arguments = sample()
+        shapes[kernel] = tuple(arguments[kernel == "add_norm"].shape)
+        return Choice(getattr(eager, kernel), "triton", "a trial failed: not remembered")
+
+    monkeypatch.setattr(make_cache, "choose", pick)
+    make_cache._choose_block_kernels(torch.device("cpu"), config, "int8")
+    assert shapes == {"place_heads": (2, 5, 12_288), "silu_gate": (2, 5, 22_016), "add_norm": (3, 5, 4096)}
+
+
+def test_head_norm_is_in_float32_and_rounded_once() -> None:
+    norm, x = HeadNorm(2, 16), torch.randn(3, 4, 16).bfloat16()
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    assert torch.equal(norm.bfloat16()(x), norm.float()(x.float()).bfloat16())
