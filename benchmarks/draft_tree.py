@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from lumina_core.decoding import DecodeSettings, window
-from lumina_core.decoding.noise import gumbel_noise
 from lumina_core.decoding.rules import GumbelRule, Slots
+from lumina_core.noise import gumbel_noise
 from lumina_core.pipeline import Request, draw
 from lumina_core.prompts import build_prompt
 from training.world import CANVAS, CATEGORIES, fresh_samples

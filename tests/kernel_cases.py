@@ -16,6 +16,7 @@ from lumina_core.kernels.chooser import load, numbers
 from lumina_core.kernels.samples import (
     add_sample,
     attention_sample,
+    draw_sample,
     gate_sample,
     heads_sample,
     int4_sample,
@@ -129,6 +130,10 @@ def heads(dtype: torch.dtype, kv_cache: str, **sizes: Any) -> Case:
     return case("place_heads", heads_sample, dtype, kv_cache=kv_cache, **sizes)
 
 
+def draw(count: int, top_k: int) -> Case:
+    return Case("gumbel_draw", draw_sample, 0.0, {"count": count, "top_k": top_k})
+
+
 def topk(count: int, top_k: int) -> Case:
     return Case("topk_cut", logits_sample, 0.0, {"count": count, "top_k": top_k})
 
@@ -165,6 +170,7 @@ SMALL: Mapping[str, Case | Forward] = {
     "add, bf16": case("add_norm", add_sample, BF16),
     "add, fp32": case("add_norm", add_sample, FP32, splits=1, size=64),
     **{f"forward, {kv_cache}": Forward(kv_cache) for kv_cache in KV_CACHES},
+    **{f"draw, {k} of {count}": draw(count, k) for count, k in ((1000, 1), (1000, 50), (300, 300), (16_384, 4096))},
     **{
         f"top-k, {k} of {count}": topk(count, k)
         for count, k in ((1000, 1), (1000, 50), (1000, 1000), (16_384, 4096), (3, 2))

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..noise import FRESH
 from ..vocabulary import HEADER_LENGTH
 from .canvas import Canvas
-from .noise import FRESH
 from .rules import Rule, Slots
 
 

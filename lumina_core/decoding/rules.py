@@ -10,9 +10,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ..noise import ACCEPT, FRESH, REDRAW, gumbel_noise, hashed, to_uniform
 from .accept import accept_length, couple, gumbel_tokens
-from .noise import ACCEPT, FRESH, REDRAW, gumbel_noise, hashed, to_uniform
-from .sampling import cut, sample_inverse
+from .sampling import choose_draw, cut, sample_inverse
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,10 @@ class GumbelRule:
         return logits
 
     def draw(self, logits: Tensor, slots: Slots) -> Tensor:
+        choice = choose_draw(logits.device, logits.shape[-1])
+        if choice.is_kernel:
+            tokens: Tensor = choice.function(logits, slots.keys, slots.index, self.top_k)
+            return tokens
         return gumbel_tokens(logits, gumbel_noise(slots.keys, slots.index, logits.shape[-1]), self.top_k)
 
     def settle(self, logits: Tensor, drafts: Tensor, slots: Slots) -> tuple[Tensor, Tensor]:

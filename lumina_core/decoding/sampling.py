@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..kernels import Choice, Remembered, choose
-from ..kernels.samples import logits_sample
+from ..kernels.samples import draw_sample, logits_sample
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +30,14 @@ def _choose(device: torch.device, count: int) -> Choice:
     """What cuts rows of `count` logits on a device, tried once in the life of the program: kernel or twin, equal."""
     choice = choose("topk_cut", device, lambda: logits_sample(device, count))
     logger.info("top-k of %d logits: %s", count, choice)
+    return choice
+
+
+@Remembered
+def choose_draw(device: torch.device, count: int) -> Choice:
+    """What draws from rows of `count` logits on a device by the Gumbel-max trick: a kernel, or its twin."""
+    choice = choose("gumbel_draw", device, lambda: draw_sample(device, count))
+    logger.info("draws from %d logits: %s", count, choice)
     return choice
 
 

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from ..model import KVCache, Transformer
+from ..noise import picture_keys
 from .canvas import Canvas
 from .drafts import Entrance, enter
-from .noise import picture_keys
 from .rules import Slots, make_rule
 from .sampling import guide
 from .settings import DecodeSettings

@@ -1,4 +1,4 @@
-"""Triton kernels for a step of drawing, each with a twin in plain torch. Knows torch and errors only.
+"""Triton kernels for a step of drawing, each with a twin in plain torch. Knows torch, errors and noise only.
 
 Triton is never needed: a caller asks `choose` once, before it computes, for a kernel or its twin, and logs the answer.
 """

@@ -21,6 +21,7 @@ MODULES: Mapping[str, str] = MappingProxyType(
         "int4_matmul": "quant_matmul",
         "int8_matmul": "quant_matmul",
         "topk_cut": "topk",
+        "gumbel_draw": "draw",
         "place_heads": "block",
         "silu_gate": "block",
         "add_norm": "block",

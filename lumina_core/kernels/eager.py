@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..noise import gumbel_noise
 from .stored import Stored
 
 GROUP_SIZE = 128
@@ -61,6 +62,15 @@ def topk_cut(logits: Tensor, top_k: int) -> Tensor:
     """Logits [...,K] with all that are less than the k-th largest at −inf; ties with the k-th stay; k is 1 to K."""
     kth = logits.topk(top_k, dim=-1, sorted=False).values.amin(-1, keepdim=True)
     return logits.masked_fill(logits < kth, -torch.inf)
+
+
+def gumbel_draw(logits: Tensor, keys: Tensor, index: Tensor, top_k: int) -> Tensor:
+    """Tokens [N,S]: argmax(log p + g) of logits [N,S,K], all but the k largest of which are cut off.
+
+    The noise g is that of pictures with keys [N] at token indices [N,S].
+    """
+    noise, count = gumbel_noise(keys, index, logits.shape[-1]), logits.shape[-1]
+    return ((topk_cut(logits, top_k) if top_k < count else logits) + noise).argmax(-1)
 
 
 def join(partial_sums: Tensor, dtype: torch.dtype) -> Tensor:

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..noise import picture_keys
 from .eager import GROUP_SIZE
 from .stored import Stored
 
@@ -99,6 +100,13 @@ def logits_sample(device: torch.device | str, count: int = 1000, top_k: int = 50
     few = torch.where(torch.rand(1, count, generator=generator) < 0.02, bell[:1], -torch.inf)
     zeros = torch.where(torch.rand(1, count, generator=generator) < 0.5, 0.0, -0.0)
     return torch.cat((bell, ties, torch.full((1, count), -2.5), few, zeros)).to(device), min(top_k, count)
+
+
+def draw_sample(device: torch.device | str, count: int = 1000, top_k: int = 50) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Arguments of `gumbel_draw`."""
+    logits = torch.randn(2, 9, count, generator=torch.Generator().manual_seed(0)) * 3
+    index = torch.arange(18).reshape(2, 9)
+    return logits.to(device), picture_keys((0, 1), device), index.to(device), top_k
 
 
 def heads_sample(

@@ -14,13 +14,9 @@ from ..errors import InputError
 MOST_LOGITS = 2**16
 
 
-@triton.jit(do_not_specialize=["top_k"])
-def _cut_row(logits, out, count, top_k, BLOCK: tl.constexpr):
-    """One row, with all that is less than its k-th largest at −inf."""
-    row = tl.program_id(0).to(tl.int64)
-    place = tl.arange(0, BLOCK)
-    inside = place < count
-    values = tl.load(logits + row * count + place, mask=inside, other=0.0)
+@triton.jit
+def kth_largest(values, inside, top_k):
+    """The k-th largest of the float32 values that are inside, one row's."""
     bits = values.to(tl.uint32, bitcast=True)
     sign = tl.full([], 1 << 31, tl.uint32)
     # The order of floats: negative ones are turned round, positive ones put above them.
@@ -30,8 +26,23 @@ def _cut_row(logits, out, count, top_k, BLOCK: tl.constexpr):
         candidate = found | (sign >> step)
         reached = tl.sum(((ranks >= candidate) & inside).to(tl.int32), 0)
         found = tl.where(reached >= top_k, candidate, found)
-    kth = tl.where(found >= sign, found ^ sign, ~found).to(tl.float32, bitcast=True)
+    return tl.where(found >= sign, found ^ sign, ~found).to(tl.float32, bitcast=True)
+
+
+@triton.jit(do_not_specialize=["top_k"])
+def _cut_row(logits, out, count, top_k, BLOCK: tl.constexpr):
+    """One row, with all that is less than its k-th largest at −inf."""
+    row = tl.program_id(0).to(tl.int64)
+    place = tl.arange(0, BLOCK)
+    inside = place < count
+    values = tl.load(logits + row * count + place, mask=inside, other=0.0)
+    kth = kth_largest(values, inside, top_k)
     tl.store(out + row * count + place, tl.where(values < kth, -float("inf"), values), mask=inside)
+
+
+def warps_for(block: int) -> int:
+    """Warps that hold a row of so many numbers in registers."""
+    return max(1, min(16, block // 512))
 
 
 def topk_cut(logits: Tensor, top_k: int) -> Tensor:
@@ -47,6 +58,7 @@ def topk_cut(logits: Tensor, top_k: int) -> Tensor:
         )
     out = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
     block = triton.next_power_of_2(count)
-    warps = max(1, min(16, block // 512))
-    _cut_row[(logits.numel() // count,)](logits.contiguous(), out, count, top_k, BLOCK=block, num_warps=warps)
+    _cut_row[(logits.numel() // count,)](
+        logits.contiguous(), out, count, top_k, BLOCK=block, num_warps=warps_for(block)
+    )
     return out

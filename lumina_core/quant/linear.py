@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from ..product import linear
 from .schemes import Pieces, Scheme
 
-# Weights that are given back at a time: bounds what a product takes beside its input and output.
-PLAIN_ELEMENTS = 2**24
+# Weights that are given back at a time: bounds what a product takes beside its input and output. Four times as many
+# take twice as long on a CPU, where no allocation so large is kept for the next.
+PLAIN_ELEMENTS = 2**22
 # In each of them: unpacked codes, float32, the format of the computation.
 PLAIN_BYTES_PER_ELEMENT = 10
 

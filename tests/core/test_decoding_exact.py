@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from lumina_core.decoding import NEW_DRAFTS, DecodeSettings
-from lumina_core.decoding.noise import gumbel_noise, picture_keys
 from lumina_core.model import Transformer, load_transformer
 from lumina_core.movqgan import MoVQGAN, load_movqgan
+from lumina_core.noise import gumbel_noise, picture_keys
 from lumina_core.panels import condition_pixels, load_picture, to_image
 from lumina_core.pipeline import Request, draw
 from lumina_core.tokenizer import Tokenizer, load_tokenizer

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lumina_core.decoding import rules
+from lumina_core.decoding.rules import GumbelRule, Slots
 from lumina_core.decoding.sampling import cut
 from lumina_core.kernels import Choice, choose, chooser, eager, unusable
-from lumina_core.kernels.samples import attention_sample, int4_sample, int8_sample, logits_sample
+from lumina_core.kernels.samples import attention_sample, draw_sample, int4_sample, int8_sample, logits_sample
 from lumina_core.model.kv_store import KV_CACHES, make_store
 from lumina_core.quant import SCHEMES, quantized_operations
 
@@ -56,6 +59,23 @@ def test_cut_is_that_of_the_decoders(top_k: int) -> None:
     assert torch.equal(eager.topk_cut(logits, top_k), cut(logits, top_k))
     kth = logits.sort(-1, descending=True).values[:, [top_k - 1]]
     assert torch.equal(cut(logits, top_k), logits.where(logits >= kth, -torch.inf))
+
+
+@pytest.mark.parametrize("top_k", [1, 50, 1000])
+@pytest.mark.parametrize("kernel", [False, True])
+def test_draws_are_those_of_the_gumbel_rule(top_k: int, kernel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, keys, index, _ = draw_sample("cpu")
+    used = []
+
+    def noted(*arguments: Any) -> torch.Tensor:
+        used.append(arguments)
+        return eager.gumbel_draw(*arguments)
+
+    choice = Choice(noted, "triton" if kernel else "eager", "")
+    monkeypatch.setattr(rules, "choose_draw", lambda device, count: choice)
+    slots = Slots(keys, index, torch.zeros_like(index), torch.zeros(()))
+    assert torch.equal(GumbelRule(top_k).draw(logits, slots), eager.gumbel_draw(logits, keys, index, top_k))
+    assert bool(used) == kernel
 
 
 @pytest.mark.parametrize("kernel", chooser.MODULES)

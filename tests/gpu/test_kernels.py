@@ -11,6 +11,7 @@ from lumina_core.kernels.chooser import MODULES, load
 from lumina_core.kernels.samples import (
     add_sample,
     attention_sample,
+    draw_sample,
     gate_sample,
     heads_sample,
     int4_sample,
@@ -28,6 +29,7 @@ SAMPLES = {
     "int4_matmul": lambda: int4_sample("cuda", torch.bfloat16),
     "int8_matmul": lambda: int8_sample("cuda", torch.bfloat16),
     "topk_cut": lambda: logits_sample("cuda"),
+    "gumbel_draw": lambda: draw_sample("cuda"),
     "place_heads": lambda: heads_sample("cuda", torch.bfloat16, kv_cache="int4"),
     "silu_gate": lambda: gate_sample("cuda", torch.bfloat16),
     "add_norm": lambda: add_sample("cuda", torch.bfloat16),

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 GUMBEL, ACCEPT, REDRAW, FRESH = range(4)
-_GOLDEN, _MULTIPLY_1, _MULTIPLY_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+GOLDEN, MULTIPLY_1, MULTIPLY_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+LEAST_UNIFORM, LARGEST_UNIFORM = 2.0**-54, 1 - 2.0**-24
 
 
 def _signed(value: int) -> int:
@@ -23,9 +24,9 @@ def _shift_right(x: Tensor, bits: int) -> Tensor:
 
 def mix(x: Tensor) -> Tensor:
     """SplitMix64's output function on int64, overflow wrapping."""
-    x = x + _signed(_GOLDEN)
-    x = (x ^ _shift_right(x, 30)) * _signed(_MULTIPLY_1)
-    x = (x ^ _shift_right(x, 27)) * _signed(_MULTIPLY_2)
+    x = x + _signed(GOLDEN)
+    x = (x ^ _shift_right(x, 30)) * _signed(MULTIPLY_1)
+    x = (x ^ _shift_right(x, 27)) * _signed(MULTIPLY_2)
     return x ^ _shift_right(x, 31)
 
 
@@ -44,7 +45,7 @@ def hashed(keys: Tensor, stream: int, *coordinates: Tensor) -> Tensor:
 
 def to_uniform(bits: Tensor) -> Tensor:
     """Hashes as float32 in (0, 1), fine-grained near 0 (53 bits before rounding)."""
-    return (_shift_right(bits, 11).float() * 2.0**-53).clamp_(2.0**-54, 1 - 2.0**-24)
+    return (_shift_right(bits, 11).float() * 2.0**-53).clamp_(LEAST_UNIFORM, LARGEST_UNIFORM)
 
 
 def to_gumbel(bits: Tensor) -> Tensor:
