@@ -19,7 +19,8 @@ from .errors import CheckpointError
 from .quant import SCHEMES
 from .tensor_files import TensorStore, safetensors_metadata
 
-FORMAT_VERSION = 1
+# 2: another order of 4-bit codes.
+FORMAT_VERSION = 2
 MOVQGAN_PREFIX = "movqgan."
 KEY = "lumina_mgpt2."
 PLAIN_WEIGHTS = "bf16"
@@ -90,8 +91,10 @@ def _check_version(path: Path, text: str) -> None:
             f"{path} has format {version}, made by a newer version of this program, which reads up to format "
             f"{FORMAT_VERSION}: update it, or convert the checkpoint again"
         )
-    if version < 1:
-        raise CheckpointError(f"{path}: its format is {text[:20]!r}; expected {FORMAT_VERSION}: convert it again")
+    if version < FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: its format is {text[:20]!r}; expected {FORMAT_VERSION}: convert the checkpoint again"
+        )
 
 
 def _json_object(path: Path, metadata: dict[str, str], key: str) -> dict[str, Any]:

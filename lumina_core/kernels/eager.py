@@ -35,17 +35,38 @@ def window_attention(query: Tensor, keys: Stored, values: Stored, input_pos: Ten
     return mixed.transpose(1, 2)
 
 
-def int4_matmul(x: Tensor, packed: Tensor, scale: Tensor, zero: Tensor, joined: bool = True) -> Tensor:
+def int4_matmul(x: Tensor, packed: Tensor, scale_zero: Tensor, joined: bool = True) -> Tensor:
     """x [M,in] times the transpose of a 4-bit weight [out,in], [M,out] in the format of x.
 
-    `packed` uint8 [out,groups·64] holds two codes a byte, the first in its high half; `scale` and `zero` [out,groups]
-    serve 128 neighbours: weight = scale · (code − 8) + zero. What is packed behind the weight's width is not used.
-    If not `joined`, it is partial sums [splits,M,out].
+    `packed` uint8 [out,groups·64] holds codes as `unpack_codes` takes them; scale and zero, which are `scale_zero`
+    [out,groups,2], serve 128 neighbours: weight = scale · (code − 8) + zero. What is packed behind the weight's width
+    is not used. If not `joined`, it is partial sums [splits,M,out].
     """
-    codes = torch.stack((packed >> 4, packed & 15), dim=-1).flatten(1).unflatten(1, (-1, GROUP_SIZE))
-    weight = (codes.float() + LOWEST_CODE) * scale.float().unsqueeze(-1) + zero.float().unsqueeze(-1)
+    scale, zero = scale_zero.float().split(1, -1)
+    weight = (unpack_codes(packed) + LOWEST_CODE) * scale + zero
     product = F.linear(x, weight.flatten(1)[:, : x.shape[1]].to(x.dtype))
     return product if joined else product[None]
+
+
+def unpack_codes(packed: Tensor) -> Tensor:
+    """Codes 0 to 15 in float32 [out,groups,128] of bytes [out,groups·64].
+
+    A group is 16 words of 32 bits, the lowest byte first. Word w has in its low half, from its lowest bits on, the
+    codes 2·w, 32 + 2·w, 64 + 2·w and 96 + 2·w, and in its high half the codes behind them: shifted and masked, a word
+    gives two neighbours.
+    """
+    words = packed.view(torch.int32)
+    quarters = torch.empty(4, *words.shape, dtype=torch.int32, device=packed.device)
+    for index, quarter in enumerate(quarters):
+        torch.bitwise_and(words >> 4 * index, 0x000F000F, out=quarter)
+    codes = quarters.view(torch.int16).unflatten(2, (-1, 32)).permute(1, 2, 0, 3)
+    return torch.empty(codes.shape, dtype=torch.float32, device=packed.device).copy_(codes).flatten(2)
+
+
+def pack_codes(codes: Tensor) -> Tensor:
+    """Bytes [out,groups·64] of codes [out,groups,128]; what `unpack_codes` takes apart."""
+    by_bytes = codes.to(torch.uint8).unflatten(2, (2, 2, 16, 2)).permute(0, 1, 4, 5, 2, 3)
+    return (by_bytes[..., 0] | by_bytes[..., 1] << 4).flatten(1)
 
 
 def int8_matmul(x: Tensor, codes: Tensor, scale: Tensor, joined: bool = True) -> Tensor:

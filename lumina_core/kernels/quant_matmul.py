@@ -1,7 +1,9 @@
 """Products with weights in 4 and 8 bits that are given back in registers, in a Triton kernel.
 
-The weights are the numbers that a scheme's `dequantize` gives, rounded to the format of x: only the order in which the
-float32 sums are taken differs. How the inputs are split over programs depends on the weight alone.
+Weights of 4 bits are the numbers that the scheme's `dequantize` gives, rounded to the format of x; codes of 8 bits are
+exact in it, and their scale multiplies the sums. The sums are in float32, taken in another order than the twin's. How
+inputs are split over programs depends on the weight alone. Weights stand on the left of the product, where a GPU takes
+them from registers.
 """
 
 from typing import Any
@@ -15,110 +17,155 @@ from ..errors import InputError
 from .eager import GROUP_SIZE, LOWEST_CODE, join
 from .product import dot
 
-LEAST_ROWS, LARGEST_TILE = 16, {torch.bfloat16: 128, torch.float32: 32}
-BLOCK_OUT = 64
-# So many programs keep a large GPU busy; narrower weights are split along their inputs to make as many.
-PROGRAMS = 384
-# Four bytes at a time, their low or high halves as bfloat16: put under the byte 0x43, a code c is the number 128 + c.
-LOW_HALVES, HIGH_HALVES = (
-    tl.constexpr(
-        "{ .reg .b32 half; "
-        + shift
-        + "and.b32 half, half, 0x0f0f0f0f; "
-        + "prmt.b32 $0, half, 0x43434343, 0x4140; prmt.b32 $1, half, 0x43434343, 0x4342; }"
-    )
-    for shift in ("mov.b32 half, $2; ", "shr.u32 half, $2, 4; ")
+LARGEST_TILE = {torch.bfloat16: 128, torch.float32: 32}
+# A weight's inputs are split so far that its rows, 64 at a time, make so many programs: they keep a large GPU busy.
+PROGRAMS, ROWS_TO_SPLIT_BY = 384, 64
+# Rows of a weight in a program, and its warps, by the rows of x. Few rows of x leave a warp little to do, so there are
+# more of them; counted in the code that the compiler makes, each way takes the fewest instructions a weight.
+TILES = {16: (32, 2), 32: (64, 4), 64: (64, 4), 128: (128, 8)}
+# A word's codes, two at a time, as weights in bfloat16. Put under the bits 0x4300, a code c is the number 128 + c; from
+# it 136 is taken, which leaves c − 8, exactly; then come scale and zero, with one rounding.
+WEIGHTS = tl.constexpr(
+    "{ .reg .b32 codes, mask, high, one, shift; mov.b32 mask, 0x000f000f; mov.b32 high, 0x43004300; "
+    "mov.b32 one, 0x3f803f80; mov.b32 shift, 0xc308c308; lop3.b32 codes, $1, mask, high, 0xea; "
+    "fma.rn.bf16x2 codes, codes, one, shift; fma.rn.bf16x2 $0, codes, $2, $3; }"
 )
 
 
 @triton.jit
-def _int4_tile(
-    packed,
+def _int4_weights(
+    words,
     scale,
     zero,
-    n,
-    group,
-    groups,
     dtype: tl.constexpr,
-    GROUP: tl.constexpr,
     LOWEST: tl.constexpr,
     FAST: tl.constexpr,
+    ROWS: tl.constexpr,
+    SIZE: tl.constexpr,
 ):
-    """Weights [BLOCK_N,GROUP] of one group of the rows n, which lie inside; rounded to `dtype`.
+    """Weights [ROWS,SIZE] of the lowest codes of both halves of words [ROWS,SIZE/2], rounded to `dtype`.
 
-    FAST is for bfloat16 on a GPU: a third fewer instructions, and one rounding instead of two.
+    The words hold neighbouring weights. FAST is for bfloat16 on a GPU: scale and zero stand in both halves of words
+    there, and the rounding is one instead of two.
     """
-    half, of_group = tl.arange(0, GROUP // 2), n * groups + group
-    pairs = tl.load(packed + of_group[:, None] * (GROUP // 2) + half[None, :])
-    scales, zeros = tl.load(scale + of_group)[:, None], tl.load(zero + of_group)[:, None]
     if FAST:
-        first = tl.inline_asm_elementwise(HIGH_HALVES, "=r,=r,r", [pairs], dtype=tl.bfloat16, is_pure=True, pack=4)
-        second = tl.inline_asm_elementwise(LOW_HALVES, "=r,=r,r", [pairs], dtype=tl.bfloat16, is_pure=True, pack=4)
-        codes = tl.interleave(first - (128 - LOWEST), second - (128 - LOWEST))
-        return tl.fma(codes, tl.broadcast_to(scales, codes.shape), tl.broadcast_to(zeros, codes.shape))
+        scales, zeros = tl.broadcast_to(scale, words.shape), tl.broadcast_to(zero, words.shape)
+        pairs = tl.inline_asm_elementwise(
+            WEIGHTS, "=r,r,r,r", [words, scales, zeros], dtype=tl.int32, is_pure=True, pack=1
+        )
+        first, second = pairs.to(tl.int16).to(dtype, bitcast=True), (pairs >> 16).to(tl.int16).to(dtype, bitcast=True)
+        return tl.reshape(tl.join(first, second), [ROWS, SIZE])
     else:  # noqa: RET505 - Triton compiles one of the branches
-        codes = tl.interleave(pairs >> 4, pairs & 15).to(tl.float32) + LOWEST
-        return (codes * scales.to(tl.float32) + zeros.to(tl.float32)).to(dtype)
+        codes = tl.reshape(tl.join(words & 15, (words >> 16) & 15), [ROWS, SIZE]).to(tl.float32) + LOWEST
+        return (codes * scale + zero).to(dtype)
 
 
 @triton.jit
-def _int8_tile(codes, scale, n, k, in_features, dtype: tl.constexpr):
-    """Weights [BLOCK_N,GROUP] at the inputs k of the rows n, which lie inside; rounded to `dtype`."""
-    tile = tl.load(codes + n[:, None] * in_features + k[None, :], mask=(k < in_features)[None, :], other=0)
-    return (tile.to(tl.float32) * tl.load(scale + n)[:, None]).to(dtype)
+def _halves(words, FAST: tl.constexpr):
+    """The bfloat16 numbers in the low and the high halves of words: each twice in a word if FAST, else in float32."""
+    if FAST:
+        return (words & 0xFFFF) | (words << 16), ((words >> 16) & 0xFFFF) | (words & -0x10000)
+    else:  # noqa: RET505 - Triton compiles one of the branches
+        return (words << 16).to(tl.float32, bitcast=True), (words & -0x10000).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _inputs(x, m, k, real, in_features, WHOLE: tl.constexpr):
+    """Inputs [BLOCK_M,len(k)] of the rows m, 0 outside; if WHOLE, all k lie inside."""
+    mask = real[:, None] if WHOLE else real[:, None] & (k < in_features)[None, :]
+    return tl.load(x + m[:, None] * in_features + k[None, :], mask=mask, other=0)
 
 
 @triton.jit(do_not_specialize=["rows", "groups", "groups_each"])
-def _matmul(
+def _int4_product(
     x,
-    codes,
-    scale,
-    zero,
+    packed,
+    scale_zero,
     out,
     rows,
     out_features,
     in_features,
     groups,
     groups_each,
-    FOUR_BITS: tl.constexpr,
     FAST: tl.constexpr,
+    WHOLE: tl.constexpr,
     WIDEN: tl.constexpr,
     GROUP: tl.constexpr,
     LOWEST: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """One tile [BLOCK_M,BLOCK_N] of the product over some groups of inputs."""
+    """One tile [BLOCK_M,BLOCK_N] of the product over some groups of inputs, worked out as its transpose."""
     split = tl.program_id(1)
-    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    m = tl.program_id(2) * BLOCK_M + tl.arange(0, BLOCK_M)
-    real = m < rows
+    n, m = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N), tl.program_id(2) * BLOCK_M + tl.arange(0, BLOCK_M)
+    real, word, k = m < rows, tl.arange(0, GROUP // 8), tl.arange(0, GROUP // 4)
     # Rows behind the last one repeat it, and are not stored.
     weight_row = tl.minimum(n, out_features - 1)
-    sums = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    sums = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
+    for group in range(split * groups_each, tl.minimum((split + 1) * groups_each, groups)):
+        of_group = weight_row * groups + group
+        words = tl.load(packed + of_group[:, None] * (GROUP // 8) + word[None, :])
+        scale, zero = _halves(tl.load(scale_zero + of_group)[:, None], FAST)
+        for quarter in tl.static_range(4):
+            inputs = _inputs(x, m, group * GROUP + quarter * (GROUP // 4) + k, real, in_features, WHOLE)
+            weights = _int4_weights(
+                words >> (4 * quarter), scale, zero, inputs.dtype, LOWEST, FAST, BLOCK_N, GROUP // 4
+            )
+            sums += dot(weights, tl.trans(inputs), WIDEN)
+    _store(sums, out, m, n, split, rows, out_features, real)
+
+
+@triton.jit(do_not_specialize=["rows", "groups", "groups_each"])
+def _int8_product(
+    x,
+    codes,
+    scale,
+    out,
+    rows,
+    out_features,
+    in_features,
+    groups,
+    groups_each,
+    WHOLE: tl.constexpr,
+    WIDEN: tl.constexpr,
+    GROUP: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """As `_int4_product`; the scale of a row is multiplied in at its end."""
+    split = tl.program_id(1)
+    n, m = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N), tl.program_id(2) * BLOCK_M + tl.arange(0, BLOCK_M)
+    real, weight_row = m < rows, tl.minimum(n, out_features - 1)
+    sums = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
     for group in range(split * groups_each, tl.minimum((split + 1) * groups_each, groups)):
         k = group * GROUP + tl.arange(0, GROUP)
-        tile = tl.load(
-            x + m[:, None] * in_features + k[None, :], mask=real[:, None] & (k < in_features)[None, :], other=0
-        )
-        if FOUR_BITS:
-            weight = _int4_tile(codes, scale, zero, weight_row, group, groups, tile.dtype, GROUP, LOWEST, FAST)
-        else:
-            weight = _int8_tile(codes, scale, weight_row, k, in_features, tile.dtype)
-        sums += dot(tile, tl.trans(weight), WIDEN)
-    place = (split * rows + m)[:, None] * out_features + n[None, :]
-    tl.store(out + place, sums.to(out.dtype.element_ty), mask=real[:, None] & (n < out_features)[None, :])
+        inputs = _inputs(x, m, k, real, in_features, WHOLE)
+        inside = None if WHOLE else (k < in_features)[None, :]
+        weights = tl.load(codes + weight_row[:, None] * in_features + k[None, :], mask=inside)
+        if WIDEN:
+            weights = weights.to(tl.float32)
+        sums += dot(weights.to(inputs.dtype), tl.trans(inputs), WIDEN)
+    _store(sums * tl.load(scale + weight_row)[:, None], out, m, n, split, rows, out_features, real)
 
 
-def int4_matmul(x: Tensor, packed: Tensor, scale: Tensor, zero: Tensor, joined: bool = True) -> Tensor:
+@triton.jit
+def _store(sums, out, m, n, split, rows, out_features, real):
+    """Writes sums [BLOCK_N,BLOCK_M] where they are real."""
+    place = (split * rows + m)[None, :] * out_features + n[:, None]
+    tl.store(out + place, sums.to(out.dtype.element_ty), mask=real[None, :] & (n < out_features)[:, None])
+
+
+def int4_matmul(x: Tensor, packed: Tensor, scale_zero: Tensor, joined: bool = True) -> Tensor:
     """x [M,in] in bfloat16 or float32 times the transpose of a 4-bit weight [out,in], [M,out] in the format of x.
 
-    `packed` uint8 [out,groups·64], `scale` and `zero` [out,groups], `joined`: as in `eager`. Raises InputError for
+    `packed` uint8 [out,groups·64], `scale_zero` bfloat16 [out,groups,2], `joined`: as in `eager`. Raises InputError for
     others.
     """
     groups = triton.cdiv(x.shape[-1], GROUP_SIZE)
-    _check(x, (packed, groups * GROUP_SIZE // 2), (scale, groups), (zero, groups))
-    return _product(x, packed, scale, zero, joined, FOUR_BITS=True)
+    _check(x, (packed, (groups * GROUP_SIZE // 2,)), (scale_zero, (groups, 2)))
+    words = packed.view(torch.int32), scale_zero.view(torch.int32)
+    fast = x.is_cuda and x.dtype == torch.bfloat16
+    return _product(_int4_product, x, words, joined, LOWEST=LOWEST_CODE, FAST=fast)
 
 
 def int8_matmul(x: Tensor, codes: Tensor, scale: Tensor, joined: bool = True) -> Tensor:
@@ -126,43 +173,41 @@ def int8_matmul(x: Tensor, codes: Tensor, scale: Tensor, joined: bool = True) ->
 
     `codes` int8 [out,in], `scale` float32 [out], `joined`: as in `eager`. Raises InputError for others.
     """
-    _check(x, (codes, x.shape[-1]), (scale[:, None], 1))
-    return _product(x, codes, scale, scale, joined, FOUR_BITS=False)
+    _check(x, (codes, (x.shape[-1],)), (scale, ()))
+    return _product(_int8_product, x, (codes, scale), joined)
 
 
-def _product(x: Tensor, codes: Tensor, scale: Tensor, zero: Tensor, joined: bool, **bits: Any) -> Tensor:
-    (rows, in_features), out_features = x.shape, codes.shape[0]
-    groups, tiles = triton.cdiv(in_features, GROUP_SIZE), triton.cdiv(out_features, BLOCK_OUT)
+def _product(kernel: Any, x: Tensor, pieces: tuple[Tensor, ...], joined: bool, **options: Any) -> Tensor:
+    (rows, in_features), out_features = x.shape, pieces[0].shape[0]
+    groups, tiles = triton.cdiv(in_features, GROUP_SIZE), triton.cdiv(out_features, ROWS_TO_SPLIT_BY)
     groups_each = triton.cdiv(groups, min(groups, max(1, PROGRAMS // tiles)))
     splits = triton.cdiv(groups, groups_each)
     kept = x.dtype if splits == 1 else torch.float32
     partial_sums = torch.empty(splits, rows, out_features, dtype=kept, device=x.device)
-    block = max(LEAST_ROWS, min(LARGEST_TILE[x.dtype], triton.next_power_of_2(rows)))
-    _matmul[tiles, splits, triton.cdiv(rows, block)](
+    block = max(min(TILES), min(LARGEST_TILE[x.dtype], triton.next_power_of_2(rows)))
+    block_out, warps = TILES[block]
+    kernel[triton.cdiv(out_features, block_out), splits, triton.cdiv(rows, block)](
         x.contiguous(),
-        codes,
-        scale,
-        zero,
+        *pieces,
         partial_sums,
         rows,
         out_features,
         in_features,
         groups,
         groups_each,
-        FAST=x.is_cuda and x.dtype == scale.dtype == zero.dtype == torch.bfloat16,
+        WHOLE=in_features % GROUP_SIZE == 0,
         WIDEN=not x.is_cuda,
         GROUP=GROUP_SIZE,
-        LOWEST=LOWEST_CODE,
         BLOCK_M=block,
-        BLOCK_N=BLOCK_OUT,
-        num_warps=8 if block == 128 else 4,
+        BLOCK_N=block_out,
+        num_warps=warps,
         num_stages=3 if block * x.element_size() <= 128 else 2,
-        **bits,
+        **options,
     )
     return join(partial_sums, x.dtype) if joined else partial_sums
 
 
-def _check(x: Tensor, *pieces: tuple[Tensor, int]) -> None:
+def _check(x: Tensor, *pieces: tuple[Tensor, tuple[int, ...]]) -> None:
     if x.dim() != 2 or x.dtype not in LARGEST_TILE:
         raise InputError(
             f"input {list(x.shape)} in {x.dtype}; expected [rows,in] in one of {', '.join(map(str, LARGEST_TILE))}: "
@@ -170,8 +215,8 @@ def _check(x: Tensor, *pieces: tuple[Tensor, int]) -> None:
         )
     out_features = pieces[0][0].shape[0]
     for piece, columns in pieces:
-        if piece.shape != (out_features, columns) or not piece.is_contiguous() or piece.device != x.device:
+        if piece.shape != (out_features, *columns) or not piece.is_contiguous() or piece.device != x.device:
             raise InputError(
                 f"a piece {list(piece.shape)} on {piece.device} for an input {list(x.shape)} on {x.device}; expected "
-                f"it contiguous, [{out_features},{columns}] and on the same device"
+                f"it contiguous, {[out_features, *columns]} and on the same device"
             )

@@ -70,15 +70,15 @@ def _to(stored: Stored, device: torch.device | str) -> Stored:
 
 def int4_sample(
     device: torch.device | str, dtype: torch.dtype, rows: int = 5, in_features: int = 256, out_features: int = 96
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Arguments of `int4_matmul`."""
     generator = torch.Generator().manual_seed(0)
     groups = -(-in_features // GROUP_SIZE)
     x = torch.randn(rows, in_features, generator=generator).to(dtype)
     packed = torch.randint(0, 256, (out_features, groups * GROUP_SIZE // 2), generator=generator, dtype=torch.uint8)
-    scale = (torch.rand(out_features, groups, generator=generator) * 0.01 + 1e-3).bfloat16()
-    zero = (torch.randn(out_features, groups, generator=generator) * 0.01).bfloat16()
-    return x.to(device), packed.to(device), scale.to(device), zero.to(device)
+    scale = torch.rand(out_features, groups, generator=generator) * 0.01 + 1e-3
+    zero = torch.randn(out_features, groups, generator=generator) * 0.01
+    return x.to(device), packed.to(device), torch.stack((scale, zero), -1).bfloat16().to(device)
 
 
 def int8_sample(

@@ -14,8 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import CheckpointError
-from ..kernels.eager import LOWEST_CODE
-from .nibbles import pack_nibbles, unpack_nibbles
+from ..kernels.eager import GROUP_SIZE, LOWEST_CODE, pack_codes, unpack_codes
 
 Pieces = dict[str, Tensor]
 # Weights that are quantised at a time: what stays in a CPU's cache; elsewhere what keeps the device busy.
@@ -71,41 +70,38 @@ class Int8:
 class Int4:
     """One code 0 to 15 a weight; scale and zero in bfloat16 for 128 neighbours in a row: scale · (code − 8) + zero.
 
-    4.25 bits a weight. This is the form of torch's CUDA kernel `_weight_int4pack_mm` (tinygemm, which torchao calls
-    too): it takes these numbers in another order, without rounding any again; a symmetric form would waste one of 16
-    codes and gain nothing there. An input that is no multiple of 128 has its last group filled up with copies of its
-    last weight, which are stored and never used; the published sizes (4096, 11008; 2048, 8192) need none.
+    4.25 bits a weight. This is the form of torch's kernel `_weight_int4pack_mm` (tinygemm, which torchao calls too),
+    but for the order of codes; a symmetric form would waste one of 16 codes. An input that is no multiple of 128 has
+    its last group filled up with copies of its last weight, which are stored and never used; the published sizes
+    (4096, 11008; 2048, 8192) need none.
 
     The codes are spread evenly over the range of each group, and the nearest is taken. Scales with less squared error
     (least squares, a search of the range) had more divergence from the unrounded model on the demo
     (benchmarks/RESULTS.md).
     """
 
-    group_size: int = 128
     name: str = "int4"
 
     def pieces(self, in_features: int) -> dict[str, Piece]:
-        groups = -(-in_features // self.group_size)
-        per_group = Piece((groups,), torch.bfloat16)
+        groups = -(-in_features // GROUP_SIZE)
         return {
-            "packed": Piece((groups * self.group_size // 2,), torch.uint8),
-            "scale": per_group,
-            "zero": per_group,
+            "packed": Piece((groups * GROUP_SIZE // 2,), torch.uint8),
+            "scale_zero": Piece((groups, 2), torch.bfloat16),
         }
 
     def quantize(self, weight: Tensor) -> Pieces:
-        missing = -weight.shape[1] % self.group_size
-        groups = F.pad(weight, (0, missing), mode="replicate").unflatten(1, (-1, self.group_size))
+        missing = -weight.shape[1] % GROUP_SIZE
+        groups = F.pad(weight, (0, missing), mode="replicate").unflatten(1, (-1, GROUP_SIZE))
         low, high = groups.aminmax(dim=-1, keepdim=True)
         step = ((high - low) / (HIGHEST_CODE - LOWEST_CODE)).clamp_min(torch.finfo(torch.bfloat16).tiny)
         scale, zero = step.bfloat16(), ((low + high) / 2 - (LOWEST_CODE + HIGHEST_CODE) / 2 * step).bfloat16()
         # The nearest by scale and zero as they are stored.
         codes = ((groups - zero.float()) / scale.float()).round_().clamp_(LOWEST_CODE, HIGHEST_CODE) - LOWEST_CODE
-        return {"packed": pack_nibbles(codes.flatten(1)), "scale": scale.squeeze(-1), "zero": zero.squeeze(-1)}
+        return {"packed": pack_codes(codes), "scale_zero": torch.cat((scale, zero), -1)}
 
     def dequantize(self, pieces: Pieces, in_features: int) -> Tensor:
-        codes = unpack_nibbles(pieces["packed"]).float().add_(LOWEST_CODE).unflatten(1, (-1, self.group_size))
-        scale, zero = (pieces[name].float().unsqueeze(-1) for name in ("scale", "zero"))
+        codes = unpack_codes(pieces["packed"]).add_(LOWEST_CODE)
+        scale, zero = pieces["scale_zero"].float().split(1, -1)
         return codes.mul_(scale).add_(zero).flatten(1)[:, :in_features]
 
 

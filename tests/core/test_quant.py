@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import struct
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from lumina_core.errors import CheckpointError, InputError
 from lumina_core.kernels import Choice
+from lumina_core.kernels.eager import pack_codes, unpack_codes
 from lumina_core.quant import (
     CHOICES,
     PLAIN,
@@ -28,7 +29,6 @@ from lumina_core.quant import (
 from lumina_core.quant import linear as linear_module
 from lumina_core.quant import schemes as schemes_module
 from lumina_core.quant.in_registers import in_registers
-from lumina_core.quant.nibbles import pack_nibbles, unpack_nibbles
 
 ALL = [Int8(), Int4()]
 WIDTHS = [256, 128, 96, 130, 255, 1]
@@ -58,18 +58,23 @@ def make_linear(scheme: Scheme, weight: Tensor) -> QuantizedLinear:
     return layer
 
 
-def test_every_byte_is_two_codes_and_back() -> None:
-    every = torch.arange(256, dtype=torch.uint8)
-    codes = unpack_nibbles(every)
-    assert codes.tolist() == [half for byte in range(256) for half in divmod(byte, 16)]
-    assert torch.equal(pack_nibbles(codes), every)
+def test_every_code_has_its_place_in_a_word() -> None:
+    """The place is part of the format of converted files."""
+    for index in range(128):
+        codes = torch.zeros(1, 1, 128)
+        codes[..., index] = 15
+        word = 0xF << 4 * (index // 32 + 4 * (index % 2))
+        expected = [word if at == index % 32 // 2 else 0 for at in range(16)]
+        packed = pack_codes(codes)
+        assert packed.numpy().tobytes() == struct.pack("<16I", *expected)
+        assert torch.equal(unpack_codes(packed), codes)
 
 
-def test_every_pair_of_codes_is_a_byte_and_back() -> None:
-    pairs = torch.tensor(list(itertools.product(range(16), repeat=2)))
-    packed = pack_nibbles(pairs)
-    assert packed.dtype == torch.uint8 and packed.shape == (256, 1) and len(packed.unique()) == 256
-    assert torch.equal(unpack_nibbles(packed), pairs.to(torch.uint8))
+def test_any_bytes_are_codes_and_back() -> None:
+    packed = torch.randint(0, 256, (3, 5 * 64), dtype=torch.uint8)
+    codes = unpack_codes(packed)
+    assert codes.shape == (3, 5, 128) and set(codes.unique().tolist()) <= set(range(16))
+    assert torch.equal(pack_codes(codes), packed)
 
 
 @pytest.mark.parametrize("columns", WIDTHS)
@@ -85,7 +90,7 @@ def test_int8_is_off_by_half_a_step(columns: int) -> None:
 def test_int4_is_off_by_half_a_step_and_what_bfloat16_loses(columns: int) -> None:
     weight = weights(40, columns)
     pieces = Int4().quantize(weight)
-    scale, zero = (per_weight(pieces[name], columns) for name in ("scale", "zero"))
+    scale, zero = (per_weight(piece, columns) for piece in pieces["scale_zero"].unbind(-1))
     error = (Int4().dequantize(pieces, columns) - weight).abs()
     assert (error <= 0.5001 * scale + BF16_STEP * (8 * scale + zero.abs())).all()
 
@@ -175,8 +180,8 @@ def test_torchs_own_kernel_takes_the_numbers_as_they_are() -> None:
         pytest.skip("this torch has no 4-bit product for the CPU")
     weight, x = weights(64, 256), torch.randn(16, 256).bfloat16()
     pieces = Int4().quantize(weight)
-    packed = torch._convert_weight_to_int4pack_for_cpu(unpack_nibbles(pieces["packed"]).int(), 1)
-    scales_and_zeros = torch.stack((pieces["scale"], pieces["zero"]), -1).transpose(0, 1).contiguous()
+    packed = torch._convert_weight_to_int4pack_for_cpu(unpack_codes(pieces["packed"]).flatten(1).int(), 1)
+    scales_and_zeros = pieces["scale_zero"].transpose(0, 1).contiguous()
     found = torch._weight_int4pack_mm_for_cpu(x, packed, 128, scales_and_zeros)
     torch.testing.assert_close(found.float(), make_linear(Int4(), weight)(x.float()), atol=2e-2, rtol=1e-2)
 

@@ -56,9 +56,10 @@ def refusal(path: Path, **options: str) -> str:
 @pytest.mark.parametrize(
     ("key", "text", "expected"),
     [
-        ("format", "2", "made by a newer version of this program, which reads up to format 1: update it"),
+        ("format", "3", "made by a newer version of this program, which reads up to format 2: update it"),
+        ("format", "1", "its format is '1'; expected 2: convert the checkpoint again"),
         ("format", "9" * 5000, "its format is '999"),
-        ("format", "0", "its format is '0'; expected 1"),
+        ("format", "0", "its format is '0'; expected 2"),
         ("format", "", "its format is ''"),
         ("format", "1.0", "its format is '1.0'"),
         ("format", "²", "its format is '²'"),
@@ -109,7 +110,7 @@ def test_web_page_instead_of_a_file(file: Path) -> None:
         ("packed", None, f"missing `{LINEAR}packed`"),
         ("packed", torch.ones(32, 63, dtype=torch.uint8), "has shape [32, 63], expected [32, 64]"),
         ("packed", torch.ones(32, 64), f"`{LINEAR}packed` holds F32, expected U8"),
-        ("scale", torch.ones(32, 1), f"`{LINEAR}scale` holds F32, expected BF16"),
+        ("scale_zero", torch.ones(32, 1, 2), f"`{LINEAR}scale_zero` holds F32, expected BF16"),
         ("weight", torch.ones(32, 64), f"unexpected `{LINEAR}weight`"),
     ],
 )
