@@ -147,6 +147,9 @@ SMALL: Mapping[str, Case | Forward] = {
     "attention, int4, fp32": attention(FP32, "int4", heads=(4, 2), filled=(70, 9), head_dim=64),
     "attention, int4, one group a half": attention(FP32, "int4", width=3, head_dim=16),
     "attention, one query": attention(FP32, "int8", width=1, filled=(1, 33), head_dim=16),
+    "attention, one query, chunks": attention(FP32, "auto", width=1, filled=(2054, 1024, 40), head_dim=16, length=2064),
+    "attention, one query, int4": attention(FP32, "int4", width=1, filled=(50, 7), head_dim=64),
+    "attention, one query, bf16": attention(BF16, "int8", width=1, heads=(3, 3)),
     "attention, grouped heads": attention(FP32, "int8", heads=(6, 2), width=7, head_dim=16),
     "attention, many queries": attention(FP32, "auto", heads=(4, 1), width=20, filled=(21, 90), head_dim=16),
     "attention, chunks": attention(

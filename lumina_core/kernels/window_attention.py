@@ -20,6 +20,8 @@ from .stored import Stored, parts_or_numbers
 
 CHUNK = 1024
 LEAST_DOT, MOST_QUERIES = 16, 64
+# Slots at a time where there is one query.
+ALONE_BLOCK = 32
 FORMATS = (torch.float32, torch.bfloat16)
 
 
@@ -122,6 +124,70 @@ def _attend_chunk(
     tl.store(mixed + part[:, None] * HEAD_DIM + dim[None, :], mix, mask=real[:, None])
 
 
+@triton.jit(do_not_specialize=["length", "chunks"])
+def _attend_chunk_alone(
+    query,
+    keys,
+    key_scales,
+    key_lowest,
+    values,
+    value_scales,
+    value_lowest,
+    input_pos,
+    mixed,
+    largest,
+    totals,
+    length,
+    chunks,
+    log2_scale,
+    HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    SCALED: tl.constexpr,
+    GROUPS: tl.constexpr,
+    WIDEN: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """As `_attend_chunk`, for one query, which would leave a product of tiles all but empty.
+
+    Each of BLOCK_N lanes keeps a running softmax over the slots that come its way; they are joined at the end.
+    """
+    chunk, row_head = tl.program_id(0), tl.program_id(1)
+    row, head = (row_head // HEADS).to(tl.int64), row_head % HEADS
+    filled = tl.minimum(tl.load(input_pos + row) + 1, length)
+    first = chunk * CHUNK
+    if first >= filled:
+        return
+    dim = tl.arange(0, HEAD_DIM)
+    q = tl.load(query + row_head.to(tl.int64) * HEAD_DIM + dim).to(tl.float32) * log2_scale
+    running = tl.full([BLOCK_N], -float("inf"), tl.float32)
+    total = tl.zeros([BLOCK_N], tl.float32)
+    mix = tl.zeros([BLOCK_N, HEAD_DIM], tl.float32)
+    for start in range(first, tl.minimum(first + CHUNK, filled), BLOCK_N):
+        slot = start + tl.arange(0, BLOCK_N)
+        inside, token = slot < filled, (row * length + slot) * HEADS + head
+        key = _load_heads(keys, key_scales, key_lowest, token, inside, dim, HEAD_DIM, GROUPS, tl.float32, WIDEN)
+        scores = tl.sum(key * q[None, :], 1)
+        if SCALED:
+            scores *= tl.load(key_scales + token, mask=inside, other=0)
+        scores = tl.where(inside, scores, -float("inf"))
+        larger = tl.maximum(running, scores)
+        base = tl.where(larger == -float("inf"), 0.0, larger)
+        weights, shrink = tl.exp2(scores - base), tl.exp2(running - base)
+        total = total * shrink + weights
+        if SCALED:
+            weights *= tl.load(value_scales + token, mask=inside, other=0)
+        value = _load_heads(values, value_scales, value_lowest, token, inside, dim, HEAD_DIM, GROUPS, tl.float32, WIDEN)
+        mix = mix * shrink[:, None] + weights[:, None] * value
+        running = larger
+    top = tl.max(running, 0)
+    share = tl.exp2(running - top)
+    part = row_head.to(tl.int64) * chunks + chunk
+    tl.store(largest + part, top)
+    tl.store(totals + part, tl.sum(total * share, 0))
+    tl.store(mixed + part * HEAD_DIM + dim, tl.sum(mix * share[:, None], 0))
+
+
 @triton.jit(do_not_specialize=["width", "chunks"])
 def _join_chunks(
     mixed,
@@ -135,26 +201,20 @@ def _join_chunks(
     GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     CHUNK: tl.constexpr,
+    MOST_CHUNKS: tl.constexpr,
 ):
-    """The result of one query head: the chunks that it sees, in their order, and normalised."""
+    """The result of one query head: the chunks that it sees, all at once, and normalised."""
     m, row_head = tl.program_id(0), tl.program_id(1)
     row, head = (row_head // KV_HEADS).to(tl.int64), row_head % KV_HEADS
     seen = tl.minimum(tl.load(input_pos + row * width + m // GROUP) // CHUNK + 1, chunks)
-    dim = tl.arange(0, HEAD_DIM)
-    first = row_head.to(tl.int64) * chunks * width * GROUP + m
-    running = tl.load(largest + first)
-    total = tl.load(totals + first)
-    mix = tl.load(mixed + first * HEAD_DIM + dim)
-    for chunk in range(1, seen):
-        part = first + chunk * width * GROUP
-        score = tl.load(largest + part)
-        larger = tl.maximum(running, score)
-        shrink, share = tl.exp2(running - larger), tl.exp2(score - larger)
-        total = total * shrink + tl.load(totals + part) * share
-        mix = mix * shrink + tl.load(mixed + part * HEAD_DIM + dim) * share
-        running = larger
+    dim, chunk = tl.arange(0, HEAD_DIM), tl.arange(0, MOST_CHUNKS)
+    there, part = chunk < seen, (row_head.to(tl.int64) * chunks + chunk) * width * GROUP + m
+    score = tl.load(largest + part, mask=there, other=-float("inf"))
+    share = tl.exp2(score - tl.max(score, 0))
+    total = tl.sum(tl.load(totals + part, mask=there, other=0) * share, 0)
+    mix = tl.load(mixed + part[:, None] * HEAD_DIM + dim[None, :], mask=there[:, None], other=0)
     query_head = ((row * width + m // GROUP) * KV_HEADS + head) * GROUP + m % GROUP
-    tl.store(out + query_head * HEAD_DIM + dim, (mix / total).to(out.dtype.element_ty))
+    tl.store(out + query_head * HEAD_DIM + dim, (tl.sum(mix * share[:, None], 0) / total).to(out.dtype.element_ty))
 
 
 def window_attention(query: Tensor, keys: Stored, values: Stored, input_pos: Tensor, kv_len: int) -> Tensor:
@@ -171,32 +231,51 @@ def window_attention(query: Tensor, keys: Stored, values: Stored, input_pos: Ten
     totals, largest = torch.empty(2, rows * kv_heads, chunks, queries, dtype=torch.float32, device=query.device)
     mixed = torch.empty(*totals.shape, head_dim, dtype=torch.float32, device=query.device)
     out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
-    sizes = {"KV_HEADS": kv_heads, "GROUP": heads // kv_heads, "HEAD_DIM": head_dim, "CHUNK": CHUNK}
-    block = max(LEAST_DOT, min(MOST_QUERIES, triton.next_power_of_2(queries)))
-    positions = input_pos.contiguous()
-    _attend_chunk[triton.cdiv(queries, block), chunks, rows * kv_heads](
-        query.contiguous(),
-        *parts_or_numbers(keys),
-        *parts_or_numbers(values),
-        positions,
+    positions, log2_scale = input_pos.contiguous(), math.log2(math.e) / math.sqrt(head_dim)
+    operands = query.contiguous(), *parts_or_numbers(keys), *parts_or_numbers(values), positions, mixed, largest, totals
+    stored = {
+        "SCALED": keys.scales is not None and keys.lowest is None,
+        "GROUPS": 0 if keys.lowest is None else keys.lowest.shape[-1],
+        "WIDEN": not query.is_cuda,
+        "HEAD_DIM": head_dim,
+        "CHUNK": CHUNK,
+    }
+    if queries == 1:
+        _attend_chunk_alone[chunks, rows * kv_heads](
+            *operands, length, chunks, log2_scale, HEADS=kv_heads, BLOCK_N=ALONE_BLOCK, num_warps=4, **stored
+        )
+    else:
+        block = max(LEAST_DOT, min(MOST_QUERIES, triton.next_power_of_2(queries)))
+        _attend_chunk[triton.cdiv(queries, block), chunks, rows * kv_heads](
+            *operands,
+            width,
+            length,
+            chunks,
+            log2_scale,
+            KV_HEADS=kv_heads,
+            GROUP=heads // kv_heads,
+            BLOCK_M=block,
+            BLOCK_N=64 if query.dtype == torch.bfloat16 else 32,
+            num_warps=8 if block == MOST_QUERIES else 4,
+            num_stages=2,
+            **stored,
+        )
+    most_chunks = triton.next_power_of_2(chunks)
+    _join_chunks[queries, rows * kv_heads](
         mixed,
         largest,
         totals,
+        positions,
+        out,
         width,
-        length,
         chunks,
-        math.log2(math.e) / math.sqrt(head_dim),
-        SCALED=keys.scales is not None and keys.lowest is None,
-        GROUPS=0 if keys.lowest is None else keys.lowest.shape[-1],
-        WIDEN=not query.is_cuda,
-        BLOCK_M=block,
-        BLOCK_N=64 if query.dtype == torch.bfloat16 else 32,
-        num_warps=8 if block == MOST_QUERIES else 4,
-        num_stages=2,
-        **sizes,
+        KV_HEADS=kv_heads,
+        GROUP=heads // kv_heads,
+        HEAD_DIM=head_dim,
+        CHUNK=CHUNK,
+        MOST_CHUNKS=most_chunks,
+        num_warps=max(1, min(8, most_chunks * head_dim // 512)),
     )
-    parts = mixed, largest, totals
-    _join_chunks[queries, rows * kv_heads](*parts, positions, out, width, chunks, num_warps=1, **sizes)
     return out
 
 
