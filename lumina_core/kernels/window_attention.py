@@ -20,9 +20,8 @@ from .stored import Stored, parts_or_numbers
 
 CHUNK = 1024
 LEAST_DOT, MOST_QUERIES = 16, 64
-# Slots at a time where there is one query.
-ALONE_BLOCK = 32
-FORMATS = (torch.float32, torch.bfloat16)
+# Slots at a time where there is one query; where there are more, by the format that is computed in.
+ALONE_BLOCK, BLOCK_N = 32, {torch.float32: 32, torch.bfloat16: 64}
 
 
 @triton.jit
@@ -255,7 +254,7 @@ def window_attention(query: Tensor, keys: Stored, values: Stored, input_pos: Ten
             KV_HEADS=kv_heads,
             GROUP=heads // kv_heads,
             BLOCK_M=block,
-            BLOCK_N=64 if query.dtype == torch.bfloat16 else 32,
+            BLOCK_N=BLOCK_N[query.dtype],
             num_warps=8 if block == MOST_QUERIES else 4,
             num_stages=2,
             **stored,
@@ -289,10 +288,10 @@ def _check(query: Tensor, keys: Stored, values: Stored, input_pos: Tensor) -> No
             f"{list(values.numbers.shape)}; expected [rows,width,heads,head_dim], [rows,width] and twice "
             "[rows,length,kv_heads,head_dim] (half of it in 4 bits) with heads a multiple of kv_heads"
         )
-    if head_dim < LEAST_DOT or head_dim & (head_dim - 1) or query.dtype not in FORMATS:
+    if head_dim < LEAST_DOT or head_dim & (head_dim - 1) or query.dtype not in BLOCK_N:
         raise InputError(
             f"heads of {head_dim} numbers in {query.dtype}; expected a power of two from {LEAST_DOT} on in one of "
-            f"{', '.join(map(str, FORMATS))}: use the eager twin for others"
+            f"{', '.join(map(str, BLOCK_N))}: use the eager twin for others"
         )
     for stored in (keys, values):
         bare = stored.scales is None and stored.numbers.dtype != query.dtype

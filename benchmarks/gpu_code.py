@@ -1,0 +1,137 @@
+"""What the kernels become on a GPU, of which none is needed: python -m benchmarks.gpu_code [CAPABILITY]
+
+Builds them down to the machine's code (90 is an H100, 89 an RTX 4090, 80 an A100) and counts the instructions in the
+loops of those that read weights and the cache, for every number that is read. A GPU that begins N instructions a second
+and reads B bytes cannot be kept busy reading by a kernel of more than N/B a byte.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton.backends.nvidia
+from triton.backends.compiler import GPUTarget
+from triton.runtime.driver import driver
+from triton.runtime.jit import JITFunction
+
+from lumina_core.kernels import window_attention
+from lumina_core.kernels.chooser import load
+from lumina_core.kernels.eager import GROUP_SIZE
+from lumina_core.kernels.quant_matmul import TILES
+from lumina_core.kernels.samples import attention_sample, int4_sample, int8_sample
+
+TOOLS = Path(triton.backends.nvidia.__file__).parent / "bin"
+LANES = 32
+HIDDEN, MLP, HEADS, HEAD_DIM = 4096, 11_008, 32, 128
+
+
+class NoGPU:
+    """As much of Triton's driver as building asks for."""
+
+    def __init__(self, capability: int):
+        self.capability = capability
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self.capability, LANES)
+
+    def get_current_device(self) -> int:
+        return self.capability
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_active_torch_device(self) -> torch.device:
+        return torch.device("cpu")
+
+
+def build_instead_of_running(capability: int) -> list[Any]:
+    """From now on a launch only builds, for a capability; what was built is in the list."""
+    built: list[Any] = []
+
+    def build(kernel: Any, grid: Any) -> Any:
+        return lambda *arguments, **options: built.append(kernel.run(*arguments, grid=grid, warmup=True, **options))
+
+    driver.set_active(NoGPU(capability))
+    JITFunction.__getitem__ = build
+    torch.Tensor.is_cuda = property(lambda tensor: True)
+    return built
+
+
+@dataclass(frozen=True)
+class Case:
+    """A kernel's call, and how many numbers a program's loop reads each time round."""
+
+    kernel: str
+    arguments: Callable[[], tuple[Any, ...]]
+    numbers: int
+
+
+def product(kernel: str, sample: Callable[..., tuple[Any, ...]], rows: int) -> Case:
+    tile = min(size for size in TILES if size >= rows)
+    arguments = partial(sample, "cpu", torch.bfloat16, rows, in_features=HIDDEN, out_features=2 * MLP)
+    return Case(kernel, arguments, TILES[tile][0] * GROUP_SIZE)
+
+
+def attention(kv_cache: str, width: int) -> Case:
+    heads = {"heads": (HEADS, HEADS), "head_dim": HEAD_DIM}
+    arguments = partial(
+        attention_sample, "cpu", torch.bfloat16, kv_cache=kv_cache, filled=(width, 90), width=width, **heads
+    )
+    slots = window_attention.ALONE_BLOCK if width == 1 else window_attention.BLOCK_N[torch.bfloat16]
+    return Case("window_attention", arguments, slots * 2 * HEAD_DIM)
+
+
+CASES: Mapping[str, Case] = {
+    **{f"int4 product, {rows} rows": product("int4_matmul", int4_sample, rows) for rows in (2, 32, 64, 128)},
+    **{f"int8 product, {rows} rows": product("int8_matmul", int8_sample, rows) for rows in (2, 64)},
+    **{f"attention, {kv} cache, W {w}": attention(kv, w) for kv in ("int8", "auto", "int4") for w in (1, 32)},
+}
+
+
+def loop_of(code: str) -> list[str]:
+    """The instructions of the longest loop in disassembled code."""
+    lines, labels, longest = code.splitlines(), dict[str, int](), list[str]()
+    for at, line in enumerate(lines):
+        if label := re.match(r"\s*(\.L_x_\d+):", line):
+            labels[label[1]] = at
+        elif (jump := re.search(r"BRA.*`\((\.L_x_\d+)\)", line)) and jump[1] in labels:
+            found = (re.search(r"\*/\s+(?:@!?U?P\d+ )?([A-Z0-9_.]+)", each) for each in lines[labels[jump[1]] : at + 1])
+            longest = max(longest, [each[1] for each in found if each], key=len)
+    return longest
+
+
+def asked(tool: str, option: str, cubin: bytes) -> str:
+    """What a tool of NVIDIA's, which come with Triton, says of a kernel."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        return subprocess.run([TOOLS / tool, option, file.name], capture_output=True, text=True, check=True).stdout
+
+
+def main() -> int:
+    """Prints a table in Markdown."""
+    capability = int(sys.argv[1]) if len(sys.argv) > 1 else 90
+    built = build_instead_of_running(capability)
+    print(f"Compute capability {capability // 10}.{capability % 10}, Triton {triton.__version__}\n")
+    print("| kernel | instructions a number | registers | spilled | shared memory |\n|---|---|---|---|---|")
+    for name, case in CASES.items():
+        built.clear()
+        load(case.kernel)(*case.arguments())
+        cubin, made = built[0].asm["cubin"], built[0].metadata
+        count = len(loop_of(asked("nvdisasm", "-c", cubin))) * LANES * made.num_warps / case.numbers
+        registers, spilled = re.findall(r"REG:(\d+) STACK:(\d+)", asked("cuobjdump", "-res-usage", cubin))[0]
+        print(f"| {name} | {count:.2f} | {registers} | {spilled} bytes | {made.shared / 1024:.0f} KB |", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
