@@ -3,7 +3,7 @@
 Triton is never needed: a caller asks `choose` once, before it computes, for a kernel or its twin, and logs the answer.
 """
 
-from .chooser import Choice, Remembered, choose, unusable
+from .chooser import Choice, Remembered, choose, unfit, unusable
 from .stored import Stored
 
-__all__ = ["Choice", "Remembered", "Stored", "choose", "unusable"]
+__all__ = ["Choice", "Remembered", "Stored", "choose", "unfit", "unusable"]

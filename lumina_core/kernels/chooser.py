@@ -98,18 +98,25 @@ def load(kernel: str) -> Function:
 
 def unusable(device: torch.device | str) -> str:
     """Why the kernels cannot run on a device; empty where they may."""
-    device = torch.device(device)
-    if device.type != "cuda" or torch.version.hip is not None:
-        return f"the kernels are for NVIDIA GPUs, not {device.type if device.type != 'cuda' else 'ROCm'}"
-    if device.index not in (None, current := torch.cuda.current_device()):
+    if reason := unfit(device):
+        return reason
+    if torch.device(device).index not in (None, current := torch.cuda.current_device()):
         return f"the kernels run on the current device, cuda:{current}, and the model is on {device}"
-    capability = torch.cuda.get_device_capability(device)
-    if capability < LEAST_CAPABILITY:
-        return f"compute capability {capability}, the kernels take {LEAST_CAPABILITY} or more"
     try:
         importlib.import_module("triton")
     except ImportError as error:
         return f"triton cannot be imported: {error}"
+    return ""
+
+
+def unfit(device: torch.device | str) -> str:
+    """Why a device is none that kernels for tensor cores in bfloat16 are made for; empty where it is."""
+    device = torch.device(device)
+    if device.type != "cuda" or torch.version.hip is not None:
+        return f"the kernels are for NVIDIA GPUs, not {device.type if device.type != 'cuda' else 'ROCm'}"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < LEAST_CAPABILITY:
+        return f"compute capability {capability}, the kernels take {LEAST_CAPABILITY} or more"
     return ""
 
 

@@ -151,6 +151,9 @@ def fill(
             else:
                 put(place.parameter, place.cut(get(name)), place.first_row, dtype)
     model.load_state_dict(target, strict=True, assign=True)
+    for layer in model.modules():
+        if isinstance(layer, QuantizedLinear):
+            layer.arrange()
 
 
 def placements(name: str, model: Transformer) -> Iterator[Placement]:

@@ -1,4 +1,4 @@
-"""Products that give a weight back in a GPU's registers, so that only its few bits are read."""
+"""The choice of a product with a quantised weight: one that gives it back in a GPU's registers, or plain torch."""
 
 from functools import partial
 
@@ -8,7 +8,8 @@ from torch import Tensor
 from ..kernels import Choice, choose
 from ..kernels.samples import int4_sample, int8_sample
 from .linear import Kernel, QuantizedLinear, multiply_plain
-from .schemes import Scheme
+from .schemes import Pieces, Scheme
+from .tinygemm import Tinygemm, choose_tinygemm
 
 # For more rows, as a prompt has, giving the weight back once for all costs less than doing so for every tile of rows.
 MOST_ROWS = 1024
@@ -19,15 +20,23 @@ SAMPLES = {"int4": int4_sample, "int8": int8_sample}
 
 
 def choose_kernel(scheme: Scheme, dtype: torch.dtype, device: torch.device | str) -> Kernel:
-    """The way to multiply inputs in `dtype` on a device: a Triton kernel where it works, else plain torch.
+    """The way to multiply inputs in `dtype` on a device: a Triton kernel where it works, else torch's own for 4 bits.
 
-    Its name says which and why.
+    Where neither does, plain torch. Its name says which and why.
     """
     if dtype != FORMAT:
         return Kernel(f"plain (the kernels are for {FORMAT}, not {dtype})", multiply_plain)
     samples = [partial(SAMPLES[scheme.name], device, dtype, rows) for rows in TRIAL_ROWS]
     choice = choose(f"{scheme.name}_matmul", device, *samples)
-    return in_registers(choice) if choice.is_kernel else Kernel(f"plain ({choice.reason})", multiply_plain)
+    if choice.is_kernel:
+        return in_registers(choice)
+    if scheme.name != "int4":
+        return Kernel(f"plain ({choice.reason})", multiply_plain)
+    tinygemm, reason = choose_tinygemm(device)
+    if tinygemm is None:
+        too = "" if reason == choice.reason else f"; torch's own product: {reason}"
+        return Kernel(f"plain ({choice.reason}{too})", multiply_plain)
+    return by_tinygemm(tinygemm, f"tinygemm ({reason}; Triton: {choice.reason})")
 
 
 def in_registers(choice: Choice) -> Kernel:
@@ -49,3 +58,16 @@ def in_registers(choice: Choice) -> Kernel:
         return multiply_plain(x, layer)[None] if found is None else found
 
     return Kernel(str(choice), multiply, split)
+
+
+def by_tinygemm(tinygemm: Tinygemm, name: str) -> Kernel:
+    """Multiplies by torch's own product, for which weights are arranged; those of other shapes by plain torch."""
+
+    def arrange(layer: QuantizedLinear) -> Pieces | None:
+        fits = tinygemm.fits(layer.out_features, layer.in_features)
+        return tinygemm.arranged(layer.stored) if fits else None
+
+    def multiply(x: Tensor, layer: QuantizedLinear) -> Tensor:
+        return tinygemm.multiply(x, layer.stored) if layer.arranged else multiply_plain(x, layer)
+
+    return Kernel(name, multiply, arrange=arrange)

@@ -24,11 +24,13 @@ class Kernel:
     """A way to multiply: input [...,in] times the weight's transpose gives [...,out].
 
     `split` gives the product of rows [n,in] as the partial sums [splits,n,out] in which it is worked out, where it is.
+    `arrange` gives the pieces in an order that it takes, under the same shapes; None where it takes them as they are.
     """
 
     name: str
     multiply: Callable[[Tensor, "QuantizedLinear"], Tensor]
     split: Callable[[Tensor, "QuantizedLinear"], Tensor] | None = None
+    arrange: Callable[["QuantizedLinear"], Pieces | None] | None = None
 
 
 class QuantizedLinear(nn.Module):
@@ -43,6 +45,7 @@ class QuantizedLinear(nn.Module):
         assert not bias, "the transformer's linear layers have no bias"
         self.scheme, self.kernel = scheme, kernel
         self.in_features, self.out_features = in_features, out_features
+        self.arranged = False
         pieces = scheme.pieces(in_features)
         self.piece_names = tuple(pieces)
         for name, piece in pieces.items():
@@ -57,6 +60,19 @@ class QuantizedLinear(nn.Module):
         return self.kernel.multiply(x, self)[None] if self.kernel.split is None else self.kernel.split(x, self)
 
     @property
+    def stored(self) -> Pieces:
+        """The pieces, where and as they are."""
+        return {name: getattr(self, name) for name in self.piece_names}
+
+    def arrange(self) -> None:
+        """Puts the pieces in the order that the kernel takes, in place; the kernel alone can use them then."""
+        pieces = None if self.kernel.arrange is None else self.kernel.arrange(self)
+        if pieces is not None:
+            for name, piece in pieces.items():
+                getattr(self, name).copy_(piece)
+            self.arranged = True
+
+    @property
     def rows_at_a_time(self) -> int:
         """Rows that the plain kernel gives back at a time."""
         return min(self.out_features, max(1, PLAIN_ELEMENTS // self.in_features))
@@ -68,7 +84,8 @@ class QuantizedLinear(nn.Module):
 
     def weight_rows(self, first: int, end: int, like: Tensor) -> Tensor:
         """Rows `first` to `end` of the weight [out,in], on the device and in the format of `like`."""
-        pieces: Pieces = {name: getattr(self, name)[first:end].to(like.device) for name in self.piece_names}
+        assert not self.arranged, "the pieces are in an order of the kernel's own"
+        pieces: Pieces = {name: piece[first:end].to(like.device) for name, piece in self.stored.items()}
         return self.scheme.dequantize(pieces, self.in_features).to(like.dtype)
 
 

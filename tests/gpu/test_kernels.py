@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lumina_core.kernels import choose, eager, unusable
+from lumina_core.kernels import Choice, choose, eager, unusable
 from lumina_core.kernels.chooser import MODULES, load
 from lumina_core.kernels.samples import (
     add_sample,
@@ -18,7 +18,16 @@ from lumina_core.kernels.samples import (
     int8_sample,
     logits_sample,
 )
-from lumina_core.quant import PLAIN, SCHEMES, Kernel, QuantizedLinear, Scheme, choose_kernel, quantized_operations
+from lumina_core.quant import (
+    PLAIN,
+    SCHEMES,
+    Kernel,
+    QuantizedLinear,
+    Scheme,
+    choose_kernel,
+    in_registers,
+    quantized_operations,
+)
 
 from ..kernel_cases import LARGE, SMALL, clean
 
@@ -82,6 +91,18 @@ def test_a_quantised_layer_multiplies_by_the_kernel(scheme: Scheme, rows: int) -
     assert kernel.name.startswith("triton"), kernel.name
     found, expected = (make_layer(scheme, weight, each)(x).float() for each in (kernel, PLAIN))
     torch.testing.assert_close(found, expected, atol=0.02, rtol=0.02)
+
+
+@pytest.mark.parametrize("rows", [1, 64, 700])
+def test_torchs_own_product_is_there_where_triton_is_not(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(in_registers, "choose", lambda *_: Choice(eager.int4_matmul, "eager", "no Triton"))
+    weight, x = torch.randn(160, 256) * 0.02, torch.randn(rows, 256, device="cuda").bfloat16()
+    kernel = choose_kernel(SCHEMES["int4"], torch.bfloat16, "cuda")
+    assert kernel.name.startswith("tinygemm"), kernel.name
+    layer = make_layer(SCHEMES["int4"], weight, kernel)
+    layer.arrange()
+    assert layer.arranged
+    torch.testing.assert_close(layer(x), make_layer(SCHEMES["int4"], weight, PLAIN)(x), atol=0.02, rtol=0.02)
 
 
 def make_layer(scheme: Scheme, weight: torch.Tensor, kernel: Kernel) -> QuantizedLinear:
