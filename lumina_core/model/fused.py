@@ -1,6 +1,6 @@
 """A window's forward with what lies between a block's products and its attention in a kernel each.
 
-Eight operations a block instead of some sixty, for which a step of few tokens on a large GPU would mostly wait. The
+Ten kernels a block instead of some fifty, for which a step of few tokens on a large GPU would mostly wait. The
 numbers are those of the blocks one operation at a time, but for the order of sums.
 """
 
