@@ -32,6 +32,7 @@ def _load_heads(
     token,
     inside,
     dim,
+    BLOCK_N: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     GROUPS: tl.constexpr,
     dtype: tl.constexpr,
@@ -39,17 +40,17 @@ def _load_heads(
 ):
     """Stored numbers [BLOCK_N,HEAD_DIM] of some slots, 0 outside; 8-bit ones without their scale.
 
-    4-bit ones (GROUPS > 0) come scaled: both codes of a byte are cut from it where they belong, which reads it once
-    from memory. The interpreter takes no int8 to bfloat16 at once.
+    4-bit ones (GROUPS > 0) come scaled. The interpreter takes no int8 to bfloat16 at once.
     """
     if GROUPS > 0:
-        byte, shift = dim % (HEAD_DIM // 2), 4 * (dim // (HEAD_DIM // 2))
+        byte = tl.arange(0, HEAD_DIM // 2)
         pairs = tl.load(numbers + token[:, None] * (HEAD_DIM // 2) + byte[None, :], mask=inside[:, None], other=0)
-        codes = (pairs >> shift.to(tl.uint8)[None, :]) & 15
-        of_group = token[:, None] * GROUPS + (dim // (HEAD_DIM // GROUPS))[None, :]
+        codes = tl.permute(tl.join(pairs & 15, pairs >> 4), (0, 2, 1))
+        of_group = token[:, None] * GROUPS + tl.arange(0, GROUPS)[None, :]
         scale = tl.load(scales + of_group, mask=inside[:, None], other=0).to(tl.float32)
         low = tl.load(lowest + of_group, mask=inside[:, None], other=0).to(tl.float32)
-        tile = codes.to(tl.float32) * scale + low
+        grouped = tl.reshape(codes.to(tl.float32), [BLOCK_N, GROUPS, HEAD_DIM // GROUPS])
+        tile = tl.reshape(grouped * scale[:, :, None] + low[:, :, None], [BLOCK_N, HEAD_DIM])
     else:
         tile = tl.load(numbers + token[:, None] * HEAD_DIM + dim[None, :], mask=inside[:, None], other=0)
         if WIDEN:
@@ -102,7 +103,7 @@ def _attend_chunk(
     for start in range(first, tl.minimum(first + CHUNK, filled), BLOCK_N):
         slot = start + tl.arange(0, BLOCK_N)
         inside, token = slot < filled, (row * length + slot) * KV_HEADS + head
-        key = _load_heads(keys, key_scales, key_lowest, token, inside, dim, HEAD_DIM, GROUPS, q.dtype, WIDEN)
+        key = _load_heads(keys, key_scales, key_lowest, token, inside, dim, BLOCK_N, HEAD_DIM, GROUPS, q.dtype, WIDEN)
         scores = dot(q, tl.trans(key), WIDEN) * log2_scale
         if SCALED:
             scores *= tl.load(key_scales + token, mask=inside, other=0)[None, :]
@@ -114,7 +115,9 @@ def _attend_chunk(
         total = total * shrink + tl.sum(weights, 1)
         if SCALED:
             weights *= tl.load(value_scales + token, mask=inside, other=0)[None, :]
-        value = _load_heads(values, value_scales, value_lowest, token, inside, dim, HEAD_DIM, GROUPS, q.dtype, WIDEN)
+        value = _load_heads(
+            values, value_scales, value_lowest, token, inside, dim, BLOCK_N, HEAD_DIM, GROUPS, q.dtype, WIDEN
+        )
         mix = mix * shrink[:, None] + dot(weights.to(q.dtype), value, WIDEN)
         running = larger
     part = (row_head.to(tl.int64) * chunks + chunk) * width * GROUP + m
@@ -165,7 +168,9 @@ def _attend_chunk_alone(
     for start in range(first, tl.minimum(first + CHUNK, filled), BLOCK_N):
         slot = start + tl.arange(0, BLOCK_N)
         inside, token = slot < filled, (row * length + slot) * HEADS + head
-        key = _load_heads(keys, key_scales, key_lowest, token, inside, dim, HEAD_DIM, GROUPS, tl.float32, WIDEN)
+        key = _load_heads(
+            keys, key_scales, key_lowest, token, inside, dim, BLOCK_N, HEAD_DIM, GROUPS, tl.float32, WIDEN
+        )
         scores = tl.sum(key * q[None, :], 1)
         if SCALED:
             scores *= tl.load(key_scales + token, mask=inside, other=0)
@@ -176,7 +181,9 @@ def _attend_chunk_alone(
         total = total * shrink + weights
         if SCALED:
             weights *= tl.load(value_scales + token, mask=inside, other=0)
-        value = _load_heads(values, value_scales, value_lowest, token, inside, dim, HEAD_DIM, GROUPS, tl.float32, WIDEN)
+        value = _load_heads(
+            values, value_scales, value_lowest, token, inside, dim, BLOCK_N, HEAD_DIM, GROUPS, tl.float32, WIDEN
+        )
         mix = mix * shrink[:, None] + weights[:, None] * value
         running = larger
     top = tl.max(running, 0)
