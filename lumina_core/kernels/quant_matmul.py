@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from .eager import GROUP_SIZE, LOWEST_CODE, join
-from .product import dot
+from .product import bytes_as_bfloat16, dot
 
 LARGEST_TILE = {torch.bfloat16: 128, torch.float32: 32}
 # A weight's inputs are split so far that its rows, 64 at a time, make so many programs: they keep a large GPU busy.
@@ -144,6 +144,8 @@ def _int8_product(
         weights = tl.load(codes + weight_row[:, None] * in_features + k[None, :], mask=inside)
         if WIDEN:
             weights = weights.to(tl.float32)
+        elif inputs.dtype == tl.bfloat16:
+            weights = bytes_as_bfloat16(weights)
         sums += dot(weights.to(inputs.dtype), tl.trans(inputs), WIDEN)
     _store(sums * tl.load(scale + weight_row)[:, None], out, m, n, split, rows, out_features, real)
 

@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..errors import InputError
-from .product import dot
+from .product import bytes_as_bfloat16, dot
 from .stored import Stored, parts_or_numbers
 
 CHUNK = 1024
@@ -55,6 +55,9 @@ def _load_heads(
         tile = tl.load(numbers + token[:, None] * HEAD_DIM + dim[None, :], mask=inside[:, None], other=0)
         if WIDEN:
             tile = tile.to(tl.float32)
+        elif tile.dtype == tl.int8:
+            if dtype == tl.bfloat16:
+                tile = bytes_as_bfloat16(tile)
     return tile.to(dtype)
 
 
