@@ -56,7 +56,7 @@ def _load_heads(
         if WIDEN:
             tile = tile.to(tl.float32)
         elif tile.dtype == tl.int8:
-            if dtype == tl.bfloat16:
+            if dtype == tl.bfloat16:  # noqa: SIM102 - Triton 3.2 does not take them together
                 tile = bytes_as_bfloat16(tile)
     return tile.to(dtype)
 
