@@ -55,8 +55,8 @@ def _load_heads(
         tile = tl.load(numbers + token[:, None] * HEAD_DIM + dim[None, :], mask=inside[:, None], other=0)
         if WIDEN:
             tile = tile.to(tl.float32)
-        elif tile.dtype == tl.int8:
-            if dtype == tl.bfloat16:  # noqa: SIM102 - Triton 3.2 does not take them together
+        elif tile.dtype == tl.int8:  # noqa: SIM102 - Triton 3.2 does not take both in one
+            if dtype == tl.bfloat16:
                 tile = bytes_as_bfloat16(tile)
     return tile.to(dtype)
 
