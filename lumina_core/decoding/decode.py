@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import Cancelled, InputError
+from ..kernels import retry_failed
 from ..model import Transformer, new_cache
 from .canvas import Canvas
 from .pace import Pace
@@ -89,6 +90,7 @@ class _Run:
         given_codes: Tensor,
         settings: DecodeSettings,
     ):
+        retry_failed()
         self.transformer, self.canvas, self.settings = transformer, canvas, settings
         self.text_lengths = [len(prefix.text_ids) for prefix in prefixes]
         rows = len(prefixes) * (2 if settings.guided else 1)

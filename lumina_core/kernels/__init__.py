@@ -1,9 +1,9 @@
-"""Triton kernels for a step of drawing, each with a twin in plain torch. Knows torch, errors and noise only.
+"""Triton kernels for a step of drawing, each with a twin in plain torch. Knows torch, errors, memory and noise only.
 
 Triton is never needed: a caller asks `choose` once, before it computes, for a kernel or its twin, and logs the answer.
 """
 
-from .chooser import Choice, Remembered, choose, unfit, unusable
+from .chooser import Choice, Remembered, choose, retry_failed, unfit, unusable
 from .stored import Stored
 
-__all__ = ["Choice", "Remembered", "Stored", "choose", "unfit", "unusable"]
+__all__ = ["Choice", "Remembered", "Stored", "choose", "retry_failed", "unfit", "unusable"]

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..memory import is_out_of_memory
 from . import eager
 from .stored import Stored
 
@@ -30,7 +31,7 @@ MODULES: Mapping[str, str] = MappingProxyType(
 LEAST_CAPABILITY = (8, 0)
 # Of the size of the result: what bfloat16 and another order of sums may change in a trial.
 TRIAL_TOLERANCE = 0.02
-FAILED = "a trial failed"
+FAILED, NO_ROOM = "a trial failed", "a trial found no memory"
 
 Function = Callable[..., Any]
 
@@ -50,27 +51,40 @@ class Choice:
     @property
     def is_lasting(self) -> bool:
         """Whether it would be the same at another time; memory that ran out may be there then."""
-        return not self.reason.startswith(FAILED)
+        return not self.reason.startswith(NO_ROOM)
 
     def __str__(self) -> str:
         return f"{self.name} ({self.reason})"
 
 
 class Remembered:
-    """A way to choose, asked once in the life of the program for each arguments, and again where a trial failed."""
+    """A way to choose, asked once in the life of the program for each arguments.
+
+    What it chose stays, so that nothing is tried in the middle of a run, where a step may be under capture; only
+    `retry_failed`, at the beginning of one, has trials made again.
+    """
 
     def __init__(self, pick: Callable[..., Choice]):
         self._pick, self._kept = pick, dict[Hashable, Choice]()
+        _remembered.append(self)
 
     def __call__(self, *arguments: Hashable) -> Choice:
-        choice = self._kept.get(arguments) or self._pick(*arguments)
-        if choice.is_lasting:
-            self._kept[arguments] = choice
-        return choice
+        if arguments not in self._kept:
+            self._kept[arguments] = self._pick(*arguments)
+        return self._kept[arguments]
 
-    def forget(self) -> None:
-        """All choices so far."""
-        self._kept.clear()
+    def forget(self, all_of_them: bool = True) -> None:
+        """All choices so far, or those that are not lasting."""
+        self._kept = {} if all_of_them else {key: kept for key, kept in self._kept.items() if kept.is_lasting}
+
+
+_remembered: list[Remembered] = []
+
+
+def retry_failed() -> None:
+    """Has kernels tried again, when they are next asked for, whose trial found no memory."""
+    for choice in _remembered:
+        choice.forget(all_of_them=False)
 
 
 def choose(kernel: str, device: torch.device | str, *samples: Callable[[], tuple[Any, ...]]) -> Choice:
@@ -126,7 +140,7 @@ def _try(function: Function, twin: Function, sample: Callable[[], tuple[Any, ...
         # Each its own arguments: some write to them.
         found, expected = (numbers(each(*sample())) for each in (function, twin))
     except Exception as error:  # Triton's compiler, the system's C compiler and the driver have no error in common
-        return f"{FAILED}: {type(error).__name__}: {error}"
+        return f"{NO_ROOM if is_out_of_memory(error) else FAILED}: {type(error).__name__}: {error}"
     off = max(starmap(_difference, zip(found, expected, strict=True)), key=lambda off: (isnan(off), off))
     return "" if off < TRIAL_TOLERANCE else f"a trial was off by {off:.2g} of the result, at most {TRIAL_TOLERANCE:g}"
 

@@ -83,8 +83,19 @@ def test_a_product_comes_in_its_splits_or_whole() -> None:
         torch.testing.assert_close(eager.join(sums, torch.float32), x @ weight.T)
 
 
+@pytest.fixture(autouse=True)
+def nothing_chosen() -> Iterator[None]:
+    """What is chosen in a test is forgotten behind it, and what was before it."""
+    chosen = (make_cache._choose_attention, make_cache._choose_block_kernel)
+    for choice in chosen:
+        choice.forget()
+    yield
+    for choice in chosen:
+        choice.forget()
+
+
 @pytest.fixture
-def tried(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The kernels that are tried, as on a device that has them: twins, whose samples they must take."""
     found: list[str] = []
 
@@ -94,13 +105,8 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         found.append(kernel)
         return Choice(function, "triton", "tried on this device")
 
-    chosen = (make_cache._choose_attention, make_cache._choose_block_kernel)
     monkeypatch.setattr(make_cache, "choose", pick)
-    for choice in chosen:
-        choice.forget()
-    yield found
-    for choice in chosen:
-        choice.forget()
+    return found
 
 
 def test_a_device_with_the_kernels_tries_each_once_and_uses_it(tried: list[str]) -> None:
@@ -114,7 +120,7 @@ def test_a_device_with_the_kernels_tries_each_once_and_uses_it(tried: list[str])
 @pytest.mark.parametrize("missing", KERNELS)
 def test_without_one_of_them_the_others_are_not_used_by_halves(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def pick(kernel: str, *_: Any) -> Choice:
-        return Choice(getattr(eager, kernel), "eager" if kernel == missing else "triton", "a trial failed: full")
+        return Choice(getattr(eager, kernel), "eager" if kernel == missing else "triton", "tried")
 
     monkeypatch.setattr(make_cache, "choose", pick)
     cache = new_cache(model(torch.bfloat16), 1, 8, "int8", 4)
@@ -147,7 +153,7 @@ def test_a_config_of_the_published_sizes_has_samples(monkeypatch: pytest.MonkeyP
     def pick(kernel: str, device: torch.device, sample: Callable[[], tuple[Any, ...]]) -> Choice:
         arguments = sample()
         shapes[kernel] = tuple(arguments[kernel == "add_norm"].shape)
-        return Choice(getattr(eager, kernel), "triton", "a trial failed: not remembered")
+        return Choice(getattr(eager, kernel), "triton", "tried")
 
     monkeypatch.setattr(make_cache, "choose", pick)
     make_cache._choose_block_kernels(torch.device("cpu"), config, "int8")

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from lumina_core.decoding import rules
 from lumina_core.decoding.rules import GumbelRule, Slots
 from lumina_core.decoding.sampling import cut
-from lumina_core.kernels import Choice, choose, chooser, eager, unusable
+from lumina_core.kernels import Choice, Remembered, choose, chooser, eager, retry_failed, unusable
 from lumina_core.kernels.samples import attention_sample, draw_sample, int4_sample, int8_sample, logits_sample
 from lumina_core.model.kv_store import KV_CACHES, make_store
 from lumina_core.quant import SCHEMES, quantized_operations
@@ -126,6 +126,24 @@ def test_every_sample_is_a_trial_and_a_failure_is_not_for_ever(monkeypatch: pyte
     assert choose("int4_matmul", "cpu", few).is_lasting
     choice = choose("int4_matmul", "cpu", few, many)
     assert not choice.is_kernel and not choice.is_lasting and "CUDA out of memory" in choice.reason
+
+
+def test_a_choice_is_made_once_and_again_only_after_memory_ran_out_and_at_the_beginning_of_a_run() -> None:
+    reasons = iter(("a trial failed: no C compiler", "a trial found no memory: CUDA out of memory", "tried"))
+    asked = []
+
+    @Remembered
+    def pick(name: str) -> Choice:
+        asked.append(name)
+        return Choice(eager.topk_cut, "eager", next(reasons))
+
+    for name in ("compiler", "compiler", "memory", "memory"):
+        pick(name)
+    assert asked == ["compiler", "memory"]
+    retry_failed()
+    for name in ("compiler", "memory", "memory"):
+        pick(name)
+    assert asked == ["compiler", "memory", "memory"] and pick("memory").reason == "tried"
 
 
 def test_without_triton_the_twin_serves(monkeypatch: pytest.MonkeyPatch) -> None:
