@@ -19,8 +19,8 @@ from .errors import CheckpointError
 from .quant import SCHEMES
 from .tensor_files import TensorStore, safetensors_metadata
 
-# 2: another order of 4-bit codes.
-FORMAT_VERSION = 2
+# 2: another order of 4-bit codes; all else is as in 1.
+FORMAT_VERSION, FIRST_OF_INT4 = 2, 2
 MOVQGAN_PREFIX = "movqgan."
 KEY = "lumina_mgpt2."
 PLAIN_WEIGHTS = "bf16"
@@ -60,8 +60,8 @@ def read_single_file(path: Path) -> SingleFile | None:
     metadata = safetensors_metadata(path)
     if f"{KEY}format" not in metadata:
         return None
-    _check_version(path, metadata[f"{KEY}format"])
     weights = metadata.get(f"{KEY}weights")
+    _check_version(path, metadata[f"{KEY}format"], FIRST_OF_INT4 if weights == "int4" else 1)
     if weights is None or weights not in (PLAIN_WEIGHTS, *SCHEMES):
         known = ", ".join((PLAIN_WEIGHTS, *SCHEMES))
         raise CheckpointError(f"{path}: its weights are {weights!r}; expected one of {known}: convert it again")
@@ -84,14 +84,14 @@ def holds_movqgan(path: Path) -> bool:
     return any(name.startswith(MOVQGAN_PREFIX) for name in TensorStore([path]).shapes)
 
 
-def _check_version(path: Path, text: str) -> None:
+def _check_version(path: Path, text: str, first: int) -> None:
     version = int(text) if re.fullmatch("[0-9]{1,9}", text) else 0
     if version > FORMAT_VERSION:
         raise CheckpointError(
             f"{path} has format {version}, made by a newer version of this program, which reads up to format "
             f"{FORMAT_VERSION}: update it, or convert the checkpoint again"
         )
-    if version < FORMAT_VERSION:
+    if version < first:
         raise CheckpointError(
             f"{path}: its format is {text[:20]!r}; expected {FORMAT_VERSION}: convert the checkpoint again"
         )

@@ -1,6 +1,7 @@
 """From logits to the distribution that tokens are drawn from."""
 
 import logging
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -36,7 +37,7 @@ def _choose(device: torch.device, count: int) -> Choice:
 @Remembered
 def choose_draw(device: torch.device, count: int) -> Choice:
     """What draws from rows of `count` logits on a device by the Gumbel-max trick: a kernel, or its twin."""
-    choice = choose("gumbel_draw", device, lambda: draw_sample(device, count))
+    choice = choose("gumbel_draw", device, *(partial(draw_sample, device, count, top_k) for top_k in (50, count)))
     logger.info("draws from %d logits: %s", count, choice)
     return choice
 

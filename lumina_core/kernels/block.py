@@ -162,9 +162,9 @@ def _place_head(
 @triton.jit(do_not_specialize=["tokens"])
 def _gate_block(partial_sums, out, tokens, WIDTH: tl.constexpr, BLOCK: tl.constexpr, SPLITS: tl.constexpr):
     """Some numbers of one token."""
-    token = tl.program_id(1).to(tl.int64)
+    token = tl.program_id(0).to(tl.int64)
     dtype = out.dtype.element_ty
-    column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < WIDTH
     gate = _joined(partial_sums, token, tokens, 2 * WIDTH, column, inside, dtype, SPLITS)
     up = _joined(partial_sums, token, tokens, 2 * WIDTH, column + WIDTH, inside, dtype, SPLITS)
@@ -249,7 +249,7 @@ def silu_gate(partial_sums: Tensor, dtype: torch.dtype) -> Tensor:
     """
     splits, tokens, out = _check(partial_sums, dtype)
     gated = torch.empty(tokens, out // 2, dtype=dtype, device=partial_sums.device)
-    grid = triton.cdiv(out // 2, GATE_BLOCK), tokens
+    grid = tokens, triton.cdiv(out // 2, GATE_BLOCK)
     _gate_block[grid](partial_sums, gated, tokens, WIDTH=out // 2, BLOCK=GATE_BLOCK, SPLITS=splits, num_warps=4)
     return gated
 

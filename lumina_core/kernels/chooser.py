@@ -29,6 +29,7 @@ MODULES: Mapping[str, str] = MappingProxyType(
     }
 )
 LEAST_CAPABILITY = (8, 0)
+NEW_CAPABILITY, TOO_OLD_FOR_NEW = (10, 0), ("2.", "3.0.", "3.1.", "3.2.")
 # Of the size of the result: what bfloat16 and another order of sums may change in a trial.
 TRIAL_TOLERANCE = 0.02
 FAILED, NO_ROOM = "a trial failed", "a trial found no memory"
@@ -117,9 +118,12 @@ def unusable(device: torch.device | str) -> str:
     if torch.device(device).index not in (None, current := torch.cuda.current_device()):
         return f"the kernels run on the current device, cuda:{current}, and the model is on {device}"
     try:
-        importlib.import_module("triton")
+        triton = importlib.import_module("triton")
     except ImportError as error:
         return f"triton cannot be imported: {error}"
+    version = str(getattr(triton, "__version__", ""))
+    if torch.cuda.get_device_capability(device) >= NEW_CAPABILITY and version.startswith(TOO_OLD_FOR_NEW):
+        return f"Triton {version} ends the program on a GPU this new; 3.3 and later do not"
     return ""
 
 
@@ -146,13 +150,17 @@ def _try(function: Function, twin: Function, sample: Callable[[], tuple[Any, ...
 
 
 def numbers(result: Any) -> list[Tensor]:
-    """The numbers in a kernel's result, a tensor or several and what they were stored in, in float32."""
+    """The numbers in a kernel's result, a tensor or several and what they were stored in; all but tokens in float32."""
     parts = result if isinstance(result, tuple) else (result,)
     read = (part.read(part.numbers.shape[1], torch.float32) if isinstance(part, Stored) else part for part in parts)
-    return [part.float() for part in read]
+    return [part.float() if part.is_floating_point() else part for part in read]
 
 
 def _difference(found: Tensor, expected: Tensor) -> float:
-    """The norm of the difference over that of what is finite; the same infinity is no difference."""
+    """The norm of the difference over that of what is finite; the same infinity is no difference. Of tokens, the share
+    that is another.
+    """
+    if not expected.is_floating_point():
+        return float((found != expected).float().mean())
     off = torch.where(found == expected, 0.0, found - expected)
     return float(off.norm() / expected.where(expected.isfinite(), 0.0).norm())

@@ -168,7 +168,8 @@ def _attend_chunk_alone(
     running = tl.full([BLOCK_N], -float("inf"), tl.float32)
     total = tl.zeros([BLOCK_N], tl.float32)
     mix = tl.zeros([BLOCK_N, HEAD_DIM], tl.float32)
-    for start in range(first, tl.minimum(first + CHUNK, filled), BLOCK_N):
+    # Said, since the compiler reads ahead by itself only for a product of tiles.
+    for start in tl.range(first, tl.minimum(first + CHUNK, filled), BLOCK_N, num_stages=3):
         slot = start + tl.arange(0, BLOCK_N)
         inside, token = slot < filled, (row * length + slot) * HEADS + head
         key = _load_heads(

@@ -2,6 +2,7 @@
 
 import logging
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -13,8 +14,8 @@ from .transformer import Transformer
 
 logger = logging.getLogger(__name__)
 
-# More than a program of the kernel works through, so that several are joined.
-TRIAL_SLOTS = 1100
+# More than a program of the kernel works through, so that several are joined; and for each size of its tiles a width.
+TRIAL_SLOTS, TRIAL_WIDTHS = 1100, (1, 16, 32, 64)
 KERNEL_FORMAT = torch.bfloat16
 
 
@@ -37,20 +38,23 @@ def new_cache(transformer: Transformer, rows: int, length: int, kv_cache: str, w
 
 @Remembered
 def _choose_attention(device: torch.device, config: TransformerConfig, kv_cache: str, width: int) -> Choice:
-    """The attention of a window."""
-    sample = partial(
-        attention_sample,
-        device,
-        KERNEL_FORMAT,
-        kv_cache=kv_cache,
-        filled=(width, width + TRIAL_SLOTS),
-        width=width,
-        heads=(config.num_attention_heads, config.num_key_value_heads),
-        head_dim=config.head_dim,
-        length=width + 2 * TRIAL_SLOTS,
-        spoilt=False,
-    )
-    choice = choose("window_attention", device, sample)
+    """The attention of a window, which may become narrower."""
+
+    def sample(tokens: int) -> tuple[Any, ...]:
+        return attention_sample(
+            device,
+            KERNEL_FORMAT,
+            kv_cache=kv_cache,
+            filled=(tokens, tokens + TRIAL_SLOTS),
+            width=tokens,
+            heads=(config.num_attention_heads, config.num_key_value_heads),
+            head_dim=config.head_dim,
+            length=tokens + 2 * TRIAL_SLOTS,
+            spoilt=False,
+        )
+
+    widths = [*(tokens for tokens in TRIAL_WIDTHS if tokens < width), width]
+    choice = choose("window_attention", device, *(partial(sample, tokens) for tokens in widths))
     logger.info("attention of %d tokens over the cache (%s): %s", width, kv_cache, choice)
     return choice
 

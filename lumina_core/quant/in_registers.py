@@ -13,8 +13,9 @@ from .tinygemm import Tinygemm, choose_tinygemm
 
 # For more rows, as a prompt has, giving the weight back once for all costs less than doing so for every tile of rows.
 MOST_ROWS = 1024
-# Of the trials: one for each tile of rows that the kernels have.
-TRIAL_ROWS = (5, 32, 64, 128)
+# Of the trials: one for each tile of rows that the kernels have, on a weight whose inputs are split and of which each
+# program works through several groups.
+TRIAL_ROWS, TRIAL_WEIGHT = (5, 32, 64, 128), {"in_features": 1024, "out_features": 8192}
 FORMAT = torch.bfloat16
 SAMPLES = {"int4": int4_sample, "int8": int8_sample}
 
@@ -26,7 +27,7 @@ def choose_kernel(scheme: Scheme, dtype: torch.dtype, device: torch.device | str
     """
     if dtype != FORMAT:
         return Kernel(f"plain (the kernels are for {FORMAT}, not {dtype})", multiply_plain)
-    samples = [partial(SAMPLES[scheme.name], device, dtype, rows) for rows in TRIAL_ROWS]
+    samples = [partial(SAMPLES[scheme.name], device, dtype, rows, **TRIAL_WEIGHT) for rows in TRIAL_ROWS]
     choice = choose(f"{scheme.name}_matmul", device, *samples)
     if choice.is_kernel:
         return in_registers(choice)

@@ -17,6 +17,8 @@ from .schemes import Pieces
 # A tile of its order: inputs, and outputs, of which a layer must be made up.
 TILE_INPUTS, TILE_OUTPUTS = 128, 8
 INNER_TILES = 8
+# Of those that are put in order: bounds what that takes beside the weights.
+OUTPUTS_AT_A_TIME = 1024
 # Of the size of the result: what bfloat16 and another order of sums may change in a trial.
 TRIAL_TOLERANCE = 0.02
 TRIAL_ROWS = (2, 64, 300)
@@ -35,10 +37,11 @@ class Tinygemm:
     def arranged(self, pieces: Pieces) -> Pieces:
         """The pieces of `Int4` in its order: the same bytes in all, under the same shapes and formats."""
         packed, scale_zero = pieces["packed"], pieces["scale_zero"]
-        ordered = convert(unpack_codes(packed.to(self.device)).flatten(1).to(torch.uint8))
+        parts = packed.to(self.device).split(OUTPUTS_AT_A_TIME)
+        ordered = torch.cat([convert(unpack_codes(part).flatten(1).to(torch.uint8)).flatten() for part in parts])
         by_groups = scale_zero.to(self.device).transpose(0, 1).contiguous()
         return {
-            "packed": ordered.view(-1).view(torch.uint8).view(packed.shape),
+            "packed": ordered.view(torch.uint8).view(packed.shape),
             "scale_zero": by_groups.view(scale_zero.shape),
         }
 

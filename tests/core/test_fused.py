@@ -99,9 +99,10 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The kernels that are tried, as on a device that has them: twins, whose samples they must take."""
     found: list[str] = []
 
-    def pick(kernel: str, device: torch.device, sample: Callable[[], tuple[Any, ...]]) -> Choice:
+    def pick(kernel: str, device: torch.device, *samples: Callable[[], tuple[Any, ...]]) -> Choice:
         function = getattr(eager, kernel)
-        function(*sample())
+        for sample in samples:
+            function(*sample())
         found.append(kernel)
         return Choice(function, "triton", "tried on this device")
 

@@ -114,6 +114,20 @@ def test_a_kernel_that_stands_its_trial_is_taken(monkeypatch: pytest.MonkeyPatch
     assert choose("int4_matmul", "cpu", lambda: int4_sample("cpu", torch.bfloat16)).is_kernel
 
 
+@pytest.mark.parametrize(("off", "is_kernel"), [(0, True), (1, False)])
+def test_tokens_that_are_others_fail_a_trial_however_near(
+    off: int, is_kernel: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def drawn(*arguments: Any) -> torch.Tensor:
+        tokens = eager.gumbel_draw(*arguments)
+        tokens[0, 0] += off
+        return tokens
+
+    monkeypatch.setattr(chooser, "unusable", lambda device: "")
+    monkeypatch.setattr(chooser, "load", lambda kernel: drawn)
+    assert choose("gumbel_draw", "cpu", lambda: draw_sample("cpu", 16_384)).is_kernel == is_kernel
+
+
 def test_every_sample_is_a_trial_and_a_failure_is_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     def narrow(x: torch.Tensor, *pieces: torch.Tensor) -> torch.Tensor:
         if len(x) > 5:

@@ -120,6 +120,12 @@ def test_piece_that_does_not_fit(file: Path, name: str, tensor: Tensor | None, e
     assert str(file) in line and expected in line
 
 
+def test_format_1_is_read_but_for_4_bits(file: Path) -> None:
+    rewrite(file, {"lumina_mgpt2.format": "1", "lumina_mgpt2.weights": "int8"})
+    single = read_single_file(file)
+    assert single is not None and single.scheme == "int8"
+
+
 def test_metadata_of_another_form(file: Path) -> None:
     rewrite(file, {"lumina_mgpt2.weights": "int8"})
     assert "missing `model.layers.0.self_attn.q_proj.codes`" in refusal(file)
