@@ -16,6 +16,7 @@ from lumina_core import load_tokenizer, load_transformer
 from lumina_core.config import TransformerConfig
 from lumina_core.convert import plan_conversion
 from lumina_core.errors import CheckpointError
+from lumina_core.single_file import read_single_file
 
 from .cli_runs import CommandLine
 
