@@ -235,8 +235,8 @@ def place_heads(
         NORM_KV_HEADS=kv_heads // len(key_norm[0]),
         HALF=half,
         SPLITS=splits,
-        SCALED=keys.scales is not None and keys.lowest is None,
-        GROUPS=0 if keys.lowest is None else keys.lowest.shape[-1],
+        SCALED=keys.is_scaled,
+        GROUPS=keys.groups,
         num_warps=1,
     )
     return query, keys, values

@@ -100,7 +100,7 @@ def choose(kernel: str, device: torch.device | str, *samples: Callable[[], tuple
     if reason:
         return Choice(twin, "eager", reason)
     function = load(kernel)
-    reason = next((reason for sample in samples if (reason := _try(function, twin, sample))), "")
+    reason = next((reason for sample in samples if (reason := trial(function, twin, sample))), "")
     return Choice(twin, "eager", reason) if reason else Choice(function, "triton", "tried on this device")
 
 
@@ -138,8 +138,8 @@ def unfit(device: torch.device | str) -> str:
     return ""
 
 
-def _try(function: Function, twin: Function, sample: Callable[[], tuple[Any, ...]]) -> str:
-    """What is wrong with a kernel's result; empty where it is the twin's."""
+def trial(function: Function, twin: Function, sample: Callable[[], tuple[Any, ...]]) -> str:
+    """What is wrong with a function's result on a sample; empty where it is its twin's."""
     try:
         # Each its own arguments: some write to them.
         found, expected = (numbers(each(*sample())) for each in (function, twin))

@@ -28,6 +28,16 @@ class Stored:
         """The tensors that there are."""
         return [part for part in (self.numbers, self.scales, self.lowest) if part is not None]
 
+    @property
+    def is_scaled(self) -> bool:
+        """Whether numbers are in 8 bits: scale · number."""
+        return self.scales is not None and self.lowest is None
+
+    @property
+    def groups(self) -> int:
+        """Groups of a head in 4 bits, 0 in others."""
+        return 0 if self.lowest is None else self.lowest.shape[-1]
+
     def read(self, length: int, dtype: torch.dtype) -> Tensor:
         """The first `length` slots of every row [rows,length,kv_heads,head_dim], scaled ones in `dtype`."""
         numbers = self.numbers[:, :length]

@@ -1,7 +1,8 @@
-"""Attention of a window over the filled part of a cache, in two Triton kernels.
+"""Attention of a window over the filled part of a cache, in Triton kernels.
 
 A sequence's keys are cut into chunks that stand at fixed places, each worked through by a program of its own with the
-running softmax of arXiv 2205.14135; a second kernel joins what the chunks gave (split-KV, known as flash decoding).
+running softmax of arXiv 2205.14135, by one kernel for a single query and another for more; a last one joins what the
+chunks gave (split-KV, known as flash decoding).
 Chunks that no query of the row reaches end at once: how far a row is filled is read on the device, so that the grid
 depends on shapes alone and a CUDA graph may hold it. A query's result depends on its own position and on what it sees,
 not on how far others reach.
@@ -244,8 +245,8 @@ def window_attention(query: Tensor, keys: Stored, values: Stored, input_pos: Ten
     positions, log2_scale = input_pos.contiguous(), math.log2(math.e) / math.sqrt(head_dim)
     operands = query.contiguous(), *parts_or_numbers(keys), *parts_or_numbers(values), positions, mixed, largest, totals
     stored = {
-        "SCALED": keys.scales is not None and keys.lowest is None,
-        "GROUPS": 0 if keys.lowest is None else keys.lowest.shape[-1],
+        "SCALED": keys.is_scaled,
+        "GROUPS": keys.groups,
         "WIDEN": not query.is_cuda,
         "HEAD_DIM": head_dim,
         "CHUNK": CHUNK,

@@ -5,11 +5,12 @@ for it, in place, when the model is loaded.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from ..kernels import unfit
+from ..kernels import trial, unfit
 from ..kernels.eager import GROUP_SIZE, int4_matmul, unpack_codes
 from ..kernels.samples import int4_sample
 from .schemes import Pieces
@@ -19,8 +20,6 @@ TILE_INPUTS, TILE_OUTPUTS = 128, 8
 INNER_TILES = 8
 # Of those that are put in order: bounds what that takes beside the weights.
 OUTPUTS_AT_A_TIME = 1024
-# Of the size of the result: what bfloat16 and another order of sums may change in a trial.
-TRIAL_TOLERANCE = 0.02
 TRIAL_ROWS = (2, 64, 300)
 
 
@@ -59,16 +58,13 @@ def choose_tinygemm(device: torch.device | str) -> tuple[Tinygemm | None, str]:
     if reason := unfit(device):
         return None, reason
     tried = Tinygemm(torch.device(device))
-    try:
-        for rows in TRIAL_ROWS:
-            x, packed, scale_zero = int4_sample(device, torch.bfloat16, rows)
-            found = tried.multiply(x, tried.arranged({"packed": packed, "scale_zero": scale_zero})).float()
-            expected = int4_matmul(x, packed, scale_zero).float()
-            off = float((found - expected).norm() / expected.norm())
-            if not off < TRIAL_TOLERANCE:
-                return None, f"a trial was off by {off:.2g} of the result"
-    except Exception as error:  # torch has had it in several forms, and not everywhere
-        return None, f"a trial failed: {type(error).__name__}: {error}"
+
+    def multiplied(x: Tensor, packed: Tensor, scale_zero: Tensor) -> Tensor:
+        return tried.multiply(x, tried.arranged({"packed": packed, "scale_zero": scale_zero}))
+
+    for rows in TRIAL_ROWS:
+        if reason := trial(multiplied, int4_matmul, partial(int4_sample, device, torch.bfloat16, rows)):
+            return None, reason
     return tried, "tried on this device"
 
 
