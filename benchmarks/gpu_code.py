@@ -23,11 +23,10 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
-from lumina_core.kernels import window_attention
 from lumina_core.kernels.chooser import load
 from lumina_core.kernels.eager import GROUP_SIZE
-from lumina_core.kernels.quant_matmul import TILES
 from lumina_core.kernels.samples import attention_sample, int4_sample, int8_sample
+from lumina_core.kernels.tiles import SLOTS, SLOTS_FOR_ONE_QUERY, matmul_tile
 
 TOOLS = Path(triton.backends.nvidia.__file__).parent / "bin"
 LANES = 32
@@ -76,9 +75,9 @@ class Case:
 
 
 def product(kernel: str, sample: Callable[..., tuple[Any, ...]], rows: int) -> Case:
-    tile = min(size for size in TILES if size >= rows)
+    tile = matmul_tile(rows, HIDDEN, 2 * MLP, torch.bfloat16)
     arguments = partial(sample, "cpu", torch.bfloat16, rows, in_features=HIDDEN, out_features=2 * MLP)
-    return Case(kernel, arguments, TILES[tile][0] * GROUP_SIZE)
+    return Case(kernel, arguments, tile.outputs * GROUP_SIZE)
 
 
 def attention(kv_cache: str, width: int) -> Case:
@@ -86,7 +85,7 @@ def attention(kv_cache: str, width: int) -> Case:
     arguments = partial(
         attention_sample, "cpu", torch.bfloat16, kv_cache=kv_cache, filled=(width, 90), width=width, **heads
     )
-    slots = window_attention.ALONE_BLOCK if width == 1 else window_attention.BLOCK_N[torch.bfloat16]
+    slots = SLOTS_FOR_ONE_QUERY if width == 1 else SLOTS[torch.bfloat16]
     return Case("window_attention", arguments, slots * 2 * HEAD_DIM)
 
 

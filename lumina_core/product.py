@@ -22,12 +22,21 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     processor, and rounds a row otherwise when fewer than four stand together. Not where gradients are wanted, nor in
     compiled code. Which of the two it is depends on the weight alone, so that all products with it round alike.
     """
-    elsewhere = x.device.type != "cpu" or weight.device.type != "cpu" or torch.compiler.is_compiling()
-    plain = elsewhere or x.dtype != torch.float32 or weight.dtype != torch.float32 or torch.is_grad_enabled()
-    if plain or weight.numel() < LEAST_ELEMENTS:
-        return F.linear(x, weight)
-    product = _onednn()
+    elsewhere = x.device.type != "cpu" or torch.compiler.is_compiling()
+    plain = elsewhere or x.dtype != torch.float32 or torch.is_grad_enabled()
+    product = None if plain or not _is_for_onednn(weight) else _onednn()
     return F.linear(x, weight) if product is None else product(x.contiguous(), weight)
+
+
+def linear_kernel(weight: Tensor) -> str:
+    """What `linear` multiplies by a weight, for reports."""
+    if weight.is_cuda:
+        return "torch (hipBLAS)" if torch.version.hip else "torch (cuBLAS)"
+    return "oneDNN" if _is_for_onednn(weight) and _onednn() is not None else "torch"
+
+
+def _is_for_onednn(weight: Tensor) -> bool:
+    return weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() >= LEAST_ELEMENTS
 
 
 @cache

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .config import TransformerConfig
 from .model import Transformer
-from .model.load import EMBEDDING, empty_transformer, fill, published_shapes
+from .model.load import EMBEDDING, build_transformer, published_shapes
 from .movqgan import MoVQGAN, MoVQGANConfig
 from .quant import Pieces, WeightsPlan, quantize
 from .vocabulary import Vocabulary
@@ -74,7 +74,6 @@ def make_transformer(config: TransformerConfig, plan: WeightsPlan, device: torch
     not be made; any id has the same embedding in host memory.
     """
     config = replace(config, vocab_size=config.codebook_size, image_token_offset=0)
-    model = empty_transformer(config, plan)
     shapes = published_shapes(config)
     generator = torch.Generator(device).manual_seed(seed)
 
@@ -88,9 +87,9 @@ def make_transformer(config: TransformerConfig, plan: WeightsPlan, device: torch
         assert plan.scheme is not None
         return quantize(plan.scheme, get(name), device, name)
 
-    fill(model, get, plan.dtype, device, None if plan.scheme is None else get_pieces)
+    model = build_transformer(config, plan, get, get_pieces, device, device)
     model.text_embedding, model.text_head = (torch.zeros(1, config.hidden_size).expand(config.vocab_size, -1),) * 2
-    return model.eval().requires_grad_(False)
+    return model
 
 
 @torch.inference_mode()

@@ -14,7 +14,7 @@ GIVEN_GREY = 0.5
 
 
 def report_text(result: DecodeResult) -> str:
-    """Forwards, accepted tokens, seconds and log-likelihoods of a run, for reading."""
+    """Forwards, accepted tokens, seconds, kernels and log-likelihoods of a run, for reading."""
     settings, tokens = result.settings, result.sampled_tokens
     pictures, grid_h, grid_w = result.codes.shape
     window = "" if settings.decoder == "ar" else f", window {settings.window_size}"
@@ -27,6 +27,7 @@ def report_text(result: DecodeResult) -> str:
         f"{pictures} of {8 * grid_w}x{8 * grid_h}, seed {settings.seed}, decoder {settings.decoder}{window}{cache}",
         f"{tokens} tokens in {result.nfe} forwards: {tokens / max(1, result.nfe):.2f} a forward",
         f"{result.seconds:.2f} s{warm_up}, {rate} tokens a second",
+        f"matmuls: {result.matmul_kernel}; attention: {result.attention_kernel}",
         f"tokens settled in a forward (ends of row included): {histogram}",
         f"log-likelihood of each picture, in nats per code: {likelihoods}",
     )

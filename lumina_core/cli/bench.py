@@ -6,7 +6,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -17,12 +17,22 @@ from ..decoding import MAX_WINDOW, DecodeSettings
 from ..errors import InputError
 from ..memory import available_bytes, explain_out_of_memory, peak_bytes
 from ..model import KV_CACHES, Transformer, load_transformer, set_compile
+from ..model.compile import captures
 from ..movqgan import MoVQGAN, MoVQGANConfig
 from ..planner import Demand
 from ..quant import WeightsPlan, plan_weights
 from ..request import Request
 from ..synthetic import SYNTHETIC, make_movqgan, make_transformer
-from ..timing import CANVAS_WIDTH, PROMPT_TOKENS, StepTime, StepTimer, accepted_by, copy_bandwidth, timed
+from ..timing import (
+    ACCEPTED_FROM,
+    PROMPT_TOKENS,
+    StepTime,
+    StepTimer,
+    accepted_by,
+    canvas_reaching,
+    copy_bandwidth,
+    timed,
+)
 from .common import (
     add_compile_argument,
     add_model_arguments,
@@ -59,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_weights_argument(parser)
     add_compile_argument(parser)
     parser.add_argument("--kv", choices=KV_CACHES, default=DecodeSettings().kv_cache, help="form of the cache")
-    parser.add_argument("--windows", type=int, nargs="+", default=[1, 8, 16, 32, 64], help="tokens a step looks at")
+    parser.add_argument("--windows", type=int, nargs="+", default=[1, 8, 16, 24, 32, 64], help="tokens a step looks at")
     parser.add_argument("--context", type=int, nargs="+", default=[1024, 5120, 9216], help="tokens in the cache")
     parser.add_argument("--cfg", type=float, default=DecodeSettings().cfg_scale, help="guidance; 1 is one sequence")
     parser.add_argument("--steps", type=int, default=20, help="timed for each window and context")
@@ -67,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @torch.inference_mode()
 def run(options: argparse.Namespace, input_is_good: Callable[[], None]) -> None:
-    """Prints the ceiling, a line for each window and context, then everything as JSON."""
+    """Prints the ceilings, a JSON line for each window and context as it is timed, a table, and all of it as JSON."""
     _check(options)
     settings = DecodeSettings(cfg_scale=options.cfg, kv_cache=options.kv)
     device = choose_device(options.device)
@@ -77,17 +87,18 @@ def run(options: argparse.Namespace, input_is_good: Callable[[], None]) -> None:
     bandwidth = copy_bandwidth(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()  # the models count, what was copied does not
-    print(f"{models.name} on {_device_name(device)}; copying moves {bandwidth / 1e9:.1f} GB/s")
-    times = explain_out_of_memory(
+    print(f"{models.name} on {_device_name(device)}; copying moves {bandwidth / 1e9:.1f} GB/s", flush=True)
+    times, attention = explain_out_of_memory(
         lambda: _times(options, models, settings, bandwidth),
         lambda: "out of memory while timing; use fewer or smaller --context, --windows, --kv int8 or --weights int4",
     )
+    _print_table(times)
     decode = _decode_seconds(models, device)
     peak = peak_bytes(device)
     print(f"MoVQGAN decodes {models.picture_side}x{models.picture_side} in {1000 * decode:,.1f} ms")
     print(f"loaded in {models.load_seconds:.1f} s; first step {max(one.first for one in times):.2f} s at most")
     print(f"peak {'not known' if peak is None else f'{peak / 2**30:.2f} GiB'}")
-    print(json.dumps(_report(options, models, device, bandwidth, times, decode, peak)))
+    print(json.dumps(_report(options, models, device, bandwidth, times, attention, decode, peak)))
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -132,29 +143,49 @@ def _check_fits(
 ) -> None:
     capacity = available_bytes(device)
     if capacity is not None:
-        rows = -(-max(options.context) // CANVAS_WIDTH)
-        request = Request([[0] * PROMPT_TOKENS], rows, CANVAS_WIDTH, settings=settings)
-        check_fits(Demand(config, weights, request, movqgan), Budget(capacity))
+        canvas = canvas_reaching(max(options.context), max(options.windows))
+        settings = replace(settings, window_size=max(options.windows))
+        request = Request([[0] * PROMPT_TOKENS], canvas.grid_h, canvas.grid_w, settings=settings)
+        check_fits(Demand(config, weights, request, movqgan, captures(options.compile, device)), Budget(capacity))
 
 
-def _times(options: argparse.Namespace, models: Models, settings: DecodeSettings, bandwidth: float) -> list[StepTime]:
+def _times(
+    options: argparse.Namespace, models: Models, settings: DecodeSettings, bandwidth: float
+) -> tuple[list[StepTime], str]:
+    """The times, and what attended."""
     timer = StepTimer(models.transformer, max(options.context), max(options.windows), settings)
     for context in options.context:
         count = timer.bytes_of(context)
         print(f"ceiling at {context}: {count / 1e9:.3f} GB a step, {1000 * count / bandwidth:.3f} ms")
-    print("window  context  step ms  share of the ceiling  tokens/s (accepted a step)")
     times = []
     for context in options.context:
         for window in options.windows:
-            one = timer.measure(window, context, options.steps, bandwidth)
-            accepted = accepted_by(window)
-            print(
-                f"{window:6}  {context:7}  {1000 * one.seconds:7.3f}  {one.share:20.1%}  "
-                f"{one.tokens_per_second(accepted):8.1f} ({accepted})",
-                flush=True,
-            )
-            times.append(one)
-    return times
+            times.append(timer.measure(window, context, options.steps, bandwidth))
+            print(json.dumps(_entry(times[-1], models, timer.cache.attention_kernel)), flush=True)
+    return times, timer.cache.attention_kernel
+
+
+def _entry(one: StepTime, models: Models, attention: str) -> dict[str, Any]:
+    accepted = accepted_by(one.window)
+    return {
+        **asdict(one),
+        "share": one.share,
+        "accepted": accepted,
+        "tokens_per_second": one.tokens_per_second(accepted),
+        "kernel": models.transformer.matmul_kernel,
+        "attention": attention,
+    }
+
+
+def _print_table(times: Sequence[StepTime]) -> None:
+    print("window  context  step ms  share of the ceiling  captured  tokens/s (accepted a step)")
+    for one in times:
+        accepted = accepted_by(one.window)
+        print(
+            f"{one.window:6}  {one.context:7}  {1000 * one.seconds:7.3f}  {one.share:20.1%}  "
+            f"{'yes' if one.captured else 'no':>8}  {one.tokens_per_second(accepted):8.1f} ({accepted})"
+        )
+    print(f"tokens accepted a step are {ACCEPTED_FROM}")
 
 
 def _decode_seconds(models: Models, device: torch.device) -> float:
@@ -174,28 +205,23 @@ def _report(
     device: torch.device,
     bandwidth: float,
     times: Sequence[StepTime],
+    attention: str,
     decode: float,
     peak: int | None,
 ) -> dict[str, Any]:
-    steps = [
-        {
-            **asdict(one),
-            "share": one.share,
-            "accepted": accepted_by(one.window),
-            "tokens_per_second": one.tokens_per_second(accepted_by(one.window)),
-        }
-        for one in times
-    ]
     return {
         "model": models.name,
         "device": _device_name(device),
+        "kernel": models.transformer.matmul_kernel,
+        "attention": attention,
         "dtype": str(models.transformer.dtype).removeprefix("torch."),
         "kv": options.kv,
         "compile": options.compile,
         "cfg": options.cfg,
         "torch": torch.__version__,
         "copy_bytes_per_second": bandwidth,
-        "steps": steps,
+        "accepted_from": ACCEPTED_FROM,
+        "steps": [_entry(one, models, attention) for one in times],
         "load_seconds": models.load_seconds,
         "decode_seconds": decode,
         "picture": f"{models.picture_side}x{models.picture_side}",

@@ -177,6 +177,7 @@ def _stats(device: torch.device, weights: WeightsPlan, result: DecodeResult) -> 
         "decoder": result.settings.decoder,
         "window": result.settings.width,
         "weights": weights.name,
+        "kernel": result.matmul_kernel,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "dtype": str(weights.dtype).removeprefix("torch."),
         "seconds": result.seconds,
@@ -187,6 +188,7 @@ def _stats(device: torch.device, weights: WeightsPlan, result: DecodeResult) -> 
         "log_likelihood": list(result.log_likelihood),
         "kv": result.settings.kv_cache,
         "warm_up_seconds": result.warm_up_seconds,
+        "attention": result.attention_kernel,
     }
 
 

@@ -48,6 +48,26 @@ def cache_length(canvas: Canvas, longest_text: int, settings: DecodeSettings) ->
     return -(-needed // KV_LEN_STEP) * KV_LEN_STEP
 
 
+def steps_between_looks(device: torch.device) -> int:
+    """How many forwards run before the host looks how far they got."""
+    return 1 if device.type == "cpu" else STEPS_BETWEEN_LOOKS
+
+
+def read_length(window: Window, longest_text: int, settled_to: int, since_look: int, width: int) -> int:
+    """Positions of the cache that a forward of `width` tokens reads: a bound, known without asking the device.
+
+    `settled_to` is the furthest index that the host knows to be settled, `since_look` the forwards that ran since. All
+    of the cache where a kernel reads no more than what is filled, so that one captured step serves all along.
+    """
+    cache = window.cache
+    if cache.window_attention is not None:
+        return cache.length
+    furthest = min(settled_to + since_look * window.width, window.canvas.last)
+    needed = longest_text + furthest + window.slots_run(width)
+    step = KV_LEN_STEP if window.transformer.device.type == "cpu" else GPU_KV_LEN_STEP
+    return min(-(-needed // step) * step, cache.length)
+
+
 @torch.inference_mode()
 def decode(
     transformer: Transformer,
@@ -99,9 +119,7 @@ class _Run:
         self.window = Window(transformer, canvas, self.cache, self.text_lengths, settings)
         self.window.tokens.copy_(canvas.place_codes(given_codes, self.window.length))
         self.steps = make_steps(self.window)
-        on_cpu = transformer.device.type == "cpu"
-        self.steps_between_looks = 1 if on_cpu else STEPS_BETWEEN_LOOKS
-        self.kv_len_step = KV_LEN_STEP if on_cpu else GPU_KV_LEN_STEP
+        self.steps_between_looks = steps_between_looks(transformer.device)
         self.pace = Pace(settings, len(prefixes))
         self.nfe, self.since_look = 0, 0
         self.settled_to = [canvas.first - 1] * len(prefixes)
@@ -137,7 +155,8 @@ class _Run:
         """One forward, and a look at the device when it is time for one."""
         # One more than what is left, so that the last token's draft plays its part in every picture, whoever is behind.
         width = min(self.pace.width, self.canvas.last - min(self.settled_to) + 1)
-        self.accepted.append(self.steps(end_of_row_embedding, self._kv_len(width), width))
+        kv_len = read_length(self.window, max(self.text_lengths), max(self.settled_to), self.since_look, width)
+        self.accepted.append(self.steps(end_of_row_embedding, kv_len, width))
         self.nfe += 1
         self.since_look += 1
         if self.since_look == self.steps_between_looks:
@@ -160,20 +179,11 @@ class _Run:
             seconds=seconds,
             warm_up_seconds=self.steps.warm_up_seconds,
             settings=self.settings,
+            matmul_kernel=self.transformer.matmul_kernel,
+            attention_kernel=self.cache.attention_kernel,
         )
 
     def _look(self) -> None:
         before, self.settled_to = self.settled_to, self.window.pos.tolist()
         self.pace.record([now - then for then, now in zip(before, self.settled_to, strict=True)], self.since_look)
         self.since_look = 0
-
-    def _kv_len(self, width: int) -> int:
-        """A bound on the positions that the next forward reads, known without asking the device.
-
-        All of the cache where a kernel reads no more than what is filled, so that one captured step serves all along.
-        """
-        if self.cache.window_attention is not None:
-            return self.cache.length
-        furthest = min(max(self.settled_to) + self.since_look * self.window.width, self.canvas.last)
-        needed = max(self.text_lengths) + furthest + self.window.slots_run(width)
-        return min(-(-needed // self.kv_len_step) * self.kv_len_step, self.cache.length)

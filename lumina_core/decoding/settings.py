@@ -84,7 +84,8 @@ class DecodeResult:
     the forward that settled each code, 0 for the prompt's, −1 for given ones. `log_likelihood` [N], in nats: the sum
     over a picture's sampled codes of the log of the guided probability, at the temperature, that each has among all
     codes after those before it, whatever top-k and decoder. `seconds`: wall time with prefill; `warm_up_seconds` of it
-    went into compiling and capturing.
+    went into compiling and capturing. `matmul_kernel` is what multiplied the blocks' weights, `attention_kernel` what
+    attended over the cache, with the reason.
     """
 
     codes: Tensor
@@ -95,6 +96,8 @@ class DecodeResult:
     seconds: float
     warm_up_seconds: float = 0.0
     settings: DecodeSettings = field(default_factory=DecodeSettings)
+    matmul_kernel: str = "not known"
+    attention_kernel: str = "not known"
 
     @property
     def sampled_tokens(self) -> int:

@@ -21,9 +21,13 @@ Step = Callable[[], Tensor]
 
 
 class Steps(Protocol):
-    """Moves a window. `warm_up_seconds`: what of the time so far went into setting up, not into drawing."""
+    """Moves a window. `warm_up_seconds`: what of the time so far went into setting up, not into drawing.
+
+    `captured`: whether the last step was the replay of a captured one.
+    """
 
     warm_up_seconds: float
+    captured: bool
 
     def __call__(self, end_of_row_embedding: Tensor, kv_len: int, width: int) -> Tensor:
         """`Window.step`."""
@@ -67,6 +71,8 @@ def _obstacle(transformer: Transformer) -> str:
 class PlainSteps:
     """One operation after the other."""
 
+    captured = False
+
     def __init__(self, window: Window, warm_up_seconds: float = 0.0):
         self.window, self.warm_up_seconds = window, warm_up_seconds
 
@@ -85,7 +91,7 @@ class CapturedSteps:
     def __init__(self, window: Window, capture: Capture, warm_up_seconds: float = 0.0):
         self.window, self.warm_up_seconds = window, warm_up_seconds
         self._capture, self._replays = capture, dict[tuple[int, int], Step | None]()
-        self._works, self._checked = True, False
+        self._works, self._checked, self.captured = True, False, False
         # Where every replay leaves what it settled: nothing that was made in a capture is held outside.
         self._settled = torch.zeros_like(window.pos)
 
@@ -97,8 +103,10 @@ class CapturedSteps:
 
     def _run(self, step: Step, kind: tuple[int, int]) -> Tensor:
         if self._works and kind in self._replays:
-            replay = self._replays[kind] or self._timed(lambda: self._captured(step, kind))
+            replay = self._replays[kind] or self._timed(lambda: self._make_replay(step, kind))
+            self.captured = replay is not None
             return step() if replay is None else replay()
+        self.captured = False
         if self._works:
             self._replays[kind] = None
             return self._timed(lambda: self._capture.first(step))
@@ -110,7 +118,7 @@ class CapturedSteps:
         self.warm_up_seconds += time.perf_counter() - start
         return done
 
-    def _captured(self, step: Step, kind: tuple[int, int]) -> Step | None:
+    def _make_replay(self, step: Step, kind: tuple[int, int]) -> Step | None:
         try:
             replay = self._capture.capture(step)
             works = self._checked or self._same(replay, step)

@@ -3,7 +3,7 @@
 Triton is never needed: a caller asks `choose` once, before it computes, for a kernel or its twin, and logs the answer.
 """
 
-from .chooser import Choice, Remembered, choose, retry_failed, trial, unfit, unusable
+from .chooser import Choice, Remembered, Sample, choose, retry_failed, self_test, unfit, unusable
 from .stored import Stored
 
-__all__ = ["Choice", "Remembered", "Stored", "choose", "retry_failed", "trial", "unfit", "unusable"]
+__all__ = ["Choice", "Remembered", "Sample", "Stored", "choose", "retry_failed", "self_test", "unfit", "unusable"]

@@ -206,10 +206,12 @@ def place_heads(
     slots: Tensor,
     keys: Stored,
     values: Stored,
+    warps: int = 1,
 ) -> tuple[Tensor, Stored, Stored]:
     """Queries [tokens,heads,head_dim] of partial sums; keys and values go to the slots. As its twin of `eager`.
 
-    head_dim is a power of two from 16 on; formats are float32 and bfloat16. Raises InputError for others.
+    A program, of so many `warps`, has one head of one token. head_dim is a power of two from 16 on; formats are float32
+    and bfloat16. Raises InputError for others.
     """
     splits, tokens, out = _check(partial_sums, cos.dtype)
     kv_heads, head_dim = keys.numbers.shape[2], cos.shape[1]
@@ -237,27 +239,30 @@ def place_heads(
         SPLITS=splits,
         SCALED=keys.is_scaled,
         GROUPS=keys.groups,
-        num_warps=1,
+        num_warps=warps,
     )
     return query, keys, values
 
 
-def silu_gate(partial_sums: Tensor, dtype: torch.dtype) -> Tensor:
+def silu_gate(partial_sums: Tensor, dtype: torch.dtype, block: int = GATE_BLOCK, warps: int = 4) -> Tensor:
     """silu(gate) · up [tokens,width] in float32 or bfloat16 of partial sums. As its twin of `eager`.
 
-    Raises InputError for other formats.
+    A program, of so many `warps`, has `block` numbers of one token. Raises InputError for other formats.
     """
     splits, tokens, out = _check(partial_sums, dtype)
     gated = torch.empty(tokens, out // 2, dtype=dtype, device=partial_sums.device)
-    grid = tokens, triton.cdiv(out // 2, GATE_BLOCK)
-    _gate_block[grid](partial_sums, gated, tokens, WIDTH=out // 2, BLOCK=GATE_BLOCK, SPLITS=splits, num_warps=4)
+    grid = tokens, triton.cdiv(out // 2, block)
+    _gate_block[grid](partial_sums, gated, tokens, WIDTH=out // 2, BLOCK=block, SPLITS=splits, num_warps=warps)
     return gated
 
 
-def add_norm(x: Tensor, partial_sums: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def add_norm(
+    x: Tensor, partial_sums: Tensor, weight: Tensor, eps: float, warps: int | None = None
+) -> tuple[Tensor, Tensor]:
     """x [tokens,size] plus partial sums, and the RMSNorm of that. As its twin of `eager`.
 
-    Formats are float32 and bfloat16, size at most 32,768. Raises InputError for other formats and sizes.
+    A program, of so many `warps` (None: by the size), has one token. Formats are float32 and bfloat16, size at most
+    32,768. Raises InputError for other formats and sizes.
     """
     splits, tokens, size = _check(partial_sums, x.dtype)
     if x.shape != (tokens, size) or size > MOST_SIZE:
@@ -267,7 +272,8 @@ def add_norm(x: Tensor, partial_sums: Tensor, weight: Tensor, eps: float) -> tup
         )
     added, normed = torch.empty(2, tokens, size, dtype=x.dtype, device=x.device)
     block = triton.next_power_of_2(size)
-    sizes = {"SIZE": size, "BLOCK": block, "SPLITS": splits, "num_warps": max(1, min(16, block // 256))}
+    warps = max(1, min(16, block // 256)) if warps is None else warps
+    sizes = {"SIZE": size, "BLOCK": block, "SPLITS": splits, "num_warps": warps}
     _add_row[(tokens,)](x.contiguous(), partial_sums, weight, added, normed, tokens, eps, **sizes)
     return added, normed
 

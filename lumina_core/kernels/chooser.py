@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import starmap
 from math import isnan
 from types import MappingProxyType
@@ -35,15 +35,21 @@ TRIAL_TOLERANCE = 0.02
 FAILED, NO_ROOM = "a trial failed", "a trial found no memory"
 
 Function = Callable[..., Any]
+Sample = Callable[[], tuple[Any, ...]]
+"""Makes arguments of a kernel."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A function to call: `name` says what it is, triton or eager, and `reason` why."""
+    """A function to call: `name` says what it is, triton or eager, and `reason` why.
+
+    `largest_error` is what its self-tests found, None where there was none.
+    """
 
     function: Function
     name: str
     reason: str
+    largest_error: float | None = field(default=None, compare=False)
 
     @property
     def is_kernel(self) -> bool:
@@ -88,7 +94,7 @@ def retry_failed() -> None:
         choice.forget(all_of_them=False)
 
 
-def choose(kernel: str, device: torch.device | str, *samples: Callable[[], tuple[Any, ...]]) -> Choice:
+def choose(kernel: str, device: torch.device | str, *samples: Sample) -> Choice:
     """The Triton kernel of this name where it works on the device, else its twin.
 
     It works where `unusable` has nothing against it and trials on every `sample()`, arguments on the device in the
@@ -99,9 +105,13 @@ def choose(kernel: str, device: torch.device | str, *samples: Callable[[], tuple
     reason = unusable(device)
     if reason:
         return Choice(twin, "eager", reason)
-    function = load(kernel)
-    reason = next((reason for sample in samples if (reason := trial(function, twin, sample))), "")
-    return Choice(twin, "eager", reason) if reason else Choice(function, "triton", "tried on this device")
+    function, largest_error = load(kernel), None
+    for sample in samples:
+        tested = self_test(function, twin, sample)
+        largest_error = max(filter(None, (largest_error, tested.error)), default=tested.error)
+        if tested.reason:
+            return Choice(twin, "eager", tested.reason, largest_error)
+    return Choice(function, "triton", "tried on this device", largest_error)
 
 
 def load(kernel: str) -> Function:
@@ -138,15 +148,24 @@ def unfit(device: torch.device | str) -> str:
     return ""
 
 
-def trial(function: Function, twin: Function, sample: Callable[[], tuple[Any, ...]]) -> str:
-    """What is wrong with a function's result on a sample; empty where it is its twin's."""
+@dataclass(frozen=True)
+class SelfTest:
+    """How far a function's result is off its twin's, None without a result, and what is wrong with it, if anything."""
+
+    error: float | None
+    reason: str
+
+
+def self_test(function: Function, twin: Function, sample: Sample) -> SelfTest:
+    """Holds a function against its twin on a sample."""
     try:
         # Each its own arguments: some write to them.
         found, expected = (numbers(each(*sample())) for each in (function, twin))
     except Exception as error:  # Triton's compiler, the system's C compiler and the driver have no error in common
-        return f"{NO_ROOM if is_out_of_memory(error) else FAILED}: {type(error).__name__}: {error}"
+        return SelfTest(None, f"{NO_ROOM if is_out_of_memory(error) else FAILED}: {type(error).__name__}: {error}")
     off = max(starmap(_difference, zip(found, expected, strict=True)), key=lambda off: (isnan(off), off))
-    return "" if off < TRIAL_TOLERANCE else f"a trial was off by {off:.2g} of the result, at most {TRIAL_TOLERANCE:g}"
+    wrong = f"a trial was off by {off:.2g} of the result, at most {TRIAL_TOLERANCE:g}"
+    return SelfTest(off, "" if off < TRIAL_TOLERANCE else wrong)
 
 
 def numbers(result: Any) -> list[Tensor]:

@@ -56,10 +56,11 @@ def _draw_row(
     tl.store(out + row, tl.argmax(values + _gumbel(bits, INTERPRETED), 0).to(tl.int64))
 
 
-def gumbel_draw(logits: Tensor, keys: Tensor, index: Tensor, top_k: int) -> Tensor:
+def gumbel_draw(logits: Tensor, keys: Tensor, index: Tensor, top_k: int, warps: int | None = None) -> Tensor:
     """Tokens [N,S] of logits [N,S,K] for pictures with keys [N] at token indices [N,S]. As its twin of `eager`.
 
-    In float32, none of them NaN; k is 1 or more, K at most 65,536. Raises InputError for others.
+    A program, of so many `warps` (None: by K), has one token. In float32, none of them NaN; k is 1 or more, K at most
+    65,536. Raises InputError for others.
     """
     pictures, slots, count = logits.shape
     if logits.dtype != torch.float32 or top_k < 1 or count > MOST_LOGITS:
@@ -80,6 +81,6 @@ def gumbel_draw(logits: Tensor, keys: Tensor, index: Tensor, top_k: int) -> Tens
         CUT=top_k < count,
         BLOCK=block,
         INTERPRETED=not logits.is_cuda,
-        num_warps=warps_for(block),
+        num_warps=warps_for(block) if warps is None else warps,
     )
     return out

@@ -16,13 +16,8 @@ from torch import Tensor
 from ..errors import InputError
 from .eager import GROUP_SIZE, LOWEST_CODE, join
 from .product import bytes_as_bfloat16, dot
+from .tiles import MOST_ROWS, MatmulTile, matmul_tile, split_groups
 
-LARGEST_TILE = {torch.bfloat16: 128, torch.float32: 32}
-# A weight's inputs are split so far that its rows, 64 at a time, make so many programs: they keep a large GPU busy.
-PROGRAMS, ROWS_TO_SPLIT_BY = 384, 64
-# Rows of a weight in a program, and its warps, by the rows of x. Few rows of x leave a warp little to do, so there are
-# more of them; counted in the code that the compiler makes, each way takes the fewest instructions a weight.
-TILES = {16: (32, 2), 32: (64, 4), 64: (64, 4), 128: (128, 8)}
 # A word's codes, two at a time, as weights in bfloat16. Put under the bits 0x4300, a code c is the number 128 + c; from
 # it 136 is taken, which leaves c − 8, exactly; then come scale and zero, with one rounding.
 WEIGHTS = tl.constexpr(
@@ -157,62 +152,64 @@ def _store(sums, out, m, n, split, rows, out_features, real):
     tl.store(out + place, sums.to(out.dtype.element_ty), mask=real[None, :] & (n < out_features)[:, None])
 
 
-def int4_matmul(x: Tensor, packed: Tensor, scale_zero: Tensor, joined: bool = True) -> Tensor:
+def int4_matmul(
+    x: Tensor, packed: Tensor, scale_zero: Tensor, joined: bool = True, tile: MatmulTile | None = None
+) -> Tensor:
     """x [M,in] in bfloat16 or float32 times the transpose of a 4-bit weight [out,in], [M,out] in the format of x.
 
-    `packed` uint8 [out,groups·64], `scale_zero` bfloat16 [out,groups,2], `joined`: as in `eager`. Raises InputError for
-    others.
+    `packed` uint8 [out,groups·64], `scale_zero` bfloat16 [out,groups,2], `joined`: as in `eager`; `tile` stands in for
+    that of `matmul_tile`. Raises InputError for others.
     """
     groups = triton.cdiv(x.shape[-1], GROUP_SIZE)
     _check(x, (packed, (groups * GROUP_SIZE // 2,)), (scale_zero, (groups, 2)))
     words = packed.view(torch.int32), scale_zero.view(torch.int32)
     fast = x.is_cuda and x.dtype == torch.bfloat16
-    return _product(_int4_product, x, words, joined, LOWEST=LOWEST_CODE, FAST=fast)
+    return _product(_int4_product, x, words, joined, tile, LOWEST=LOWEST_CODE, FAST=fast)
 
 
-def int8_matmul(x: Tensor, codes: Tensor, scale: Tensor, joined: bool = True) -> Tensor:
+def int8_matmul(x: Tensor, codes: Tensor, scale: Tensor, joined: bool = True, tile: MatmulTile | None = None) -> Tensor:
     """x [M,in] in bfloat16 or float32 times the transpose of an 8-bit weight [out,in], [M,out] in the format of x.
 
-    `codes` int8 [out,in], `scale` float32 [out], `joined`: as in `eager`. Raises InputError for others.
+    `codes` int8 [out,in], `scale` float32 [out], `joined`: as in `eager`; `tile` stands in for that of `matmul_tile`.
+    Raises InputError for others.
     """
     _check(x, (codes, (x.shape[-1],)), (scale, ()))
-    return _product(_int8_product, x, (codes, scale), joined)
+    return _product(_int8_product, x, (codes, scale), joined, tile)
 
 
-def _product(kernel: Any, x: Tensor, pieces: tuple[Tensor, ...], joined: bool, **options: Any) -> Tensor:
+def _product(
+    kernel: Any, x: Tensor, pieces: tuple[Tensor, ...], joined: bool, tile: MatmulTile | None, **options: Any
+) -> Tensor:
     (rows, in_features), out_features = x.shape, pieces[0].shape[0]
-    groups, tiles = triton.cdiv(in_features, GROUP_SIZE), triton.cdiv(out_features, ROWS_TO_SPLIT_BY)
-    groups_each = triton.cdiv(groups, min(groups, max(1, PROGRAMS // tiles)))
-    splits = triton.cdiv(groups, groups_each)
+    tile = matmul_tile(rows, in_features, out_features, x.dtype) if tile is None else tile
+    splits, groups_each = split_groups(in_features, tile.splits)
     kept = x.dtype if splits == 1 else torch.float32
     partial_sums = torch.empty(splits, rows, out_features, dtype=kept, device=x.device)
-    block = max(min(TILES), min(LARGEST_TILE[x.dtype], triton.next_power_of_2(rows)))
-    block_out, warps = TILES[block]
-    kernel[triton.cdiv(out_features, block_out), splits, triton.cdiv(rows, block)](
+    kernel[triton.cdiv(out_features, tile.outputs), splits, triton.cdiv(rows, tile.rows)](
         x.contiguous(),
         *pieces,
         partial_sums,
         rows,
         out_features,
         in_features,
-        groups,
+        triton.cdiv(in_features, GROUP_SIZE),
         groups_each,
         WHOLE=in_features % GROUP_SIZE == 0,
         WIDEN=not x.is_cuda,
         GROUP=GROUP_SIZE,
-        BLOCK_M=block,
-        BLOCK_N=block_out,
-        num_warps=warps,
-        num_stages=3 if block * x.element_size() <= 128 else 2,
+        BLOCK_M=tile.rows,
+        BLOCK_N=tile.outputs,
+        num_warps=tile.warps,
+        num_stages=tile.stages,
         **options,
     )
     return join(partial_sums, x.dtype) if joined else partial_sums
 
 
 def _check(x: Tensor, *pieces: tuple[Tensor, tuple[int, ...]]) -> None:
-    if x.dim() != 2 or x.dtype not in LARGEST_TILE:
+    if x.dim() != 2 or x.dtype not in MOST_ROWS:
         raise InputError(
-            f"input {list(x.shape)} in {x.dtype}; expected [rows,in] in one of {', '.join(map(str, LARGEST_TILE))}: "
+            f"input {list(x.shape)} in {x.dtype}; expected [rows,in] in one of {', '.join(map(str, MOST_ROWS))}: "
             "use the eager twin for others"
         )
     out_features = pieces[0][0].shape[0]

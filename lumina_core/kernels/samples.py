@@ -1,9 +1,9 @@
-"""Small inputs of every kernel's form, on which it is tried against its twin."""
+"""Inputs of every kernel's form, on which it is held against its twin; their numbers are made on the device."""
 
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from ..noise import picture_keys
 from .eager import GROUP_SIZE
@@ -28,32 +28,30 @@ def attention_sample(
     what lies behind the filled slots is infinite, or far off in few bits: a kernel that looks there is found out. The
     twin cannot bear what is infinite.
     """
-    generator = torch.Generator().manual_seed(0)
-    query = torch.randn(len(filled), width, heads[0], head_dim, generator=generator)
+    generator = _seeded(device)
+    query = _normal(generator, len(filled), width, heads[0], head_dim).to(dtype)
     ends_of_good = filled if spoilt else (length,) * len(filled)
     shape = (len(filled), length, heads[1], head_dim)
     keys, values = (_stored(generator, shape, dtype, kv_cache, ends_of_good) for _ in "kv")
-    ends = torch.tensor(filled)[:, None]
-    input_pos = ends - width + torch.arange(width)
-    moved = (_to(stored, device) for stored in (keys, values))
-    return query.to(device, dtype), *moved, input_pos.to(device), max(filled)  # type: ignore[return-value]
+    input_pos = torch.tensor(filled, device=device)[:, None] - width + torch.arange(width, device=device)
+    return query, keys, values, input_pos, max(filled)
 
 
 def _stored(
-    generator: torch.Generator, shape: tuple[int, ...], dtype: torch.dtype, kv_cache: str, filled: tuple[int, ...]
+    generator: Generator, shape: tuple[int, ...], dtype: torch.dtype, kv_cache: str, filled: tuple[int, ...]
 ) -> Stored:
     if kv_cache == "auto":
-        numbers = torch.randn(shape, generator=generator).to(dtype)
+        numbers = _normal(generator, *shape).to(dtype)
         return Stored(_spoilt(numbers, filled, torch.inf))
     if kv_cache == "int8":
-        codes = torch.randint(-127, 128, shape, generator=generator, dtype=torch.int8)
-        scales = torch.rand(*shape[:-1], 1, generator=generator) * 0.03 + 1e-3
+        codes = _whole(generator, -127, 128, shape, torch.int8)
+        scales = _uniform(generator, *shape[:-1], 1) * 0.03 + 1e-3
         return Stored(codes, _spoilt(scales, filled, 1e6))
     *rest, head_dim = shape
-    codes = torch.randint(0, 256, (*rest, head_dim // 2), generator=generator, dtype=torch.uint8)
+    codes = _whole(generator, 0, 256, (*rest, head_dim // 2), torch.uint8)
     groups = (*rest, 2 * max(1, head_dim // 64))
-    scales = (torch.rand(groups, generator=generator) * 0.2 + 1e-2).bfloat16()
-    lowest = torch.randn(groups, generator=generator).bfloat16()
+    scales = (_uniform(generator, *groups) * 0.2 + 1e-2).bfloat16()
+    lowest = _normal(generator, *groups).bfloat16()
     return Stored(codes, _spoilt(scales, filled, 1e6), lowest)
 
 
@@ -63,50 +61,46 @@ def _spoilt(numbers: Tensor, filled: tuple[int, ...], value: float) -> Tensor:
     return numbers
 
 
-def _to(stored: Stored, device: torch.device | str) -> Stored:
-    parts = (stored.numbers, stored.scales, stored.lowest)
-    return Stored(*(None if part is None else part.to(device) for part in parts))  # type: ignore[arg-type]
-
-
 def int4_sample(
     device: torch.device | str, dtype: torch.dtype, rows: int = 5, in_features: int = 256, out_features: int = 96
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Arguments of `int4_matmul`."""
-    generator = torch.Generator().manual_seed(0)
+    generator = _seeded(device)
     groups = -(-in_features // GROUP_SIZE)
-    x = torch.randn(rows, in_features, generator=generator).to(dtype)
-    packed = torch.randint(0, 256, (out_features, groups * GROUP_SIZE // 2), generator=generator, dtype=torch.uint8)
-    scale = torch.rand(out_features, groups, generator=generator) * 0.01 + 1e-3
-    zero = torch.randn(out_features, groups, generator=generator) * 0.01
-    return x.to(device), packed.to(device), torch.stack((scale, zero), -1).bfloat16().to(device)
+    x = _normal(generator, rows, in_features).to(dtype)
+    packed = _whole(generator, 0, 256, (out_features, groups * GROUP_SIZE // 2), torch.uint8)
+    scale = _uniform(generator, out_features, groups) * 0.01 + 1e-3
+    zero = _normal(generator, out_features, groups) * 0.01
+    return x, packed, torch.stack((scale, zero), -1).bfloat16()
 
 
 def int8_sample(
     device: torch.device | str, dtype: torch.dtype, rows: int = 5, in_features: int = 256, out_features: int = 96
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Arguments of `int8_matmul`."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(rows, in_features, generator=generator).to(dtype)
-    codes = torch.randint(-127, 128, (out_features, in_features), generator=generator, dtype=torch.int8)
-    scale = torch.rand(out_features, generator=generator) * 1e-3 + 1e-4
-    return x.to(device), codes.to(device), scale.to(device)
+    generator = _seeded(device)
+    x = _normal(generator, rows, in_features).to(dtype)
+    codes = _whole(generator, -127, 128, (out_features, in_features), torch.int8)
+    return x, codes, _uniform(generator, out_features) * 1e-3 + 1e-4
 
 
 def logits_sample(device: torch.device | str, count: int = 1000, top_k: int = 50) -> tuple[Tensor, int]:
     """Arguments of `topk_cut`: bell-shaped rows, many ties, all the same, −inf and both zeros."""
-    generator = torch.Generator().manual_seed(0)
-    bell = torch.randn(2, count, generator=generator) * 3
-    ties = torch.randint(-3, 4, (1, count), generator=generator).float()
-    few = torch.where(torch.rand(1, count, generator=generator) < 0.02, bell[:1], -torch.inf)
-    zeros = torch.where(torch.rand(1, count, generator=generator) < 0.5, 0.0, -0.0)
-    return torch.cat((bell, ties, torch.full((1, count), -2.5), few, zeros)).to(device), min(top_k, count)
+    generator = _seeded(device)
+    bell = _normal(generator, 2, count) * 3
+    ties = _whole(generator, -3, 4, (1, count), torch.int64).float()
+    few = torch.where(_uniform(generator, 1, count) < 0.02, bell[:1], -torch.inf)
+    zeros = torch.where(_uniform(generator, 1, count) < 0.5, 0.0, -0.0)
+    return torch.cat((bell, ties, torch.full_like(ties, -2.5), few, zeros)), min(top_k, count)
 
 
-def draw_sample(device: torch.device | str, count: int = 1000, top_k: int = 50) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Arguments of `gumbel_draw`."""
-    logits = torch.randn(2, 9, count, generator=torch.Generator().manual_seed(0)) * 3
-    index = torch.arange(18).reshape(2, 9)
-    return logits.to(device), picture_keys((0, 1), device), index.to(device), top_k
+def draw_sample(
+    device: torch.device | str, count: int = 1000, top_k: int = 50, slots: int = 9
+) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Arguments of `gumbel_draw`, of two pictures."""
+    logits = _normal(_seeded(device), 2, slots, count) * 3
+    index = torch.arange(2 * slots, device=device).reshape(2, slots)
+    return logits, picture_keys((0, 1), device), index, top_k
 
 
 def heads_sample(
@@ -121,34 +115,49 @@ def heads_sample(
     norms: int = 2,
 ) -> tuple[Any, ...]:
     """Arguments of `place_heads`: tokens in two rows, of every other slot, and one head of zeros."""
-    generator = torch.Generator().manual_seed(0)
-    sums = torch.randn(splits, tokens, sum(heads) + heads[1], head_dim, generator=generator)
+    generator = _seeded(device)
+    sums = _normal(generator, splits, tokens, sum(heads) + heads[1], head_dim)
     sums[:, 0, -1] = 0
-    sums = sums.flatten(2).to(device, dtype if splits == 1 else torch.float32)
-    weights = torch.randn(4, norms, head_dim, generator=generator).to(device, dtype).unbind()
-    angle = torch.rand(tokens, head_dim // 2, generator=generator).repeat(1, 2) * 6
-    cos, sin = angle.cos().to(device, dtype), angle.sin().to(device, dtype)
+    sums = sums.flatten(2).to(dtype if splits == 1 else torch.float32)
+    weights = _normal(generator, 4, norms, head_dim).to(dtype).unbind()
+    angle = _uniform(generator, tokens, head_dim // 2).repeat(1, 2) * 6
+    cos, sin = angle.cos().to(dtype), angle.sin().to(dtype)
     keys, values = (_stored(generator, (2, tokens, heads[1], head_dim), dtype, kv_cache, (tokens,) * 2) for _ in "kv")
     slots = torch.arange(1, 2 * tokens, 2, device=device)
-    return sums, weights[:2], weights[2:], cos, sin, slots, _to(keys, device), _to(values, device)
+    return sums, weights[:2], weights[2:], cos, sin, slots, keys, values
 
 
 def gate_sample(
     device: torch.device | str, dtype: torch.dtype, tokens: int = 5, width: int = 700, splits: int = 2
 ) -> tuple[Tensor, torch.dtype]:
     """Arguments of `silu_gate`."""
-    return _sums((splits, tokens, 2 * width), device, dtype), dtype
+    return _sums(_seeded(device), (splits, tokens, 2 * width), dtype), dtype
 
 
 def add_sample(
     device: torch.device | str, dtype: torch.dtype, tokens: int = 5, size: int = 300, splits: int = 3
 ) -> tuple[Tensor, Tensor, Tensor, float]:
     """Arguments of `add_norm`."""
-    rows = torch.randn(tokens + 1, size, generator=torch.Generator().manual_seed(1)).to(device, dtype)
-    x, weight = rows.split(tokens)
-    return x, _sums((splits, tokens, size), device, dtype), weight[0], 1e-5
+    generator = _seeded(device)
+    x, weight = _normal(generator, tokens + 1, size).to(dtype).split(tokens)
+    return x, _sums(generator, (splits, tokens, size), dtype), weight[0], 1e-5
 
 
-def _sums(shape: tuple[int, int, int], device: torch.device | str, dtype: torch.dtype) -> Tensor:
-    sums = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    return sums.to(device, dtype if shape[0] == 1 else torch.float32)
+def _sums(generator: Generator, shape: tuple[int, int, int], dtype: torch.dtype) -> Tensor:
+    return _normal(generator, *shape).to(dtype if shape[0] == 1 else torch.float32)
+
+
+def _seeded(device: torch.device | str) -> Generator:
+    return Generator(device).manual_seed(0)
+
+
+def _normal(generator: Generator, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=generator, device=generator.device)
+
+
+def _uniform(generator: Generator, *shape: int) -> Tensor:
+    return torch.rand(shape, generator=generator, device=generator.device)
+
+
+def _whole(generator: Generator, low: int, end: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.randint(low, end, shape, generator=generator, device=generator.device, dtype=dtype)

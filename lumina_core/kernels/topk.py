@@ -45,10 +45,11 @@ def warps_for(block: int) -> int:
     return max(1, min(16, block // 512))
 
 
-def topk_cut(logits: Tensor, top_k: int) -> Tensor:
+def topk_cut(logits: Tensor, top_k: int, warps: int | None = None) -> Tensor:
     """Logits [...,K] with all that are less than the k-th largest at −inf; ties with the k-th stay, as in the twin.
 
-    In float32, none of them NaN; k is 1 to K ≤ 65,536. Raises InputError for others.
+    A program, of so many `warps` (None: by K), has one row. In float32, none of them NaN; k is 1 to K ≤ 65,536. Raises
+    InputError for others.
     """
     count = logits.shape[-1]
     if logits.dtype != torch.float32 or not 1 <= top_k <= count <= MOST_LOGITS:
@@ -58,7 +59,6 @@ def topk_cut(logits: Tensor, top_k: int) -> Tensor:
         )
     out = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
     block = triton.next_power_of_2(count)
-    _cut_row[(logits.numel() // count,)](
-        logits.contiguous(), out, count, top_k, BLOCK=block, num_warps=warps_for(block)
-    )
+    warps = warps_for(block) if warps is None else warps
+    _cut_row[(logits.numel() // count,)](logits.contiguous(), out, count, top_k, BLOCK=block, num_warps=warps)
     return out

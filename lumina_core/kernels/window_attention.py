@@ -18,11 +18,7 @@ from torch import Tensor
 from ..errors import InputError
 from .product import bytes_as_bfloat16, dot
 from .stored import Stored, parts_or_numbers
-
-CHUNK = 1024
-LEAST_DOT, MOST_QUERIES = 16, 64
-# Slots at a time where there is one query; where there are more, by the format that is computed in.
-ALONE_BLOCK, BLOCK_N = 32, {torch.float32: 32, torch.bfloat16: 64}
+from .tiles import LEAST_DOT, SLOTS, AttentionTile, attention_tile, padded_chunks
 
 
 @triton.jit
@@ -228,36 +224,40 @@ def _join_chunks(
     tl.store(out + query_head * HEAD_DIM + dim, (tl.sum(mix * share[:, None], 0) / total).to(out.dtype.element_ty))
 
 
-def window_attention(query: Tensor, keys: Stored, values: Stored, input_pos: Tensor, kv_len: int) -> Tensor:
+def window_attention(
+    query: Tensor, keys: Stored, values: Stored, input_pos: Tensor, kv_len: int, tile: AttentionTile | None = None
+) -> Tensor:
     """Attention of a window [R,W,heads,head_dim] over a cache of R rows; a query sees the slots up to its own position.
 
     As its twin of `eager`, but for the order in which float32 sums are taken, and that 8-bit numbers are not rounded
     to the query's format (4-bit ones are); what is computed in is float32 or bfloat16. `kv_len` sets the grid: a
-    captured graph takes the cache's length. Raises InputError for shapes or formats that the kernel does not take.
+    captured graph takes the cache's length. `tile` stands in for that of `attention_tile`. Raises InputError for shapes
+    or formats that the kernel does not take.
     """
     _check(query, keys, values, input_pos)
     rows, width, heads, head_dim = query.shape
     length, kv_heads = keys.numbers.shape[1:3]
-    queries, chunks = width * heads // kv_heads, triton.cdiv(min(kv_len, length), CHUNK)
+    queries = width * heads // kv_heads
+    tile = attention_tile(queries, query.dtype) if tile is None else tile
+    chunks = triton.cdiv(min(kv_len, length), tile.chunk)
     totals, largest = torch.empty(2, rows * kv_heads, chunks, queries, dtype=torch.float32, device=query.device)
     mixed = torch.empty(*totals.shape, head_dim, dtype=torch.float32, device=query.device)
     out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     positions, log2_scale = input_pos.contiguous(), math.log2(math.e) / math.sqrt(head_dim)
     operands = query.contiguous(), *parts_or_numbers(keys), *parts_or_numbers(values), positions, mixed, largest, totals
-    stored = {
+    options = {
         "SCALED": keys.is_scaled,
         "GROUPS": keys.groups,
         "WIDEN": not query.is_cuda,
         "HEAD_DIM": head_dim,
-        "CHUNK": CHUNK,
+        "CHUNK": tile.chunk,
+        "BLOCK_N": tile.slots,
+        "num_warps": tile.warps,
     }
     if queries == 1:
-        _attend_chunk_alone[chunks, rows * kv_heads](
-            *operands, length, chunks, log2_scale, HEADS=kv_heads, BLOCK_N=ALONE_BLOCK, num_warps=4, **stored
-        )
+        _attend_chunk_alone[chunks, rows * kv_heads](*operands, length, chunks, log2_scale, HEADS=kv_heads, **options)
     else:
-        block = max(LEAST_DOT, min(MOST_QUERIES, triton.next_power_of_2(queries)))
-        _attend_chunk[triton.cdiv(queries, block), chunks, rows * kv_heads](
+        _attend_chunk[triton.cdiv(queries, tile.queries), chunks, rows * kv_heads](
             *operands,
             width,
             length,
@@ -265,13 +265,11 @@ def window_attention(query: Tensor, keys: Stored, values: Stored, input_pos: Ten
             log2_scale,
             KV_HEADS=kv_heads,
             GROUP=heads // kv_heads,
-            BLOCK_M=block,
-            BLOCK_N=BLOCK_N[query.dtype],
-            num_warps=8 if block == MOST_QUERIES else 4,
-            num_stages=2,
-            **stored,
+            BLOCK_M=tile.queries,
+            num_stages=tile.stages,
+            **options,
         )
-    most_chunks = triton.next_power_of_2(chunks)
+    most_chunks = padded_chunks(min(kv_len, length), tile.chunk)
     _join_chunks[queries, rows * kv_heads](
         mixed,
         largest,
@@ -283,7 +281,7 @@ def window_attention(query: Tensor, keys: Stored, values: Stored, input_pos: Ten
         KV_HEADS=kv_heads,
         GROUP=heads // kv_heads,
         HEAD_DIM=head_dim,
-        CHUNK=CHUNK,
+        CHUNK=tile.chunk,
         MOST_CHUNKS=most_chunks,
         num_warps=max(1, min(8, most_chunks * head_dim // 512)),
     )
@@ -300,10 +298,10 @@ def _check(query: Tensor, keys: Stored, values: Stored, input_pos: Tensor) -> No
             f"{list(values.numbers.shape)}; expected [rows,width,heads,head_dim], [rows,width] and twice "
             "[rows,length,kv_heads,head_dim] (half of it in 4 bits) with heads a multiple of kv_heads"
         )
-    if head_dim < LEAST_DOT or head_dim & (head_dim - 1) or query.dtype not in BLOCK_N:
+    if head_dim < LEAST_DOT or head_dim & (head_dim - 1) or query.dtype not in SLOTS:
         raise InputError(
             f"heads of {head_dim} numbers in {query.dtype}; expected a power of two from {LEAST_DOT} on in one of "
-            f"{', '.join(map(str, BLOCK_N))}: use the eager twin for others"
+            f"{', '.join(map(str, SLOTS))}: use the eager twin for others"
         )
     for stored in (keys, values):
         bare = stored.scales is None and stored.numbers.dtype != query.dtype

@@ -48,7 +48,7 @@ class KVCache:
     A query sees the slots up to its own position, so taking a token back is writing another one at its position.
     `kv_cache` is how they are stored, one of KV_CACHES: auto (as they are, in `dtype`), int8 or int4.
     `window_attention`, of the form of its twin in `kernels.eager`, attends over what is stored as it is stored;
-    `block_kernels` then do the rest of a block beside its products.
+    `block_kernels` then do the rest of a block beside its products. `attention_kernel` names what attends, for reports.
     """
 
     def __init__(
@@ -62,9 +62,11 @@ class KVCache:
         kv_cache: str = AUTO,
         window_attention: WindowAttention | None = None,
         block_kernels: BlockKernels | None = None,
+        attention_kernel: str = "torch",
     ):
         self.rows, self.length = rows, length
         self.window_attention, self.block_kernels = window_attention, block_kernels
+        self.attention_kernel = attention_kernel
         shape = (config.num_hidden_layers, rows, length, config.num_key_value_heads, config.head_dim)
         # Zeros, not empty: what was never written is masked, but NaN times zero would still be NaN.
         self.keys, self.values = (make_store(kv_cache, shape, dtype, device) for _ in range(2))

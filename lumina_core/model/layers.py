@@ -90,6 +90,12 @@ class Block(nn.Module):
         self.input_layernorm = operations.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_attention_layernorm = operations.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
+    @property
+    def linears(self) -> tuple[Any, ...]:
+        """The linear layers."""
+        attention, mlp = self.self_attn, self.mlp
+        return attention.qkv_proj, attention.o_proj, mlp.gate_up_proj, mlp.down_proj
+
     def forward(self, x: Tensor, layer: int, plan: AttentionPlan) -> Tensor:
         query, key, value = self.before(x, plan.cos, plan.sin)
         return self.behind(x, self.self_attn.mix(query, key, value, layer, plan))

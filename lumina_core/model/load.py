@@ -85,16 +85,33 @@ def read_transformer(
     store = TensorStore(files.shards)
     source = WeightSource(store, published_shapes(config), files.scheme, plan.scheme, work_device)
     source.check(str(files.place))
-    kernel = PLAIN
-    if plan.scheme is not None:
-        kernel = choose_kernel(plan.scheme, plan.dtype, work_device)
-        logger.info("%s weights, kernel %s on %s", plan.scheme.name, kernel.name, work_device)
-    model = empty_transformer(config, plan, operations, kernel)
-    get_pieces = source.pieces if plan.scheme else None
-    explain_out_of_memory(
-        lambda: fill(model, store.get, plan.dtype, device, get_pieces), lambda: _no_room(files, plan, config)
+    model = explain_out_of_memory(
+        lambda: build_transformer(config, plan, store.get, source.pieces, device, work_device, operations),
+        lambda: _no_room(files, plan, config),
     )
     model.text_embedding, model.text_head = store.get(EMBEDDING), store.get(HEAD)
+    return model
+
+
+def build_transformer(
+    config: TransformerConfig,
+    plan: WeightsPlan,
+    get: Callable[[str], Tensor],
+    get_pieces: Callable[[str], Pieces],
+    device: torch.device | str,
+    work_device: torch.device | str,
+    operations: Any = default_operations,
+) -> Transformer:
+    """A transformer in eval mode on `device`, but for its text tables, that multiplies as is best on `work_device`.
+
+    `get(name)` gives a published tensor, `get_pieces(name)` what is stored of one that the plan has quantised.
+    """
+    kernel = PLAIN
+    if plan.scheme is not None:
+        kernel = choose_kernel(plan.scheme, plan.dtype, work_device, linear_shapes(config).values())
+        logger.info("%s weights, kernel %s on %s", plan.scheme.name, kernel.name, work_device)
+    model = empty_transformer(config, plan, operations, kernel)
+    fill(model, get, plan.dtype, device, None if plan.scheme is None else get_pieces)
     return model.eval().requires_grad_(False)
 
 
@@ -193,6 +210,18 @@ def published_shapes(config: TransformerConfig) -> dict[str, Shape]:
     for index in range(config.num_hidden_layers):
         shapes |= {f"model.layers.{index}.{name}": shape for name, shape in layer.items()}
     return shapes | {"model.norm.weight": (hidden,), HEAD: (config.vocab_size, hidden)}
+
+
+def linear_shapes(config: TransformerConfig) -> dict[str, tuple[int, int]]:
+    """Inputs and outputs of a block's linear layers, by name."""
+    hidden, mlp, dim = config.hidden_size, config.intermediate_size, config.head_dim
+    query, key = config.num_attention_heads * dim, config.num_key_value_heads * dim
+    return {
+        "qkv_proj": (hidden, query + 2 * key),
+        "o_proj": (query, hidden),
+        "gate_up_proj": (hidden, 2 * mlp),
+        "down_proj": (mlp, hidden),
+    }
 
 
 def check_code_range(config: TransformerConfig, source: Path) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import TransformerConfig
-from ..product import linear
+from ..product import linear, linear_kernel
 from . import operations as default_operations
 from .fused import fused_states
 from .kv_cache import AttentionPlan, KVCache
@@ -58,6 +58,13 @@ class Transformer(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.norm.weight.device
+
+    @property
+    def matmul_kernel(self) -> str:
+        """What multiplies the blocks' weights, for reports; several, if they differ by layer."""
+        linears = (linear for block in self.blocks for linear in block.linears)
+        names = (getattr(linear, "kernel_name", None) or linear_kernel(linear.weight) for linear in linears)
+        return "; ".join(dict.fromkeys(names))
 
     @property
     def scratch_bytes(self) -> int:

@@ -1,34 +1,42 @@
 """The choice of a product with a quantised weight: one that gives it back in a GPU's registers, or plain torch."""
 
+from collections.abc import Iterable
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from ..kernels import Choice, choose
+from ..kernels import Choice, Sample, choose
+from ..kernels.eager import GROUP_SIZE
 from ..kernels.samples import int4_sample, int8_sample
+from ..kernels.tiles import split_count
 from .linear import Kernel, QuantizedLinear, multiply_plain
 from .schemes import Pieces, Scheme
 from .tinygemm import Tinygemm, choose_tinygemm
 
 # For more rows, as a prompt has, giving the weight back once for all costs less than doing so for every tile of rows.
 MOST_ROWS = 1024
-# Of the trials: one for each tile of rows that the kernels have, on a weight whose inputs are split and of which each
-# program works through several groups.
-TRIAL_ROWS, TRIAL_WEIGHT = (5, 32, 64, 128), {"in_features": 1024, "out_features": 8192}
+# Of the self-tests: one for each tile of rows that the kernels have.
+TEST_ROWS = (5, 32, 64, 128)
+# Inputs and outputs of the 7B's layers, where a caller names no others.
+PUBLISHED_SHAPES = ((4096, 12_288), (4096, 4096), (4096, 22_016), (11_008, 4096))
 FORMAT = torch.bfloat16
 SAMPLES = {"int4": int4_sample, "int8": int8_sample}
 
 
-def choose_kernel(scheme: Scheme, dtype: torch.dtype, device: torch.device | str) -> Kernel:
+def choose_kernel(
+    scheme: Scheme,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    shapes: Iterable[tuple[int, int]] = PUBLISHED_SHAPES,
+) -> Kernel:
     """The way to multiply inputs in `dtype` on a device: a Triton kernel where it works, else torch's own for 4 bits.
 
-    Where neither does, plain torch. Its name says which and why.
+    Where neither does, plain torch. Its name says which and why. `shapes` are (inputs, outputs) of the layers.
     """
     if dtype != FORMAT:
         return Kernel(f"plain (the kernels are for {FORMAT}, not {dtype})", multiply_plain)
-    samples = [partial(SAMPLES[scheme.name], device, dtype, rows, **TRIAL_WEIGHT) for rows in TRIAL_ROWS]
-    choice = choose(f"{scheme.name}_matmul", device, *samples)
+    choice = choose(f"{scheme.name}_matmul", device, *matmul_samples(scheme, device, shapes))
     if choice.is_kernel:
         return in_registers(choice)
     if scheme.name != "int4":
@@ -38,6 +46,23 @@ def choose_kernel(scheme: Scheme, dtype: torch.dtype, device: torch.device | str
         too = "" if reason == choice.reason else f"; torch's own product: {reason}"
         return Kernel(f"plain ({choice.reason}{too})", multiply_plain)
     return by_tinygemm(tinygemm, f"tinygemm ({reason}; Triton: {choice.reason})")
+
+
+def matmul_samples(
+    scheme: Scheme, device: torch.device | str, shapes: Iterable[tuple[int, int]] = PUBLISHED_SHAPES
+) -> list[Sample]:
+    """Inputs for the self-tests of a kernel: each way in which it multiplies weights of these shapes, at every tile.
+
+    The outputs are those of the layer, and decide how inputs are split; of the inputs there are only so many that each
+    program works through two groups.
+    """
+    small = {}
+    for in_features, out_features in shapes:
+        splits, rest = split_count(in_features, out_features), in_features % GROUP_SIZE
+        inputs = min(in_features, 2 * splits * GROUP_SIZE + rest)
+        small[splits, rest, out_features % 16] = {"in_features": inputs, "out_features": out_features}
+    sample = SAMPLES[scheme.name]
+    return [partial(sample, device, FORMAT, rows, **sizes) for sizes in small.values() for rows in TEST_ROWS]
 
 
 def in_registers(choice: Choice) -> Kernel:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..kernels.tiles import split_count
 from ..product import linear
 from .schemes import Pieces, Scheme
 
@@ -58,6 +59,17 @@ class QuantizedLinear(nn.Module):
     def partial_sums(self, x: Tensor) -> Tensor:
         """The product of rows [n,in] as [splits,n,out], whose sum over the splits it is."""
         return self.kernel.multiply(x, self)[None] if self.kernel.split is None else self.kernel.split(x, self)
+
+    @property
+    def splits(self) -> int:
+        """Partial sums that `partial_sums` gives."""
+        return 1 if self.kernel.split is None else split_count(self.in_features, self.out_features)
+
+    @property
+    def kernel_name(self) -> str:
+        """What multiplies: the kernel, or plain torch where the kernel arranges weights and not those of this shape."""
+        falls_back = self.kernel.arrange is not None and not self.arranged
+        return f"plain (no weight of this shape: {self.kernel.name})" if falls_back else self.kernel.name
 
     @property
     def stored(self) -> Pieces:

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..kernels import trial, unfit
+from ..kernels import self_test, unfit
 from ..kernels.eager import GROUP_SIZE, int4_matmul, unpack_codes
 from ..kernels.samples import int4_sample
 from .schemes import Pieces
@@ -63,8 +63,9 @@ def choose_tinygemm(device: torch.device | str) -> tuple[Tinygemm | None, str]:
         return tried.multiply(x, tried.arranged({"packed": packed, "scale_zero": scale_zero}))
 
     for rows in TRIAL_ROWS:
-        if reason := trial(multiplied, int4_matmul, partial(int4_sample, device, torch.bfloat16, rows)):
-            return None, reason
+        tested = self_test(multiplied, int4_matmul, partial(int4_sample, device, torch.bfloat16, rows))
+        if tested.reason:
+            return None, tested.reason
     return tried, "tried on this device"
 
 

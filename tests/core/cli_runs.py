@@ -65,6 +65,10 @@ class CommandLine:
         code = main([str(argument) for argument in arguments])
         return Outcome(code, *self._capsys.readouterr())
 
+    def said(self) -> str:
+        """What a command that still runs has printed since this was last asked."""
+        return self._capsys.readouterr().out
+
     def generate(self, *options: object, name: str = "o") -> Outcome:
         """Draws 32x32 on the CPU in float32 unless told otherwise, into `name`.png, .json and .stats.json."""
         return self.run(

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
 from lumina_core.decoding import DecodeSettings
-from lumina_core.model import Transformer
-from lumina_core.quant import plan_weights
+from lumina_core.errors import Cancelled
+from lumina_core.kernels import Choice, eager
+from lumina_core.model import Transformer, load_transformer, make_cache
+from lumina_core.pipeline import Request, draw
+from lumina_core.quant import Kernel, QuantizedLinear, plan_weights
+from lumina_core.quant.linear import multiply_plain
 from lumina_core.synthetic import SYNTHETIC, make_transformer
-from lumina_core.timing import SETTING_UP, StepTime, StepTimer, accepted_by
+from lumina_core.timing import PROMPT_TOKENS, SETTING_UP, StepTime, StepTimer, accepted_by, canvas_reaching
 
 from .cli_runs import CommandLine
 
@@ -19,29 +24,62 @@ CPU = torch.device("cpu")
 QUICK = ("--synthetic", "tiny", "--device", "cpu", "--steps", 2, "--context", 80, 200, "--windows", 1, 8)
 
 
-def bench(lumina: CommandLine, *options: object) -> tuple[list[str], dict]:
-    """The lines for people, and the JSON."""
-    *lines, last = lumina.run("bench", *options).succeeded().out.splitlines()
-    return lines, json.loads(last)
+def bench(lumina: CommandLine, *options: object) -> tuple[list[str], list[dict], dict]:
+    """The lines for people, the JSON line of each setting, and the report."""
+    lines = lumina.run("bench", *options).succeeded().out.splitlines()
+    *settings, report = [json.loads(line) for line in lines if line.startswith("{")]
+    return [line for line in lines if not line.startswith("{")], settings, report
 
 
 @pytest.mark.parametrize("options", [(), ("--weights", "int4", "--kv", "int8"), ("--weights", "bf16", "--cfg", 1)])
 def test_every_window_is_timed_at_every_context(lumina: CommandLine, options: tuple) -> None:
-    lines, report = bench(lumina, *QUICK, *options)
+    lines, settings, report = bench(lumina, *QUICK, *options)
     assert lines[0].startswith("synthetic tiny, ") and "GB/s" in lines[0]
     assert [line.split(":")[0] for line in lines[1:3]] == ["ceiling at 80", "ceiling at 200"]
     assert [(step["context"], step["window"]) for step in report["steps"]] == [(80, 1), (80, 8), (200, 1), (200, 8)]
+    assert settings == report["steps"]
     for step in report["steps"]:
         assert 0 < step["seconds"] < 60 and 0 < step["first"] < 60
         assert step["share"] == pytest.approx(step["ceiling"] / step["seconds"])
         assert step["tokens_per_second"] == pytest.approx(step["accepted"] / step["seconds"])
+        assert step["kv_len"] == (128 if step["context"] == 80 else 256) and step["captured"] is False
     assert report["peak_bytes"] > 2**20 and report["decode_seconds"] > 0 and report["load_seconds"] >= 0
     assert (report["device"], report["picture"]) == ("cpu", "64x64")
+    assert report["accepted_from"].startswith("assumed") and report["accepted_from"] in "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("options", "kernel", "attention"),
+    [
+        ((), "torch", "torch (the kernels are for torch.bfloat16, not torch.float32)"),
+        (("--weights", "int4"), "plain (the kernels are for torch.bfloat16", "torch (the kernels are for torch.bf"),
+        (("--weights", "bf16"), "torch", "torch (the kernels are for NVIDIA GPUs, not cpu)"),
+    ],
+)
+def test_the_report_names_what_multiplied_and_what_attended(
+    lumina: CommandLine, options: tuple, kernel: str, attention: str
+) -> None:
+    _, settings, report = bench(lumina, *QUICK, *options)
+    for one in (*settings, report):
+        assert one["kernel"].startswith(kernel) and one["attention"].startswith(attention)
+
+
+def test_a_setting_is_told_before_the_next_is_timed(lumina: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    measure = StepTimer.measure
+
+    def noted(self: StepTimer, *arguments: object) -> StepTime:
+        told.append(sum(line.startswith("{") for line in lumina.said().splitlines()))
+        return measure(self, *arguments)
+
+    monkeypatch.setattr(StepTimer, "measure", noted)
+    lumina.run("bench", *QUICK)
+    assert told == [0, 1, 1, 1]
 
 
 def test_a_checkpoint_is_timed_too(lumina: CommandLine) -> None:
     options = ("--checkpoint", lumina.checkpoint, "--context", 80, "--windows", 2, "--steps", 1)
-    lines, report = bench(lumina, *options, "--device", "cpu")
+    lines, _, report = bench(lumina, *options, "--device", "cpu")
     assert lines[0].startswith(f"{lumina.checkpoint}, fp32 weights on cpu") and report["picture"] == "32x32"
 
 
@@ -70,29 +108,84 @@ def test_what_cannot_fit_is_refused_before_it_is_made(lumina: CommandLine, monke
 @pytest.mark.parametrize("cfg_scale", [4.0, 1.0])
 @pytest.mark.parametrize("kv_cache", ["auto", "int8"])
 def test_bytes_of_a_step_are_what_it_reads(cfg_scale: float, kv_cache: str) -> None:
-    model = make_transformer(SYNTHETIC["tiny"].transformer, plan_weights("int8", None, torch.float32), CPU)
+    model = make_tiny("int8")
     timer = StepTimer(model, 200, 8, DecodeSettings(cfg_scale=cfg_scale, kv_cache=kv_cache))
     weights = sum(part.nbytes for name, part in model.named_parameters() if not name.startswith("code_embedding"))
     token = 2 * 2 * 2 * (32 * 4 if kv_cache == "auto" else 32 + 4)
     assert timer.bytes_of(200) == weights + (2 if cfg_scale != 1 else 1) * 200 * token
 
 
-@pytest.mark.parametrize("window", [1, 8])
-def test_steps_stand_where_they_are_said_to(window: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    positions: list[list[int]] = []
+def noted_reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int]]:
+    """Of each window's forward: its rows, the first slot of its first row, and how much of the cache it reads."""
+    noted: list[tuple[int, int, int]] = []
     hidden_states = Transformer.hidden_states
 
-    def noted(self: Transformer, embeddings: torch.Tensor, plan) -> torch.Tensor:
-        positions.append([embeddings.shape[0], int(plan.slots[0]), plan.kv_len])
+    def note(self: Transformer, embeddings: torch.Tensor, plan) -> torch.Tensor:
+        if plan.kv_len:
+            noted.append((embeddings.shape[0], int(plan.slots[0]), plan.kv_len))
         return hidden_states(self, embeddings, plan)
 
-    monkeypatch.setattr(Transformer, "hidden_states", noted)
-    model = make_transformer(SYNTHETIC["tiny"].transformer, plan_weights("fp32", None, torch.float32), CPU)
-    StepTimer(model, 150, window, DecodeSettings()).measure(window, 150, 3, 1e9)
-    assert positions == [[2, 150, 192]] * (SETTING_UP + 3)
+    monkeypatch.setattr(Transformer, "hidden_states", note)
+    return noted
+
+
+def make_tiny(weights: str = "fp32") -> Transformer:
+    return make_transformer(SYNTHETIC["tiny"].transformer, plan_weights(weights, None, torch.float32), CPU)
+
+
+@pytest.mark.parametrize("window", [1, 8])
+def test_steps_stand_where_they_are_said_to(window: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    noted = noted_reads(monkeypatch)
+    StepTimer(make_tiny(), 150, window, DecodeSettings()).measure(window, 150, 3, 1e9)
+    assert noted == [(2, 150, 192)] * (SETTING_UP + 3)
+
+
+@pytest.mark.parametrize("kernel", [False, True])
+@pytest.mark.parametrize("window", [1, 8, 24])
+def test_a_step_reads_as_much_of_the_cache_as_drawing_does_there(
+    window: int, kernel: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kernel:
+        choice = Choice(eager.window_attention, "triton", "")
+        monkeypatch.setattr(make_cache, "_choose_attention", lambda *_: choice)
+        monkeypatch.setattr(make_cache, "_choose_block_kernels", lambda *_: None)
+    sizes, noted = SYNTHETIC["tiny"], noted_reads(monkeypatch)
+    transformer = make_tiny("bf16")
+    # A wide picture like that of the bench, so that the caches are of the same length.
+    request = Request([[9] * PROMPT_TOKENS], 8, 96, settings=DecodeSettings(window_size=window, adapt_window=False))
+    monkeypatch.setattr("lumina_core.timing.canvas_reaching", lambda *_: request.canvas)
+    with pytest.raises(Cancelled):
+        draw(transformer, sizes.vocabulary, request, should_cancel=lambda: len(noted) > 40)
+    drawn, noted[:] = noted[::10], []
+    timer = StepTimer(transformer, 500, window, DecodeSettings())
+    for _, context, _ in drawn:
+        timer.measure(window, context, 1, 1e9)
+    assert noted[:: SETTING_UP + 1] == drawn
+
+
+def test_the_picture_reaches_behind_the_window_and_is_no_smaller_than_768() -> None:
+    assert (canvas_reaching(1024, 64).grid_h, canvas_reaching(9216, 64).grid_h) == (96, 96)
+    for context in (9360, 9400, 20_000):
+        assert context - PROMPT_TOKENS + 64 <= canvas_reaching(context, 64).last + 1
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_a_synthetic_model_multiplies_as_a_loaded_one(
+    weights: str, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arranged = []
+    kernel = Kernel("marked", multiply_plain, arrange=arranged.append)
+    monkeypatch.setattr("lumina_core.model.load.choose_kernel", lambda *_: kernel)
+    loaded = load_transformer(checkpoint, weights=weights)
+    assert len(arranged) == sum(isinstance(layer, QuantizedLinear) for layer in loaded.modules()) > 0
+    arranged.clear()
+    made = make_tiny(weights)
+    layers = [layer for layer in made.modules() if isinstance(layer, QuantizedLinear)]
+    assert layers and all(layer.kernel is kernel for layer in layers) and arranged == layers
 
 
 def test_numbers_of_a_step() -> None:
     one = StepTime(8, 100, seconds=0.02, ceiling=0.005, first=1.0)
     assert one.share == 0.25 and one.tokens_per_second(4.0) == 200
-    assert [accepted_by(window) for window in (1, 7, 8, 31, 32, 128)] == [1.0, 1.0, 4.37, 5.63, 6.04, 6.04]
+    accepted = [accepted_by(window) for window in (1, 7, 8, 16, 24, 31, 32, 128)]
+    assert accepted == [1.0, 1.0, 2.6, 3.4, 3.5, 3.5, 3.5, 3.6]

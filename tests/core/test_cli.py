@@ -97,6 +97,7 @@ def test_stats_say_what_the_run_took(lumina: CommandLine) -> None:
         ("decoder", str),
         ("window", int),
         ("weights", str),
+        ("kernel", str),
         ("device", str),
         ("dtype", str),
         ("seconds", float),
@@ -107,8 +108,10 @@ def test_stats_say_what_the_run_took(lumina: CommandLine) -> None:
         ("log_likelihood", list),
         ("kv", str),
         ("warm_up_seconds", float),
+        ("attention", str),
     ]
-    assert list(stats.values())[:5] == ["gumbel", 19, "fp32", "cpu", "float32"]
+    assert list(stats.values())[:6] == ["gumbel", 19, "fp32", "torch", "cpu", "float32"]
+    assert stats["attention"] == "torch (the kernels are for torch.bfloat16, not torch.float32)"
     assert stats["sampled_tokens"] == 2 * 16 and 0 < stats["seconds"] < 600
     histogram = {int(length): count for length, count in stats["accept_histogram"].items()}
     # The prompt's forward settles one of 19 tokens, which the count of forwards leaves out.
@@ -116,6 +119,14 @@ def test_stats_say_what_the_run_took(lumina: CommandLine) -> None:
     assert sum(histogram.values()) / 2 <= stats["nfe"] <= sum(histogram.values())
     assert all(1 <= length <= 19 and count > 0 for length, count in histogram.items())
     assert len(stats["log_likelihood"]) == 2 and all(sum_of_codes < 0 for sum_of_codes in stats["log_likelihood"])
+
+
+def test_stats_name_what_multiplies(lumina: CommandLine) -> None:
+    lumina.generate("--weights", "int4").succeeded()
+    assert lumina.stats()["kernel"] == "plain (the kernels are for torch.bfloat16, not torch.float32)"
+    lumina.generate("--weights", "bf16").succeeded()
+    stats = lumina.stats()
+    assert stats["kernel"] == "torch" and stats["attention"] == "torch (the kernels are for NVIDIA GPUs, not cpu)"
 
 
 def test_cache_of_the_run_is_as_asked(lumina: CommandLine) -> None:

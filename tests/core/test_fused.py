@@ -11,19 +11,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lumina_core.config import TransformerConfig
 from lumina_core.decoding import DecodeSettings
-from lumina_core.kernels import Choice, eager
+from lumina_core.kernels import Choice, Sample, eager
+from lumina_core.kernels.tiles import attention_tile, matmul_tile, padded_chunks, split_count, split_groups
 from lumina_core.model import KV_CACHES, Transformer, fused, make_cache, new_cache
 from lumina_core.model.kv_cache import BlockKernels
 from lumina_core.model.layers import HeadNorm
+from lumina_core.model.load import empty_transformer, linear_shapes
+from lumina_core.model.make_cache import attention_samples
 from lumina_core.pipeline import Request, draw
-from lumina_core.quant import SCHEMES, Kernel, quantized_operations
+from lumina_core.quant import SCHEMES, Kernel, Scheme, WeightsPlan, matmul_samples, quantized_operations
+from lumina_core.synthetic import SYNTHETIC
 
 from ..kernel_cases import forward_model, window_states
 from .toys import toy_transformer, toy_vocabulary
 
-CODES = 64
+CODES, BF16 = 64, torch.bfloat16
 TWINS = BlockKernels(eager.place_heads, eager.silu_gate, eager.add_norm)
 KERNELS = ("window_attention", "place_heads", "silu_gate", "add_norm")
 
@@ -147,18 +150,77 @@ def test_pictures_are_the_same(tried: list[str], decoder: str, kv_cache: str, mo
     assert torch.equal(found, drawn().codes)
 
 
-def test_a_config_of_the_published_sizes_has_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = TransformerConfig(171_385, 4096, 11_008, 32, 32, 32, 128, 10_240)
-    shapes = {}
+def published_model(scheme: str | None, **changes: Any) -> Transformer:
+    """One block of the 7B on meta, whose quantised matmuls come in splits."""
+    config = replace(SYNTHETIC["7b"].transformer, num_hidden_layers=1, **changes)
+    plan = WeightsPlan(torch.bfloat16, SCHEMES[scheme] if scheme else None)
+    return empty_transformer(config, plan, kernel=Kernel("split", pytest.fail, split=pytest.fail))
 
-    def pick(kernel: str, device: torch.device, sample: Callable[[], tuple[Any, ...]]) -> Choice:
-        arguments = sample()
-        shapes[kernel] = tuple(arguments[kernel == "add_norm"].shape)
+
+@pytest.mark.parametrize(("scheme", "splits"), [("int4", (2, 1, 6)), (None, (1, 1, 1))])
+def test_the_self_tests_of_a_block_have_the_splits_of_a_run(
+    scheme: str | None, splits: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sums = {}
+
+    def pick(kernel: str, device: torch.device, *samples: Sample) -> Choice:
+        sums[kernel] = [sample()[kernel == "add_norm"] for sample in samples]
         return Choice(getattr(eager, kernel), "triton", "tried")
 
     monkeypatch.setattr(make_cache, "choose", pick)
-    make_cache._choose_block_kernels(torch.device("cpu"), config, "int8")
-    assert shapes == {"place_heads": (2, 5, 12_288), "silu_gate": (2, 5, 22_016), "add_norm": (3, 5, 4096)}
+    monkeypatch.setattr(Transformer, "device", torch.device("cpu"))
+    make_cache._choose_block_kernels(published_model(scheme), "int8")
+    shapes = {kernel: [tuple(one.shape) for one in parts] for kernel, parts in sums.items()}
+    qkv, gate, down = splits
+    assert shapes == {
+        "place_heads": [(qkv, 5, 12_288)],
+        "silu_gate": [(gate, 5, 22_016)],
+        "add_norm": [(down, 5, 4096)],
+    }
+    for (one,) in sums.values():
+        assert one.dtype == (torch.bfloat16 if len(one) == 1 else torch.float32)
+
+
+@pytest.mark.parametrize(("length", "chunks"), [(9472, 16), (1024, 1), (1025, 2), (128, 1)])
+@pytest.mark.parametrize("width", [1, 24, 64])
+def test_the_self_tests_of_the_attention_join_as_many_chunks_as_a_run(length: int, chunks: int, width: int) -> None:
+    config = replace(SYNTHETIC["7b"].transformer, num_attention_heads=2, num_key_value_heads=2)
+    assert padded_chunks(length) == chunks
+    samples = attention_samples(torch.device("cpu"), config, "int8", width, chunks)
+    queries, joined = [], []
+    for sample in samples:
+        query, keys, _, positions, kv_len = sample()
+        assert int(positions.max()) + 1 == kv_len <= keys.numbers.shape[1] and positions.min() >= 0
+        queries.append(query.shape[1])
+        joined.append(padded_chunks(kv_len))
+    assert chunks in joined
+    tiles = {attention_tile(tokens, torch.bfloat16) for tokens in range(1, width + 1)}
+    assert tiles <= {attention_tile(tokens, torch.bfloat16) for tokens in queries}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
+def test_the_self_tests_of_a_matmul_have_the_splits_and_tiles_of_a_run(scheme: Scheme) -> None:
+    shapes = linear_shapes(SYNTHETIC["7b"].transformer)
+    assert {split_count(*shape) for shape in shapes.values()} == {1, 2, 6}
+    splits, tiles = set(), set()
+    for sample in matmul_samples(scheme, "cpu", shapes.values()):
+        rows, in_features, out_features = (
+            sample.args[2],
+            sample.keywords["in_features"],
+            sample.keywords["out_features"],
+        )
+        splits.add(split_groups(in_features, matmul_tile(rows, in_features, out_features, BF16).splits)[0])
+        tiles.add(matmul_tile(rows, in_features, out_features, BF16).rows)
+        assert in_features < 4096
+    assert splits == {1, 2, 6} and tiles == {matmul_tile(rows, 4096, 4096, BF16).rows for rows in range(1, 200)}
+
+
+def test_a_weight_of_an_odd_shape_has_a_self_test_of_its_own() -> None:
+    def inputs(*shapes: tuple[int, int]) -> set[int]:
+        samples = matmul_samples(SCHEMES["int4"], "cpu", shapes)
+        return {sample.keywords["in_features"] % 128 for sample in samples}
+
+    assert inputs((4096, 64)) == {0} and inputs((4096, 64), (300, 64)) == {0, 44}
 
 
 def test_head_norm_is_in_float32_and_rounded_once() -> None:

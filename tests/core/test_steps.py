@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import shutil
 import sys
@@ -86,6 +87,24 @@ def test_replays_draw_what_the_steps_draw(demo, monkeypatch, decoder):
     assert same(plain, captured)
     assert 0 < recorded.captured < recorded.replayed
     assert 0 < captured.warm_up_seconds < captured.seconds and plain.warm_up_seconds == 0
+
+
+def test_a_step_is_said_to_be_captured_only_when_it_is_replayed(demo, monkeypatch):
+    told = []
+
+    class Told(steps.CapturedSteps):
+        def __call__(self, *arguments) -> Tensor:
+            settled = super().__call__(*arguments)
+            told.append((self.captured, recorded.replayed))
+            return settled
+
+    recorded = RecordedSteps()
+    monkeypatch.setattr(loop, "make_steps", lambda window: Told(window, recorded))
+    drawn(demo, adapt_window=False, decoder="ar")
+    assert told[0] == (False, 0) and told[1][0]
+    replays = [after - before for (_, before), (_, after) in itertools.pairwise(told)]
+    assert [captured for captured, _ in told[2:]] == [count > 0 for count in replays[1:]]
+    assert not steps.PlainSteps.captured
 
 
 def test_a_step_that_cannot_be_captured_is_run_one_by_one(demo, monkeypatch, caplog):

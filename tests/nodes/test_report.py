@@ -26,6 +26,8 @@ def result(pack):
         log_likelihood=(-12.3,),
         seconds=0.5,
         settings=decoding.DecodeSettings(seed=7, decoder="sjd", window_size=16),
+        matmul_kernel="tinygemm (tried)",
+        attention_kernel="torch (no Triton)",
     )
 
 
@@ -35,6 +37,7 @@ def test_report_says_what_was_run_and_how_fast(report, result):
     assert "6 tokens in 3 forwards: 2.00 a forward" in text
     assert "0.50 s, 12.0 tokens a second" in text
     assert "1 x1, 2 x1, 4 x1" in text
+    assert "matmuls: tinygemm (tried); attention: torch (no Triton)" in text
     assert "nats per code: -2.050" in text
 
 
