@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.interpreter import round_to_nearest
 from lumina_core.kernels import eager
 from lumina_core.kernels.chooser import load, numbers
 from lumina_core.kernels.samples import (
@@ -208,21 +209,6 @@ LARGE: Mapping[str, Case | Forward] = (
         "add, 2 tokens": case("add_norm", add_sample, BF16, tokens=2, size=4096, splits=6),
     }
 )
-
-
-def round_to_nearest() -> None:
-    """Triton's interpreter cuts float32 to bfloat16; here it rounds to the nearest, as a GPU does."""
-    from triton import language
-    from triton.runtime import interpreter
-
-    cut = interpreter._convert_float
-
-    def convert(values: Any, source: Any, target: Any, mode: Any) -> Any:
-        if (source, target) != (language.float32, language.bfloat16):
-            return cut(values, source, target, mode)
-        return torch.from_numpy(values.copy()).bfloat16().view(torch.int16).numpy().view("uint16")
-
-    interpreter._convert_float = convert
 
 
 if __name__ == "__main__":

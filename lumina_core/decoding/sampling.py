@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..kernels import Choice, Remembered, choose
+from ..kernels import Choice, Remembered, Sample, choose
 from ..kernels.samples import draw_sample, logits_sample
 
 logger = logging.getLogger(__name__)
@@ -26,10 +26,20 @@ def cut(logits: Tensor, top_k: int) -> Tensor:
     return found
 
 
+def topk_samples(device: torch.device, count: int) -> list[Sample]:
+    """Inputs for the self-tests of a top-k cut of rows of `count` logits."""
+    return [partial(logits_sample, device, count)]
+
+
+def draw_samples(device: torch.device, count: int) -> list[Sample]:
+    """Inputs for the self-tests of draws from `count` logits: with a top-k cut, and without."""
+    return [partial(draw_sample, device, count, top_k) for top_k in (50, count)]
+
+
 @Remembered
 def _choose(device: torch.device, count: int) -> Choice:
     """What cuts rows of `count` logits on a device, tried once in the life of the program: kernel or twin, equal."""
-    choice = choose("topk_cut", device, lambda: logits_sample(device, count))
+    choice = choose("topk_cut", device, *topk_samples(device, count))
     logger.info("top-k of %d logits: %s", count, choice)
     return choice
 
@@ -37,7 +47,7 @@ def _choose(device: torch.device, count: int) -> Choice:
 @Remembered
 def choose_draw(device: torch.device, count: int) -> Choice:
     """What draws from rows of `count` logits on a device by the Gumbel-max trick: a kernel, or its twin."""
-    choice = choose("gumbel_draw", device, *(partial(draw_sample, device, count, top_k) for top_k in (50, count)))
+    choice = choose("gumbel_draw", device, *draw_samples(device, count))
     logger.info("draws from %d logits: %s", count, choice)
     return choice
 

@@ -1,0 +1,101 @@
+"""Every kernel, in every variant that a run or a sweep of the suite uses, as something to build."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from lumina_core.checkpoint import DEMO_FOLDER
+from lumina_core.config import TransformerConfig
+from lumina_core.kernels.tiles import AttentionTile, MatmulTile, attention_tile
+from lumina_core.model import KV_CACHES
+from lumina_core.model.load import linear_shapes
+from lumina_core.synthetic import SYNTHETIC
+from lumina_core.timing import PROMPT_TOKENS, canvas_reaching
+
+from ..kernels import attention, matmul, rest
+from ..kernels.arguments import Arguments, attention_arguments, draw_arguments, logits_argument, matmul_arguments
+
+ROWS, WIDTHS, CONTEXTS = (64, 2, 32, 128, 16), (1, 8, 16, 32, 64), (1024, 5120, 9216)
+SCHEMES = ("int4", "int8")
+
+
+@dataclass(frozen=True)
+class Build:
+    """A kernel's variant: `arguments()` touch no memory, `options` are passed by name."""
+
+    kernel: str
+    variant: str
+    arguments: Callable[[], Arguments]
+    options: dict[str, Any]
+
+
+def cache_slots() -> int:
+    """Slots of the cache in the attention's sweep: those of a 768×768 picture."""
+    return PROMPT_TOKENS + canvas_reaching(max(CONTEXTS), max(WIDTHS)).last + 1
+
+
+def all_builds(dry_run: bool) -> list[Build]:
+    """First what a run uses, then what is only swept; each variant once."""
+    if dry_run:
+        return _once(_of_a_run(SYNTHETIC["tiny"].transformer, ("int8",), (1,), 128))[:4]
+    published, demo = SYNTHETIC["7b"].transformer, TransformerConfig.from_file(DEMO_FOLDER / "config.json")
+    return _once(
+        itertools.chain(
+            _of_a_run(published, KV_CACHES, WIDTHS, cache_slots()),
+            _of_a_run(demo, KV_CACHES, WIDTHS, 128),
+            _matmuls(published, matmul.tiles_of),
+            _swept_attention(published),
+        )
+    )
+
+
+def _once(builds: Iterator[Build]) -> list[Build]:
+    return list({(build.kernel, build.variant): build for build in builds}.values())
+
+
+def _of_a_run(
+    config: TransformerConfig, kv_caches: Sequence[str], widths: Sequence[int], length: int
+) -> Iterator[Build]:
+    yield from _matmuls(config, lambda problem: [problem.tile_in_use()])
+    for kv_cache, width in itertools.product(kv_caches, widths):
+        tile = attention_tile(width * config.num_attention_heads // config.num_key_value_heads, torch.bfloat16)
+        yield _attention(config, kv_cache, width, length, tile)
+    for kernel in ("place_heads", "silu_gate", "add_norm"):
+        for splits in sorted({1, rest.splits_in_use(kernel, config)}):
+            for kv_cache in kv_caches if kernel == "place_heads" else ("",):
+                problem = rest.Problem(config, 2, splits, kv_cache)
+                arguments = partial(rest.ARGUMENTS[kernel], problem, "cpu")
+                yield Build(kernel, f"{config.hidden_size} {kv_cache}, {splits} splits", arguments, {})
+    codes = config.codebook_size
+    yield Build("topk_cut", f"{codes}", lambda: (logits_argument(codes, 1, "cpu"), codes // 2), {})
+    for top_k in (codes // 2, codes):
+        yield Build("gumbel_draw", f"{top_k} of {codes}", partial(draw_arguments, codes, 1, top_k, "cpu"), {})
+
+
+def _matmuls(config: TransformerConfig, tiles: Callable[[matmul.Problem], Sequence[MatmulTile]]) -> Iterator[Build]:
+    for scheme, problem in itertools.product(SCHEMES, matmul.problems(linear_shapes(config), ROWS)):
+        for tile in tiles(problem):
+            # How often the inputs are split changes the code no more than by the format of the sums.
+            variant = {**asdict(tile), "splits": min(tile.splits, 2)}
+            whole = [size % 128 == 0 for size in problem.shape]
+            arguments = partial(matmul_arguments, scheme, problem.shape, problem.rows, "cpu")
+            yield Build(f"{scheme}_matmul", f"{variant} {whole}", arguments, {"joined": False, "tile": tile})
+
+
+def _swept_attention(config: TransformerConfig) -> Iterator[Build]:
+    for kv_cache, width in itertools.product(KV_CACHES, WIDTHS):
+        for tile in attention.tiles_of(attention.Problem(config, kv_cache, width, CONTEXTS[0], cache_slots())):
+            yield _attention(config, kv_cache, width, cache_slots(), tile)
+
+
+def _attention(config: TransformerConfig, kv_cache: str, width: int, length: int, tile: AttentionTile) -> Build:
+    # The number of warps that join chunks hangs on the chunk alone.
+    variant = f"{config.hidden_size} {kv_cache} {asdict(replace(tile))}"
+    arguments = partial(attention_arguments, config, kv_cache, width, 0, length, "cpu")
+    return Build("window_attention", variant, arguments, {"tile": tile})

@@ -1,0 +1,52 @@
+"""The synthetic models that several stages measure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from lumina_core.decoding import DecodeSettings
+from lumina_core.model import Transformer
+from lumina_core.quant import plan_weights
+from lumina_core.synthetic import SYNTHETIC, make_transformer
+from lumina_core.timing import ACCEPTED_FROM, StepTime, StepTimer, accepted_by
+
+from .stage import Context, emit
+
+KV_CACHE = "int8"
+
+
+def synthetic(context: Context, weights: str) -> Transformer:
+    """Of random weights, in the number format in which a GPU computes; its kernels are told as a figure."""
+    config = SYNTHETIC[context.model].transformer
+    transformer = make_transformer(config, plan_weights(weights, None, torch.bfloat16), context.device)
+    emit(model=context.model, weights=weights, kernel=transformer.matmul_kernel)
+    return transformer
+
+
+def timer_of(transformer: Transformer, contexts: tuple[int, ...], widest: int) -> StepTimer:
+    """A timer of steps with the 8-bit cache; what attends is told as a figure."""
+    timer = StepTimer(transformer, max(contexts), widest, DecodeSettings(kv_cache=KV_CACHE))
+    emit(kv=KV_CACHE, attention=timer.cache.attention_kernel, fused_blocks=timer.cache.block_kernels is not None)
+    return timer
+
+
+def figure_of(one: StepTime, weights: str, compile_choice: str) -> dict[str, Any]:
+    """A step's time as a figure."""
+    return {
+        "weights": weights,
+        "kv": KV_CACHE,
+        "compile": compile_choice,
+        "captured": one.captured,
+        "window": one.window,
+        "context": one.context,
+        "kv_len": one.kv_len,
+        "ms": 1000 * one.seconds,
+        "ceiling_ms": 1000 * one.ceiling,
+        "share": one.share,
+        "first_ms": 1000 * one.first,
+        "accepted": accepted_by(one.window),
+        "accepted_from": ACCEPTED_FROM,
+        "tokens_per_second": one.tokens_per_second(accepted_by(one.window)),
+    }

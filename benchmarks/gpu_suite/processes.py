@@ -1,0 +1,113 @@
+"""A process that is ended at its limit together with all that it started."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+# Of prctl (Linux): a signal when the parent ends; and that processes whose parent ends become ours, so that none gets
+# away.
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+# How long a pipe may stay open behind the process, and a killed process take to end.
+PATIENCE = 5.0
+
+
+def adopt_orphans() -> None:
+    """From now on what our processes leave behind is ours to end; on Linux only."""
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def end_with_parent() -> None:
+    """From now on this process is killed when the one that started it ends; on Linux only."""
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+def run_limited(
+    arguments: Sequence[str],
+    limit: float,
+    on_line: Callable[[str], None],
+    log: IO[bytes],
+    environment: Mapping[str, str],
+) -> int | None:
+    """Runs a command, its stdout's lines to `on_line` and its stderr to the log; the exit code, None at the limit.
+
+    Whatever it started has ended when this returns or raises.
+    """
+    process = subprocess.Popen(
+        arguments,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        env=dict(environment),
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    reader = threading.Thread(target=_read, args=(process.stdout, on_line), daemon=True)
+    reader.start()
+    try:
+        return process.wait(limit)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        _end(process)
+        reader.join(PATIENCE)
+
+
+def _read(stream: IO[bytes], on_line: Callable[[str], None]) -> None:
+    for line in stream:
+        on_line(line.decode(errors="replace").rstrip("\n"))
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kills the process, its group and all descendants, those that made a group of their own too."""
+    deadline = time.monotonic() + PATIENCE
+    # Again while there are any: one may start another while it is looked for.
+    while time.monotonic() < deadline:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        left = _descendants(os.getpid(), process.pid)
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.05)
+        for pid in left:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+        if process.returncode is not None and not left:
+            return
+
+
+def _descendants(root: int, group: int) -> list[int]:
+    """Processes below `root` that a process of `group` started, as /proc has them; none where there is no /proc."""
+    parents = {pid: parent for pid, parent in map(_parent, Path("/proc").glob("[0-9]*/stat")) if pid}
+    below: list[int] = []
+    fresh = [root]
+    while fresh:
+        fresh = [pid for pid, parent in parents.items() if parent in fresh]
+        below += fresh
+    return [pid for pid in below if pid != group]
+
+
+def _parent(stat: Path) -> tuple[int, int]:
+    """A process and its parent; zeros where it has ended meanwhile."""
+    try:
+        pid, _, rest = stat.read_text(errors="replace").partition(" (")
+        return int(pid), int(rest.rpartition(") ")[2].split()[1])
+    except OSError:
+        return 0, 0

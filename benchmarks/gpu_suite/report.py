@@ -1,0 +1,5 @@
+class BadResults(Exception):
+    pass
+
+
+def write_report(a, b, c): ...

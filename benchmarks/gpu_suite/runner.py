@@ -1,0 +1,152 @@
+"""Runs stages one after the other before a deadline, and writes down what became of each."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import IO, Any
+
+from .processes import adopt_orphans, run_limited
+from .stages import Stage
+
+RESULTS, LOG = "results.jsonl", "log.txt"
+INTERRUPTED = "interrupted"
+# A stage may take this many times what it is meant to, while those behind it keep their time.
+STRETCH = 2.0
+# With less left, a stage is not begun.
+LEAST_SECONDS = 3.0
+
+
+@dataclass
+class Told:
+    """What a stage's process has said so far: figures, facts of the device, and how it ended, by its own word."""
+
+    figures: list[dict[str, Any]] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    skipped: str = ""
+    error: str = ""
+
+    def hear(self, line: str) -> None:
+        """A line of stdout; what is no JSON object is for the log alone."""
+        try:
+            said = json.loads(line)
+        except ValueError:
+            return
+        if not isinstance(said, dict):
+            return
+        if "stage_facts" in said:
+            self.facts = said["stage_facts"]
+        elif "stage_skipped" in said:
+            self.skipped = said["stage_skipped"]
+        elif "stage_error" in said:
+            self.error = said["stage_error"]
+        else:
+            self.figures.append(said)
+
+
+@dataclass
+class Suite:
+    """A run of stages. `seconds` is the deadline of all, from its beginning."""
+
+    out: Path
+    seconds: float
+    dry_run: bool = False
+    lines: list[dict[str, Any]] = field(default_factory=list)
+
+    def run(self, stages: Sequence[Stage]) -> bool:
+        """Whether all ended well or were skipped."""
+        adopt_orphans()
+        end = time.monotonic() + self.seconds
+        with open(self.out / RESULTS, "a", encoding="utf-8") as results, open(self.out / LOG, "ab", buffering=0) as log:
+            for index, stage in enumerate(stages):
+                left = end - time.monotonic()
+                behind = sum(other.seconds for other in stages[index + 1 :])
+                line = self._line(stage, limit_of(stage.seconds, left, behind), log)
+                self.lines.append(line)
+                print(json.dumps(line, allow_nan=False), file=results, flush=True)
+                os.fsync(results.fileno())
+                print(_summary(line), flush=True)
+                if line.get("error") == INTERRUPTED:
+                    raise KeyboardInterrupt
+        return all(line["status"] in ("ok", "skipped") for line in self.lines)
+
+    def _line(self, stage: Stage, limit: float, log: IO[bytes]) -> dict[str, Any]:
+        """Runs a stage; its line."""
+        line: dict[str, Any] = {"stage": stage.name, "dry_run": self.dry_run, "date": _now(), "limit": round(limit, 1)}
+        if limit < LEAST_SECONDS:
+            reason = f"{limit:.1f} s are left of {self.seconds:g}"
+            return {**line, "status": "skipped", "reason": reason, "seconds": 0.0, "figures": []}
+        told, start = Told(), time.monotonic()
+        log.write(f"\n== {stage.name}, {line['date']}, limit {limit:.0f} s\n".encode())
+
+        def on_line(text: str) -> None:
+            log.write(f"{text}\n".encode())
+            told.hear(text)
+
+        arguments, environment = stage.arguments(self.dry_run, limit), self._environment(stage)
+        try:
+            with _interrupted_by_sigterm():
+                code = run_limited(arguments, limit, on_line, log, environment)
+            status = _status(code, told, limit)
+        except KeyboardInterrupt:
+            status = {"status": "failed", "error": INTERRUPTED}
+        except OSError as error:
+            status = {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+        seconds = round(time.monotonic() - start, 2)
+        return {**line, **told.facts, **status, "seconds": seconds, "figures": told.figures}
+
+    def _environment(self, stage: Stage) -> dict[str, str]:
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        if self.dry_run:
+            environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+            environment.pop("TRITON_INTERPRET", None)
+            if stage.interpreted:
+                environment["TRITON_INTERPRET"] = "1"
+        return environment
+
+
+def limit_of(seconds: float, left: float, behind: float) -> float:
+    """What a stage may take: up to twice what it is meant to if those after it keep theirs; what is left at most."""
+    return min(left, max(seconds, min(STRETCH * seconds, left - behind)))
+
+
+def _status(code: int | None, told: Told, limit: float) -> dict[str, str]:
+    if code is None:
+        return {"status": "timed out", "error": f"killed after {limit:.0f} s, with all that it started"}
+    if told.skipped:
+        return {"status": "skipped", "reason": told.skipped}
+    if code == 0 and not told.error:
+        return {"status": "ok"}
+    how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    return {"status": "failed", "error": told.error or f"{how}; see {LOG}"}
+
+
+def _summary(line: dict[str, Any]) -> str:
+    why = line.get("error") or line.get("reason") or ""
+    figures = f"{len(line['figures'])} figures" if line["figures"] else ""
+    return f"{line['stage']:15} {line['status']:10} {line['seconds']:7.1f} s  {why or figures}"
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+@contextlib.contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """SIGTERM as KeyboardInterrupt, so that no process is left behind."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

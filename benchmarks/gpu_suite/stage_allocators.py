@@ -1,0 +1,55 @@
+"""Captured steps under both of torch's allocators, in child processes: as they should be, and made to fail.
+
+What becomes of a child is a figure: a capture that fails may end its process.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+from typing import Any
+
+from .stage import Context, emit
+
+ALLOCATORS, KINDS = ("native", "cudaMallocAsync"), ("good", "failing")
+# Of each child; they run beside one another.
+CHILD_SECONDS = 25.0
+ERROR_LENGTH = 300
+
+
+def run(context: Context) -> None:
+    limit = min(CHILD_SECONDS, context.left - 2)
+    started = [
+        (allocator, kind, start_child(allocator, kind, context.dry_run))
+        for allocator, kind in itertools.product(ALLOCATORS[:1] if context.dry_run else ALLOCATORS, KINDS)
+    ]
+    for allocator, kind, process in started:
+        emit(allocator=allocator, kind=kind, **outcome_of(process, limit))
+
+
+def start_child(allocator: str, kind: str, dry_run: bool) -> subprocess.Popen[str]:
+    """A process under an allocator, which torch takes from the environment as it starts."""
+    # The older name, which torch 2.11 and those before it know.
+    environment = {**os.environ, "PYTORCH_CUDA_ALLOC_CONF": f"backend:{allocator}"}
+    dry = ["--dry-run"] if dry_run else []
+    command = [sys.executable, "-m", f"{__package__}.allocator_child", kind, *dry]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def outcome_of(process: subprocess.Popen[str], limit: float) -> dict[str, Any]:
+    """What a child did, event by event, and how it ended."""
+    try:
+        out, err = process.communicate(timeout=limit)
+        ended = signal.Signals(-process.returncode).name if process.returncode < 0 else f"exit {process.returncode}"
+    except subprocess.TimeoutExpired:
+        process.kill()
+        out, err = process.communicate()
+        ended = f"killed after {limit:.0f} s"
+    sys.stderr.write(err)
+    told = {key: value for line in out.splitlines() if line.startswith("{") for key, value in json.loads(line).items()}
+    error = "" if ended == "exit 0" else (err.strip().splitlines() or [""])[-1][:ERROR_LENGTH]
+    return {"ended": ended, "error": error, **told}

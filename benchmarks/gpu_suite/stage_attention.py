@@ -1,0 +1,37 @@
+"""Attention over the cache at the 7B's shapes: its forms, windows, contexts and tiles."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+
+import torch
+
+from lumina_core.model import KV_CACHES
+from lumina_core.synthetic import SYNTHETIC
+from lumina_core.timing import copy_bandwidth
+
+from ..kernels import attention
+from ..kernels.clock import Clock
+from .builds import CONTEXTS, WIDTHS, cache_slots
+from .stage import Context, Skipped, emit
+
+KINDS = ("int8", *(kind for kind in KV_CACHES if kind != "int8"))
+DRY_WIDTHS, DRY_CONTEXTS, DRY_SLOTS = (4,), (40,), 128
+
+
+@torch.inference_mode()
+def run(context: Context) -> None:
+    if importlib.util.find_spec("triton") is None:
+        raise Skipped("triton is not installed: there is no kernel")
+    clock = Clock(context.device, copy_bandwidth(context.device))
+    emit(copy_bytes_per_second=clock.bandwidth)
+    widths, contexts, slots = (WIDTHS, CONTEXTS, cache_slots())
+    if context.dry_run:
+        widths, contexts, slots = DRY_WIDTHS, DRY_CONTEXTS, DRY_SLOTS
+    config = SYNTHETIC[context.model].transformer
+    for kind, width, place in itertools.product(KINDS, widths, contexts):
+        problem = attention.Problem(config, kind, width, place, slots)
+        tiles = attention.tiles_of(problem)
+        for figure in attention.sweep(problem, tiles[:2] if context.dry_run else tiles, clock):
+            emit(**figure)

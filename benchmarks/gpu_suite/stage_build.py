@@ -1,0 +1,65 @@
+"""Builds every kernel in parallel, before anything waits for one; what does not build is told with its error."""
+
+from __future__ import annotations
+
+import importlib.util
+import multiprocessing
+import os
+import time
+from typing import Any
+
+import torch
+
+from ..kernels.clock import first_line
+from .builds import Build, all_builds
+from .stage import Context, Skipped, emit
+
+# Of an H100, where a dry run has no GPU to ask.
+DRY_CAPABILITY = 90
+MOST_PROCESSES = 32
+builds: list[Build] = []
+
+
+def run(context: Context) -> None:
+    if importlib.util.find_spec("triton") is None:
+        raise Skipped("triton is not installed: there are no kernels")
+    count, start = len(all_builds(context.dry_run)), time.monotonic()
+    workers = min(2 if context.dry_run else MOST_PROCESSES, os.cpu_count() or 1, count)
+    built = 0
+    # Spawned, not forked: torch has threads.
+    with multiprocessing.get_context("spawn").Pool(workers, _prepare, (context.dry_run, _capability(context))) as pool:
+        for found in pool.imap_unordered(_build, range(count)):
+            built += not found.get("error")
+            if found.get("error") or context.dry_run:
+                emit(**found)
+            if built % 50 == 0:
+                emit(built=built, of=count, after=round(time.monotonic() - start, 1))
+    emit(built=built, of=count, after=round(time.monotonic() - start, 1), workers=workers)
+    if built < count:
+        raise RuntimeError(f"{count - built} of {count} kernels do not build; the figures name them")
+
+
+def _capability(context: Context) -> int:
+    major, minor = (divmod(DRY_CAPABILITY, 10)) if context.dry_run else torch.cuda.get_device_capability()
+    return 10 * major + minor
+
+
+def _prepare(dry_run: bool, capability: int) -> None:
+    """In a worker: launches only build, for the device; what is built lies in Triton's cache, for all stages."""
+    from ..gpu_code import build_instead_of_running
+
+    torch.set_num_threads(1)
+    build_instead_of_running(capability)
+    builds[:] = all_builds(dry_run)
+
+
+def _build(index: int) -> dict[str, Any]:
+    from lumina_core.kernels.chooser import load
+
+    build, start = builds[index], time.perf_counter()
+    told = {"kernel": build.kernel, "variant": build.variant}
+    try:
+        load(build.kernel)(*build.arguments(), **build.options)
+    except Exception as error:  # whatever the compiler raises
+        return {**told, "error": first_line(error)}
+    return {**told, "seconds": round(time.perf_counter() - start, 2)}

@@ -1,0 +1,55 @@
+"""The tests of captured steps, and how often `gumbel` and `ar` differ on the demo."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from lumina_core.decoding import DecodeSettings
+from lumina_core.pipeline import Request, draw
+from lumina_core.prompts import build_prompt
+from training.world import CANVAS, CATEGORIES, fresh_samples
+
+from ..sources import GRID_SIDE, load_demo
+from .pytest_runs import run_pytest
+from .stage import Context, emit
+
+PROMPTS_PER_CATEGORY, DRY_PROMPTS = 8, 1
+
+
+@torch.inference_mode()
+def run(context: Context) -> None:
+    for dtype in (torch.bfloat16,) if context.dry_run else (torch.bfloat16, torch.float32):
+        emit(**_compare(context, dtype))
+    tests = run_pytest("tests/gpu/test_steps.py")
+    emit(**tests)
+    if tests.get("failed") or tests.get("error"):
+        raise RuntimeError(f"{tests.get('failed', 'all')} tests failed; the figures name them")
+
+
+def _compare(context: Context, dtype: torch.dtype) -> dict[str, object]:
+    """Codes and pictures in which `gumbel` at its default window differs from `ar`, the same seeds and batch."""
+    demo = load_demo("demo", context.device, dtype)
+    categories = CATEGORIES[:1] if context.dry_run else CATEGORIES
+    count = DRY_PROMPTS if context.dry_run else PROMPTS_PER_CATEGORY
+    captions = [one.caption for category in categories for one in fresh_samples(category, count, seed=0)]
+    prompts = [demo.tokenizer.encode_prompt(build_prompt("t2i", CANVAS, CANVAS, caption)) for caption in captions]
+    request = Request(prompts, GRID_SIDE, GRID_SIDE)
+    gumbel, ar = (
+        draw(demo.transformer, demo.vocabulary, replace(request, settings=DecodeSettings(decoder=decoder)))
+        for decoder in ("gumbel", "ar")
+    )
+    differ = gumbel.codes != ar.codes
+    return {
+        "compared": "gumbel with ar",
+        "dtype": str(dtype).removeprefix("torch."),
+        "kernel": gumbel.matmul_kernel,
+        "attention": gumbel.attention_kernel,
+        "pictures": len(differ),
+        "codes": differ.numel(),
+        "differing_pictures": int(differ.flatten(1).any(1).sum()),
+        "differing_codes": int(differ.sum()),
+        "forwards": gumbel.nfe,
+        "forwards_of_ar": ar.nfe,
+    }

@@ -1,0 +1,36 @@
+"""The quantised matmuls at the 7B's shapes, over tiles and splits, beside torch's own."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import torch
+
+from lumina_core.model.load import linear_shapes
+from lumina_core.synthetic import SYNTHETIC
+from lumina_core.timing import copy_bandwidth
+
+from ..kernels import matmul
+from ..kernels.clock import Clock
+from .builds import ROWS, SCHEMES
+from .stage import Context, Skipped, emit
+
+
+@torch.inference_mode()
+def run(context: Context) -> None:
+    clock = Clock(context.device, copy_bandwidth(context.device))
+    emit(copy_bytes_per_second=clock.bandwidth)
+    shapes = linear_shapes(SYNTHETIC[context.model].transformer)
+    problems = matmul.problems(shapes, ROWS[:1] if context.dry_run else ROWS)
+    if context.dry_run:
+        problems = problems[:1]
+    for problem in problems:
+        for figure in matmul.others(problem, clock):
+            emit(**figure)
+    if importlib.util.find_spec("triton") is None:
+        raise Skipped("triton is not installed: only torch's own were timed")
+    for scheme in SCHEMES:
+        for problem in problems:
+            tiles = matmul.tiles_of(problem)
+            for figure in matmul.sweep(scheme, problem, tiles[:2] if context.dry_run else tiles, clock):
+                emit(**figure)

@@ -1,0 +1,73 @@
+"""What one step consists of: each kernel's launches and time, captured and not, and what is left between them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from lumina_core.decoding import DecodeSettings
+from lumina_core.decoding.decode import read_length
+from lumina_core.decoding.steps import make_steps
+from lumina_core.decoding.window import Window
+from lumina_core.model import set_compile
+from lumina_core.timing import PROMPT_TOKENS, SETTING_UP, StepTimer, timed
+
+from .models import synthetic, timer_of
+from .stage import Context, emit
+
+WEIGHTS, WINDOW, PLACE = "int4", 32, 5120
+DRY_WINDOW, DRY_PLACE = 8, 128
+PROFILED, NAME_LENGTH = 3, 120
+
+
+def run(context: Context) -> None:
+    window, place = (DRY_WINDOW, DRY_PLACE) if context.dry_run else (WINDOW, PLACE)
+    transformer = synthetic(context, WEIGHTS)
+    timer = timer_of(transformer, (place,), window)
+    for compile_choice in ("auto", "off"):
+        set_compile(transformer, compile_choice)
+        _profile(timer, window, place, context.device)
+
+
+@torch.inference_mode()
+def _profile(timer: StepTimer, window: int, place: int, device: torch.device) -> None:
+    settings = DecodeSettings(window_size=window, kv_cache=timer.settings.kv_cache)
+    moving = Window(timer.transformer, timer.canvas, timer.cache, [PROMPT_TOKENS], settings)
+    index = torch.full_like(moving.pos, place - PROMPT_TOKENS)
+    steps, kv_len = make_steps(moving), read_length(moving, PROMPT_TOKENS, place - PROMPT_TOKENS, 0, window)
+
+    def step(count: int) -> None:
+        for _ in range(count):
+            moving.pos.copy_(index)
+            steps(timer.end_of_row, kv_len, window)
+
+    step(SETTING_UP + 1)
+    wall = timed(lambda: step(PROFILED), device) / PROFILED
+    cuda = device.type == "cuda"
+    with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as found:
+        step(PROFILED)
+        if cuda:
+            torch.cuda.synchronize(device)
+    kernels = sorted(_kernels(found, cuda), key=lambda one: -one["us"])
+    told = {"captured": steps.captured, "window": window, "context": place}
+    total = sum(one["us"] for one in kernels)
+    launches = sum(one["calls"] for one in kernels)
+    emit(**told, step_us=1e6 * wall, kernels_us=total, between_us=1e6 * wall - total, launches=launches)
+    for one in kernels:
+        emit(**told, **one)
+
+
+def _kernels(found: Any, cuda: bool) -> list[dict[str, Any]]:
+    """Calls and microseconds a step of every kernel (on a CPU: operation)."""
+    name = "self_device_time_total" if cuda else "self_cpu_time_total"
+    return [
+        {
+            "kernel": event.key[:NAME_LENGTH],
+            "calls": event.count / PROFILED,
+            "us": getattr(event, name) / PROFILED,
+        }
+        for event in found.key_averages()
+        if getattr(event, name) > 0
+    ]

@@ -1,0 +1,70 @@
+"""Each kernel's self-tests, those that a run of the 7B makes before it starts, and the tests of all kernels."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+
+import torch
+
+from lumina_core.config import TransformerConfig
+from lumina_core.decoding.sampling import draw_samples, topk_samples
+from lumina_core.kernels import Sample, eager, self_test, unusable
+from lumina_core.kernels.chooser import load
+from lumina_core.kernels.tiles import padded_chunks
+from lumina_core.model import KV_CACHES
+from lumina_core.model.load import linear_shapes
+from lumina_core.model.make_cache import attention_samples, block_samples
+from lumina_core.quant import SCHEMES, matmul_samples
+from lumina_core.quant.tinygemm import choose_tinygemm
+from lumina_core.synthetic import SYNTHETIC
+
+from ..interpreter import round_to_nearest
+from ..kernels.rest import splits_in_use
+from .builds import cache_slots
+from .pytest_runs import run_pytest
+from .stage import Context, Skipped, emit
+
+WIDTH, WORKERS = 64, 6
+
+
+def run(context: Context) -> None:
+    if importlib.util.find_spec("triton") is None:
+        raise Skipped("triton is not installed: there are no kernels")
+    emit(unusable=unusable(context.device))
+    failed = 0
+    if context.dry_run:
+        round_to_nearest()
+    for kernel, variant, samples in _self_tests(context):
+        # In a dry run one sample each: the interpreter is slow.
+        some = samples[:1] if context.dry_run else samples
+        tested = [self_test(load(kernel), getattr(eager, kernel), sample) for sample in some]
+        wrong = [one.reason for one in tested if one.reason]
+        error = max((one.error for one in tested if one.error is not None), default=None)
+        failed += bool(wrong)
+        emit(kernel=kernel, variant=variant, samples=len(tested), reason="; ".join(wrong), largest_error=error)
+    found, reason = choose_tinygemm(context.device)
+    emit(kernel="tinygemm", variant="", reason="" if found else reason)
+    tests = run_pytest("tests/gpu/test_kernels.py", 0 if context.dry_run else WORKERS)
+    emit(**tests)
+    if failed or tests.get("failed") or tests.get("error"):
+        raise RuntimeError(f"{failed} self-tests and {tests.get('failed', 'all')} tests failed; the figures name them")
+
+
+def _self_tests(context: Context) -> Iterator[tuple[str, str, list[Sample]]]:
+    """Kernel, variant and samples."""
+    config, device = SYNTHETIC[context.model].transformer, context.device
+    width, chunks = (1, 1) if context.dry_run else (WIDTH, padded_chunks(cache_slots()))
+    for scheme in SCHEMES.values():
+        yield f"{scheme.name}_matmul", "", matmul_samples(scheme, device, linear_shapes(config).values())
+    for kv_cache in KV_CACHES:
+        yield "window_attention", kv_cache, attention_samples(device, config, kv_cache, width, chunks)
+        yield "place_heads", kv_cache, _block("place_heads", device, config, kv_cache)
+    yield "silu_gate", "", _block("silu_gate", device, config, "int8")
+    yield "add_norm", "", _block("add_norm", device, config, "int8")
+    yield "topk_cut", "", topk_samples(device, config.codebook_size)
+    yield "gumbel_draw", "", draw_samples(device, config.codebook_size)
+
+
+def _block(kernel: str, device: torch.device, config: TransformerConfig, kv_cache: str) -> list[Sample]:
+    return block_samples(kernel, device, config, kv_cache, (splits_in_use(kernel, config),))

@@ -1,0 +1,29 @@
+"""Decoding steps of the 7B's sizes with int4 weights and the 8-bit cache, captured and not."""
+
+from __future__ import annotations
+
+import itertools
+
+from lumina_core.model import set_compile
+from lumina_core.timing import copy_bandwidth
+
+from .builds import CONTEXTS
+from .models import figure_of, synthetic, timer_of
+from .stage import Context, emit
+
+WEIGHTS = "int4"
+WINDOWS = (1, 32, 16, 64, 8, 24)
+STEPS = {"auto": 20, "off": 10}
+DRY_WINDOWS, DRY_CONTEXTS = (1, 8), (128,)
+
+
+def run(context: Context) -> None:
+    bandwidth = copy_bandwidth(context.device)
+    emit(copy_bytes_per_second=bandwidth)
+    windows, contexts = (DRY_WINDOWS, DRY_CONTEXTS) if context.dry_run else (WINDOWS, CONTEXTS)
+    transformer = synthetic(context, WEIGHTS)
+    timer = timer_of(transformer, contexts, max(windows))
+    for compile_choice, place, window in itertools.product(STEPS, contexts, windows):
+        set_compile(transformer, compile_choice)
+        one = timer.measure(window, place, 2 if context.dry_run else STEPS[compile_choice], bandwidth)
+        emit(**figure_of(one, WEIGHTS, compile_choice))

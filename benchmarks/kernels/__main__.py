@@ -1,0 +1,102 @@
+"""The command line of the micro-benchmarks (see `benchmarks.kernels`)."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from lumina_core.kernels.chooser import MODULES, unusable
+from lumina_core.model import KV_CACHES
+from lumina_core.model.load import linear_shapes
+from lumina_core.synthetic import SYNTHETIC
+from lumina_core.timing import PROMPT_TOKENS, canvas_reaching, copy_bandwidth
+
+from ..arguments import positive
+from . import attention, matmul, rest
+from .clock import Clock
+
+LAYERS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """All options; those that a kernel has no use for are left alone."""
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.kernels", description="Times one kernel. Tiles are those in use where none are named."
+    )
+    parser.add_argument("kernel", choices=tuple(MODULES))
+    parser.add_argument("--model", choices=tuple(SYNTHETIC), default="7b", help="whose shapes")
+    parser.add_argument("--rows", type=positive, nargs="+", default=[2, 16, 32, 64, 128], help="tokens, both branches")
+    parser.add_argument("--warps", type=positive, nargs="+", help="of a program")
+    matmuls = parser.add_argument_group("matmuls")
+    matmuls.add_argument("--layers", choices=LAYERS, nargs="+", default=LAYERS)
+    matmuls.add_argument("--outputs", type=positive, nargs="+", help="of a program")
+    matmuls.add_argument("--stages", type=positive, nargs="+", help="of the software pipeline")
+    matmuls.add_argument("--splits", type=positive, nargs="+", help="of the inputs; also of the sums for small kernels")
+    matmuls.add_argument("--others", action="store_true", help="torch's own matmuls too: bfloat16, int4, fp8")
+    cache = parser.add_argument_group("attention")
+    cache.add_argument("--kv", choices=KV_CACHES, nargs="+", default=["int8"])
+    cache.add_argument("--windows", type=positive, nargs="+", default=[1, 8, 16, 32, 64])
+    cache.add_argument("--context", type=positive, nargs="+", default=[1024, 5120, 9216])
+    cache.add_argument("--slots", type=positive, nargs="+", help="of the cache at a time")
+    cache.add_argument("--chunks", type=positive, nargs="+", help="slots of a program")
+    return parser
+
+
+def figures(options: argparse.Namespace, clock: Clock) -> Iterator[dict[str, Any]]:
+    """A figure for each setting."""
+    config = SYNTHETIC[options.model].transformer
+    if options.kernel == "window_attention":
+        yield from _attention(options, clock)
+    elif options.kernel in rest.ARGUMENTS:
+        for rows in options.rows:
+            for splits in options.splits or [rest.splits_in_use(options.kernel, config)]:
+                problem = rest.Problem(config, rows, splits, options.kv[0])
+                yield from rest.sweep(options.kernel, problem, [None, *(options.warps or [])], clock)
+    else:
+        shapes = {layer: shape for layer, shape in linear_shapes(config).items() if layer in options.layers}
+        for problem in matmul.problems(shapes, options.rows):
+            used = problem.tile_in_use()
+            outputs_and_warps = itertools.product(options.outputs or [used.outputs], options.warps or [used.warps])
+            stages, splits = options.stages or [used.stages], options.splits or [used.splits]
+            tiles = matmul.tiles_of(problem, list(outputs_and_warps), stages, splits)
+            yield from matmul.sweep(options.kernel.removesuffix("_matmul"), problem, tiles, clock)
+            if options.others:
+                yield from matmul.others(problem, clock)
+
+
+def _attention(options: argparse.Namespace, clock: Clock) -> Iterator[dict[str, Any]]:
+    config = SYNTHETIC[options.model].transformer
+    length = PROMPT_TOKENS + canvas_reaching(max(options.context), max(options.windows)).last + 1
+    for kv_cache, width, context in itertools.product(options.kv, options.windows, options.context):
+        problem = attention.Problem(config, kv_cache, width, context, length)
+        used = problem.tile_in_use
+        slots, warps = options.slots or [used.slots], options.warps or [used.warps]
+        yield from attention.sweep(
+            problem, attention.tiles_of(problem, slots, warps, options.chunks or [used.chunk]), clock
+        )
+
+
+@torch.inference_mode()
+def main(arguments: list[str] | None = None) -> int:
+    """Prints a JSON line for each setting; 2 where the kernels cannot run."""
+    options = make_parser().parse_args(arguments)
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    device = torch.device("cpu" if interpreted else "cuda")
+    reason = "" if interpreted else "there is no CUDA device" if not torch.cuda.is_available() else unusable(device)
+    if reason:
+        print(f"benchmarks.kernels: {reason}; TRITON_INTERPRET=1 runs them on a CPU, slowly", file=sys.stderr)
+        return 2
+    for figure in figures(options, Clock(device, copy_bandwidth(device))):
+        print(json.dumps(figure), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""Arguments of the kernels at a model's shapes: made without touching memory, filled where they are to be timed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lumina_core.config import TransformerConfig
+from lumina_core.kernels.stored import Stored
+from lumina_core.model.kv_store import make_store
+from lumina_core.quant import SCHEMES
+
+BF16 = torch.bfloat16
+Arguments = tuple[Any, ...]
+
+
+def matmul_arguments(
+    scheme: str, shape: tuple[int, int], rows: int, device: torch.device | str, dtype: torch.dtype = BF16
+) -> Arguments:
+    """Of `int4_matmul` or `int8_matmul`: x [rows,in] and what is stored of a weight with (inputs, outputs)."""
+    in_features, out_features = shape
+    pieces = SCHEMES[scheme].pieces(in_features).values()
+    weight = (torch.empty(out_features, *piece.columns, dtype=piece.dtype, device=device) for piece in pieces)
+    return torch.empty(rows, in_features, dtype=dtype, device=device), *weight
+
+
+def attention_arguments(
+    config: TransformerConfig, kv_cache: str, width: int, context: int, length: int, device: torch.device | str
+) -> Arguments:
+    """Of `window_attention`: two sequences, whose window ends behind `context` tokens, in a cache of this length."""
+    heads, kv_heads, head_dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+    query = torch.empty(2, width, heads, head_dim, dtype=BF16, device=device)
+    keys, values = (make_store(kv_cache, (1, 2, length, kv_heads, head_dim), BF16, device).stored(0) for _ in "kv")
+    input_pos = context + torch.arange(width, device=device).expand(2, -1).contiguous()
+    return query, keys, values, input_pos, length
+
+
+def heads_arguments(
+    config: TransformerConfig, kv_cache: str, rows: int, splits: int, device: torch.device | str
+) -> Arguments:
+    """Of `place_heads`."""
+    heads, kv_heads, head_dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+    norms = [torch.empty(config.model_parallel_size, head_dim, dtype=BF16, device=device) for _ in range(4)]
+    cos, sin = (torch.empty(rows, head_dim, dtype=BF16, device=device) for _ in range(2))
+    keys, values = (make_store(kv_cache, (1, 1, rows, kv_heads, head_dim), BF16, device).stored(0) for _ in "kv")
+    sums = sums_argument(rows, (heads + 2 * kv_heads) * head_dim, splits, device)
+    return sums, norms[:2], norms[2:], cos, sin, torch.arange(rows, device=device), keys, values
+
+
+def add_arguments(size: int, rows: int, splits: int, device: torch.device | str) -> Arguments:
+    """Of `add_norm`."""
+    x, weight = (torch.empty(*shape, dtype=BF16, device=device) for shape in ((rows, size), (size,)))
+    return x, sums_argument(rows, size, splits, device), weight, 1e-5
+
+
+def sums_argument(rows: int, out_features: int, splits: int, device: torch.device | str) -> Tensor:
+    """Partial sums of a matmul, as it leaves them."""
+    return torch.empty(splits, rows, out_features, dtype=BF16 if splits == 1 else torch.float32, device=device)
+
+
+def logits_argument(codes: int, width: int, device: torch.device | str) -> Tensor:
+    """Logits [1,width,codes] of one picture."""
+    return torch.empty(1, width, codes, device=device)
+
+
+def draw_arguments(codes: int, width: int, top_k: int, device: torch.device | str) -> Arguments:
+    """Of `gumbel_draw`."""
+    index = torch.arange(width, device=device)[None]
+    return logits_argument(codes, width, device), torch.zeros(1, dtype=torch.int64, device=device), index, top_k
+
+
+def fill(arguments: Arguments) -> Arguments:
+    """The arguments with random numbers in all that is no position, in place: timing zeros flatters."""
+    for tensor in tensors(arguments):
+        if tensor.is_floating_point():
+            tensor.normal_(0, 0.02)
+        elif tensor.dtype in (torch.int8, torch.uint8):
+            tensor.random_(-127 if tensor.dtype == torch.int8 else 0, 128 if tensor.dtype == torch.int8 else 256)
+    return arguments
+
+
+def tensors(arguments: Any) -> Iterator[Tensor]:
+    """All tensors in arguments."""
+    if isinstance(arguments, Tensor):
+        yield arguments
+    elif isinstance(arguments, Stored):
+        yield from arguments.parts
+    elif isinstance(arguments, (tuple, list)):
+        for each in arguments:
+            yield from tensors(each)
+
+
+def nbytes(arguments: Any) -> int:
+    """Bytes of all tensors in arguments."""
+    return sum(tensor.nbytes for tensor in tensors(arguments))

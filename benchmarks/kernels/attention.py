@@ -1,0 +1,89 @@
+"""Attention of a window over a cache, at any tile."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lumina_core.config import TransformerConfig
+from lumina_core.kernels.chooser import load
+from lumina_core.kernels.tiles import AttentionTile, attention_tile
+from lumina_core.model import KVCache
+
+from .arguments import BF16, attention_arguments, fill, nbytes
+from .clock import Clock, first_line
+
+# Slots at a time, warps, and slots of a program: what is tried where the command line names nothing.
+SLOTS, WARPS, CHUNKS = (32, 64, 128), (4, 8), (512, 1024)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Two sequences' windows of `width` tokens behind `context`, in a cache of `length` slots."""
+
+    config: TransformerConfig
+    kv_cache: str
+    width: int
+    context: int
+    length: int
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        return {"kv": self.kv_cache, "window": self.width, "context": self.context, "length": self.length}
+
+    @property
+    def tile_in_use(self) -> AttentionTile:
+        return attention_tile(self.width * self.config.num_attention_heads // self.config.num_key_value_heads, BF16)
+
+    @property
+    def read_bytes(self) -> int:
+        """What attending cannot but read: the filled slots of both sequences, in one layer."""
+        filled = self.context + self.width
+        return KVCache.bytes_needed(replace(self.config, num_hidden_layers=1), 2, filled, BF16, self.kv_cache)
+
+
+def tiles_of(
+    problem: Problem,
+    slots: Iterable[int] = SLOTS,
+    warps: Iterable[int] = WARPS,
+    chunks: Iterable[int] = CHUNKS,
+) -> list[AttentionTile]:
+    """The tile in use, and others."""
+    used = problem.tile_in_use
+    tried = itertools.product(slots, warps, chunks)
+    others = [replace(used, slots=slot, warps=warp, chunk=chunk) for slot, warp, chunk in tried]
+    return list(dict.fromkeys([used, *others]))
+
+
+def sweep(problem: Problem, tiles: Sequence[AttentionTile], clock: Clock) -> Iterator[dict[str, Any]]:
+    """A figure for each tile, the first of which the others are held against; an error is a figure too."""
+    kernel = load("window_attention")
+    made = partial(attention_arguments, *(getattr(problem, name) for name in problem.__dataclass_fields__))
+    inputs = [fill(made(clock.device)) for _ in range(_copies(problem, made, clock))]
+    expected: Tensor | None = None
+    for tile in tiles:
+        told = {"kernel": "window_attention", **problem.figures, "tile": asdict(tile)}
+        told["in_use"] = tile == problem.tile_in_use
+        try:
+            result = kernel(*inputs[0], tile=tile).float()
+            expected = result if expected is None else expected
+            off = float((result - expected).norm() / expected.norm())
+            seconds = clock.seconds([partial(kernel, *each, tile=tile) for each in inputs])
+            share = clock.share(problem.read_bytes, seconds)
+            yield {**told, "us": 1e6 * seconds, "bytes": problem.read_bytes, "share": share, "off": off}
+        except Exception as error:  # a tile that does not fit on this device, whatever the compiler or driver raises
+            yield {**told, "error": first_line(error)}
+
+
+def _copies(problem: Problem, made: Any, clock: Clock) -> int:
+    """As many caches as the L2 cannot hold what is read of them, and memory can hold them."""
+    if clock.device.type != "cuda":
+        return 2
+    free = torch.cuda.mem_get_info(clock.device)[0] // 2
+    return max(2, min(clock.copies(problem.read_bytes), free // nbytes(made("meta"))))

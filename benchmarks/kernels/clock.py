@@ -1,0 +1,84 @@
+"""How long a call takes on a device, without the host's work."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+Call = Callable[[], object]
+# Of one capture: what a clock tells well, and no more launches than that.
+SECONDS, MOST_LAUNCHES, REPLAYS = 2e-3, 64, 5
+# Inputs are rotated over so many times the L2, but for more than the copies take no more bytes than this.
+L2_TIMES, MOST_BYTES = 4, 2**31
+ERROR_LENGTH = 200
+
+
+def first_line(error: BaseException) -> str:
+    """An error's kind and the beginning of what it says."""
+    return f"{type(error).__name__}: {error}".splitlines()[0][:ERROR_LENGTH]
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Times calls on a device that copies so many bytes a second."""
+
+    device: torch.device
+    bandwidth: float
+
+    def copies(self, nbytes: int) -> int:
+        """Inputs of so many bytes that the L2 cannot hold them all; at least two."""
+        if self.device.type != "cuda":
+            return 2
+        wanted = -(-L2_TIMES * torch.cuda.get_device_properties(self.device).L2_cache_size // max(1, nbytes))
+        return max(2, min(wanted, MOST_BYTES // max(1, nbytes)))
+
+    def seconds(self, calls: Sequence[Call]) -> float:
+        """The time of one call, the calls run in turn; the least of some measurements."""
+        return self._captured(calls) if self.device.type == "cuda" else self._plain(calls)
+
+    def share(self, nbytes: int, seconds: float) -> float:
+        """Of the bandwidth, what moving so many bytes in this time reaches."""
+        return nbytes / seconds / self.bandwidth
+
+    def _plain(self, calls: Sequence[Call]) -> float:
+        calls[0]()
+        start = time.perf_counter()
+        for call in calls:
+            call()
+        return (time.perf_counter() - start) / len(calls)
+
+    def _captured(self, calls: Sequence[Call]) -> float:
+        """By replays of a CUDA graph of many calls, on the stream on which they ran before."""
+        self._stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self._stream):
+            for call in calls:
+                call()
+            once = self._elapsed(lambda: [call() for call in calls]) / len(calls)
+            launches = max(len(calls), min(MOST_LAUNCHES, int(SECONDS / once)))
+            graph = torch.cuda.CUDAGraph()
+            # Not `torch.cuda.graph`, which collects garbage and empties the memory cache each time.
+            graph.capture_begin()
+            try:
+                for call in itertools.islice(itertools.cycle(calls), launches):
+                    call()
+            finally:
+                graph.capture_end()
+            graph.replay()
+            return min(self._elapsed(graph.replay) for _ in range(REPLAYS)) / launches
+
+    @cached_property
+    def _stream(self) -> torch.cuda.Stream:
+        return torch.cuda.Stream(self.device)
+
+    def _elapsed(self, run: Call) -> float:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        run()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1000

@@ -1,0 +1,133 @@
+"""Quantised matmuls at the shapes of a model's layers: ours at any tile, and torch's own beside them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lumina_core.kernels.chooser import load
+from lumina_core.kernels.tiles import MatmulTile, matmul_tile, split_groups
+from lumina_core.quant import tinygemm
+
+from .arguments import BF16, Arguments, fill, matmul_arguments, nbytes
+from .clock import Clock, first_line
+
+# (outputs, warps) and stages of a program, and splits: what is tried where the command line names nothing.
+OUTPUTS_AND_WARPS = ((32, 2), (32, 4), (64, 4), (64, 8), (128, 4), (128, 8))
+STAGES, SPLITS = (2, 3), (1, 2, 3, 6)
+FP8 = torch.float8_e4m3fn
+
+
+@dataclass(frozen=True)
+class Problem:
+    """x [rows,in] times a layer's weight; `shape` is (inputs, outputs)."""
+
+    layer: str
+    shape: tuple[int, int]
+    rows: int
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        return {"layer": self.layer, "in": self.shape[0], "out": self.shape[1], "rows": self.rows}
+
+    def tile_in_use(self, dtype: torch.dtype = BF16) -> MatmulTile:
+        return matmul_tile(self.rows, *self.shape, dtype)
+
+
+def problems(shapes: dict[str, tuple[int, int]], rows: Sequence[int]) -> list[Problem]:
+    """Every layer at so many rows; all layers of one number of rows stand together."""
+    return [Problem(layer, shape, count) for count in rows for layer, shape in shapes.items()]
+
+
+def tiles_of(
+    problem: Problem,
+    outputs_and_warps: Iterable[tuple[int, int]] = OUTPUTS_AND_WARPS,
+    stages: Iterable[int] = STAGES,
+    splits: Iterable[int] = SPLITS,
+    dtype: torch.dtype = BF16,
+) -> list[MatmulTile]:
+    """The tile in use, and others; splits that come to the same are there once."""
+    used = problem.tile_in_use(dtype)
+    tried = [
+        replace(used, outputs=outputs, warps=warps, stages=stage, splits=split_groups(problem.shape[0], split)[0])
+        for (outputs, warps), stage, split in itertools.product(outputs_and_warps, stages, splits)
+    ]
+    return list(dict.fromkeys([used, *tried]))
+
+
+def sweep(
+    scheme: str, problem: Problem, tiles: Sequence[MatmulTile], clock: Clock, dtype: torch.dtype = BF16
+) -> Iterator[dict[str, Any]]:
+    """A figure for each tile, the first of which the others are held against; an error is a figure too."""
+    kernel = load(f"{scheme}_matmul")
+    inputs = [fill(matmul_arguments(scheme, problem.shape, problem.rows, clock.device, dtype))]
+    inputs += [_refilled(inputs[0]) for _ in range(1, clock.copies(nbytes(inputs[0])))]
+    expected: Tensor | None = None
+    for tile in tiles:
+        told = {"kernel": f"{scheme}_matmul", **problem.figures, "tile": asdict(tile)}
+        told["in_use"] = tile == problem.tile_in_use(dtype)
+        try:
+            result = kernel(*inputs[0], tile=tile).float()
+            expected = result if expected is None else expected
+            # The weights' partial sums are what the next kernel takes, so they are not joined where time is taken.
+            calls = [partial(kernel, *each, joined=False, tile=tile) for each in inputs]
+            off = float((result - expected).norm() / expected.norm())
+            yield {**told, **_timed(clock, calls, nbytes(inputs[0])), "off": off}
+        except Exception as error:  # a tile that does not fit on this device, whatever the compiler or driver raises
+            yield {**told, "error": first_line(error)}
+
+
+def others(problem: Problem, clock: Clock) -> Iterator[dict[str, Any]]:
+    """torch's own matmuls of the same shape: bfloat16, int4 (tinygemm) and fp8; what a device lacks is an error."""
+    for name, make in (("torch bf16", _plain), ("torch int4", _tinygemm), ("torch fp8", _fp8)):
+        told = {"kernel": name, **problem.figures}
+        try:
+            first = make(problem, clock.device)
+            more = [make(problem, clock.device) for _ in range(1, clock.copies(first[1]))]
+            yield {**told, **_timed(clock, [call for call, _ in (first, *more)], first[1])}
+        except Exception as error:  # whatever torch raises where it cannot
+            yield {**told, "error": first_line(error)}
+
+
+def _timed(clock: Clock, calls: Sequence[Any], moved: int) -> dict[str, Any]:
+    seconds = clock.seconds(calls)
+    return {"us": 1e6 * seconds, "bytes": moved, "copies": len(calls), "share": clock.share(moved, seconds)}
+
+
+def _refilled(arguments: Arguments) -> Arguments:
+    """The same x with other weights."""
+    return arguments[0], *fill(tuple(torch.empty_like(piece) for piece in arguments[1:]))
+
+
+def _plain(problem: Problem, device: torch.device) -> tuple[Any, int]:
+    x, weight = _x_and_weight(problem, device)
+    return partial(F.linear, x, weight), nbytes((x, weight))
+
+
+def _tinygemm(problem: Problem, device: torch.device) -> tuple[Any, int]:
+    x, packed, scale_zero = fill(matmul_arguments("int4", problem.shape, problem.rows, device))
+    arranged = tinygemm.Tinygemm(device).arranged({"packed": packed, "scale_zero": scale_zero})
+    groups, outputs = scale_zero.shape[1], scale_zero.shape[0]
+    scales = arranged["scale_zero"].view(groups, outputs, 2)
+    return partial(tinygemm.product, x, arranged["packed"], scales), nbytes((x, packed, scale_zero))
+
+
+def _fp8(problem: Problem, device: torch.device) -> tuple[Any, int]:
+    """Without the rounding of x, which would be another kernel's."""
+    x, weight = (part.to(FP8) for part in _x_and_weight(problem, device))
+    scales = torch.ones(problem.rows, 1, device=device), torch.ones(1, problem.shape[1], device=device)
+    call = partial(torch._scaled_mm, x, weight.T, scale_a=scales[0], scale_b=scales[1], out_dtype=BF16)
+    return call, nbytes((x, weight))
+
+
+def _x_and_weight(problem: Problem, device: torch.device) -> tuple[Tensor, Tensor]:
+    inputs, outputs = problem.shape
+    x, weight = torch.empty(problem.rows, inputs, device=device), torch.empty(outputs, inputs, device=device)
+    return x.normal_().to(BF16), weight.normal_(0, 0.02).to(BF16)

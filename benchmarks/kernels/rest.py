@@ -1,0 +1,86 @@
+"""The small kernels: what a block does beside its matmuls and attention, and the drawing of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from lumina_core.config import TransformerConfig
+from lumina_core.kernels.chooser import load
+from lumina_core.kernels.tiles import split_count
+from lumina_core.model.load import linear_shapes
+
+from .arguments import (
+    BF16,
+    Arguments,
+    add_arguments,
+    draw_arguments,
+    fill,
+    heads_arguments,
+    logits_argument,
+    nbytes,
+    sums_argument,
+)
+from .clock import Clock, first_line
+
+TOP_K = 4096
+
+
+@dataclass(frozen=True)
+class Problem:
+    """`rows` tokens of a model (of both branches; for drawing, of one); partial sums in so many `splits`."""
+
+    config: TransformerConfig
+    rows: int
+    splits: int
+    kv_cache: str = "int8"
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        return {"rows": self.rows, "splits": self.splits}
+
+
+Make = Callable[[Problem, torch.device | str], Arguments]
+ARGUMENTS: Mapping[str, Make] = MappingProxyType(
+    {
+        "place_heads": lambda one, device: heads_arguments(one.config, one.kv_cache, one.rows, one.splits, device),
+        "silu_gate": lambda one, device: (
+            sums_argument(one.rows, 2 * one.config.intermediate_size, one.splits, device),
+            BF16,
+        ),
+        "add_norm": lambda one, device: add_arguments(one.config.hidden_size, one.rows, one.splits, device),
+        "gumbel_draw": lambda one, device: draw_arguments(one.config.codebook_size, one.rows, _top_k(one), device),
+        "topk_cut": lambda one, device: (logits_argument(one.config.codebook_size, one.rows, device), _top_k(one)),
+    }
+)
+# The layer whose partial sums a kernel takes; the others take none.
+LAYER = {"place_heads": "qkv_proj", "silu_gate": "gate_up_proj", "add_norm": "down_proj"}
+
+
+def splits_in_use(kernel: str, config: TransformerConfig) -> int:
+    """Partial sums that the layer before a kernel leaves, with quantised weights."""
+    return split_count(*linear_shapes(config)[LAYER[kernel]]) if kernel in LAYER else 1
+
+
+def sweep(kernel: str, problem: Problem, warps: Sequence[int | None], clock: Clock) -> Iterator[dict[str, Any]]:
+    """A figure for each number of warps, None being those in use; an error is a figure too."""
+    function = load(kernel)
+    first = fill(ARGUMENTS[kernel](problem, clock.device))
+    inputs = [first, *(fill(ARGUMENTS[kernel](problem, clock.device)) for _ in range(1, clock.copies(nbytes(first))))]
+    for count in warps:
+        told = {"kernel": kernel, **problem.figures, "warps": count, "in_use": count is None}
+        tile = {} if count is None else {"warps": count}
+        try:
+            seconds = clock.seconds([partial(function, *each, **tile) for each in inputs])
+            yield {**told, "us": 1e6 * seconds, "bytes": nbytes(first), "share": clock.share(nbytes(first), seconds)}
+        except Exception as error:  # whatever the compiler or driver raises
+            yield {**told, "error": first_line(error)}
+
+
+def _top_k(problem: Problem) -> int:
+    return min(TOP_K, problem.config.codebook_size // 2)
