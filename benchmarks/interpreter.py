@@ -1,4 +1,4 @@
-"""Triton's interpreter, made to round as a GPU does."""
+"""Triton's interpreter, which runs kernels on a CPU, made to do what a GPU does."""
 
 from __future__ import annotations
 
@@ -7,16 +7,21 @@ from typing import Any
 import torch
 
 
-def round_to_nearest() -> None:
-    """Triton's interpreter cuts float32 to bfloat16; from now on it rounds to the nearest, as a GPU does."""
+def prepare_interpreter() -> None:
+    """Mends two things of it: float32 is rounded to bfloat16, not cut; and loops take bounds under a new NumPy."""
     from triton import language
     from triton.runtime import interpreter
 
-    cut = interpreter._convert_float
+    convert, patch_tensor = interpreter._convert_float, interpreter._patch_lang_tensor
 
-    def convert(values: Any, source: Any, target: Any, mode: Any) -> Any:
+    def round_to_nearest(values: Any, source: Any, target: Any, mode: Any) -> Any:
         if (source, target) != (language.float32, language.bfloat16):
-            return cut(values, source, target, mode)
+            return convert(values, source, target, mode)
         return torch.from_numpy(values.copy()).bfloat16().view(torch.int16).numpy().view("uint16")
 
-    interpreter._convert_float = convert
+    def patch_with_index(tensor: Any, *rest: Any) -> None:
+        """Triton before 3.9 converts an array of one number, which NumPy from 2.4 on refuses."""
+        patch_tensor(tensor, *rest)
+        tensor.__index__ = lambda self: int(self.handle.data.item())
+
+    interpreter._convert_float, interpreter._patch_lang_tensor = round_to_nearest, patch_with_index

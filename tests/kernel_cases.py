@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.interpreter import round_to_nearest
+from benchmarks.interpreter import prepare_interpreter
 from lumina_core.kernels import eager
 from lumina_core.kernels.chooser import load, numbers
 from lumina_core.kernels.samples import (
@@ -212,6 +212,6 @@ LARGE: Mapping[str, Case | Forward] = (
 
 
 if __name__ == "__main__":
-    round_to_nearest()
+    prepare_interpreter()
     torch.set_num_threads(1)
     print(json.dumps({name: each.difference(sys.argv[1]) for name, each in SMALL.items()}))

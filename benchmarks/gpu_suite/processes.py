@@ -48,6 +48,7 @@ def run_limited(
 
     Whatever it started has ended when this returns or raises.
     """
+    ours = _children_of({os.getpid()})
     process = subprocess.Popen(
         arguments,
         stdin=subprocess.DEVNULL,
@@ -64,7 +65,7 @@ def run_limited(
     except subprocess.TimeoutExpired:
         return None
     finally:
-        _end(process)
+        _end(process, ours)
         reader.join(PATIENCE)
 
 
@@ -73,14 +74,17 @@ def _read(stream: IO[bytes], on_line: Callable[[str], None]) -> None:
         on_line(line.decode(errors="replace").rstrip("\n"))
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kills the process, its group and all descendants, those that made a group of their own too."""
+def _end(process: subprocess.Popen[bytes], ours: set[int]) -> None:
+    """Kills the process and all that it started: its group, its descendants, and those that became our children.
+
+    `ours` are the children that we had before.
+    """
     deadline = time.monotonic() + PATIENCE
     # Again while there are any: one may start another while it is looked for.
     while time.monotonic() < deadline:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
-        left = _descendants(os.getpid(), process.pid)
+        left = _with_descendants(_children_of({os.getpid()}) - ours) - {process.pid}
         for pid in left:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
@@ -93,15 +97,17 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             return
 
 
-def _descendants(root: int, group: int) -> list[int]:
-    """Processes below `root` that a process of `group` started, as /proc has them; none where there is no /proc."""
-    parents = {pid: parent for pid, parent in map(_parent, Path("/proc").glob("[0-9]*/stat")) if pid}
-    below: list[int] = []
-    fresh = [root]
+def _with_descendants(roots: set[int]) -> set[int]:
+    found = fresh = roots
     while fresh:
-        fresh = [pid for pid, parent in parents.items() if parent in fresh]
-        below += fresh
-    return [pid for pid in below if pid != group]
+        fresh = _children_of(fresh) - found
+        found = found | fresh
+    return found
+
+
+def _children_of(parents: set[int]) -> set[int]:
+    """Processes, as /proc has them; none where there is no /proc."""
+    return {pid for pid, parent in map(_parent, Path("/proc").glob("[0-9]*/stat")) if parent in parents}
 
 
 def _parent(stat: Path) -> tuple[int, int]:

@@ -1,5 +1,67 @@
+"""The suite's lines become the GPU tables of RESULTS.md."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from .tables import Line, tables
+
+BEGIN, END = "<!-- gpu_suite: tables begin -->", "<!-- gpu_suite: tables end -->"
+
+
 class BadResults(Exception):
-    pass
+    """One line on what is wrong with a file of results or the page for them."""
 
 
-def write_report(a, b, c): ...
+def write_report(results: Sequence[Path], into: Path, page: Path) -> str:
+    """Puts the tables between the marks of a page, or makes the page; says what it did.
+
+    Raises BadResults for files that hold no results, a page without the marks, and lines of a dry run for `page`, whose
+    figures are those of GPUs.
+    """
+    lines = [line for path in results for line in read_lines(path)]
+    if into.resolve() == page.resolve() and any(line.get("dry_run") for line in lines):
+        raise BadResults(f"{results[0]} holds lines of a dry run, which are no figures for {page.name}; use --into")
+    try:
+        text = tables(lines)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadResults(
+            f"{results[0]} has figures that no table is made for: {type(error).__name__} {error}"
+        ) from error
+    try:
+        into.write_text(_between_marks(into, text), encoding="utf-8")
+    except OSError as error:
+        raise BadResults(f"cannot write {into}: {error.strerror or error}") from error
+    return f"the tables of {len(lines)} lines are in {into}"
+
+
+def read_lines(path: Path) -> list[Line]:
+    """The lines of a file. Raises BadResults for one that holds no results."""
+    try:
+        texts = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadResults(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    lines = []
+    for number, text in enumerate(texts, 1):
+        try:
+            line = json.loads(text)
+        except ValueError as error:
+            raise BadResults(f"{path}, line {number} is no JSON: {error}") from error
+        if not isinstance(line, dict) or not {"stage", "status", "figures"} <= line.keys():
+            raise BadResults(f"{path}, line {number} is no result of a stage of the suite")
+        lines.append(line)
+    if not lines:
+        raise BadResults(f"{path} is empty; expected a line for each stage")
+    return lines
+
+
+def _between_marks(into: Path, text: str) -> str:
+    if not into.exists():
+        return f"{BEGIN}\n{text}\n{END}\n"
+    before, begin, rest = into.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, behind = rest.partition(END)
+    if not begin or not end:
+        raise BadResults(f"{into} has no lines {BEGIN} and {END} between which the tables go")
+    return f"{before}{BEGIN}\n{text}\n{END}{behind}"

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import json
 import logging
 import math
+import os
 import platform
 import sys
 import time
 import traceback
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from ..interpreter import prepare_interpreter
 from .processes import end_with_parent
 from .stages import STAGES
 
@@ -53,6 +57,16 @@ def emit(**figure: Any) -> None:
     print(json.dumps(_finite(figure), allow_nan=False), flush=True)
 
 
+def emit_swept(figures: Iterable[dict[str, Any]]) -> None:
+    """Tells the figures of a problem's settings. Raises RuntimeError where none of them ran."""
+    ran, last = False, {}
+    for last in figures:
+        emit(**last)
+        ran = ran or "us" in last
+    if not ran:
+        raise RuntimeError(f"no setting of {last.get('kernel')} ran: {last.get('error')}")
+
+
 def _finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
@@ -86,6 +100,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     end_with_parent()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    if os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton"):
+        prepare_interpreter()
     context = Context(options.dry_run, time.monotonic() + options.limit)
     try:
         emit(stage_facts=facts(context.device))

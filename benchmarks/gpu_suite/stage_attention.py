@@ -14,7 +14,7 @@ from lumina_core.timing import copy_bandwidth
 from ..kernels import attention
 from ..kernels.clock import Clock
 from .builds import CONTEXTS, WIDTHS, cache_slots
-from .stage import Context, Skipped, emit
+from .stage import Context, Skipped, emit, emit_swept
 
 KINDS = ("int8", *(kind for kind in KV_CACHES if kind != "int8"))
 DRY_WIDTHS, DRY_CONTEXTS, DRY_SLOTS = (4,), (40,), 128
@@ -33,5 +33,4 @@ def run(context: Context) -> None:
     for kind, width, place in itertools.product(KINDS, widths, contexts):
         problem = attention.Problem(config, kind, width, place, slots)
         tiles = attention.tiles_of(problem)
-        for figure in attention.sweep(problem, tiles[:2] if context.dry_run else tiles, clock):
-            emit(**figure)
+        emit_swept(attention.sweep(problem, tiles[:2] if context.dry_run else tiles, clock))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 
 import torch
 
@@ -13,7 +14,7 @@ from lumina_core.timing import copy_bandwidth
 from ..kernels import matmul
 from ..kernels.clock import Clock
 from .builds import ROWS, SCHEMES
-from .stage import Context, Skipped, emit
+from .stage import Context, Skipped, emit, emit_swept
 
 
 @torch.inference_mode()
@@ -29,8 +30,6 @@ def run(context: Context) -> None:
             emit(**figure)
     if importlib.util.find_spec("triton") is None:
         raise Skipped("triton is not installed: only torch's own were timed")
-    for scheme in SCHEMES:
-        for problem in problems:
-            tiles = matmul.tiles_of(problem)
-            for figure in matmul.sweep(scheme, problem, tiles[:2] if context.dry_run else tiles, clock):
-                emit(**figure)
+    for scheme, problem in itertools.product(SCHEMES, problems):
+        tiles = matmul.tiles_of(problem)
+        emit_swept(matmul.sweep(scheme, problem, tiles[:2] if context.dry_run else tiles, clock))

@@ -28,11 +28,11 @@ def run(context: Context) -> None:
     timer = timer_of(transformer, (place,), window)
     for compile_choice in ("auto", "off"):
         set_compile(transformer, compile_choice)
-        _profile(timer, window, place, context.device)
+        _profile(timer, window, place, context.device, compile_choice)
 
 
 @torch.inference_mode()
-def _profile(timer: StepTimer, window: int, place: int, device: torch.device) -> None:
+def _profile(timer: StepTimer, window: int, place: int, device: torch.device, compile_choice: str) -> None:
     settings = DecodeSettings(window_size=window, kv_cache=timer.settings.kv_cache)
     moving = Window(timer.transformer, timer.canvas, timer.cache, [PROMPT_TOKENS], settings)
     index = torch.full_like(moving.pos, place - PROMPT_TOKENS)
@@ -51,7 +51,7 @@ def _profile(timer: StepTimer, window: int, place: int, device: torch.device) ->
         if cuda:
             torch.cuda.synchronize(device)
     kernels = sorted(_kernels(found, cuda), key=lambda one: -one["us"])
-    told = {"captured": steps.captured, "window": window, "context": place}
+    told = {"compile": compile_choice, "captured": steps.captured, "window": window, "context": place}
     total = sum(one["us"] for one in kernels)
     launches = sum(one["calls"] for one in kernels)
     emit(**told, step_us=1e6 * wall, kernels_us=total, between_us=1e6 * wall - total, launches=launches)

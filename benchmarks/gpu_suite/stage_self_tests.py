@@ -19,7 +19,6 @@ from lumina_core.quant import SCHEMES, matmul_samples
 from lumina_core.quant.tinygemm import choose_tinygemm
 from lumina_core.synthetic import SYNTHETIC
 
-from ..interpreter import round_to_nearest
 from ..kernels.rest import splits_in_use
 from .builds import cache_slots
 from .pytest_runs import run_pytest
@@ -33,8 +32,6 @@ def run(context: Context) -> None:
         raise Skipped("triton is not installed: there are no kernels")
     emit(unusable=unusable(context.device))
     failed = 0
-    if context.dry_run:
-        round_to_nearest()
     for kernel, variant, samples in _self_tests(context):
         # In a dry run one sample each: the interpreter is slow.
         some = samples[:1] if context.dry_run else samples

@@ -12,7 +12,7 @@ from lumina_core.timing import copy_bandwidth
 
 from ..kernels import rest
 from ..kernels.clock import Clock
-from .stage import Context, Skipped, emit
+from .stage import Context, Skipped, emit_swept
 
 ROWS, WARPS = (2, 32, 64, 128), (None, 1, 2, 4, 8)
 DRY_ROWS, DRY_WARPS = (2,), (None,)
@@ -27,5 +27,4 @@ def run(context: Context) -> None:
     rows, warps = (DRY_ROWS, DRY_WARPS) if context.dry_run else (ROWS, WARPS)
     for kernel, count in itertools.product(rest.ARGUMENTS, rows):
         problem = rest.Problem(config, count, rest.splits_in_use(kernel, config))
-        for figure in rest.sweep(kernel, problem, warps, clock):
-            emit(**figure)
+        emit_swept(rest.sweep(kernel, problem, warps, clock))

@@ -19,6 +19,7 @@ from lumina_core.synthetic import SYNTHETIC
 from lumina_core.timing import PROMPT_TOKENS, canvas_reaching, copy_bandwidth
 
 from ..arguments import positive
+from ..interpreter import prepare_interpreter
 from . import attention, matmul, rest
 from .clock import Clock
 
@@ -93,6 +94,8 @@ def main(arguments: list[str] | None = None) -> int:
     if reason:
         print(f"benchmarks.kernels: {reason}; TRITON_INTERPRET=1 runs them on a CPU, slowly", file=sys.stderr)
         return 2
+    if interpreted:
+        prepare_interpreter()
     for figure in figures(options, Clock(device, copy_bandwidth(device))):
         print(json.dumps(figure), flush=True)
     return 0

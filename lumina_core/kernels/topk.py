@@ -18,15 +18,15 @@ MOST_LOGITS = 2**16
 def kth_largest(values, inside, top_k):
     """The k-th largest of the float32 values that are inside, one row's."""
     bits = values.to(tl.uint32, bitcast=True)
-    sign = tl.full([], 1 << 31, tl.uint32)
+    sign, ones = tl.full([], 1 << 31, tl.uint32), tl.full([], 2**32 - 1, tl.uint32)
     # The order of floats: negative ones are turned round, positive ones put above them.
-    ranks = tl.where(bits >= sign, ~bits, bits | sign)
+    ranks = tl.where(bits >= sign, bits ^ ones, bits | sign)
     found = tl.full([], 0, tl.uint32)
     for step in range(32):
         candidate = found | (sign >> step)
         reached = tl.sum(((ranks >= candidate) & inside).to(tl.int32), 0)
         found = tl.where(reached >= top_k, candidate, found)
-    return tl.where(found >= sign, found ^ sign, ~found).to(tl.float32, bitcast=True)
+    return tl.where(found >= sign, found ^ sign, found ^ ones).to(tl.float32, bitcast=True)
 
 
 @triton.jit(do_not_specialize=["top_k"])

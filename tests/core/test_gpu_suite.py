@@ -1,0 +1,469 @@
+"""The suite for a GPU, on a CPU: every stage at toy sizes, and what it does when stages go wrong."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks.gpu_suite import __main__ as command_line
+from benchmarks.gpu_suite import allocator_child, stage_allocators, stage_build, stage_ncu
+from benchmarks.gpu_suite.builds import all_builds
+from benchmarks.gpu_suite.pytest_runs import run_pytest
+from benchmarks.gpu_suite.runner import LEAST_SECONDS, LOG, RESULTS, Suite, limit_of
+from benchmarks.gpu_suite.stage import Context, Skipped
+from benchmarks.gpu_suite.stages import STAGES, Stage
+from benchmarks.gpu_suite.tables import TABLES
+from lumina_core.kernels.chooser import MODULES
+
+ROOT = Path(__file__).parents[2]
+DEFAULT = [stage.name for stage in STAGES if not stage.optional]
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+
+
+def read(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / RESULTS).read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="session")
+def dry_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a dry run of all stages, made by the command that a user gives."""
+    out = tmp_path_factory.mktemp("dry") / "out"
+    command = [sys.executable, "-m", "benchmarks.gpu_suite", "--dry-run", "--out", str(out), "--seconds", "300"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=330, check=False)
+    log = (out / LOG).read_text(encoding="utf-8")[-3000:] if (out / LOG).exists() else ""
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{log}"
+    return out
+
+
+def test_the_stages_are_those_of_the_plan_in_its_order() -> None:
+    assert [
+        *("environment", "build", "self_tests", "steps", "profile", "matmul", "attention", "captured_steps"),
+        *("allocators", "draw", "movqgan"),
+    ] == DEFAULT
+    assert sum(stage.seconds for stage in STAGES if not stage.optional) <= command_line.SECONDS
+    assert set(TABLES) == {stage.name for stage in STAGES}
+
+
+def test_a_dry_run_runs_every_stage(dry_run: Path) -> None:
+    lines = read(dry_run)
+    assert [line["stage"] for line in lines] == DEFAULT
+    for line in lines:
+        without_triton = not HAS_TRITON and line["status"] == "skipped" and "triton" in line["reason"]
+        assert line["status"] == "ok" or without_triton, line
+        assert line["dry_run"] is True and line["date"] and 0 < line["seconds"] <= line["limit"] + 5
+        assert line["device"].startswith("CPU") and line["torch"] and line["python"]
+        assert line["figures"] or without_triton
+
+
+@pytest.mark.skipif(not HAS_TRITON, reason="triton is not installed")
+def test_a_dry_run_interprets_every_kernel_and_says_how_far_off_it_is(dry_run: Path) -> None:
+    lines = {line["stage"]: line["figures"] for line in read(dry_run)}
+    tested = [one for one in lines["self_tests"] if "largest_error" in one]
+    assert {one["kernel"] for one in tested} == set(MODULES)
+    assert all(one["reason"] == "" and 0 <= one["largest_error"] < 0.02 for one in tested)
+    for stage, kernel in (("matmul", "int4_matmul"), ("matmul", "int8_matmul"), ("attention", "window_attention")):
+        swept = [one for one in lines[stage] if one.get("kernel") == kernel]
+        assert swept[0]["in_use"] and all(one["us"] > 0 and one["off"] < 0.02 and one["share"] > 0 for one in swept)
+
+
+def test_a_dry_run_says_what_users_run(dry_run: Path) -> None:
+    lines = {line["stage"]: line["figures"] for line in read(dry_run)}
+    (weights,) = [one for one in lines["steps"] if "weights" in one and "kernel" in one]
+    (cache,) = [one for one in lines["steps"] if "kv" in one and "attention" in one]
+    assert weights["kernel"].startswith("plain (") and cache["attention"].startswith("torch (")
+    assert {(one["compile"], one["window"]) for one in lines["steps"] if "ms" in one} == {
+        *(("auto", 1), ("auto", 8), ("off", 1), ("off", 8))
+    }
+    assert all("assumed" in one["accepted_from"] for one in lines["steps"] if "ms" in one)
+    good, failing = lines["allocators"]
+    assert (good["ended"], good["captured"], good["same"], good["same_again"]) == ("exit 0", True, True, True)
+    assert (failing["ended"], failing["captured"], failing["same"]) == ("exit 0", False, True)
+    assert "made to fail" in failing["not_captured_for"]
+    assert lines["draw"][-1]["loop_over_steps"] > 0
+
+
+def test_the_tables_of_a_dry_run_name_device_and_date_and_are_no_figures_for_the_page(
+    dry_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = command_line.RESULTS_PAGE.read_text(encoding="utf-8")
+    assert command_line.main(["--report", str(dry_run / RESULTS)]) == 2
+    assert "lines of a dry run" in capsys.readouterr().err
+    assert command_line.RESULTS_PAGE.read_text(encoding="utf-8") == page
+    into = tmp_path / "tables.md"
+    assert command_line.main(["--report", str(dry_run / RESULTS), "--into", str(into)]) == 0
+    text = into.read_text(encoding="utf-8")
+    date = read(dry_run)[0]["date"][:10]
+    for name in DEFAULT:
+        title, _ = TABLES[name]
+        if any(line["stage"] == name and line["figures"] for line in read(dry_run)):
+            assert f"### {title}\n\nDry run at toy sizes, no figures of a GPU: CPU" in text and date in text
+    assert "| movqgan | ok |" in text
+
+
+def results_of(tmp_path: Path, **figures: list[dict]) -> Path:
+    path = tmp_path / RESULTS
+    facts = {"device": "NVIDIA H100", "torch": "2.11.0", "triton": "3.6.0", "date": "2026-12-01T10:00:00+00:00"}
+    lines = [
+        {"stage": stage, "status": "ok", "seconds": 3.0, "dry_run": False, **facts, "figures": found}
+        for stage, found in figures.items()
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def test_a_report_replaces_what_is_between_the_marks_and_nothing_else(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(command_line.RESULTS_PAGE.read_text(encoding="utf-8"), encoding="utf-8")
+    before, begin, _ = page.read_text(encoding="utf-8").partition("<!-- gpu_suite: tables begin -->")
+    rates = [{"rate": "copy", "bytes_per_second": 3.0e12}]
+    for _ in range(2):
+        assert command_line.main(["--report", str(results_of(tmp_path, environment=rates)), "--into", str(page)]) == 0
+        text = page.read_text(encoding="utf-8")
+        assert text.startswith(before + begin) and text.count("| copy | 3,000 GB/s") == 1
+        assert "NVIDIA H100, 2026-12-01, torch 2.11.0, Triton 3.6.0." in text and "No figures yet" not in text
+
+
+def test_a_report_chooses_the_fastest_tile_of_those_that_agree(tmp_path: Path) -> None:
+    problem = {"kernel": "int4_matmul", "layer": "o_proj", "in": 4096, "out": 4096, "rows": 64, "share": 0.5}
+    tile = {"rows": 64, "outputs": 64, "warps": 4, "stages": 2, "splits": 6}
+    figures = [
+        {**problem, "tile": tile, "in_use": True, "us": 30.0, "off": 0.0},
+        {**problem, "tile": {**tile, "warps": 8}, "in_use": False, "us": 20.0, "off": 0.001},
+        {**problem, "tile": {**tile, "warps": 2}, "in_use": False, "us": 5.0, "off": 0.9},
+        {**problem, "tile": {**tile, "warps": 1}, "in_use": False, "error": "OutOfResources: shared memory"},
+        {"kernel": "torch bf16", "layer": "o_proj", "in": 4096, "out": 4096, "rows": 64, "us": 40.0, "share": 0.4},
+    ]
+    into = tmp_path / "tables.md"
+    command_line.main(["--report", str(results_of(tmp_path, matmul=figures)), "--into", str(into)])
+    text = into.read_text(encoding="utf-8")
+    assert "| 30 | 50.0% | 20 | 50.0% | rows 64, outputs 64, warps 8, stages 2, splits 6 | 40 |" in text
+    assert "1 settings failed: int4_matmul: OutOfResources: shared memory" in text
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (None, "cannot read"),
+        ("", "is empty"),
+        ('{"stage": "build"', "line 1 is no JSON"),
+        ("[1]\n", "line 1 is no result"),
+        (
+            '{"stage": "steps", "status": "ok", "figures": [{"window": 1, "context": 2, "ms": 3}]}\n',
+            "no table is made for",
+        ),
+    ],
+)
+def test_a_report_of_what_is_no_result_is_refused(
+    content: str | None, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, into = tmp_path / RESULTS, tmp_path / "tables.md"
+    if content is not None:
+        path.write_text(content, encoding="utf-8")
+    assert command_line.main(["--report", str(path), "--into", str(into)]) == 2
+    err = capsys.readouterr().err
+    assert expected in err and err.count("\n") == 1 and not into.exists()
+
+
+def test_a_page_without_the_marks_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("mine\n", encoding="utf-8")
+    assert command_line.main(["--report", str(results_of(tmp_path, build=[])), "--into", str(page)]) == 2
+    assert "has no lines" in capsys.readouterr().err and page.read_text(encoding="utf-8") == "mine\n"
+
+
+# Stages that go wrong
+
+
+def python(code: str) -> tuple[str, ...]:
+    return sys.executable, "-c", code
+
+
+def run_stages(folder: Path, *stages: Stage, seconds: float = 100.0) -> tuple[bool, list[dict]]:
+    good = Suite(folder, seconds, dry_run=True).run(stages)
+    return good, read(folder)
+
+
+def test_the_next_stage_starts_whatever_the_last_one_did(tmp_path: Path) -> None:
+    good, lines = run_stages(
+        tmp_path,
+        Stage("prints", 5, command=python("print('hello'); print('[1]'); print('{\"a\": 1}')")),
+        Stage("fails", 5, command=python('print(\'{"stage_error": "ValueError: no"}\'); raise SystemExit(1)')),
+        Stage("crashes", 5, command=python("print('{\"b\": 2}', flush=True); import os; os.abort()")),
+        Stage("is_missing", 5, command=("/no/such/program",)),
+        Stage("skips", 5, command=python('print(\'{"stage_skipped": "no GPU"}\')')),
+        Stage("works", 5, command=python("print('{\"c\": 3}')")),
+    )
+    assert not good
+    told = [(line["stage"], line["status"], line.get("error") or line.get("reason"), line["figures"]) for line in lines]
+    assert told == [
+        ("prints", "ok", None, [{"a": 1}]),
+        ("fails", "failed", "ValueError: no", []),
+        ("crashes", "failed", f"ended by SIGABRT; see {LOG}", [{"b": 2}]),
+        ("is_missing", "failed", "FileNotFoundError: [Errno 2] No such file or directory: '/no/such/program'", []),
+        ("skips", "skipped", "no GPU", []),
+        ("works", "ok", None, [{"c": 3}]),
+    ]
+    assert "hello" in (tmp_path / LOG).read_text(encoding="utf-8")
+
+
+SLEEPS = "import time; print('{\"a\": 1}', flush=True); time.sleep(600)"
+# It starts a process in a session of its own, which starts one and ends: an orphan.
+HANGS = """
+import subprocess, sys
+leaves = "import subprocess, sys; subprocess.Popen([sys.executable, SLEEPER, MARK], start_new_session=True)"
+subprocess.Popen([sys.executable, "-c", leaves], start_new_session=True).wait()
+exec(open(SLEEPER).read())
+"""
+SUITE = """
+import pathlib, sys
+from benchmarks.gpu_suite.runner import Suite
+from benchmarks.gpu_suite.stages import Stage
+stages = [Stage(name, 2, command=(sys.executable, *command)) for name, command in COMMANDS]
+Suite(pathlib.Path(OUT), 12, True).run(stages)
+"""
+
+
+def start_suite(folder: Path, **code: str) -> tuple[subprocess.Popen, str]:
+    """A suite in a process of its own, with a stage for each text of Python, and a mark that its processes have."""
+    mark = f"mark-{os.getpid()}-{time.monotonic_ns()}"
+    (folder / "sleeper.py").write_text(SLEEPS, encoding="utf-8")
+    commands = []
+    for name, text in code.items():
+        script = folder / f"{name}.py"
+        text_here = text.replace("SLEEPER", repr(str(folder / "sleeper.py"))).replace("MARK", repr(mark))
+        script.write_text(text_here, encoding="utf-8")
+        commands.append((name, (str(script), mark)))
+    suite = SUITE.replace("COMMANDS", repr(commands)).replace("OUT", repr(str(folder)))
+    return subprocess.Popen([sys.executable, "-c", suite], cwd=ROOT, stderr=subprocess.DEVNULL), mark
+
+
+def processes_with(mark: str) -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if mark in command:
+            found.append(command)
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_stage_that_hangs_is_killed_with_all_its_children(tmp_path: Path) -> None:
+    suite, mark = start_suite(tmp_path, hangs=HANGS, works="pass")
+    wait_for_figure(tmp_path)
+    assert len(processes_with(mark)) == 3  # the suite, the stage, the orphan
+    assert suite.wait(60) == 0
+    hangs, works = read(tmp_path)
+    assert (hangs["status"], works["status"]) == ("timed out", "ok") and {"a": 1} in hangs["figures"]
+    assert hangs["error"] == "killed after 4 s, with all that it started" and 3.5 < hangs["seconds"] < 10
+    assert not processes_with(mark)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_suite_that_is_ended_leaves_a_line_and_no_process(tmp_path: Path) -> None:
+    suite, mark = start_suite(tmp_path, sleeps=SLEEPS, works="pass")
+    wait_for_figure(tmp_path)
+    suite.send_signal(signal.SIGTERM)
+    assert suite.wait(30) != 0
+    (line,) = read(tmp_path)
+    assert (line["status"], line["error"], line["figures"]) == ("failed", "interrupted", [{"a": 1}])
+    assert not processes_with(mark)
+
+
+def wait_for_figure(folder: Path) -> None:
+    deadline = time.monotonic() + 30
+    while not (folder / LOG).exists() or '{"a": 1}' not in (folder / LOG).read_text(encoding="utf-8"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_what_a_stage_leaves_behind_does_not_run_beside_the_next(tmp_path: Path) -> None:
+    leaves = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])"
+    good, (line,) = run_stages(tmp_path, Stage("leaves", 20, command=python(leaves)))
+    assert good and line["status"] == "ok" and line["seconds"] < 15
+
+
+def test_the_processes_that_we_had_before_are_left_alone(tmp_path: Path) -> None:
+    mine = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    try:
+        run_stages(tmp_path, Stage("works", 20, command=python("pass")))
+        assert mine.poll() is None
+    finally:
+        mine.kill()
+        mine.wait()
+
+
+def test_without_time_a_stage_is_skipped_and_says_so(tmp_path: Path) -> None:
+    works = python("pass")
+    good, lines = run_stages(tmp_path, *(Stage(name, 5, command=works) for name in "ab"), seconds=LEAST_SECONDS - 1)
+    assert good and [line["status"] for line in lines] == ["skipped"] * 2
+    assert lines[0]["reason"].endswith("s are left of 2")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "left", "behind", "limit"),
+    [
+        (10, 540, 490, 20),  # twice, where those behind it keep theirs
+        (10, 505, 490, 15),  # what they leave
+        (10, 480, 490, 10),  # its own, where they have not enough anyhow
+        (110, 60, 0, 60),  # never more than is left
+    ],
+)
+def test_limits(seconds: float, left: float, behind: float, limit: float) -> None:
+    assert limit_of(seconds, left, behind) == limit
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--dry-run"], "--out is missing"),
+        (
+            ["--out", "{}", "--only", "steps", "dance", "--dry-run"],
+            "unknown stage 'dance'; expected some of environment",
+        ),
+        (["--out", "{}", "--seconds", "0", "--dry-run"], "--seconds is 0; expected more than 0"),
+        (["--out", "{}", "--seconds", "nan", "--dry-run"], "--seconds is nan"),
+        (["--out", "{}", "--seconds", "soon"], "argument --seconds: invalid float value"),
+        (["--out", "{}", "--fast"], "unrecognized arguments: --fast"),
+        (["--out", "{}/file/below", "--dry-run"], "cannot write in"),
+        (["--out", "{}"], "PyTorch finds no CUDA device; --dry-run runs every stage on a CPU"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_runs(
+    arguments: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(Suite, "run", lambda *_: pytest.fail("a stage ran"))
+    (tmp_path / "file").touch()
+    assert (
+        command_line.main(
+            [argument.format(tmp_path / "file" if "below" in argument else tmp_path) for argument in arguments]
+        )
+        == 2
+    )
+    err = capsys.readouterr().err
+    assert err.startswith("benchmarks.gpu_suite: ") and expected in err and err.count("\n") == 1
+    assert not (tmp_path / RESULTS).exists()
+
+
+def test_stages_run_in_their_order_however_they_are_named() -> None:
+    assert [stage.name for stage in command_line.chosen(["ncu", "steps", "build"])] == ["build", "steps", "ncu"]
+    assert [stage.name for stage in command_line.chosen(None)] == DEFAULT
+
+
+# Stages, each
+
+
+def test_every_kernel_is_built_in_the_variants_of_a_run_and_of_the_sweeps() -> None:
+    builds = all_builds(dry_run=False)
+    assert {build.kernel for build in builds} == set(MODULES)
+    assert len({(build.kernel, build.variant) for build in builds}) == len(builds) > 200
+    tiles = {build.options["tile"].outputs for build in builds if build.kernel == "int4_matmul"}
+    assert tiles >= {32, 64, 128}
+
+
+@pytest.mark.skipif(not HAS_TRITON, reason="triton is not installed")
+def test_a_kernel_that_does_not_build_is_told_with_its_error(monkeypatch, capsys) -> None:
+    def broken(*_, **__) -> None:
+        raise ValueError("no such instruction\nmore")
+
+    monkeypatch.setattr("lumina_core.kernels.chooser.load", lambda kernel: broken)
+    stage_build.builds[:] = all_builds(dry_run=True)
+    assert stage_build._build(0)["error"] == "ValueError: no such instruction"
+
+
+def test_a_child_that_is_ended_is_a_figure() -> None:
+    code = "import os, sys; print('{\"drawn\": 1}', flush=True); print('free(): invalid', file=sys.stderr); os.abort()"
+    process = subprocess.Popen(python(code), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert stage_allocators.outcome_of(process, 10) == {
+        "ended": "SIGABRT",
+        "error": "free(): invalid",
+        "drawn": 1,
+    }
+    process = subprocess.Popen(python("import time; time.sleep(600)"), stdout=-1, stderr=-1, text=True)
+    assert stage_allocators.outcome_of(process, 0.2)["ended"] == "killed after 0 s"
+
+
+def test_an_allocator_is_asked_for_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(subprocess, "Popen", lambda command, env, **_: asked.append((command[2:], env)))
+    stage_allocators.start_child("cudaMallocAsync", "failing", dry_run=False)
+    ((command, environment),) = asked
+    assert environment["PYTORCH_CUDA_ALLOC_CONF"] == "backend:cudaMallocAsync"
+    assert command == [allocator_child.__name__, "failing"]
+
+
+NCU_OUTPUT = """==PROF== Connected to process 7
+{"kernel": "int4_matmul"}
+"ID","Process ID","Kernel Name","Metric Name","Metric Unit","Metric Value"
+"0","7","_int4_product","gpu__time_duration.sum","nsecond","21,536"
+"0","7","_int4_product","launch__registers_per_thread","register/thread","96"
+"0","7","_int4_product","something__else","","1"
+"1","7","_int4_product","gpu__time_duration.sum","nsecond","21,000.5"
+"""
+
+
+def test_counters_are_read_from_what_ncu_prints() -> None:
+    assert list(stage_ncu.read_counters(NCU_OUTPUT.splitlines())) == [
+        {"kernel": "_int4_product", "duration": 21536.0, "registers": 96.0},
+        {"kernel": "_int4_product", "duration": 21000.5},
+    ]
+
+
+def test_ncu_is_asked_for_both_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    if os.name != "posix":
+        pytest.skip("makes a shell script")
+    ncu = tmp_path / "ncu"
+    ncu.write_text(f"#!/bin/sh\necho \"$@\" >> {tmp_path}/asked\ncat <<'END'\n{NCU_OUTPUT}END\n", encoding="utf-8")
+    ncu.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(Skipped, match="on a GPU only"):
+        stage_ncu.run(Context(True, time.monotonic() + 50))
+    stage_ncu.run(Context(False, time.monotonic() + 50))
+    figures = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(figures) == 4 and figures[0]["benchmark"].startswith("int4_matmul") and figures[0]["registers"] == 96
+    first, second = (tmp_path / "asked").read_text(encoding="utf-8").splitlines()
+    assert "regex:_int4_product" in first and "regex:_attend_chunk" in second and "--clock-control none" in first
+
+
+def test_failures_of_tests_are_figures(tmp_path: Path) -> None:
+    path = tmp_path / "test_some.py"
+    path.write_text(
+        "import pytest\n"
+        "def test_good(): pass\n"
+        "def test_bad(): assert 1 == 2, 'not so'\n"
+        "def test_not_here(): pytest.skip('no GPU')\n",
+        encoding="utf-8",
+    )
+    found = run_pytest(str(path))
+    assert (found["passed"], found["failed"], found["skipped"], found["exit_code"]) == (1, 1, 1, 1)
+    assert found["failures"][0]["test"] == "test_bad" and "not so" in found["failures"][0]["error"]
+    assert found["skipped_for"] == ["no GPU"]
+    assert run_pytest(str(tmp_path / "missing.py"))["exit_code"] != 0
+
+
+def test_the_suite_needs_no_package_that_only_the_tests_or_the_command_line_need() -> None:
+    stages = [f"benchmarks.gpu_suite.stage_{stage.name}" for stage in STAGES]
+    modules = [*stages, "benchmarks.gpu_suite.allocator_child", "benchmarks.kernels.__main__", "tests.kernel_cases"]
+    code = (
+        "import importlib, sys\n"
+        "for name in ('scipy', 'tqdm', 'mypy', 'playwright', 'websocket', 'triton'):\n"
+        "    sys.modules[name] = None\n"
+        f"for name in {modules!r}:\n"
+        "    importlib.import_module(name)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,129 @@
+"""The micro-benchmarks of the kernels take their settings from the command line and time what they say."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.kernels import attention, clock, matmul, rest
+from benchmarks.kernels.__main__ import main
+from benchmarks.kernels.arguments import attention_arguments, fill, matmul_arguments, nbytes, tensors
+from lumina_core.kernels import eager
+from lumina_core.kernels.tiles import matmul_tile
+from lumina_core.model.load import linear_shapes
+from lumina_core.synthetic import SYNTHETIC
+
+ROOT, CPU = Path(__file__).parents[2], torch.device("cpu")
+TINY, PUBLISHED = SYNTHETIC["tiny"].transformer, SYNTHETIC["7b"].transformer
+needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+
+
+def run(*arguments: object) -> list[dict]:
+    """The figures of `python -m benchmarks.kernels`, in Triton's interpreter."""
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "benchmarks.kernels", *map(str, arguments), "--model", "tiny"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@needs_triton
+def test_a_matmul_is_timed_at_every_tile_that_is_named() -> None:
+    figures = run("int4_matmul", "--rows", 2, "--layers", "o_proj", "--outputs", 32, 64, "--warps", 4, "--stages", 2)
+    tiles = [(one["in_use"], one["tile"]["outputs"], one["tile"]["warps"], one["tile"]["stages"]) for one in figures]
+    assert tiles == [(True, 32, 2, 3), (False, 32, 4, 2), (False, 64, 4, 2)]
+    for one in figures:
+        assert (one["layer"], one["in"], one["out"], one["rows"]) == ("o_proj", 64, 64, 2)
+        assert one["us"] > 0 and one["off"] < 0.02 and one["bytes"] == 2 * 64 * 2 + 64 * 64 + 64 * 4
+        assert one["share"] > 0
+
+
+@needs_triton
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("window_attention", "--windows", 2, "--context", 40, "--slots", 32, "--kv", "int4"), [True, False]),
+        (("silu_gate", "--rows", 2, "--warps", 2, "--splits", 1), [True, False]),
+        (("gumbel_draw", "--rows", 1), [True]),
+    ],
+)
+def test_the_other_kernels_are_timed_too(arguments: tuple, expected: list[bool]) -> None:
+    figures = run(*arguments)
+    assert [one["in_use"] for one in figures] == expected
+    assert all(one["kernel"] == arguments[0] and one["us"] > 0 and "error" not in one for one in figures)
+
+
+def test_without_a_gpu_it_says_so_in_one_line(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    assert main(["topk_cut"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("benchmarks.kernels: there is no CUDA device") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["dance"], ["int4_matmul", "--rows", "0"], ["int4_matmul", "--layers", "head"]])
+def test_bad_options_are_refused(arguments: list[str], capsys) -> None:
+    with pytest.raises(SystemExit) as refused:
+        main(arguments)
+    assert refused.value.code == 2
+
+
+def test_tiles_begin_with_the_one_in_use_and_none_is_there_twice() -> None:
+    for problem in matmul.problems(linear_shapes(PUBLISHED), (2, 64, 128)):
+        tiles = matmul.tiles_of(problem)
+        assert tiles[0] == matmul_tile(problem.rows, *problem.shape, torch.bfloat16) and len(set(tiles)) == len(tiles)
+    # Of 32 groups of inputs, 6 splits have six each, and five would too.
+    problem = matmul.Problem("o_proj", (4096, 4096), 2)
+    assert len(matmul.tiles_of(problem, [(32, 2)], [3], [6, 5, 1])) == 3
+
+
+def test_a_tile_that_fails_is_a_figure_and_so_is_what_torch_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def kernel(x, *pieces, joined=True, tile=None):
+        if tile.warps == 8:
+            raise RuntimeError("out of resource: shared memory\nmore")
+        result = eager.int4_matmul(x, *pieces, joined=joined)
+        return result * 2 if tile.warps == 4 else result
+
+    monkeypatch.setattr(matmul, "load", lambda name: kernel)
+    problem = matmul.Problem("o_proj", (256, 64), 2)
+    used = problem.tile_in_use()
+    tiles = [used, replace(used, warps=4), replace(used, warps=8)]
+    good, off, failed = matmul.sweep("int4", problem, tiles, clock.Clock(CPU, 1e10))
+    assert good["off"] == 0 and off["off"] == pytest.approx(1, abs=0.01)
+    assert failed["error"] == "RuntimeError: out of resource: shared memory"
+    names = [one["kernel"] for one in matmul.others(problem, clock.Clock(CPU, 1e10))]
+    assert names == ["torch bf16", "torch int4", "torch fp8"]
+
+
+def test_arguments_are_those_of_the_kernels() -> None:
+    x, packed, scale_zero = fill(matmul_arguments("int4", (256, 64), 3, CPU))
+    assert eager.int4_matmul(x, packed, scale_zero).shape == (3, 64)
+    for kv_cache in ("auto", "int8", "int4"):
+        arguments = fill(attention_arguments(TINY, kv_cache, 4, 40, 128, CPU))
+        assert eager.window_attention(*arguments).shape == (2, 4, 2, 32)
+        assert all(bool(tensor.any()) for tensor in tensors(arguments))
+        problem = attention.Problem(TINY, kv_cache, 4, 40, 128)
+        assert problem.read_bytes * 128 == nbytes(arguments[1:3]) * 44
+    for kernel, make in rest.ARGUMENTS.items():
+        problem = rest.Problem(TINY, 2, rest.splits_in_use(kernel, TINY))
+        assert getattr(eager, kernel)(*fill(make(problem, CPU))) is not None
+
+
+def test_inputs_are_more_than_the_cache_of_a_gpu_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Properties:
+        L2_cache_size = 50 * 2**20
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties)
+    timing = clock.Clock(torch.device("cuda"), 3e12)
+    for size in (2**10, 2**20, 45 * 2**20, 2**30):
+        copies = timing.copies(size)
+        assert copies >= 2 and (copies * size >= 4 * Properties.L2_cache_size or copies * size > 2**30)
+    assert timing.share(3 * 10**9, 2e-3) == pytest.approx(0.5)
