@@ -7,6 +7,8 @@ from lumina_core.cli.common import DEVICES
 from lumina_core.cli.files import check_outputs, check_picture_suffix
 from lumina_core.decoding import DECODERS
 
+from .whole_numbers import natural
+
 
 def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
     """Where the pictures come from, how they are drawn, and the files that are written."""
@@ -29,19 +31,3 @@ def check_files(options: argparse.Namespace) -> None:
     check_outputs([path for path in (options.json, options.sheet) if path is not None])
     if options.sheet is not None:
         check_picture_suffix(options.sheet)
-
-
-def positive(text: str) -> int:
-    """A whole number from 1 on."""
-    return _at_least(1, int(text))
-
-
-def natural(text: str) -> int:
-    """A whole number from 0 on."""
-    return _at_least(0, int(text))
-
-
-def _at_least(lowest: int, value: int) -> int:
-    if value < lowest:
-        raise argparse.ArgumentTypeError(f"{value} is not at least {lowest}")
-    return value

@@ -19,9 +19,10 @@ from lumina_core.decoding import DecodeSettings
 from lumina_core.errors import LuminaError
 from training.world import CATEGORIES, Sample, fresh_samples, judge, judge_strict, recognise
 
-from .arguments import add_scoring_arguments, check_files, positive
+from .arguments import add_scoring_arguments, check_files
 from .contact_sheet import Captioned, contact_sheet
 from .sources import generated, reconstructed, rendered
+from .whole_numbers import positive
 
 GOALS = {
     "truth": dict.fromkeys(CATEGORIES, 0.99),

@@ -24,10 +24,11 @@ from lumina_core.prompts import find_template
 from training.codes import task_prompt
 from training.world import EDITS, MAPS, TaskSample, canny, fresh_tasks, render
 
-from .arguments import add_scoring_arguments, check_files, positive
+from .arguments import add_scoring_arguments, check_files
 from .contact_sheet import Captioned, contact_sheet
 from .sources import GRID_SIDE, load_demo, reconstructor, to_pictures
 from .verdicts import Verdict, judge_task
+from .whole_numbers import positive
 
 KINDS = (
     *((task, map) for task in ("pair", "control", "predict") for map in MAPS),

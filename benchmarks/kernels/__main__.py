@@ -18,8 +18,8 @@ from lumina_core.model.load import linear_shapes
 from lumina_core.synthetic import SYNTHETIC
 from lumina_core.timing import PROMPT_TOKENS, canvas_reaching, copy_bandwidth
 
-from ..arguments import positive
 from ..interpreter import prepare_interpreter
+from ..whole_numbers import positive
 from . import attention, matmul, rest
 from .clock import Clock
 
