@@ -19,7 +19,7 @@ from lumina_core.pipeline import Request, draw
 from lumina_core.prompts import build_prompt
 
 from ..sources import GRID_SIDE, Demo, load_demo
-from .stage import emit
+from .context import emit
 
 loop = sys.modules["lumina_core.decoding.decode"]
 PROMPT, SIDE, BYTES = "a red circle left of a blue square", 64, 2**28

@@ -12,7 +12,7 @@ from lumina_core.quant import plan_weights
 from lumina_core.synthetic import SYNTHETIC, make_transformer
 from lumina_core.timing import ACCEPTED_FROM, StepTime, StepTimer, accepted_by
 
-from .stage import Context, emit
+from .context import Context, emit
 
 KV_CACHE = "int8"
 

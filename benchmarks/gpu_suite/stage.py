@@ -5,74 +5,22 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
-import json
 import logging
-import math
 import os
 import platform
 import sys
 import time
 import traceback
-from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from ..interpreter import prepare_interpreter
+from .context import Context, Skipped, emit
 from .processes import end_with_parent
 from .stages import STAGES
 
 ERROR_LENGTH = 500
-
-
-class Skipped(Exception):
-    """A stage has nothing to do here; says why."""
-
-
-@dataclass(frozen=True)
-class Context:
-    """What a stage is told: whether it is a dry run, and by when it is killed."""
-
-    dry_run: bool
-    end: float
-
-    @property
-    def device(self) -> torch.device:
-        return torch.device("cpu" if self.dry_run else "cuda")
-
-    @property
-    def model(self) -> str:
-        """The synthetic model whose sizes are measured."""
-        return "tiny" if self.dry_run else "7b"
-
-    @property
-    def left(self) -> float:
-        """Seconds that are left."""
-        return self.end - time.monotonic()
-
-
-def emit(**figure: Any) -> None:
-    """Tells a figure at once; numbers that JSON does not have go as their names."""
-    print(json.dumps(_finite(figure), allow_nan=False), flush=True)
-
-
-def emit_swept(figures: Iterable[dict[str, Any]]) -> None:
-    """Tells the figures of a problem's settings. Raises RuntimeError where none of them ran."""
-    ran, last = False, {}
-    for last in figures:
-        emit(**last)
-        ran = ran or "us" in last
-    if not ran:
-        raise RuntimeError(f"no setting of {last.get('kernel')} ran: {last.get('error')}")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    return [_finite(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def facts(device: torch.device) -> dict[str, Any]:

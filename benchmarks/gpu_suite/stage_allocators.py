@@ -13,7 +13,7 @@ import subprocess
 import sys
 from typing import Any
 
-from .stage import Context, emit
+from .context import Context, emit
 
 ALLOCATORS, KINDS = ("native", "cudaMallocAsync"), ("good", "failing")
 # Of each child; they run beside one another.

@@ -14,7 +14,7 @@ from lumina_core.timing import copy_bandwidth
 from ..kernels import attention
 from ..kernels.clock import Clock
 from .builds import CONTEXTS, WIDTHS, cache_slots
-from .stage import Context, Skipped, emit, emit_swept
+from .context import Context, Skipped, emit, emit_swept
 
 KINDS = ("int8", *(kind for kind in KV_CACHES if kind != "int8"))
 DRY_WIDTHS, DRY_CONTEXTS, DRY_SLOTS = (4,), (40,), 128

@@ -12,7 +12,7 @@ import torch
 
 from ..kernels.clock import first_line
 from .builds import Build, all_builds
-from .stage import Context, Skipped, emit
+from .context import Context, Skipped, emit
 
 # Of an H100, where a dry run has no GPU to ask.
 DRY_CAPABILITY = 90

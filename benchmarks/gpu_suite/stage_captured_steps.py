@@ -12,8 +12,8 @@ from lumina_core.prompts import build_prompt
 from training.world import CANVAS, CATEGORIES, fresh_samples
 
 from ..sources import GRID_SIDE, load_demo
+from .context import Context, emit
 from .pytest_runs import run_pytest
-from .stage import Context, emit
 
 PROMPTS_PER_CATEGORY, DRY_PROMPTS = 8, 1
 

@@ -14,8 +14,8 @@ from lumina_core.planner import Demand, plan_memory, weights_of
 from lumina_core.synthetic import SYNTHETIC
 from lumina_core.timing import PROMPT_TOKENS, StepTimer, copy_bandwidth
 
+from .context import Context, emit
 from .models import KV_CACHE, synthetic
-from .stage import Context, emit
 
 WEIGHTS, SIDE, WINDOW, STEPS = "int4", 32, 32, 20
 DRY_SIDE, DRY_WINDOW = 4, 4

@@ -11,7 +11,7 @@ import torch
 from lumina_core.timing import copy_bandwidth, timed
 
 from ..kernels.clock import Clock
-from .stage import Context, emit
+from .context import Context, emit
 
 SIDE, TOY_SIDE = 8192, 256
 L2_BYTES, LAUNCHES = 2**23, 2000

@@ -14,7 +14,7 @@ from lumina_core.timing import copy_bandwidth
 from ..kernels import matmul
 from ..kernels.clock import Clock
 from .builds import ROWS, SCHEMES
-from .stage import Context, Skipped, emit, emit_swept
+from .context import Context, Skipped, emit, emit_swept
 
 
 @torch.inference_mode()

@@ -13,7 +13,7 @@ from lumina_core.movqgan import STRIP_ROWS
 from lumina_core.synthetic import SYNTHETIC, make_movqgan
 from lumina_core.timing import timed
 
-from .stage import Context, emit
+from .context import Context, emit
 
 SIDE, DRY_SIDE, REPEATS = 96, 8, 3
 # Number format, channels last or not, rows of a strip (None: whole).

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 
-from .stage import Context, Skipped, emit
+from .context import Context, Skipped, emit
 
 METRICS = {
     "gpu__time_duration.sum": "duration",

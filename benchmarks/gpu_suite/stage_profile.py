@@ -14,8 +14,8 @@ from lumina_core.decoding.window import Window
 from lumina_core.model import set_compile
 from lumina_core.timing import PROMPT_TOKENS, SETTING_UP, StepTimer, timed
 
+from .context import Context, emit
 from .models import synthetic, timer_of
-from .stage import Context, emit
 
 WEIGHTS, WINDOW, PLACE = "int4", 32, 5120
 DRY_WINDOW, DRY_PLACE = 8, 128

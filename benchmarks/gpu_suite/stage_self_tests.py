@@ -21,8 +21,8 @@ from lumina_core.synthetic import SYNTHETIC
 
 from ..kernels.rest import splits_in_use
 from .builds import cache_slots
+from .context import Context, Skipped, emit
 from .pytest_runs import run_pytest
-from .stage import Context, Skipped, emit
 
 WIDTH, WORKERS = 64, 6
 

@@ -12,10 +12,10 @@ from lumina_core.timing import copy_bandwidth
 
 from ..kernels import rest
 from ..kernels.clock import Clock
-from .stage import Context, Skipped, emit_swept
+from .context import Context, Skipped, emit_swept
 
-ROWS, WARPS = (2, 32, 64, 128), (None, 1, 2, 4, 8)
-DRY_ROWS, DRY_WARPS = (2,), (None,)
+ROWS, WARPS, BLOCKS = (2, 32, 64, 128), (1, 2, 4, 8), (256, 512, 1024)
+DRY_ROWS = (2,)
 
 
 @torch.inference_mode()
@@ -24,7 +24,7 @@ def run(context: Context) -> None:
         raise Skipped("triton is not installed: there are no kernels")
     clock = Clock(context.device, copy_bandwidth(context.device))
     config = SYNTHETIC[context.model].transformer
-    rows, warps = (DRY_ROWS, DRY_WARPS) if context.dry_run else (ROWS, WARPS)
-    for kernel, count in itertools.product(rest.ARGUMENTS, rows):
-        problem = rest.Problem(config, count, rest.splits_in_use(kernel, config))
-        emit_swept(rest.sweep(kernel, problem, warps, clock))
+    for kernel, rows in itertools.product(rest.ARGUMENTS, DRY_ROWS if context.dry_run else ROWS):
+        problem = rest.Problem(config, rows, rest.splits_in_use(kernel, config))
+        tiles = [{}] if context.dry_run else rest.tiles_of(kernel, WARPS, BLOCKS)
+        emit_swept(rest.sweep(kernel, problem, tiles, clock))

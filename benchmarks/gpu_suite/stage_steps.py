@@ -8,8 +8,8 @@ from lumina_core.model import set_compile
 from lumina_core.timing import copy_bandwidth
 
 from .builds import CONTEXTS
+from .context import Context, emit
 from .models import figure_of, synthetic, timer_of
-from .stage import Context, emit
 
 WEIGHTS = "int4"
 WINDOWS = (1, 32, 16, 64, 8, 24)

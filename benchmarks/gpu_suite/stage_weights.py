@@ -5,8 +5,8 @@ from __future__ import annotations
 from lumina_core.memory import free_memory
 from lumina_core.timing import copy_bandwidth
 
+from .context import Context, emit
 from .models import figure_of, synthetic, timer_of
-from .stage import Context, emit
 
 WEIGHTS, WINDOWS, PLACE, STEPS = ("int8", "bf16"), (1, 32), 5120, 20
 

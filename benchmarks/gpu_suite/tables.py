@@ -147,8 +147,8 @@ def _profile(figures: Sequence[Figure]) -> str:
     return "\n\n".join(parts)
 
 
-def _tile(one: Figure) -> str:
-    return ", ".join(f"{key} {value}" for key, value in one["tile"].items()) if "tile" in one else ""
+def _named(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in values.items())
 
 
 def _swept(figures: Sequence[Figure], keys: Sequence[str]) -> dict[tuple[Any, ...], tuple[Figure, Figure]]:
@@ -177,19 +177,48 @@ def _matmul(figures: Sequence[Figure]) -> str:
     }
     rows = [
         (kernel, f"{layer} ({outs} × {ins})", count, used.get("us"), _percent(used.get("share")), best.get("us"))
-        + (_percent(best.get("share")), _tile(best))
+        + (_percent(best.get("share")), _named(best.get("tile", {})))
         + tuple(theirs.get((name, layer, count)) for name in ("torch bf16", "torch int4", "torch fp8"))
         for (kernel, layer, outs, ins, count), (used, best) in _swept(
             figures, ("kernel", "layer", "out", "in", "rows")
         ).items()
     ]
     head = "kernel", "layer", "rows", "µs in use", "bandwidth", "µs best", "bandwidth", "best tile"
-    return _markdown((*head, "µs torch bf16", "µs torch int4", "µs torch fp8"), rows) + _errors(figures)
+    by_layer = _markdown((*head, "µs torch bf16", "µs torch int4", "µs torch fp8"), rows)
+    return f"{by_layer}\n\n{_matmul_of_a_block(figures)}{_errors(figures)}"
+
+
+def _matmul_of_a_block(figures: Sequence[Figure]) -> str:
+    """For each kernel and number of rows, the tile that is fastest for all layers together, each at its best splits."""
+    used: dict[tuple[Any, ...], float] = {}
+    least: dict[tuple[Any, ...], dict[str, float]] = {}
+    for one in _having(figures, "tile", "us", "layer"):
+        key, tile = (one["kernel"], one["rows"]), one["tile"]
+        if one["in_use"]:
+            used[key] = used.get(key, 0.0) + one["us"]
+        if _agrees(one):
+            of_layer = least.setdefault((*key, tile["rows"], tile["outputs"], tile["warps"], tile["stages"]), {})
+            of_layer[one["layer"]] = min(one["us"], of_layer.get(one["layer"], one["us"]))
+    layers = max(map(len, least.values()), default=0)
+    rows = []
+    for key in used:
+        sums = {tile[2:]: sum(each.values()) for tile, each in least.items() if tile[:2] == key and len(each) == layers}
+        if sums:
+            tile = min(sums, key=lambda tile: sums[tile])
+            rows.append((*key, used[key], sums[tile], *tile))
+    return _markdown(("kernel", "rows", "µs in use", "µs best", "rows of a tile", "outputs", "warps", "stages"), rows)
 
 
 def _attention(figures: Sequence[Figure]) -> str:
     rows = [
-        (*key, used.get("us"), _percent(used.get("share")), best.get("us"), _percent(best.get("share")), _tile(best))
+        (
+            *key,
+            used.get("us"),
+            _percent(used.get("share")),
+            best.get("us"),
+            _percent(best.get("share")),
+            _named(best.get("tile", {})),
+        )
         for key, (used, best) in _swept(figures, ("kv", "window", "context")).items()
     ]
     head = "cache", "window", "context", "µs in use", "bandwidth", "µs best", "bandwidth", "best tile"
@@ -252,11 +281,11 @@ def _movqgan(figures: Sequence[Figure]) -> str:
 
 def _small_kernels(figures: Sequence[Figure]) -> str:
     rows = [
-        (one["kernel"], one["rows"], one["splits"], one["warps"] or "in use", one.get("us"), _percent(one.get("share")))
-        + (one.get("error"),)
-        for one in _having(figures, "kernel", "rows", "warps")
+        (one["kernel"], one["rows"], one["splits"], _named(one["options"]) or "in use", one.get("us"))
+        + (_percent(one.get("share")), one.get("error"))
+        for one in _having(figures, "kernel", "rows", "options")
     ]
-    return _markdown(("kernel", "rows", "splits", "warps", "µs", "bandwidth", "error"), rows)
+    return _markdown(("kernel", "rows", "splits", "tile", "µs", "bandwidth", "error"), rows)
 
 
 def _ncu(figures: Sequence[Figure]) -> str:

@@ -37,7 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--warps", type=positive, nargs="+", help="of a program")
     matmuls = parser.add_argument_group("matmuls")
     matmuls.add_argument("--layers", choices=LAYERS, nargs="+", default=LAYERS)
-    matmuls.add_argument("--outputs", type=positive, nargs="+", help="of a program")
+    matmuls.add_argument("--outputs", type=positive, nargs="+", help="of a program; also of silu_gate")
     matmuls.add_argument("--stages", type=positive, nargs="+", help="of the software pipeline")
     matmuls.add_argument("--splits", type=positive, nargs="+", help="of the inputs; also of the sums for small kernels")
     matmuls.add_argument("--others", action="store_true", help="torch's own matmuls too: bfloat16, int4, fp8")
@@ -59,7 +59,8 @@ def figures(options: argparse.Namespace, clock: Clock) -> Iterator[dict[str, Any
         for rows in options.rows:
             for splits in options.splits or [rest.splits_in_use(options.kernel, config)]:
                 problem = rest.Problem(config, rows, splits, options.kv[0])
-                yield from rest.sweep(options.kernel, problem, [None, *(options.warps or [])], clock)
+                tiles = rest.tiles_of(options.kernel, options.warps or [], options.outputs or [])
+                yield from rest.sweep(options.kernel, problem, tiles, clock)
     else:
         shapes = {layer: shape for layer, shape in linear_shapes(config).items() if layer in options.layers}
         for problem in matmul.problems(shapes, options.rows):

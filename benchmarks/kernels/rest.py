@@ -29,6 +29,8 @@ from .arguments import (
 from .clock import Clock, first_line
 
 TOP_K = 4096
+Tile = dict[str, int]
+"""What stands in for a kernel's own: `warps`, and for `silu_gate` the numbers in its `block`."""
 
 
 @dataclass(frozen=True)
@@ -67,14 +69,20 @@ def splits_in_use(kernel: str, config: TransformerConfig) -> int:
     return split_count(*linear_shapes(config)[LAYER[kernel]]) if kernel in LAYER else 1
 
 
-def sweep(kernel: str, problem: Problem, warps: Sequence[int | None], clock: Clock) -> Iterator[dict[str, Any]]:
-    """A figure for each number of warps, None being those in use; an error is a figure too."""
+def tiles_of(kernel: str, warps: Sequence[int] = (), blocks: Sequence[int] = ()) -> list[Tile]:
+    """The tile in use, which is empty, and others; only `silu_gate` takes a block of numbers."""
+    sized = [{"block": block} for block in blocks] if kernel == "silu_gate" and blocks else [{}]
+    tried = [{**size, "warps": count} for size in sized for count in warps] if warps else sized
+    return [{}, *(tile for tile in tried if tile)]
+
+
+def sweep(kernel: str, problem: Problem, tiles: Sequence[Tile], clock: Clock) -> Iterator[dict[str, Any]]:
+    """A figure for each tile, an empty one being that in use; an error is a figure too."""
     function = load(kernel)
     first = fill(ARGUMENTS[kernel](problem, clock.device))
     inputs = [first, *(fill(ARGUMENTS[kernel](problem, clock.device)) for _ in range(1, clock.copies(nbytes(first))))]
-    for count in warps:
-        told = {"kernel": kernel, **problem.figures, "warps": count, "in_use": count is None}
-        tile = {} if count is None else {"warps": count}
+    for tile in tiles:
+        told = {"kernel": kernel, **problem.figures, "options": tile, "in_use": not tile}
         try:
             seconds = clock.seconds([partial(function, *each, **tile) for each in inputs])
             yield {**told, "us": 1e6 * seconds, "bytes": nbytes(first), "share": clock.share(nbytes(first), seconds)}

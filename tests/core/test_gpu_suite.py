@@ -16,9 +16,9 @@ import pytest
 from benchmarks.gpu_suite import __main__ as command_line
 from benchmarks.gpu_suite import allocator_child, stage_allocators, stage_build, stage_ncu
 from benchmarks.gpu_suite.builds import all_builds
+from benchmarks.gpu_suite.context import Context, Skipped
 from benchmarks.gpu_suite.pytest_runs import run_pytest
 from benchmarks.gpu_suite.runner import LEAST_SECONDS, LOG, RESULTS, Suite, limit_of
-from benchmarks.gpu_suite.stage import Context, Skipped
 from benchmarks.gpu_suite.stages import STAGES, Stage
 from benchmarks.gpu_suite.tables import TABLES
 from lumina_core.kernels.chooser import MODULES
@@ -145,6 +145,7 @@ def test_a_report_chooses_the_fastest_tile_of_those_that_agree(tmp_path: Path) -
     command_line.main(["--report", str(results_of(tmp_path, matmul=figures)), "--into", str(into)])
     text = into.read_text(encoding="utf-8")
     assert "| 30 | 50.0% | 20 | 50.0% | rows 64, outputs 64, warps 8, stages 2, splits 6 | 40 |" in text
+    assert "| int4_matmul | 64 | 30 | 20 | 64 | 64 | 8 | 2 |" in text
     assert "1 settings failed: int4_matmul: OutOfResources: shared memory" in text
 
 
@@ -362,6 +363,12 @@ def test_bad_input_is_one_line_and_nothing_runs(
 def test_stages_run_in_their_order_however_they_are_named() -> None:
     assert [stage.name for stage in command_line.chosen(["ncu", "steps", "build"])] == ["build", "steps", "ncu"]
     assert [stage.name for stage in command_line.chosen(None)] == DEFAULT
+
+
+def test_a_stage_that_has_nothing_to_do_here_is_skipped_with_its_reason(tmp_path: Path) -> None:
+    (ncu,) = command_line.chosen(["ncu"])
+    good, (line,) = run_stages(tmp_path, ncu)
+    assert good and line["status"] == "skipped" and line["reason"].startswith("ncu ")
 
 
 # Stages, each

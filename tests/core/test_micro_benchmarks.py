@@ -51,7 +51,8 @@ def test_a_matmul_is_timed_at_every_tile_that_is_named() -> None:
     ("arguments", "expected"),
     [
         (("window_attention", "--windows", 2, "--context", 40, "--slots", 32, "--kv", "int4"), [True, False]),
-        (("silu_gate", "--rows", 2, "--warps", 2, "--splits", 1), [True, False]),
+        (("silu_gate", "--rows", 2, "--warps", 2, "--outputs", 64, 128, "--splits", 1), [True, False, False]),
+        (("add_norm", "--rows", 2, "--warps", 2), [True, False]),
         (("gumbel_draw", "--rows", 1), [True]),
     ],
 )
