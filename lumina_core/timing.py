@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from .decoding import Canvas, DecodeSettings, cache_length
 from .decoding.decode import read_length, steps_between_looks
@@ -73,6 +74,30 @@ def copy_bandwidth(device: torch.device) -> float:
     return 2 * source.nbytes / best
 
 
+class PlacedSteps:
+    """Steps of a window, each at the same place: behind `context` tokens."""
+
+    def __init__(self, window: Window, context: int, end_of_row: Tensor):
+        self.width, self._window, self._end_of_row = window.width, window, end_of_row
+        index = context - PROMPT_TOKENS
+        self._place = torch.full_like(window.pos, index)
+        # As the last forward before a look: the one for which the host knows least.
+        since_look = steps_between_looks(window.transformer.device) - 1
+        self.kv_len = read_length(window, PROMPT_TOKENS, index, since_look, window.width)
+        self._steps = make_steps(window)
+
+    @property
+    def captured(self) -> bool:
+        """Whether the last step was a replay."""
+        return self._steps.captured
+
+    @torch.inference_mode()
+    def run(self, count: int) -> None:
+        for _ in range(count):
+            self._window.pos.copy_(self._place)
+            self._steps(self._end_of_row, self.kv_len, self.width)
+
+
 class StepTimer:
     """Steps of one guided picture at any context, on one cache of the size that drawing the picture takes."""
 
@@ -84,26 +109,19 @@ class StepTimer:
         self.cache = new_cache(transformer, self.rows, length, settings.kv_cache, widest)
         self.end_of_row = transformer.embed(torch.zeros(1, dtype=torch.int64))
 
-    @torch.inference_mode()
-    def measure(self, window: int, context: int, steps: int, bandwidth: float) -> StepTime:
-        """The mean of some steps, each at the same place, behind those that set up."""
-        settings, device = replace(self.settings, window_size=window), self.transformer.device
+    def steps_at(self, window: int, context: int) -> PlacedSteps:
+        """Steps of `window` tokens behind `context`; the first `SETTING_UP` of them set up."""
+        settings = replace(self.settings, window_size=window)
         moving = Window(self.transformer, self.canvas, self.cache, [PROMPT_TOKENS], settings)
-        index = context - PROMPT_TOKENS
-        place = torch.full_like(moving.pos, index)
-        # As the last forward before a look: the one for which the host knows least.
-        kv_len = read_length(moving, PROMPT_TOKENS, index, steps_between_looks(device) - 1, window)
-        steps_of = make_steps(moving)
+        return PlacedSteps(moving, context, self.end_of_row)
 
-        def run(count: int) -> None:
-            for _ in range(count):
-                moving.pos.copy_(place)
-                steps_of(self.end_of_row, kv_len, window)
-
-        first = timed(lambda: run(SETTING_UP), device)
-        seconds = timed(lambda: run(steps), device) / steps
+    def measure(self, window: int, context: int, steps: int, bandwidth: float) -> StepTime:
+        """The mean of some steps, behind those that set up."""
+        placed, device = self.steps_at(window, context), self.transformer.device
+        first = timed(lambda: placed.run(SETTING_UP), device)
+        seconds = timed(lambda: placed.run(steps), device) / steps
         ceiling = self.bytes_of(context) / bandwidth
-        return StepTime(window, context, seconds, ceiling, first, kv_len, steps_of.captured)
+        return StepTime(window, context, seconds, ceiling, first, placed.kv_len, placed.captured)
 
     def bytes_of(self, context: int) -> int:
         """Bytes that a step cannot but read: weights of blocks and head, and the cache."""

@@ -36,7 +36,7 @@ class Told:
     def hear(self, line: str) -> None:
         """A line of stdout; what is no JSON object is for the log alone."""
         try:
-            said = json.loads(line)
+            said = json.loads(line, parse_constant=str)
         except ValueError:
             return
         if not isinstance(said, dict):
@@ -64,14 +64,14 @@ class Suite:
         """Whether all ended well or were skipped."""
         adopt_orphans()
         end = time.monotonic() + self.seconds
-        with open(self.out / RESULTS, "a", encoding="utf-8") as results, open(self.out / LOG, "ab", buffering=0) as log:
+        # Without buffers: what is written is there, whatever ends this process.
+        with open(self.out / RESULTS, "ab", buffering=0) as results, open(self.out / LOG, "ab", buffering=0) as log:
             for index, stage in enumerate(stages):
                 left = end - time.monotonic()
                 behind = sum(other.seconds for other in stages[index + 1 :])
                 line = self._line(stage, limit_of(stage.seconds, left, behind), log)
                 self.lines.append(line)
-                print(json.dumps(line, allow_nan=False), file=results, flush=True)
-                os.fsync(results.fileno())
+                _write_line(line, results)
                 print(_summary(line), flush=True)
                 if line.get("error") == INTERRUPTED:
                     raise KeyboardInterrupt
@@ -84,11 +84,13 @@ class Suite:
             reason = f"{limit:.1f} s are left of {self.seconds:g}"
             return {**line, "status": "skipped", "reason": reason, "seconds": 0.0, "figures": []}
         told, start = Told(), time.monotonic()
-        log.write(f"\n== {stage.name}, {line['date']}, limit {limit:.0f} s\n".encode())
 
         def on_line(text: str) -> None:
-            log.write(f"{text}\n".encode())
+            with contextlib.suppress(OSError):  # a full disk costs the log, not the figures
+                log.write(f"{text}\n".encode())
             told.hear(text)
+
+        on_line(f"\n== {stage.name}, {line['date']}, limit {limit:.0f} s")
 
         arguments, environment = stage.arguments(self.dry_run, limit), self._environment(stage)
         try:
@@ -104,12 +106,21 @@ class Suite:
 
     def _environment(self, stage: Stage) -> dict[str, str]:
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        environment.pop("TRITON_INTERPRET", None)
         if self.dry_run:
             environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-            environment.pop("TRITON_INTERPRET", None)
             if stage.interpreted:
                 environment["TRITON_INTERPRET"] = "1"
         return environment
+
+
+def _write_line(line: dict[str, Any], results: IO[bytes]) -> None:
+    """A line that cannot be written, as on a full disk, is printed, so that no figure is lost."""
+    text = json.dumps(line, allow_nan=False)
+    try:
+        results.write(f"{text}\n".encode())
+    except OSError as error:
+        print(f"cannot write {RESULTS}: {error.strerror or error}; the line:\n{text}", flush=True)
 
 
 def limit_of(seconds: float, left: float, behind: float) -> float:

@@ -7,12 +7,8 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from lumina_core.decoding import DecodeSettings
-from lumina_core.decoding.decode import read_length
-from lumina_core.decoding.steps import make_steps
-from lumina_core.decoding.window import Window
 from lumina_core.model import set_compile
-from lumina_core.timing import PROMPT_TOKENS, SETTING_UP, StepTimer, timed
+from lumina_core.timing import SETTING_UP, StepTimer, timed
 
 from .context import Context, emit
 from .models import synthetic, timer_of
@@ -31,23 +27,13 @@ def run(context: Context) -> None:
         _profile(timer, window, place, context.device, compile_choice)
 
 
-@torch.inference_mode()
 def _profile(timer: StepTimer, window: int, place: int, device: torch.device, compile_choice: str) -> None:
-    settings = DecodeSettings(window_size=window, kv_cache=timer.settings.kv_cache)
-    moving = Window(timer.transformer, timer.canvas, timer.cache, [PROMPT_TOKENS], settings)
-    index = torch.full_like(moving.pos, place - PROMPT_TOKENS)
-    steps, kv_len = make_steps(moving), read_length(moving, PROMPT_TOKENS, place - PROMPT_TOKENS, 0, window)
-
-    def step(count: int) -> None:
-        for _ in range(count):
-            moving.pos.copy_(index)
-            steps(timer.end_of_row, kv_len, window)
-
-    step(SETTING_UP + 1)
-    wall = timed(lambda: step(PROFILED), device) / PROFILED
+    steps = timer.steps_at(window, place)
+    steps.run(SETTING_UP + 1)
+    wall = timed(lambda: steps.run(PROFILED), device) / PROFILED
     cuda = device.type == "cuda"
     with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as found:
-        step(PROFILED)
+        steps.run(PROFILED)
         if cuda:
             torch.cuda.synchronize(device)
     kernels = sorted(_kernels(found, cuda), key=lambda one: -one["us"])

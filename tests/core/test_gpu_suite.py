@@ -195,7 +195,7 @@ def run_stages(folder: Path, *stages: Stage, seconds: float = 100.0) -> tuple[bo
 def test_the_next_stage_starts_whatever_the_last_one_did(tmp_path: Path) -> None:
     good, lines = run_stages(
         tmp_path,
-        Stage("prints", 5, command=python("print('hello'); print('[1]'); print('{\"a\": 1}')")),
+        Stage("prints", 5, command=python("print('hello'); print('[1]'); print('{\"a\": NaN}')")),
         Stage("fails", 5, command=python('print(\'{"stage_error": "ValueError: no"}\'); raise SystemExit(1)')),
         Stage("crashes", 5, command=python("print('{\"b\": 2}', flush=True); import os; os.abort()")),
         Stage("is_missing", 5, command=("/no/such/program",)),
@@ -205,7 +205,7 @@ def test_the_next_stage_starts_whatever_the_last_one_did(tmp_path: Path) -> None
     assert not good
     told = [(line["stage"], line["status"], line.get("error") or line.get("reason"), line["figures"]) for line in lines]
     assert told == [
-        ("prints", "ok", None, [{"a": 1}]),
+        ("prints", "ok", None, [{"a": "NaN"}]),
         ("fails", "failed", "ValueError: no", []),
         ("crashes", "failed", f"ended by SIGABRT; see {LOG}", [{"b": 2}]),
         ("is_missing", "failed", "FileNotFoundError: [Errno 2] No such file or directory: '/no/such/program'", []),
@@ -292,6 +292,15 @@ def test_what_a_stage_leaves_behind_does_not_run_beside_the_next(tmp_path: Path)
     leaves = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])"
     good, (line,) = run_stages(tmp_path, Stage("leaves", 20, command=python(leaves)))
     assert good and line["status"] == "ok" and line["seconds"] < 15
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_costs_no_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in (RESULTS, LOG):
+        (tmp_path / name).symlink_to("/dev/full")
+    assert Suite(tmp_path, 50, True).run([Stage("works", 20, command=python("print('{\"a\": 1}')"))])
+    out = capsys.readouterr().out
+    assert "cannot write results.jsonl: No space left on device" in out and '"figures": [{"a": 1}]' in out
 
 
 def test_the_processes_that_we_had_before_are_left_alone(tmp_path: Path) -> None:
