@@ -101,10 +101,17 @@ class PlacedSteps:
 class StepTimer:
     """Steps of one guided picture at any context, on one cache of the size that drawing the picture takes."""
 
-    def __init__(self, transformer: Transformer, longest: int, widest: int, settings: DecodeSettings):
+    def __init__(
+        self,
+        transformer: Transformer,
+        longest: int,
+        widest: int,
+        settings: DecodeSettings,
+        canvas: Canvas | None = None,
+    ):
         self.transformer, self.settings = transformer, replace(settings, window_size=widest)
         self.rows = 2 if settings.guided else 1
-        self.canvas = canvas_reaching(longest, widest)
+        self.canvas = canvas_reaching(longest, widest) if canvas is None else canvas
         length = cache_length(self.canvas, PROMPT_TOKENS, self.settings)
         self.cache = new_cache(transformer, self.rows, length, settings.kv_cache, widest)
         self.end_of_row = transformer.embed(torch.zeros(1, dtype=torch.int64))

@@ -84,7 +84,7 @@ def main() -> int:
     logging.getLogger("lumina_core.decoding.steps").addHandler(Noted(logging.WARNING))
     device = torch.device("cpu" if options.dry_run else "cuda")
     emit(backend=torch.cuda.get_allocator_backend() if device.type == "cuda" else "none")
-    demo = load_demo("demo", device, torch.bfloat16)
+    demo = load_demo("demo", device, torch.float32 if options.dry_run else torch.bfloat16)
     capturing: list[steps.CapturedSteps] = []
 
     def make_captured(window) -> steps.CapturedSteps:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -12,9 +12,10 @@ import torch
 
 from lumina_core.checkpoint import DEMO_FOLDER
 from lumina_core.config import TransformerConfig
-from lumina_core.kernels.tiles import AttentionTile, MatmulTile, attention_tile
+from lumina_core.kernels.tiles import AttentionTile, MatmulTile, attention_tile, padded_chunks
 from lumina_core.model import KV_CACHES
 from lumina_core.model.load import linear_shapes
+from lumina_core.model.make_cache import TEST_SLOTS
 from lumina_core.synthetic import SYNTHETIC
 from lumina_core.timing import PROMPT_TOKENS, canvas_reaching
 
@@ -27,7 +28,7 @@ SCHEMES = ("int4", "int8")
 
 @dataclass(frozen=True)
 class Build:
-    """A kernel's variant: `arguments()` touch no memory, `options` are passed by name."""
+    """A kernel's variant: `arguments()` hold nothing, `options` are passed by name."""
 
     kernel: str
     variant: str
@@ -63,9 +64,10 @@ def _of_a_run(
     config: TransformerConfig, kv_caches: Sequence[str], widths: Sequence[int], length: int
 ) -> Iterator[Build]:
     yield from _matmuls(config, lambda problem: [problem.tile_in_use()])
-    for kv_cache, width in itertools.product(kv_caches, widths):
+    # In a cache of the run's length, and of that of the self-tests, whose chunks are joined by another variant.
+    for kv_cache, width, slots in itertools.product(kv_caches, widths, (length, TEST_SLOTS + 1)):
         tile = attention_tile(width * config.num_attention_heads // config.num_key_value_heads, torch.bfloat16)
-        yield _attention(config, kv_cache, width, length, tile)
+        yield _attention(config, kv_cache, width, slots, tile)
     for kernel in ("place_heads", "silu_gate", "add_norm"):
         for splits in sorted({1, rest.splits_in_use(kernel, config)}):
             for kv_cache in kv_caches if kernel == "place_heads" else ("",):
@@ -95,7 +97,6 @@ def _swept_attention(config: TransformerConfig) -> Iterator[Build]:
 
 
 def _attention(config: TransformerConfig, kv_cache: str, width: int, length: int, tile: AttentionTile) -> Build:
-    # The number of warps that join chunks hangs on the chunk alone.
-    variant = f"{config.hidden_size} {kv_cache} {asdict(replace(tile))}"
+    variant = f"{config.hidden_size} {kv_cache} {asdict(tile)}, {padded_chunks(length, tile.chunk)} chunks"
     arguments = partial(attention_arguments, config, kv_cache, width, 0, length, "cpu")
     return Build("window_attention", variant, arguments, {"tile": tile})

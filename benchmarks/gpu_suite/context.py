@@ -43,14 +43,17 @@ def emit(**figure: Any) -> None:
     print(json.dumps(_finite(figure), allow_nan=False), flush=True)
 
 
-def emit_swept(figures: Iterable[dict[str, Any]]) -> None:
-    """Tells the figures of a problem's settings. Raises RuntimeError where none of them ran."""
-    ran, last = False, {}
-    for last in figures:
-        emit(**last)
-        ran = ran or "us" in last
-    if not ran:
-        raise RuntimeError(f"no setting of {last.get('kernel')} ran: {last.get('error')}")
+def emit_sweeps(sweeps: Iterable[Iterable[dict[str, Any]]]) -> None:
+    """Tells the figures of several problems' settings. Raises RuntimeError, at the end, if none of a problem's ran."""
+    wrong: list[str] = []
+    for sweep in sweeps:
+        ran, last = False, {}
+        for last in sweep:
+            emit(**last)
+            ran = ran or "us" in last
+        wrong += [] if ran else [f"{last.get('kernel')}: {last.get('error')}"]
+    if wrong:
+        raise RuntimeError(f"of {len(wrong)} problems no setting ran, of the first {wrong[0]}")
 
 
 def _finite(value: Any) -> Any:

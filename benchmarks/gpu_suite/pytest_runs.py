@@ -3,44 +3,61 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
 import subprocess
 import sys
 import tempfile
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
+from . import pytest_outcomes
+
 ROOT = Path(__file__).parents[2]
-MESSAGE_LENGTH, MOST_FAILURES = 300, 30
+MOST_FAILURES = 30
+# What a stage keeps of its time to tell what the tests found.
+RESERVE = 3.0
+KILLED = "killed"
 
 
-def run_pytest(path: str, workers: int = 0) -> dict[str, Any]:
-    """Counts of a test file's tests, and each failure; by several processes where pytest-xdist is installed."""
+def run_pytest(path: str, seconds: float, workers: int = 0) -> dict[str, Any]:
+    """Counts of a test file's tests, and each failure; by several processes where pytest-xdist is installed.
+
+    After so many seconds it is killed, and what had ended by then counts.
+    """
     if importlib.util.find_spec("pytest") is None:
         return {"tests": path, "error": "pytest is not installed"}
     parallel = ["-n", str(workers)] if workers and importlib.util.find_spec("xdist") else []
     with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.xml"
-        options = ["-q", "-p", "no:cacheprovider", f"--junitxml={report}", *parallel]
+        outcomes = Path(folder) / "outcomes.jsonl"
+        outcomes.touch()
+        options = ["-q", "-p", "no:cacheprovider", "-p", pytest_outcomes.__name__, *parallel]
+        environment = {**os.environ, pytest_outcomes.FILE_VARIABLE: str(outcomes)}
         command = [sys.executable, "-m", "pytest", path, *options]
-        code = subprocess.run(command, cwd=ROOT, stdout=sys.stderr, check=False).returncode
-        if not report.exists():
-            return {"tests": path, "error": f"pytest ended with exit code {code} and no report"}
-        return {"tests": path, "exit_code": code, **_read(report)}
+        process = subprocess.Popen(command, cwd=ROOT, stdout=sys.stderr, env=environment)
+        try:
+            ended: int | str = process.wait(max(1.0, seconds))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            ended = KILLED
+        return {"tests": path, "exit_code": ended, **_counts(outcomes)}
 
 
-def _read(report: Path) -> dict[str, Any]:
-    counts = {"passed": 0, "failed": 0, "skipped": 0}
-    failures, reasons = [], set()
-    for case in ElementTree.parse(report).getroot().iter("testcase"):
-        wrong = next((part for part in case if part.tag in ("failure", "error")), None)
-        skipped = case.find("skipped")
-        if wrong is not None:
-            counts["failed"] += 1
-            failures.append({"test": case.get("name", ""), "error": wrong.get("message", "")[:MESSAGE_LENGTH]})
-        elif skipped is not None:
-            counts["skipped"] += 1
-            reasons.add(skipped.get("message", ""))
-        else:
-            counts["passed"] += 1
-    return {**counts, "failures": failures[:MOST_FAILURES], "skipped_for": sorted(reasons)}
+def failure_of(tests: dict[str, Any], may_skip: bool) -> str:
+    """Why a run of tests is no success: one failed, it was cut short, or nothing ran where it should have."""
+    if tests.get("error"):
+        return str(tests["error"])
+    if tests["exit_code"] or tests["failed"]:
+        return f"{tests['failed']} of {tests['tests']} failed, exit code {tests['exit_code']}"
+    return "" if may_skip or tests["passed"] else f"no test of {tests['tests']} ran: {'; '.join(tests['skipped_for'])}"
+
+
+def _counts(outcomes: Path) -> dict[str, Any]:
+    lines = [json.loads(line) for line in outcomes.read_text(encoding="utf-8").splitlines()]
+    failures = [{"test": line["test"], "error": line["why"]} for line in lines if line["outcome"] == "failed"]
+    return {
+        **{outcome: sum(line["outcome"] == outcome for line in lines) for outcome in ("passed", "failed", "skipped")},
+        "failures": failures[:MOST_FAILURES],
+        "skipped_for": sorted({line["why"] for line in lines if line["outcome"] == "skipped"}),
+    }

@@ -14,10 +14,10 @@ from lumina_core.timing import copy_bandwidth
 from ..kernels import attention
 from ..kernels.clock import Clock
 from .builds import CONTEXTS, WIDTHS, cache_slots
-from .context import Context, Skipped, emit, emit_swept
+from .context import Context, Skipped, emit, emit_sweeps
 
 KINDS = ("int8", *(kind for kind in KV_CACHES if kind != "int8"))
-DRY_WIDTHS, DRY_CONTEXTS, DRY_SLOTS = (4,), (40,), 128
+DRY_WIDTHS, DRY_CONTEXTS, DRY_SLOTS, DRY_TILES = (4,), (40,), 128, 2
 
 
 @torch.inference_mode()
@@ -30,7 +30,8 @@ def run(context: Context) -> None:
     if context.dry_run:
         widths, contexts, slots = DRY_WIDTHS, DRY_CONTEXTS, DRY_SLOTS
     config = SYNTHETIC[context.model].transformer
-    for kind, width, place in itertools.product(KINDS, widths, contexts):
-        problem = attention.Problem(config, kind, width, place, slots)
-        tiles = attention.tiles_of(problem)
-        emit_swept(attention.sweep(problem, tiles[:2] if context.dry_run else tiles, clock))
+    problems = [attention.Problem(config, *each, slots) for each in itertools.product(KINDS, widths, contexts)]
+    emit_sweeps(
+        attention.sweep(problem, attention.tiles_of(problem)[: DRY_TILES if context.dry_run else None], clock)
+        for problem in problems
+    )

@@ -13,19 +13,19 @@ from training.world import CANVAS, CATEGORIES, fresh_samples
 
 from ..sources import GRID_SIDE, load_demo
 from .context import Context, emit
-from .pytest_runs import run_pytest
+from .pytest_runs import RESERVE, failure_of, run_pytest
 
-PROMPTS_PER_CATEGORY, DRY_PROMPTS = 8, 1
+PROMPTS_PER_CATEGORY, DRY_PROMPTS, WORKERS = 8, 1, 4
 
 
 @torch.inference_mode()
 def run(context: Context) -> None:
     for dtype in (torch.bfloat16,) if context.dry_run else (torch.bfloat16, torch.float32):
         emit(**_compare(context, dtype))
-    tests = run_pytest("tests/gpu/test_steps.py")
+    tests = run_pytest("tests/gpu/test_steps.py", context.left - RESERVE, 0 if context.dry_run else WORKERS)
     emit(**tests)
-    if tests.get("failed") or tests.get("error"):
-        raise RuntimeError(f"{tests.get('failed', 'all')} tests failed; the figures name them")
+    if wrong := failure_of(tests, may_skip=context.dry_run):
+        raise RuntimeError(f"{wrong}: the figures say more")
 
 
 def _compare(context: Context, dtype: torch.dtype) -> dict[str, object]:

@@ -14,7 +14,9 @@ from lumina_core.timing import copy_bandwidth
 from ..kernels import matmul
 from ..kernels.clock import Clock
 from .builds import ROWS, SCHEMES
-from .context import Context, Skipped, emit, emit_swept
+from .context import Context, Skipped, emit, emit_sweeps
+
+DRY_TILES = 2
 
 
 @torch.inference_mode()
@@ -30,6 +32,7 @@ def run(context: Context) -> None:
             emit(**figure)
     if importlib.util.find_spec("triton") is None:
         raise Skipped("triton is not installed: only torch's own were timed")
-    for scheme, problem in itertools.product(SCHEMES, problems):
-        tiles = matmul.tiles_of(problem)
-        emit_swept(matmul.sweep(scheme, problem, tiles[:2] if context.dry_run else tiles, clock))
+    emit_sweeps(
+        matmul.sweep(scheme, problem, matmul.tiles_of(problem)[: DRY_TILES if context.dry_run else None], clock)
+        for scheme, problem in itertools.product(SCHEMES, problems)
+    )

@@ -36,7 +36,9 @@ def run(context: Context) -> None:
     model, expected = make_movqgan(config, device), None
     for dtype, channels_last, strip_rows in WAYS:
         model.to(dtype=dtype, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-        pixels = _measure(partial(model.decode, codes, strip_rows), dtype, channels_last, strip_rows, expected)
+        repeats = 1 if context.dry_run else REPEATS
+        decode = partial(model.decode, codes, strip_rows)
+        pixels = _measure(decode, dtype, channels_last, strip_rows, expected, repeats)
         expected = pixels if expected is None else expected
         del pixels
         free_memory()
@@ -48,11 +50,12 @@ def _measure(
     channels_last: bool,
     strip_rows: int | None,
     expected: Tensor | None,
+    repeats: int,
 ) -> Tensor:
     """Tells how long a way of decoding takes, and how far its pixels are off those expected; the pixels."""
     pixels = decode().float()
     before = _held(pixels.device)
-    seconds = min(timed(decode, pixels.device) for _ in range(REPEATS))
+    seconds = min(timed(decode, pixels.device) for _ in range(repeats))
     off = 0.0 if expected is None else float((pixels - expected).norm() / expected.norm())
     emit(
         picture=f"{pixels.shape[3]}x{pixels.shape[2]}",

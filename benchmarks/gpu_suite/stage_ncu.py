@@ -15,7 +15,7 @@ METRICS = {
     "dram__throughput.avg.pct_of_peak_sustained_elapsed": "DRAM %",
     "lts__throughput.avg.pct_of_peak_sustained_elapsed": "L2 %",
     "sm__throughput.avg.pct_of_peak_sustained_elapsed": "SM %",
-    "sm__inst_executed_pipe_tensor.avg.pct_of_peak_sustained_active": "tensor %",
+    "sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_active": "tensor %",
     "sm__warps_active.avg.pct_of_peak_sustained_active": "warps %",
     "smsp__issue_active.avg.pct_of_peak_sustained_active": "issue %",
     "launch__registers_per_thread": "registers",

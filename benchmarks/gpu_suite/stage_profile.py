@@ -37,6 +37,8 @@ def _profile(timer: StepTimer, window: int, place: int, device: torch.device, co
         if cuda:
             torch.cuda.synchronize(device)
     kernels = sorted(_kernels(found, cuda), key=lambda one: -one["us"])
+    if not kernels:
+        raise RuntimeError("the profiler told no kernel")
     told = {"compile": compile_choice, "captured": steps.captured, "window": window, "context": place}
     total = sum(one["us"] for one in kernels)
     launches = sum(one["calls"] for one in kernels)

@@ -22,7 +22,7 @@ from lumina_core.synthetic import SYNTHETIC
 from ..kernels.rest import splits_in_use
 from .builds import cache_slots
 from .context import Context, Skipped, emit
-from .pytest_runs import run_pytest
+from .pytest_runs import RESERVE, failure_of, run_pytest
 
 WIDTH, WORKERS = 64, 6
 
@@ -36,16 +36,18 @@ def run(context: Context) -> None:
         # In a dry run one sample each: the interpreter is slow.
         some = samples[:1] if context.dry_run else samples
         tested = [self_test(load(kernel), getattr(eager, kernel), sample) for sample in some]
-        wrong = [one.reason for one in tested if one.reason]
+        reasons = [one.reason for one in tested if one.reason]
         error = max((one.error for one in tested if one.error is not None), default=None)
-        failed += bool(wrong)
-        emit(kernel=kernel, variant=variant, samples=len(tested), reason="; ".join(wrong), largest_error=error)
+        failed += bool(reasons)
+        emit(kernel=kernel, variant=variant, samples=len(tested), reason="; ".join(reasons), largest_error=error)
     found, reason = choose_tinygemm(context.device)
     emit(kernel="tinygemm", variant="", reason="" if found else reason)
-    tests = run_pytest("tests/gpu/test_kernels.py", 0 if context.dry_run else WORKERS)
+    tests = run_pytest("tests/gpu/test_kernels.py", context.left - RESERVE, 0 if context.dry_run else WORKERS)
     emit(**tests)
-    if failed or tests.get("failed") or tests.get("error"):
-        raise RuntimeError(f"{failed} self-tests and {tests.get('failed', 'all')} tests failed; the figures name them")
+    wrong = [f"{failed} self-tests failed"] if failed else []
+    wrong += filter(None, [failure_of(tests, may_skip=context.dry_run)])
+    if wrong:
+        raise RuntimeError(f"{'; '.join(wrong)}: the figures say more")
 
 
 def _self_tests(context: Context) -> Iterator[tuple[str, str, list[Sample]]]:

@@ -12,7 +12,7 @@ from lumina_core.timing import copy_bandwidth
 
 from ..kernels import rest
 from ..kernels.clock import Clock
-from .context import Context, Skipped, emit_swept
+from .context import Context, Skipped, emit_sweeps
 
 ROWS, WARPS, BLOCKS = (2, 32, 64, 128), (1, 2, 4, 8), (256, 512, 1024)
 DRY_ROWS = (2,)
@@ -24,7 +24,12 @@ def run(context: Context) -> None:
         raise Skipped("triton is not installed: there are no kernels")
     clock = Clock(context.device, copy_bandwidth(context.device))
     config = SYNTHETIC[context.model].transformer
-    for kernel, rows in itertools.product(rest.ARGUMENTS, DRY_ROWS if context.dry_run else ROWS):
-        problem = rest.Problem(config, rows, rest.splits_in_use(kernel, config))
-        tiles = [{}] if context.dry_run else rest.tiles_of(kernel, WARPS, BLOCKS)
-        emit_swept(rest.sweep(kernel, problem, tiles, clock))
+    emit_sweeps(
+        rest.sweep(
+            kernel,
+            rest.Problem(config, rows, rest.splits_in_use(kernel, config)),
+            [{}] if context.dry_run else rest.tiles_of(kernel, WARPS, BLOCKS),
+            clock,
+        )
+        for kernel, rows in itertools.product(rest.ARGUMENTS, DRY_ROWS if context.dry_run else ROWS)
+    )

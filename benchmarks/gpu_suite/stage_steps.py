@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 
-from lumina_core.model import set_compile
-from lumina_core.timing import copy_bandwidth
+from lumina_core.model import Transformer, set_compile
+from lumina_core.timing import StepTimer, copy_bandwidth
 
 from .builds import CONTEXTS
 from .context import Context, emit
@@ -23,7 +23,20 @@ def run(context: Context) -> None:
     windows, contexts = (DRY_WINDOWS, DRY_CONTEXTS) if context.dry_run else (WINDOWS, CONTEXTS)
     transformer = synthetic(context, WEIGHTS)
     timer = timer_of(transformer, contexts, max(windows))
+    uncaptured = 0
     for compile_choice, place, window in itertools.product(STEPS, contexts, windows):
         set_compile(transformer, compile_choice)
         one = timer.measure(window, place, 2 if context.dry_run else STEPS[compile_choice], bandwidth)
         emit(**figure_of(one, WEIGHTS, compile_choice))
+        uncaptured += compile_choice != "off" and not one.captured
+    if not context.dry_run:
+        check_fast(transformer, timer, uncaptured)
+
+
+def check_fast(transformer: Transformer, timer: StepTimer, uncaptured: int) -> None:
+    """Raises RuntimeError where the steps were not those that a GPU should run: their times are no figures of it."""
+    slow = [name for name in (transformer.matmul_kernel, timer.cache.attention_kernel) if "triton" not in name]
+    slow += [] if timer.cache.block_kernels else ["blocks not fused"]
+    slow += [f"{uncaptured} settings not captured"] if uncaptured else []
+    if slow:
+        raise RuntimeError(f"steps ran the slow way: {'; '.join(slow)}")

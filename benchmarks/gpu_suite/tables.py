@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from ..kernels.choice import agrees, choose_tiles
+
 TOP_KERNELS = 14
-# Of a tile's result, against that of the tile in use: as in a kernel's self-test.
-TOLERANCE = 0.02
 Figure = dict[str, Any]
 Line = dict[str, Any]
 
@@ -159,14 +159,10 @@ def _swept(figures: Sequence[Figure], keys: Sequence[str]) -> dict[tuple[Any, ..
     return {
         key: (
             next((one for one in ones if one["in_use"]), {}),
-            min((one for one in ones if _agrees(one)), key=lambda one: one["us"], default={}),
+            min((one for one in ones if agrees(one)), key=lambda one: one["us"], default={}),
         )
         for key, ones in found.items()
     }
-
-
-def _agrees(one: Figure) -> bool:
-    return isinstance(one.get("off"), float) and one["off"] < TOLERANCE
 
 
 def _matmul(figures: Sequence[Figure]) -> str:
@@ -185,28 +181,20 @@ def _matmul(figures: Sequence[Figure]) -> str:
     ]
     head = "kernel", "layer", "rows", "µs in use", "bandwidth", "µs best", "bandwidth", "best tile"
     by_layer = _markdown((*head, "µs torch bf16", "µs torch int4", "µs torch fp8"), rows)
-    return f"{by_layer}\n\n{_matmul_of_a_block(figures)}{_errors(figures)}"
+    return f"{by_layer}\n\n{_choice(figures)}{_errors(figures)}"
 
 
-def _matmul_of_a_block(figures: Sequence[Figure]) -> str:
-    """For each kernel and number of rows, the tile that is fastest for all layers together, each at its best splits."""
-    used: dict[tuple[Any, ...], float] = {}
-    least: dict[tuple[Any, ...], dict[str, float]] = {}
-    for one in _having(figures, "tile", "us", "layer"):
-        key, tile = (one["kernel"], one["rows"]), one["tile"]
-        if one["in_use"]:
-            used[key] = used.get(key, 0.0) + one["us"]
-        if _agrees(one):
-            of_layer = least.setdefault((*key, tile["rows"], tile["outputs"], tile["warps"], tile["stages"]), {})
-            of_layer[one["layer"]] = min(one["us"], of_layer.get(one["layer"], one["us"]))
-    layers = max(map(len, least.values()), default=0)
-    rows = []
-    for key in used:
-        sums = {tile[2:]: sum(each.values()) for tile, each in least.items() if tile[:2] == key and len(each) == layers}
-        if sums:
-            tile = min(sums, key=lambda tile: sums[tile])
-            rows.append((*key, used[key], sums[tile], *tile))
-    return _markdown(("kernel", "rows", "µs in use", "µs best", "rows of a tile", "outputs", "warps", "stages"), rows)
+def _choice(figures: Sequence[Figure]) -> str:
+    """The tiles that the sweep speaks for, for all layers together."""
+    bandwidth = next((one["copy_bytes_per_second"] for one in _having(figures, "copy_bytes_per_second")), None)
+    if not bandwidth:
+        return ""
+    parts = []
+    for chosen in choose_tiles(figures, bandwidth):
+        rows = [(one.rows, one.in_use, one.best, *one.tile.values()) for one in chosen.rows]
+        head = "rows", "µs of all layers, in use", "µs best", "rows of a tile", "outputs", "warps", "stages"
+        parts.append(f"{chosen.kernel}, best splits: {_named(chosen.splits)}.\n\n{_markdown(head, rows)}")
+    return "\n\n".join(parts)
 
 
 def _attention(figures: Sequence[Figure]) -> str:
@@ -256,11 +244,11 @@ def _allocators(figures: Sequence[Figure]) -> str:
 
 def _draw(figures: Sequence[Figure]) -> str:
     rows = [
-        (one["run"], f"{one['side']}x{one['side']}", one["window"], one["seconds"], one["warm_up_seconds"])
-        + (one["forwards"], one["tokens"], _gigabytes(one["peak_bytes"]), _gigabytes(one["planned_bytes"]))
+        (one["run"], one["picture"], one["window"], one["seconds"], one["warm_up_seconds"], one["forwards"])
+        + (one["tokens"], *(_gigabytes(one[name]) for name in ("peak_bytes", "reserved_bytes", "planned_bytes")))
         for one in _having(figures, "run", "seconds")
     ]
-    head = "run", "picture", "window", "seconds", "warm-up", "forwards", "tokens", "peak", "planned"
+    head = "run", "picture", "window", "seconds", "warm-up", "forwards", "tokens", "peak", "reserved", "planned"
     told = [
         f"The loop took {one['loop_seconds']:.2f} s, its steps alone {one['steps_seconds']:.2f} s "
         f"({one['step_ms']:.2f} ms each): {one['loop_over_steps']:.2f} times."

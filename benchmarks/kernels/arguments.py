@@ -1,4 +1,4 @@
-"""Arguments of the kernels at a model's shapes: made without touching memory, filled where they are to be timed."""
+"""Arguments of the kernels at a model's shapes: filled where they are to be timed."""
 
 from __future__ import annotations
 

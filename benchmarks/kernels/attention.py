@@ -9,15 +9,15 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from lumina_core.config import TransformerConfig
+from lumina_core.kernels import eager
 from lumina_core.kernels.chooser import load
 from lumina_core.kernels.tiles import AttentionTile, attention_tile
 from lumina_core.model import KVCache
 
 from .arguments import BF16, attention_arguments, fill, nbytes
-from .clock import Clock, first_line
+from .clock import Clock, Figure, first_line, measured
 
 # Slots at a time, warps, and slots of a program: what is tried where the command line names nothing.
 SLOTS, WARPS, CHUNKS = (32, 64, 128), (4, 8), (512, 1024)
@@ -34,7 +34,7 @@ class Problem:
     length: int
 
     @property
-    def figures(self) -> dict[str, Any]:
+    def figures(self) -> Figure:
         return {"kv": self.kv_cache, "window": self.width, "context": self.context, "length": self.length}
 
     @property
@@ -61,29 +61,30 @@ def tiles_of(
     return list(dict.fromkeys([used, *others]))
 
 
-def sweep(problem: Problem, tiles: Sequence[AttentionTile], clock: Clock) -> Iterator[dict[str, Any]]:
-    """A figure for each tile, the first of which the others are held against; an error is a figure too."""
+def sweep(problem: Problem, tiles: Sequence[AttentionTile], clock: Clock) -> Iterator[Figure]:
+    """A figure for each tile, `off` being how far its result is off the twin's."""
     kernel = load("window_attention")
+    told = {"kernel": "window_attention", **problem.figures}
     made = partial(attention_arguments, *(getattr(problem, name) for name in problem.__dataclass_fields__))
-    inputs = [fill(made(clock.device)) for _ in range(_copies(problem, made, clock))]
-    expected: Tensor | None = None
+    try:
+        inputs = [fill(made(clock.device)) for _ in range(_copies(problem, made, clock))]
+        expected = eager.window_attention(*inputs[0]).float()
+    except RuntimeError as error:  # no memory
+        yield {**told, "error": first_line(error)}
+        return
+
+    def measure(tile: AttentionTile) -> Figure:
+        off = float((kernel(*inputs[0], tile=tile).float() - expected).norm() / expected.norm())
+        seconds, moved = clock.seconds([partial(kernel, *each, tile=tile) for each in inputs]), problem.read_bytes
+        return {"us": 1e6 * seconds, "bytes": moved, "share": clock.share(moved, seconds), "off": off}
+
     for tile in tiles:
-        told = {"kernel": "window_attention", **problem.figures, "tile": asdict(tile)}
-        told["in_use"] = tile == problem.tile_in_use
-        try:
-            result = kernel(*inputs[0], tile=tile).float()
-            expected = result if expected is None else expected
-            off = float((result - expected).norm() / expected.norm())
-            seconds = clock.seconds([partial(kernel, *each, tile=tile) for each in inputs])
-            share = clock.share(problem.read_bytes, seconds)
-            yield {**told, "us": 1e6 * seconds, "bytes": problem.read_bytes, "share": share, "off": off}
-        except Exception as error:  # a tile that does not fit on this device, whatever the compiler or driver raises
-            yield {**told, "error": first_line(error)}
+        yield measured({**told, "tile": asdict(tile), "in_use": tile == problem.tile_in_use}, partial(measure, tile))
 
 
 def _copies(problem: Problem, made: Any, clock: Clock) -> int:
     """As many caches as the L2 cannot hold what is read of them, and memory can hold them."""
     if clock.device.type != "cuda":
-        return 2
+        return 1
     free = torch.cuda.mem_get_info(clock.device)[0] // 2
     return max(2, min(clock.copies(problem.read_bytes), free // nbytes(made("meta"))))

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lumina_core.kernels import eager
 from lumina_core.kernels.chooser import load
 from lumina_core.kernels.tiles import MatmulTile, matmul_tile, split_groups
 from lumina_core.quant import tinygemm
 
 from .arguments import BF16, Arguments, fill, matmul_arguments, nbytes
-from .clock import Clock, first_line
+from .clock import Call, Clock, Figure, first_line, measured
 
 # (outputs, warps) and stages of a program, and splits: what is tried where the command line names nothing.
 OUTPUTS_AND_WARPS = ((32, 2), (32, 4), (64, 4), (64, 8), (128, 4), (128, 8))
@@ -34,7 +34,7 @@ class Problem:
     rows: int
 
     @property
-    def figures(self) -> dict[str, Any]:
+    def figures(self) -> Figure:
         return {"layer": self.layer, "in": self.shape[0], "out": self.shape[1], "rows": self.rows}
 
     def tile_in_use(self, dtype: torch.dtype = BF16) -> MatmulTile:
@@ -64,39 +64,42 @@ def tiles_of(
 
 def sweep(
     scheme: str, problem: Problem, tiles: Sequence[MatmulTile], clock: Clock, dtype: torch.dtype = BF16
-) -> Iterator[dict[str, Any]]:
-    """A figure for each tile, the first of which the others are held against; an error is a figure too."""
-    kernel = load(f"{scheme}_matmul")
-    inputs = [fill(matmul_arguments(scheme, problem.shape, problem.rows, clock.device, dtype))]
-    inputs += [_refilled(inputs[0]) for _ in range(1, clock.copies(nbytes(inputs[0])))]
-    expected: Tensor | None = None
+) -> Iterator[Figure]:
+    """A figure for each tile, `off` being how far its result is off the twin's."""
+    kernel, twin = load(f"{scheme}_matmul"), getattr(eager, f"{scheme}_matmul")
+    told = {"kernel": f"{scheme}_matmul", **problem.figures}
+    try:
+        inputs = [fill(matmul_arguments(scheme, problem.shape, problem.rows, clock.device, dtype))]
+        inputs += [_refilled(inputs[0]) for _ in range(1, clock.copies(nbytes(inputs[0])))]
+        expected = twin(*inputs[0]).float()
+    except RuntimeError as error:  # no memory
+        yield {**told, "error": first_line(error)}
+        return
+
+    def measure(tile: MatmulTile) -> Figure:
+        off = float((kernel(*inputs[0], tile=tile).float() - expected).norm() / expected.norm())
+        # Partial sums are what the next kernel takes: they are not joined where time is taken. It has to read them.
+        calls = [partial(kernel, *each, joined=False, tile=tile) for each in inputs]
+        return {**_timed(clock, calls, nbytes(inputs[0])), "sums_bytes": calls[0]().nbytes, "off": off}
+
     for tile in tiles:
-        told = {"kernel": f"{scheme}_matmul", **problem.figures, "tile": asdict(tile)}
-        told["in_use"] = tile == problem.tile_in_use(dtype)
-        try:
-            result = kernel(*inputs[0], tile=tile).float()
-            expected = result if expected is None else expected
-            # The weights' partial sums are what the next kernel takes, so they are not joined where time is taken.
-            calls = [partial(kernel, *each, joined=False, tile=tile) for each in inputs]
-            off = float((result - expected).norm() / expected.norm())
-            yield {**told, **_timed(clock, calls, nbytes(inputs[0])), "off": off}
-        except Exception as error:  # a tile that does not fit on this device, whatever the compiler or driver raises
-            yield {**told, "error": first_line(error)}
+        in_use = tile == problem.tile_in_use(dtype)
+        yield measured({**told, "tile": asdict(tile), "in_use": in_use}, partial(measure, tile))
 
 
-def others(problem: Problem, clock: Clock) -> Iterator[dict[str, Any]]:
+def others(problem: Problem, clock: Clock) -> Iterator[Figure]:
     """torch's own matmuls of the same shape: bfloat16, int4 (tinygemm) and fp8; what a device lacks is an error."""
+
+    def measure(make: Callable[[Problem, torch.device], tuple[Call, int]]) -> Figure:
+        call, moved = make(problem, clock.device)
+        more = [make(problem, clock.device)[0] for _ in range(1, clock.copies(moved))]
+        return _timed(clock, [call, *more], moved)
+
     for name, make in (("torch bf16", _plain), ("torch int4", _tinygemm), ("torch fp8", _fp8)):
-        told = {"kernel": name, **problem.figures}
-        try:
-            first = make(problem, clock.device)
-            more = [make(problem, clock.device) for _ in range(1, clock.copies(first[1]))]
-            yield {**told, **_timed(clock, [call for call, _ in (first, *more)], first[1])}
-        except Exception as error:  # whatever torch raises where it cannot
-            yield {**told, "error": first_line(error)}
+        yield measured({"kernel": name, **problem.figures}, partial(measure, make))
 
 
-def _timed(clock: Clock, calls: Sequence[Any], moved: int) -> dict[str, Any]:
+def _timed(clock: Clock, calls: Sequence[Call], moved: int) -> Figure:
     seconds = clock.seconds(calls)
     return {"us": 1e6 * seconds, "bytes": moved, "copies": len(calls), "share": clock.share(moved, seconds)}
 
@@ -106,12 +109,12 @@ def _refilled(arguments: Arguments) -> Arguments:
     return arguments[0], *fill(tuple(torch.empty_like(piece) for piece in arguments[1:]))
 
 
-def _plain(problem: Problem, device: torch.device) -> tuple[Any, int]:
+def _plain(problem: Problem, device: torch.device) -> tuple[Call, int]:
     x, weight = _x_and_weight(problem, device)
     return partial(F.linear, x, weight), nbytes((x, weight))
 
 
-def _tinygemm(problem: Problem, device: torch.device) -> tuple[Any, int]:
+def _tinygemm(problem: Problem, device: torch.device) -> tuple[Call, int]:
     x, packed, scale_zero = fill(matmul_arguments("int4", problem.shape, problem.rows, device))
     arranged = tinygemm.Tinygemm(device).arranged({"packed": packed, "scale_zero": scale_zero})
     groups, outputs = scale_zero.shape[1], scale_zero.shape[0]
@@ -119,7 +122,7 @@ def _tinygemm(problem: Problem, device: torch.device) -> tuple[Any, int]:
     return partial(tinygemm.product, x, arranged["packed"], scales), nbytes((x, packed, scale_zero))
 
 
-def _fp8(problem: Problem, device: torch.device) -> tuple[Any, int]:
+def _fp8(problem: Problem, device: torch.device) -> tuple[Call, int]:
     """Without the rounding of x, which would be another kernel's."""
     x, weight = (part.to(FP8) for part in _x_and_weight(problem, device))
     scales = torch.ones(problem.rows, 1, device=device), torch.ones(1, problem.shape[1], device=device)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Any
 
 import torch
 
@@ -26,7 +25,7 @@ from .arguments import (
     nbytes,
     sums_argument,
 )
-from .clock import Clock, first_line
+from .clock import Clock, Figure, measured
 
 TOP_K = 4096
 Tile = dict[str, int]
@@ -43,7 +42,7 @@ class Problem:
     kv_cache: str = "int8"
 
     @property
-    def figures(self) -> dict[str, Any]:
+    def figures(self) -> Figure:
         return {"rows": self.rows, "splits": self.splits}
 
 
@@ -76,18 +75,19 @@ def tiles_of(kernel: str, warps: Sequence[int] = (), blocks: Sequence[int] = ())
     return [{}, *(tile for tile in tried if tile)]
 
 
-def sweep(kernel: str, problem: Problem, tiles: Sequence[Tile], clock: Clock) -> Iterator[dict[str, Any]]:
-    """A figure for each tile, an empty one being that in use; an error is a figure too."""
+def sweep(kernel: str, problem: Problem, tiles: Sequence[Tile], clock: Clock) -> Iterator[Figure]:
+    """A figure for each tile, an empty one being that in use."""
     function = load(kernel)
     first = fill(ARGUMENTS[kernel](problem, clock.device))
     inputs = [first, *(fill(ARGUMENTS[kernel](problem, clock.device)) for _ in range(1, clock.copies(nbytes(first))))]
+
+    def measure(tile: Tile) -> Figure:
+        seconds = clock.seconds([partial(function, *each, **tile) for each in inputs])
+        return {"us": 1e6 * seconds, "bytes": nbytes(first), "share": clock.share(nbytes(first), seconds)}
+
     for tile in tiles:
         told = {"kernel": kernel, **problem.figures, "options": tile, "in_use": not tile}
-        try:
-            seconds = clock.seconds([partial(function, *each, **tile) for each in inputs])
-            yield {**told, "us": 1e6 * seconds, "bytes": nbytes(first), "share": clock.share(nbytes(first), seconds)}
-        except Exception as error:  # whatever the compiler or driver raises
-            yield {**told, "error": first_line(error)}
+        yield measured(told, partial(measure, tile))
 
 
 def _top_k(problem: Problem) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import operations as default_operations
 from ..checkpoint import CheckpointFiles, find_checkpoint
 from ..config import TransformerConfig
 from ..errors import CheckpointError
@@ -26,7 +27,6 @@ from ..quant import (
     quantized_operations,
 )
 from ..tensor_files import Shape, TensorStore
-from . import operations as default_operations
 from .source import WeightSource, is_block_linear, piece_name
 from .transformer import Transformer
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .. import operations as default_operations
 from ..config import TransformerConfig
 from ..product import linear, linear_kernel
-from . import operations as default_operations
 from .fused import fused_states
 from .kv_cache import AttentionPlan, KVCache
 from .layers import Block

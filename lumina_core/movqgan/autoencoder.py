@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .. import operations as default_operations
 from ..errors import InputError
 from .blocks import DownLevel, Middle, UpLevel, apply_norm, make_norm
 from .config import MoVQGANConfig
@@ -73,7 +74,7 @@ class Codebook(nn.Module):
 class MoVQGAN(nn.Module):
     """The picture tokeniser of Lumina-mGPT 2.0. Codes are int64 [B,h,w]; pixels are [B,3,H,W] in [-1,1]."""
 
-    def __init__(self, config: MoVQGANConfig, operations: Any = nn):
+    def __init__(self, config: MoVQGANConfig, operations: Any = default_operations):
         super().__init__()
         self.config = config
         self.encoder = Encoder(config, operations)

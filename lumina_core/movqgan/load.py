@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from .. import operations as default_operations
 from ..errors import CheckpointError
 from ..single_file import MOVQGAN_PREFIX, read_single_file
 from ..tensor_files import TensorStore, check_tensors, read_pickle
@@ -19,7 +20,11 @@ OWN_PARTS = ("encoder.", "decoder.", "quantize.", "quant_conv.", "post_quant_con
 
 
 def load_movqgan(
-    path: str | Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", operations: Any = nn
+    path: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    operations: Any = default_operations,
 ) -> MoVQGAN:
     """The MoVQGAN in a `.safetensors` file or a `.ckpt`/`.pth` pickle, in eval mode; its architecture from the tensors.
 
@@ -40,7 +45,12 @@ def read_movqgan(path: str | Path) -> dict[str, Tensor]:
 
 
 def build_movqgan(
-    tensors: dict[str, Tensor], source: str, *, dtype: torch.dtype, device: torch.device | str, operations: Any = nn
+    tensors: dict[str, Tensor],
+    source: str,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    operations: Any = default_operations,
 ) -> MoVQGAN:
     """A MoVQGAN of these tensors; `source` names them in errors."""
     model = empty_movqgan(tensors, source, operations)
@@ -49,7 +59,7 @@ def build_movqgan(
     return model.eval().requires_grad_(False)
 
 
-def empty_movqgan(tensors: dict[str, Tensor], source: str, operations: Any = nn) -> MoVQGAN:
+def empty_movqgan(tensors: dict[str, Tensor], source: str, operations: Any = default_operations) -> MoVQGAN:
     """A MoVQGAN on the meta device that these tensors fit. Raises CheckpointError when they fit none."""
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     config = infer_config(shapes, source)

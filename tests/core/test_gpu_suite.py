@@ -10,14 +10,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from benchmarks.gpu_suite import __main__ as command_line
-from benchmarks.gpu_suite import allocator_child, stage_allocators, stage_build, stage_ncu
+from benchmarks.gpu_suite import allocator_child, stage_allocators, stage_build, stage_ncu, stage_steps
 from benchmarks.gpu_suite.builds import all_builds
-from benchmarks.gpu_suite.context import Context, Skipped
-from benchmarks.gpu_suite.pytest_runs import run_pytest
+from benchmarks.gpu_suite.context import Context, Skipped, emit_sweeps
+from benchmarks.gpu_suite.pytest_runs import failure_of, run_pytest
 from benchmarks.gpu_suite.runner import LEAST_SECONDS, LOG, RESULTS, Suite, limit_of
 from benchmarks.gpu_suite.stages import STAGES, Stage
 from benchmarks.gpu_suite.tables import TABLES
@@ -133,8 +134,10 @@ def test_a_report_replaces_what_is_between_the_marks_and_nothing_else(tmp_path: 
 
 def test_a_report_chooses_the_fastest_tile_of_those_that_agree(tmp_path: Path) -> None:
     problem = {"kernel": "int4_matmul", "layer": "o_proj", "in": 4096, "out": 4096, "rows": 64, "share": 0.5}
+    problem["sums_bytes"] = 0
     tile = {"rows": 64, "outputs": 64, "warps": 4, "stages": 2, "splits": 6}
     figures = [
+        {"copy_bytes_per_second": 3e12},
         {**problem, "tile": tile, "in_use": True, "us": 30.0, "off": 0.0},
         {**problem, "tile": {**tile, "warps": 8}, "in_use": False, "us": 20.0, "off": 0.001},
         {**problem, "tile": {**tile, "warps": 2}, "in_use": False, "us": 5.0, "off": 0.9},
@@ -145,7 +148,7 @@ def test_a_report_chooses_the_fastest_tile_of_those_that_agree(tmp_path: Path) -
     command_line.main(["--report", str(results_of(tmp_path, matmul=figures)), "--into", str(into)])
     text = into.read_text(encoding="utf-8")
     assert "| 30 | 50.0% | 20 | 50.0% | rows 64, outputs 64, warps 8, stages 2, splits 6 | 40 |" in text
-    assert "| int4_matmul | 64 | 30 | 20 | 64 | 64 | 8 | 2 |" in text
+    assert "int4_matmul, best splits: o_proj 6." in text and "| 64 | 30 | 20 | 64 | 64 | 8 | 2 |" in text
     assert "1 settings failed: int4_matmul: OutOfResources: shared memory" in text
 
 
@@ -464,11 +467,57 @@ def test_failures_of_tests_are_figures(tmp_path: Path) -> None:
         "def test_not_here(): pytest.skip('no GPU')\n",
         encoding="utf-8",
     )
-    found = run_pytest(str(path))
-    assert (found["passed"], found["failed"], found["skipped"], found["exit_code"]) == (1, 1, 1, 1)
-    assert found["failures"][0]["test"] == "test_bad" and "not so" in found["failures"][0]["error"]
-    assert found["skipped_for"] == ["no GPU"]
-    assert run_pytest(str(tmp_path / "missing.py"))["exit_code"] != 0
+    for workers in (0, 2):
+        found = run_pytest(str(path), 60, workers)
+        assert (found["passed"], found["failed"], found["skipped"], found["exit_code"]) == (1, 1, 1, 1)
+        assert found["failures"][0]["test"] == "test_bad" and "not so" in found["failures"][0]["error"]
+        assert found["skipped_for"] == ["no GPU"]
+    assert failure_of(found, may_skip=False).startswith("1 of ")
+    missing = run_pytest(str(tmp_path / "missing.py"), 60)
+    assert missing["exit_code"] != 0 and failure_of(missing, may_skip=True)
+
+
+def test_tests_that_take_too_long_are_cut_short_and_those_that_ran_count(tmp_path: Path) -> None:
+    path = tmp_path / "test_some.py"
+    text = "import time\ndef test_good(): open('MARK', 'w')\ndef test_slow(): time.sleep(600)\n"
+    path.write_text(text.replace("MARK", str(tmp_path / "ran")), encoding="utf-8")
+    found = run_pytest(str(path), 4)
+    assert (tmp_path / "ran").exists() and (found["passed"], found["exit_code"]) == (1, "killed")
+    assert failure_of(found, may_skip=True)
+
+
+def test_tests_that_all_skip_are_no_success_on_a_gpu() -> None:
+    found = {"tests": "some.py", "exit_code": 0, "passed": 0, "failed": 0, "skipped": 3, "skipped_for": ["no Triton"]}
+    assert failure_of(found, may_skip=True) == "" and failure_of({**found, "passed": 1}, may_skip=False) == ""
+    assert failure_of(found, may_skip=False) == "no test of some.py ran: no Triton"
+
+
+def test_a_problem_without_a_setting_that_runs_does_not_end_the_sweep(capsys: pytest.CaptureFixture[str]) -> None:
+    failed = [{"kernel": "int4_matmul", "error": "no room"}] * 2
+    with pytest.raises(RuntimeError, match="of 1 problems no setting ran, of the first int4_matmul: no room"):
+        emit_sweeps([failed, [failed[0], {"kernel": "int8_matmul", "us": 1.0}]])
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()][-1]["us"] == 1.0
+
+
+def test_steps_that_ran_the_slow_way_are_no_success() -> None:
+    cache = SimpleNamespace(attention_kernel="triton (tried)", block_kernels=object())
+    transformer, timer = SimpleNamespace(matmul_kernel="triton (tried)"), SimpleNamespace(cache=cache)
+    stage_steps.check_fast(transformer, timer, uncaptured=0)
+    with pytest.raises(RuntimeError, match="the slow way: 3 settings not captured"):
+        stage_steps.check_fast(transformer, timer, uncaptured=3)
+    transformer.matmul_kernel, cache.block_kernels = "plain (no memory)", None
+    with pytest.raises(RuntimeError, match=r"plain \(no memory\); blocks not fused"):
+        stage_steps.check_fast(transformer, timer, uncaptured=0)
+
+
+def test_a_capture_that_should_work_and_does_not_fails_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(allocator: str, kind: str, dry_run: bool) -> subprocess.Popen[str]:
+        code = "import os; os.abort()" if kind == "good" else "pass"
+        return subprocess.Popen(python(code), stdout=-1, stderr=-1, text=True)
+
+    monkeypatch.setattr(stage_allocators, "start_child", start)
+    with pytest.raises(RuntimeError, match="native allocator that should work did not"):
+        stage_allocators.run(Context(True, time.monotonic() + 20))
 
 
 def test_the_suite_needs_no_package_that_only_the_tests_or_the_command_line_need() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.kernels import attention, clock, matmul, rest
+from benchmarks.kernels import attention, choice, clock, matmul, rest
 from benchmarks.kernels.__main__ import main
 from benchmarks.kernels.arguments import attention_arguments, fill, matmul_arguments, nbytes, tensors
 from lumina_core.kernels import eager
@@ -102,6 +102,34 @@ def test_a_tile_that_fails_is_a_figure_and_so_is_what_torch_lacks(monkeypatch: p
     assert failed["error"] == "RuntimeError: out of resource: shared memory"
     names = [one["kernel"] for one in matmul.others(problem, clock.Clock(CPU, 1e10))]
     assert names == ["torch bf16", "torch int4", "torch fp8"]
+
+
+def test_splits_are_chosen_for_a_layer_and_tiles_for_a_number_of_rows() -> None:
+    def figure(layer: str, rows: int, outputs: int, splits: int, us: float, **more) -> dict:
+        tile = {"rows": 16, "outputs": outputs, "warps": 4, "stages": 2, "splits": splits}
+        told = {"kernel": "int4_matmul", "layer": layer, "rows": rows, "tile": tile, "us": us, "off": 0.0}
+        return {**told, "in_use": outputs == 32 and splits == 1, "sums_bytes": 0, **more}
+
+    figures = [
+        # Alone, two rows want two splits of the layer, and 64 want one: the sum decides.
+        *(figure("up", 2, 32, splits, us) for splits, us in ((1, 10.0), (2, 9.0))),
+        *(figure("up", 64, 32, splits, us) for splits, us in ((1, 20.0), (2, 30.0))),
+        *(figure("up", rows, 64, 1, us) for rows, us in ((2, 11.0), (64, 12.0))),
+        # Another layer is slower with what is best for the first.
+        *(figure("down", rows, outputs, 1, us) for rows, outputs, us in ((2, 32, 5.0), (64, 32, 5.0), (2, 64, 6.0))),
+        figure("down", 64, 64, 1, 9.0),
+        figure("down", 64, 128, 1, 0.1, off=0.5),
+    ]
+    (chosen,) = choice.choose_tiles(figures, 1e12)
+    assert chosen.splits == {"up": 1, "down": 1}
+    assert [(one.rows, one.in_use, one.best, one.tile["outputs"]) for one in chosen.rows] == [
+        (2, 15.0, 15.0, 32),
+        (64, 25.0, 21.0, 64),
+    ]
+    # Sums that the next kernel has to read count: 100 MB at 1 TB/s are 100 µs.
+    split = [figure("up", 2, 32, 1, 50.0), figure("up", 2, 32, 2, 10.0, sums_bytes=10**8)]
+    assert choice.choose_tiles(split, 1e12)[0].splits == {"up": 1}
+    assert choice.choose_tiles(split, 1e15)[0].splits == {"up": 2}
 
 
 def test_arguments_are_those_of_the_kernels() -> None:

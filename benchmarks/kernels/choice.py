@@ -1,0 +1,85 @@
+"""Which tiles and splits a sweep of the matmuls speaks for, in the form that `lumina_core.kernels.tiles` has them.
+
+A tile belongs to a number of rows and is the same for all layers; splits belong to a layer and are the same for all
+numbers of rows, so that every row is rounded alike.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from .clock import Figure
+
+# Of a tile's result, against that of the plain twin: as in a kernel's self-test.
+TOLERANCE = 0.02
+TILE = ("rows", "outputs", "warps", "stages")
+Tile = tuple[int, ...]
+# By layer, rows, tile and splits: microseconds.
+Costs = dict[str, dict[int, dict[tuple[Tile, int], float]]]
+
+
+@dataclass(frozen=True)
+class RowsChoice:
+    """For so many rows: the microseconds of all layers with the tiles in use, and with the best one."""
+
+    rows: int
+    in_use: float
+    best: float
+    tile: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class KernelChoice:
+    """For a kernel: splits by layer, and a tile for each number of rows."""
+
+    kernel: str
+    splits: Mapping[str, int]
+    rows: tuple[RowsChoice, ...]
+
+
+def choose_tiles(figures: Iterable[Figure], bandwidth: float) -> list[KernelChoice]:
+    """The fastest of the tiles that agree with the twin; partial sums count as read once more by the next kernel."""
+    timed = [one for one in figures if {"tile", "us", "layer", "off"} <= one.keys()]
+    kernels = dict.fromkeys(one["kernel"] for one in timed)
+    return [_choose(kernel, [one for one in timed if one["kernel"] == kernel], bandwidth) for kernel in kernels]
+
+
+def agrees(one: Figure) -> bool:
+    """Whether a tile's result is the twin's."""
+    return isinstance(one.get("off"), float) and one["off"] < TOLERANCE
+
+
+def _choose(kernel: str, figures: list[Figure], bandwidth: float) -> KernelChoice:
+    costs: Costs = {}
+    in_use: dict[int, float] = {}
+    for one in figures:
+        cost = one["us"] + 1e6 * one["sums_bytes"] / bandwidth
+        if agrees(one):
+            key = tuple(one["tile"][name] for name in TILE), one["tile"]["splits"]
+            costs.setdefault(one["layer"], {}).setdefault(one["rows"], {})[key] = cost
+        if one["in_use"]:
+            in_use[one["rows"]] = in_use.get(one["rows"], 0.0) + cost
+    counts = [sorted({splits for tiles in by_rows.values() for _, splits in tiles}) for by_rows in costs.values()]
+    all_splits = [dict(zip(costs, each, strict=True)) for each in itertools.product(*counts)]
+    best = min(all_splits, key=lambda splits: sum(_best(costs, rows, splits)[0] for rows in in_use))
+    chosen = {rows: _best(costs, rows, best) for rows in in_use}
+    return KernelChoice(
+        kernel,
+        best,
+        tuple(
+            RowsChoice(rows, in_use[rows], cost, dict(zip(TILE, tile, strict=False)))
+            for rows, (cost, tile) in chosen.items()
+        ),
+    )
+
+
+def _best(costs: Costs, rows: int, splits: Mapping[str, int]) -> tuple[float, Tile]:
+    """The least cost of all layers with one tile, and the tile; infinite where no tile was timed for all."""
+    layers = {layer: by_rows.get(rows, {}) for layer, by_rows in costs.items()}
+    tiles = {tile for timed in layers.values() for tile, _ in timed}
+    sums = {
+        tile: sum(timed.get((tile, splits[layer]), float("inf")) for layer, timed in layers.items()) for tile in tiles
+    }
+    return min(((cost, tile) for tile, cost in sums.items()), default=(float("inf"), ()))
