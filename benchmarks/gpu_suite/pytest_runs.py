@@ -32,7 +32,9 @@ def run_pytest(path: str, seconds: float, workers: int = 0) -> dict[str, Any]:
         outcomes = Path(folder) / "outcomes.jsonl"
         outcomes.touch()
         options = ["-q", "-p", "no:cacheprovider", "-p", pytest_outcomes.__name__, *parallel]
-        environment = {**os.environ, pytest_outcomes.FILE_VARIABLE: str(outcomes)}
+        # Without what a pytest around this one has put there.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+        environment[pytest_outcomes.FILE_VARIABLE] = str(outcomes)
         command = [sys.executable, "-m", "pytest", path, *options]
         process = subprocess.Popen(command, cwd=ROOT, stdout=sys.stderr, env=environment)
         try:
