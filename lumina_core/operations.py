@@ -20,7 +20,7 @@ class Embedding(nn.Embedding):
 
 
 class Linear(nn.Linear):
-    """A linear layer without bias by the faster product."""
+    """A linear layer without bias, by the faster matmul."""
 
     def forward(self, x: Tensor) -> Tensor:
         assert self.bias is None, "the transformer's linear layers have no bias"

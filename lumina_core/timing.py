@@ -23,8 +23,8 @@ SETTING_UP = 2
 PROMPT_TOKENS = 64
 # A picture of 768×768, in codes.
 CANVAS_SIDE = 96
-# Tokens that a forward of `gumbel` is taken to settle, by its window. Not measured on the 7B: it is what a made-up law
-# of 4.4 nats a code gives, on which `sjd` and `coupled` need as many forwards as published for Lumina-mGPT.
+# Tokens that a forward of `gumbel` is assumed to accept, by its window. Not measured on the 7B: it is what a made-up
+# law of 4.4 nats a code gives, on which `sjd` and `coupled` need as many forwards as published for Lumina-mGPT.
 ACCEPTED = {1: 1.0, 8: 2.6, 16: 3.4, 24: 3.5, 32: 3.5, 64: 3.6}
 ACCEPTED_FROM = "assumed: decoder gumbel on a made-up law of 4.4 nats a code, not measured on this model"
 
@@ -56,7 +56,7 @@ class StepTime:
 
 
 def accepted_by(window: int) -> float:
-    """Tokens a step that a window is taken to settle at least (see `ACCEPTED`)."""
+    """Tokens a step that a window is assumed to accept at least (see `ACCEPTED`)."""
     return ACCEPTED[max(known for known in ACCEPTED if known <= window)]
 
 
@@ -75,7 +75,7 @@ def copy_bandwidth(device: torch.device) -> float:
 
 
 class PlacedSteps:
-    """Steps of a window, each at the same place: behind `context` tokens."""
+    """Steps of a window, each at the same place: after `context` tokens."""
 
     def __init__(self, window: Window, context: int, end_of_row: Tensor):
         self.width, self._window, self._end_of_row = window.width, window, end_of_row
@@ -117,13 +117,13 @@ class StepTimer:
         self.end_of_row = transformer.embed(torch.zeros(1, dtype=torch.int64))
 
     def steps_at(self, window: int, context: int) -> PlacedSteps:
-        """Steps of `window` tokens behind `context`; the first `SETTING_UP` of them set up."""
+        """Steps of `window` tokens after `context`; the first `SETTING_UP` of them set up."""
         settings = replace(self.settings, window_size=window)
         moving = Window(self.transformer, self.canvas, self.cache, [PROMPT_TOKENS], settings)
         return PlacedSteps(moving, context, self.end_of_row)
 
     def measure(self, window: int, context: int, steps: int, bandwidth: float) -> StepTime:
-        """The mean of some steps, behind those that set up."""
+        """The mean of some steps, after those that set up."""
         placed, device = self.steps_at(window, context), self.transformer.device
         first = timed(lambda: placed.run(SETTING_UP), device)
         seconds = timed(lambda: placed.run(steps), device) / steps

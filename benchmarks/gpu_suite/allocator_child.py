@@ -36,10 +36,10 @@ class Failing:
 
     def capture(self, step: steps.Step) -> steps.Step:
         def waiting() -> Tensor:
-            settled = step()
-            settled.cpu()
-            raise_on_cpu(settled)
-            return settled
+            accepted = step()
+            accepted.cpu()
+            raise_on_cpu(accepted)
+            return accepted
 
         return self._capture.capture(waiting)
 
@@ -55,9 +55,9 @@ class StandIn:
         return step
 
 
-def raise_on_cpu(settled: Tensor) -> None:
+def raise_on_cpu(accepted: Tensor) -> None:
     """Where no device refuses to be waited for, as in a dry run."""
-    if settled.device.type == "cpu":
+    if accepted.device.type == "cpu":
         raise RuntimeError("a capture made to fail")
 
 

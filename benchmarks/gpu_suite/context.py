@@ -39,7 +39,7 @@ class Context:
 
 
 def emit(**figure: Any) -> None:
-    """Tells a figure at once; numbers that JSON does not have go as their names."""
+    """Tells a figure at once; values that JSON does not have become their names."""
     print(json.dumps(_finite(figure), allow_nan=False), flush=True)
 
 

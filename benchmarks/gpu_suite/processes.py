@@ -17,7 +17,7 @@ from typing import IO
 # Of prctl (Linux): a signal when the parent ends; and that processes whose parent ends become ours, so that none gets
 # away.
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
-# How long a pipe may stay open behind the process, and a killed process take to end.
+# How long a pipe may stay open after its process, and a killed process take to end.
 PATIENCE = 5.0
 
 

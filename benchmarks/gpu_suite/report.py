@@ -61,7 +61,7 @@ def _between_marks(into: Path, text: str) -> str:
     if not into.exists():
         return f"{BEGIN}\n{text}\n{END}\n"
     before, begin, rest = into.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, behind = rest.partition(END)
+    _, end, after = rest.partition(END)
     if not begin or not end:
         raise BadResults(f"{into} has no lines {BEGIN} and {END} between which the tables go")
-    return f"{before}{BEGIN}\n{text}\n{END}{behind}"
+    return f"{before}{BEGIN}\n{text}\n{END}{after}"

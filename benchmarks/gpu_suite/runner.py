@@ -18,7 +18,7 @@ from .stages import Stage
 
 RESULTS, LOG = "results.jsonl", "log.txt"
 INTERRUPTED = "interrupted"
-# A stage may take this many times what it is meant to, while those behind it keep their time.
+# A stage may take this many times what it is meant to, while those after it keep their time.
 STRETCH = 2.0
 # With less left, a stage is not begun.
 LEAST_SECONDS = 3.0
@@ -68,8 +68,8 @@ class Suite:
         with open(self.out / RESULTS, "ab", buffering=0) as results, open(self.out / LOG, "ab", buffering=0) as log:
             for index, stage in enumerate(stages):
                 left = end - time.monotonic()
-                behind = sum(other.seconds for other in stages[index + 1 :])
-                line = self._line(stage, limit_of(stage.seconds, left, behind), log)
+                after = sum(other.seconds for other in stages[index + 1 :])
+                line = self._line(stage, limit_of(stage.seconds, left, after), log)
                 self.lines.append(line)
                 _write_line(line, results)
                 print(_summary(line), flush=True)
@@ -123,9 +123,9 @@ def _write_line(line: dict[str, Any], results: IO[bytes]) -> None:
         print(f"cannot write {RESULTS}: {error.strerror or error}; the line:\n{text}", flush=True)
 
 
-def limit_of(seconds: float, left: float, behind: float) -> float:
+def limit_of(seconds: float, left: float, after: float) -> float:
     """What a stage may take: up to twice what it is meant to if those after it keep theirs; what is left at most."""
-    return min(left, max(seconds, min(STRETCH * seconds, left - behind)))
+    return min(left, max(seconds, min(STRETCH * seconds, left - after)))
 
 
 def _status(code: int | None, told: Told, limit: float) -> dict[str, str]:

@@ -30,7 +30,7 @@ def matmul_arguments(
 def attention_arguments(
     config: TransformerConfig, kv_cache: str, width: int, context: int, length: int, device: torch.device | str
 ) -> Arguments:
-    """Of `window_attention`: two sequences, whose window ends behind `context` tokens, in a cache of this length."""
+    """Of `window_attention`: two sequences, whose window begins after `context` tokens, in a cache of this length."""
     heads, kv_heads, head_dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
     query = torch.empty(2, width, heads, head_dim, dtype=BF16, device=device)
     keys, values = (make_store(kv_cache, (1, 2, length, kv_heads, head_dim), BF16, device).stored(0) for _ in "kv")
@@ -73,7 +73,7 @@ def draw_arguments(codes: int, width: int, top_k: int, device: torch.device | st
 
 
 def fill(arguments: Arguments) -> Arguments:
-    """The arguments with random numbers in all that is no position, in place: timing zeros flatters."""
+    """The arguments with random values in all that is no position, in place: timing zeros flatters."""
     for tensor in tensors(arguments):
         if tensor.is_floating_point():
             tensor.normal_(0, 0.02)

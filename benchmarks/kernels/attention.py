@@ -25,7 +25,7 @@ SLOTS, WARPS, CHUNKS = (32, 64, 128), (4, 8), (512, 1024)
 
 @dataclass(frozen=True)
 class Problem:
-    """Two sequences' windows of `width` tokens behind `context`, in a cache of `length` slots."""
+    """Two sequences' windows of `width` tokens after `context`, in a cache of `length` slots."""
 
     config: TransformerConfig
     kv_cache: str
@@ -62,7 +62,7 @@ def tiles_of(
 
 
 def sweep(problem: Problem, tiles: Sequence[AttentionTile], clock: Clock) -> Iterator[Figure]:
-    """A figure for each tile, `off` being how far its result is off the twin's."""
+    """A figure for each tile, `off` being how far its result is off the reference's."""
     kernel = load("window_attention")
     told = {"kernel": "window_attention", **problem.figures}
     made = partial(attention_arguments, *(getattr(problem, name) for name in problem.__dataclass_fields__))

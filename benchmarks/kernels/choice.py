@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from .clock import Figure
 
-# Of a tile's result, against that of the plain twin: as in a kernel's self-test.
+# Of a tile's result, against that of the reference: as in a kernel's self-test.
 TOLERANCE = 0.02
 TILE = ("rows", "outputs", "warps", "stages")
 Tile = tuple[int, ...]
@@ -40,14 +40,14 @@ class KernelChoice:
 
 
 def choose_tiles(figures: Iterable[Figure], bandwidth: float) -> list[KernelChoice]:
-    """The fastest of the tiles that agree with the twin; partial sums count as read once more by the next kernel."""
+    """The fastest tiles that agree with the reference; partial sums count as read again by the next kernel."""
     timed = [one for one in figures if {"tile", "us", "layer", "off"} <= one.keys()]
     kernels = dict.fromkeys(one["kernel"] for one in timed)
     return [_choose(kernel, [one for one in timed if one["kernel"] == kernel], bandwidth) for kernel in kernels]
 
 
 def agrees(one: Figure) -> bool:
-    """Whether a tile's result is the twin's."""
+    """Whether a tile's result is the reference's."""
     return isinstance(one.get("off"), float) and one["off"] < TOLERANCE
 
 

@@ -65,13 +65,13 @@ def tiles_of(
 def sweep(
     scheme: str, problem: Problem, tiles: Sequence[MatmulTile], clock: Clock, dtype: torch.dtype = BF16
 ) -> Iterator[Figure]:
-    """A figure for each tile, `off` being how far its result is off the twin's."""
-    kernel, twin = load(f"{scheme}_matmul"), getattr(eager, f"{scheme}_matmul")
+    """A figure for each tile, `off` being how far its result is off the reference's."""
+    kernel, reference = load(f"{scheme}_matmul"), getattr(eager, f"{scheme}_matmul")
     told = {"kernel": f"{scheme}_matmul", **problem.figures}
     try:
         inputs = [fill(matmul_arguments(scheme, problem.shape, problem.rows, clock.device, dtype))]
         inputs += [_refilled(inputs[0]) for _ in range(1, clock.copies(nbytes(inputs[0])))]
-        expected = twin(*inputs[0]).float()
+        expected = reference(*inputs[0]).float()
     except RuntimeError as error:  # no memory
         yield {**told, "error": first_line(error)}
         return

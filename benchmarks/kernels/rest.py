@@ -29,7 +29,7 @@ from .clock import Clock, Figure, measured
 
 TOP_K = 4096
 Tile = dict[str, int]
-"""What stands in for a kernel's own: `warps`, and for `silu_gate` the numbers in its `block`."""
+"""What stands in for a kernel's own: `warps`, and for `silu_gate` its `block` of values."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def splits_in_use(kernel: str, config: TransformerConfig) -> int:
 
 
 def tiles_of(kernel: str, warps: Sequence[int] = (), blocks: Sequence[int] = ()) -> list[Tile]:
-    """The tile in use, which is empty, and others; only `silu_gate` takes a block of numbers."""
+    """The tile in use, which is empty, and others; only `silu_gate` takes a block."""
     sized = [{"block": block} for block in blocks] if kernel == "silu_gate" and blocks else [{}]
     tried = [{**size, "warps": count} for size in sized for count in warps] if warps else sized
     return [{}, *(tile for tile in tried if tile)]

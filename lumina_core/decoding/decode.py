@@ -56,7 +56,7 @@ def steps_between_looks(device: torch.device) -> int:
 def read_length(window: Window, longest_text: int, settled_to: int, since_look: int, width: int) -> int:
     """Positions of the cache that a forward of `width` tokens reads: a bound, known without asking the device.
 
-    `settled_to` is the furthest index that the host knows to be settled, `since_look` the forwards that ran since. All
+    `settled_to` is the furthest index that the host knows to be accepted, `since_look` the forwards that ran since. All
     of the cache where a kernel reads no more than what is filled, so that one captured step serves all along.
     """
     cache = window.cache

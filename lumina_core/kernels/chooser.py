@@ -150,17 +150,17 @@ def unfit(device: torch.device | str) -> str:
 
 @dataclass(frozen=True)
 class SelfTest:
-    """How far a function's result is off its twin's, None without a result, and what is wrong with it, if anything."""
+    """The error of a function's result against its reference, None without a result; and what is wrong, if anything."""
 
     error: float | None
     reason: str
 
 
-def self_test(function: Function, twin: Function, sample: Sample) -> SelfTest:
-    """Holds a function against its twin on a sample."""
+def self_test(function: Function, reference: Function, sample: Sample) -> SelfTest:
+    """Holds a function against its reference on a sample."""
     try:
         # Each its own arguments: some write to them.
-        found, expected = (numbers(each(*sample())) for each in (function, twin))
+        found, expected = (numbers(each(*sample())) for each in (function, reference))
     except Exception as error:  # Triton's compiler, the system's C compiler and the driver have no error in common
         return SelfTest(None, f"{NO_ROOM if is_out_of_memory(error) else FAILED}: {type(error).__name__}: {error}")
     off = max(starmap(_difference, zip(found, expected, strict=True)), key=lambda off: (isnan(off), off))

@@ -1,4 +1,4 @@
-"""Inputs of every kernel's form, on which it is held against its twin; their numbers are made on the device."""
+"""Inputs of every kernel's form, for its self-tests; their values are made on the device."""
 
 from typing import Any
 

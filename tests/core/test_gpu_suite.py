@@ -324,16 +324,16 @@ def test_without_time_a_stage_is_skipped_and_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "left", "behind", "limit"),
+    ("seconds", "left", "after", "limit"),
     [
-        (10, 540, 490, 20),  # twice, where those behind it keep theirs
+        (10, 540, 490, 20),  # twice, where those after it keep theirs
         (10, 505, 490, 15),  # what they leave
         (10, 480, 490, 10),  # its own, where they have not enough anyhow
         (110, 60, 0, 60),  # never more than is left
     ],
 )
-def test_limits(seconds: float, left: float, behind: float, limit: float) -> None:
-    assert limit_of(seconds, left, behind) == limit
+def test_limits(seconds: float, left: float, after: float, limit: float) -> None:
+    assert limit_of(seconds, left, after) == limit
 
 
 # Bad input
