@@ -17,6 +17,7 @@ from typing import IO
 # Of prctl (Linux): a signal when the parent ends; and that processes whose parent ends become ours, so that none gets
 # away.
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+ROOT = Path(__file__).parents[2]
 # How long a pipe may stay open after its process, and a killed process take to end.
 PATIENCE = 5.0
 
@@ -44,13 +45,14 @@ def run_limited(
     log: IO[bytes],
     environment: Mapping[str, str],
 ) -> int | None:
-    """Runs a command, its stdout's lines to `on_line` and its stderr to the log; the exit code, None at the limit.
+    """Runs a command in the repository; the exit code, or None at the limit.
 
-    Whatever it started has ended when this returns or raises.
+    Lines of stdout go to `on_line`, stderr to the log. Whatever it started has ended when this returns or raises.
     """
     ours = _children_of({os.getpid()})
     process = subprocess.Popen(
         arguments,
+        cwd=ROOT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=log,

@@ -81,7 +81,7 @@ class Suite:
         """Runs a stage; its line."""
         line: dict[str, Any] = {"stage": stage.name, "dry_run": self.dry_run, "date": _now(), "limit": round(limit, 1)}
         if limit < LEAST_SECONDS:
-            reason = f"{limit:.1f} s are left of {self.seconds:g}"
+            reason = f"{limit:.1f} s are left of {self.seconds:.0f}"
             return {**line, "status": "skipped", "reason": reason, "seconds": 0.0, "figures": []}
         told, start = Told(), time.monotonic()
 

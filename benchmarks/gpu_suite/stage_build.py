@@ -16,7 +16,7 @@ from .context import Context, Skipped, emit
 
 # Of an H100, where a dry run has no GPU to ask.
 DRY_CAPABILITY = 90
-MOST_PROCESSES = 32
+MOST_PROCESSES, STALLED_SECONDS = 32, 15.0
 builds: list[Build] = []
 
 
@@ -28,7 +28,13 @@ def run(context: Context) -> None:
     built = 0
     # Spawned, not forked: torch has threads.
     with multiprocessing.get_context("spawn").Pool(workers, _prepare, (context.dry_run, _capability(context))) as pool:
-        for found in pool.imap_unordered(_build, range(count)):
+        results = pool.imap_unordered(_build, range(count))
+        for _ in range(count):
+            try:
+                found = results.next(timeout=STALLED_SECONDS)
+            except multiprocessing.TimeoutError:
+                # A pool waits for ever for what a process was at when the compiler ended it.
+                raise RuntimeError(f"{built} of {count} kernels built, then none for {STALLED_SECONDS:g} s") from None
             built += not found.get("error")
             if found.get("error") or context.dry_run:
                 emit(**found)
