@@ -81,6 +81,10 @@ def _end(process: subprocess.Popen[bytes], ours: set[int]) -> None:
 
     `ours` are the children that we had before.
     """
+    if os.name != "posix":  # no groups, and no /proc: the process alone
+        process.kill()
+        process.wait(PATIENCE)
+        return
     deadline = time.monotonic() + PATIENCE
     # Again while there are any: one may start another while it is looked for.
     while time.monotonic() < deadline:
