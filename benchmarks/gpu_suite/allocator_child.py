@@ -20,6 +20,7 @@ from lumina_core.prompts import build_prompt
 
 from ..sources import GRID_SIDE, Demo, load_demo
 from .context import emit
+from .processes import end_with_parent
 
 loop = sys.modules["lumina_core.decoding.decode"]
 PROMPT, SIDE, BYTES = "a red circle left of a blue square", 64, 2**28
@@ -81,6 +82,7 @@ def main() -> int:
     parser.add_argument("kind", choices=("good", "failing"))
     parser.add_argument("--dry-run", action="store_true")
     options = parser.parse_args()
+    end_with_parent()
     logging.getLogger("lumina_core.decoding.steps").addHandler(Noted(logging.WARNING))
     device = torch.device("cpu" if options.dry_run else "cuda")
     emit(backend=torch.cuda.get_allocator_backend() if device.type == "cuda" else "none")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 class Skipped(Exception):
@@ -18,13 +20,17 @@ class Skipped(Exception):
 
 @dataclass(frozen=True)
 class Context:
-    """What a stage is told: whether it is a dry run, and by when it is killed."""
+    """What a stage is told: whether it is a dry run, and at what `time.monotonic()`, which all processes share, it is
+    killed.
+    """
 
     dry_run: bool
     end: float
 
     @property
     def device(self) -> torch.device:
+        import torch
+
         return torch.device("cpu" if self.dry_run else "cuda")
 
     @property
@@ -40,7 +46,7 @@ class Context:
 
 def emit(**figure: Any) -> None:
     """Tells a figure at once; values that JSON does not have become their names."""
-    print(json.dumps(_finite(figure), allow_nan=False), flush=True)
+    print(json.dumps(finite(figure), allow_nan=False), flush=True)
 
 
 def emit_sweeps(sweeps: Iterable[Iterable[dict[str, Any]]]) -> None:
@@ -56,9 +62,16 @@ def emit_sweeps(sweeps: Iterable[Iterable[dict[str, Any]]]) -> None:
         raise RuntimeError(f"of {len(wrong)} problems no setting ran, of the first {wrong[0]}")
 
 
-def _finite(value: Any) -> Any:
+def require_triton(without: str = "there are no kernels") -> None:
+    """Raises Skipped where triton is not installed."""
+    if importlib.util.find_spec("triton") is None:
+        raise Skipped(f"triton is not installed: {without}")
+
+
+def finite(value: Any) -> Any:
+    """Values as JSON has them: infinite ones and NaN become their names."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    return [_finite(each) for each in value] if isinstance(value, list | tuple) else value
+        return {key: finite(each) for key, each in value.items()}
+    return [finite(each) for each in value] if isinstance(value, list | tuple) else value

@@ -21,7 +21,8 @@ def write_report(results: Sequence[Path], into: Path, page: Path) -> str:
     Raises BadResults for files that hold no results, a page without the marks, and lines of a dry run for `page`, whose
     figures are those of GPUs.
     """
-    lines = [line for path in results for line in read_lines(path)]
+    notes: list[str] = []
+    lines = [line for path in results for line in read_lines(path, notes)]
     if into.resolve() == page.resolve() and any(line.get("dry_run") for line in lines):
         raise BadResults(f"{results[0]} holds lines of a dry run, which are no figures for {page.name}; use --into")
     try:
@@ -32,28 +33,34 @@ def write_report(results: Sequence[Path], into: Path, page: Path) -> str:
         ) from error
     try:
         into.write_text(_between_marks(into, text), encoding="utf-8")
-    except OSError as error:
-        raise BadResults(f"cannot write {into}: {error.strerror or error}") from error
-    return f"the tables of {len(lines)} lines are in {into}"
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadResults(f"cannot write {into}: {getattr(error, 'strerror', None) or error}") from error
+    return "; ".join([f"the tables of {len(lines)} lines are in {into}", *notes])
 
 
-def read_lines(path: Path) -> list[Line]:
-    """The lines of a file. Raises BadResults for one that holds no results."""
+def read_lines(path: Path, notes: list[str]) -> list[Line]:
+    """The lines of a file. Raises BadResults for one that holds no results.
+
+    One that was cut short, as on a full disk, is left out, which is noted.
+    """
     try:
         texts = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise BadResults(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     lines = []
     for number, text in enumerate(texts, 1):
+        if not text.strip():
+            continue
         try:
             line = json.loads(text)
-        except ValueError as error:
-            raise BadResults(f"{path}, line {number} is no JSON: {error}") from error
+        except (ValueError, RecursionError):
+            notes.append(f"{path}, line {number} is no JSON and was left out")
+            continue
         if not isinstance(line, dict) or not {"stage", "status", "figures"} <= line.keys():
             raise BadResults(f"{path}, line {number} is no result of a stage of the suite")
         lines.append(line)
     if not lines:
-        raise BadResults(f"{path} is empty; expected a line for each stage")
+        raise BadResults(f"{path} holds no line of a stage")
     return lines
 
 

@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, Any
 
+from .context import finite
 from .processes import adopt_orphans, run_limited
 from .stages import Stage
 
@@ -36,17 +37,17 @@ class Told:
     def hear(self, line: str) -> None:
         """A line of stdout; what is no JSON object is for the log alone."""
         try:
-            said = json.loads(line, parse_constant=str)
-        except ValueError:
+            said = json.loads(line)
+        except (ValueError, RecursionError):
             return
         if not isinstance(said, dict):
             return
-        if "stage_facts" in said:
+        if isinstance(said.get("stage_facts"), dict):
             self.facts = said["stage_facts"]
         elif "stage_skipped" in said:
-            self.skipped = said["stage_skipped"]
+            self.skipped = str(said["stage_skipped"])
         elif "stage_error" in said:
-            self.error = said["stage_error"]
+            self.error = str(said["stage_error"])
         else:
             self.figures.append(said)
 
@@ -71,8 +72,8 @@ class Suite:
                 after = sum(other.seconds for other in stages[index + 1 :])
                 line = self._line(stage, limit_of(stage.seconds, left, after), log)
                 self.lines.append(line)
-                _write_line(line, results)
-                print(_summary(line), flush=True)
+                write_line(line, results)
+                _say(_summary(line))
                 if line.get("error") == INTERRUPTED:
                     raise KeyboardInterrupt
         return all(line["status"] in ("ok", "skipped") for line in self.lines)
@@ -81,7 +82,7 @@ class Suite:
         """Runs a stage; its line."""
         line: dict[str, Any] = {"stage": stage.name, "dry_run": self.dry_run, "date": _now(), "limit": round(limit, 1)}
         if limit < LEAST_SECONDS:
-            reason = f"{limit:.1f} s are left of {self.seconds:.0f}"
+            reason = f"{max(0.0, limit):.1f} s are left of {max(0.0, self.seconds):.0f}"
             return {**line, "status": "skipped", "reason": reason, "seconds": 0.0, "figures": []}
         told, start = Told(), time.monotonic()
 
@@ -94,7 +95,7 @@ class Suite:
 
         arguments, environment = stage.arguments(self.dry_run, limit), self._environment(stage)
         try:
-            with _interrupted_by_sigterm():
+            with _interrupted_by_signals():
                 code = run_limited(arguments, limit, on_line, log, environment)
             status = _status(code, told, limit)
         except KeyboardInterrupt:
@@ -102,7 +103,7 @@ class Suite:
         except OSError as error:
             status = {"status": "failed", "error": f"{type(error).__name__}: {error}"}
         seconds = round(time.monotonic() - start, 2)
-        return {**line, **told.facts, **status, "seconds": seconds, "figures": told.figures}
+        return {**told.facts, **line, **status, "seconds": seconds, "figures": told.figures}
 
     def _environment(self, stage: Stage) -> dict[str, str]:
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
@@ -114,13 +115,21 @@ class Suite:
         return environment
 
 
-def _write_line(line: dict[str, Any], results: IO[bytes]) -> None:
-    """A line that cannot be written, as on a full disk, is printed, so that no figure is lost."""
-    text = json.dumps(line, allow_nan=False)
+def write_line(line: dict[str, Any], results: IO[bytes]) -> None:
+    """Adds a line of JSON; what cannot be written whole, as on a full disk, is printed, so that no figure is lost."""
+    text = json.dumps(finite(line), allow_nan=False)
+    data = f"{text}\n".encode()
     try:
-        results.write(f"{text}\n".encode())
+        written = results.write(data)
+        if written == len(data):
+            return
+        # The next line is to begin at its beginning.
+        with contextlib.suppress(OSError):
+            results.write(b"\n")
+        reason = f"only {written} of {len(data)} bytes could be written"
     except OSError as error:
-        print(f"cannot write {RESULTS}: {error.strerror or error}; the line:\n{text}", flush=True)
+        reason = error.strerror or str(error)
+    _say(f"cannot write {RESULTS}: {reason}; the line:\n{text}")
 
 
 def limit_of(seconds: float, left: float, after: float) -> float:
@@ -135,8 +144,21 @@ def _status(code: int | None, told: Told, limit: float) -> dict[str, str]:
         return {"status": "skipped", "reason": told.skipped}
     if code == 0 and not told.error:
         return {"status": "ok"}
-    how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    return {"status": "failed", "error": told.error or f"{how}; see {LOG}"}
+    return {"status": "failed", "error": told.error or f"{how_ended(code)}; see {LOG}"}
+
+
+def how_ended(code: int) -> str:
+    """An exit code in words."""
+    if code >= 0:
+        return f"exit code {code}"
+    known = {one.value: one.name for one in signal.Signals}
+    return f"ended by {known.get(-code, f'signal {-code}')}"
+
+
+def _say(text: str) -> None:
+    """On stdout, which whoever reads it may have closed."""
+    with contextlib.suppress(OSError):
+        print(text, flush=True)
 
 
 def _summary(line: dict[str, Any]) -> str:
@@ -150,14 +172,15 @@ def _now() -> str:
 
 
 @contextlib.contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
-    """SIGTERM as KeyboardInterrupt, so that no process is left behind."""
+def _interrupted_by_signals() -> Iterator[None]:
+    """SIGTERM, and SIGHUP of a terminal that is gone, as KeyboardInterrupt, so that no process is left."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {one: signal.signal(one, interrupt) for one in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)

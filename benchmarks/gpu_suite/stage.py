@@ -1,4 +1,4 @@
-"""A stage's process: python -m benchmarks.gpu_suite.stage NAME [--dry-run] [--limit SECONDS]"""
+"""A stage's process: python -m benchmarks.gpu_suite.stage NAME [--dry-run] [--end TIME]"""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=[stage.name for stage in STAGES])
     parser.add_argument("--dry-run", action="store_true")
-    parser.add_argument("--limit", type=float, default=600.0)
+    parser.add_argument("--end", type=float, help="time.monotonic() at which it is killed; in ten minutes by default")
     options = parser.parse_args(arguments)
     end_with_parent()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
-    if os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton"):
-        prepare_interpreter()
-    context = Context(options.dry_run, time.monotonic() + options.limit)
+    context = Context(options.dry_run, options.end or time.monotonic() + 600)
     try:
+        if os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton"):
+            prepare_interpreter()
         emit(stage_facts=facts(context.device))
         importlib.import_module(f"{__package__}.stage_{options.name}").run(context)
     except Skipped as skipped:

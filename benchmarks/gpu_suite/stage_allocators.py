@@ -9,18 +9,19 @@ import contextlib
 import itertools
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from typing import Any
 
 from .context import Context, emit
+from .runner import how_ended
 
 ALLOCATORS, KINDS = ("native", "cudaMallocAsync"), ("good", "failing")
 # Of each child; they run beside one another.
 CHILD_SECONDS, RESERVE = 25.0, 3.0
 ERROR_LENGTH = 300
+FINE = how_ended(0)
 
 
 def run(context: Context) -> None:
@@ -34,7 +35,7 @@ def run(context: Context) -> None:
         outcomes[allocator, kind] = outcome_of(process, max(0.1, end - time.monotonic()))
         emit(allocator=allocator, kind=kind, **outcomes[allocator, kind])
     good = outcomes[ALLOCATORS[0], KINDS[0]]
-    if not (good["ended"] == "exit 0" and good["captured"] and good["same"] and good["same_again"]):
+    if not (good["ended"] == FINE and good["captured"] and good["same"] and good["same_again"]):
         raise RuntimeError(f"a capture under the {ALLOCATORS[0]} allocator that should work did not; see the figures")
 
 
@@ -51,7 +52,7 @@ def outcome_of(process: subprocess.Popen[str], limit: float) -> dict[str, Any]:
     """What a child did, event by event, and how it ended."""
     try:
         out, err = process.communicate(timeout=limit)
-        ended = signal.Signals(-process.returncode).name if process.returncode < 0 else f"exit {process.returncode}"
+        ended = how_ended(process.returncode)
     except subprocess.TimeoutExpired:
         process.kill()
         out, err = process.communicate()
@@ -60,6 +61,7 @@ def outcome_of(process: subprocess.Popen[str], limit: float) -> dict[str, Any]:
     told: dict[str, Any] = {}
     for line in out.splitlines():
         with contextlib.suppress(ValueError):  # one that was cut short
-            told |= json.loads(line)
-    error = "" if ended == "exit 0" else (err.strip().splitlines() or [""])[-1][:ERROR_LENGTH]
+            said = json.loads(line)
+            told |= said if isinstance(said, dict) else {}
+    error = "" if ended == FINE else (err.strip().splitlines() or [""])[-1][:ERROR_LENGTH]
     return {"ended": ended, "error": error, **told}

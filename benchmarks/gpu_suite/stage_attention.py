@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 
 import torch
@@ -14,7 +13,7 @@ from lumina_core.timing import copy_bandwidth
 from ..kernels import attention
 from ..kernels.clock import Clock
 from .builds import CONTEXTS, WIDTHS, cache_slots
-from .context import Context, Skipped, emit, emit_sweeps
+from .context import Context, emit, emit_sweeps, require_triton
 
 KINDS = ("int8", *(kind for kind in KV_CACHES if kind != "int8"))
 DRY_WIDTHS, DRY_CONTEXTS, DRY_SLOTS, DRY_TILES = (4,), (40,), 128, 2
@@ -22,8 +21,7 @@ DRY_WIDTHS, DRY_CONTEXTS, DRY_SLOTS, DRY_TILES = (4,), (40,), 128, 2
 
 @torch.inference_mode()
 def run(context: Context) -> None:
-    if importlib.util.find_spec("triton") is None:
-        raise Skipped("triton is not installed: there is no kernel")
+    require_triton()
     clock = Clock(context.device, copy_bandwidth(context.device))
     emit(copy_bytes_per_second=clock.bandwidth)
     widths, contexts, slots = (WIDTHS, CONTEXTS, cache_slots())

@@ -2,39 +2,39 @@
 
 from __future__ import annotations
 
-import importlib.util
 import multiprocessing
 import os
 import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Any
 
 import torch
 
 from ..kernels.clock import first_line
 from .builds import Build, all_builds
-from .context import Context, Skipped, emit
+from .context import Context, emit, require_triton
+from .processes import end_with_parent
 
 # Of an H100, where a dry run has no GPU to ask.
 DRY_CAPABILITY = 90
-MOST_PROCESSES, STALLED_SECONDS = 32, 15.0
+MOST_PROCESSES = 32
 builds: list[Build] = []
 
 
 def run(context: Context) -> None:
-    if importlib.util.find_spec("triton") is None:
-        raise Skipped("triton is not installed: there are no kernels")
+    require_triton()
     count, start = len(all_builds(context.dry_run)), time.monotonic()
     workers = min(2 if context.dry_run else MOST_PROCESSES, os.cpu_count() or 1, count)
     built = 0
     # Spawned, not forked: torch has threads.
-    with multiprocessing.get_context("spawn").Pool(workers, _prepare, (context.dry_run, _capability(context))) as pool:
-        results = pool.imap_unordered(_build, range(count))
-        for _ in range(count):
-            try:
-                found = results.next(timeout=STALLED_SECONDS)
-            except multiprocessing.TimeoutError:
-                # A pool waits for ever for what a process was at when the compiler ended it.
-                raise RuntimeError(f"{built} of {count} kernels built, then none for {STALLED_SECONDS:g} s") from None
+    with ProcessPoolExecutor(
+        workers,
+        multiprocessing.get_context("spawn"),
+        initializer=_prepare,
+        initargs=(context.dry_run, _capability(context)),
+    ) as pool:
+        for done in as_completed([pool.submit(_build, index) for index in range(count)]):
+            found = done.result()  # raises BrokenProcessPool where the compiler ended a process
             built += not found.get("error")
             if found.get("error") or context.dry_run:
                 emit(**found)
@@ -54,6 +54,7 @@ def _prepare(dry_run: bool, capability: int) -> None:
     """In a worker: launches only build, for the device; what is built lies in Triton's cache, for all stages."""
     from ..gpu_code import build_instead_of_running
 
+    end_with_parent()
     torch.set_num_threads(1)
     build_instead_of_running(capability)
     builds[:] = all_builds(dry_run)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 
 import torch
@@ -14,7 +13,7 @@ from lumina_core.timing import copy_bandwidth
 from ..kernels import matmul
 from ..kernels.clock import Clock
 from .builds import ROWS, SCHEMES
-from .context import Context, Skipped, emit, emit_sweeps
+from .context import Context, emit, emit_sweeps, require_triton
 
 DRY_TILES = 2
 
@@ -30,8 +29,7 @@ def run(context: Context) -> None:
     for problem in problems:
         for figure in matmul.others(problem, clock):
             emit(**figure)
-    if importlib.util.find_spec("triton") is None:
-        raise Skipped("triton is not installed: only torch's own were timed")
+    require_triton("only torch's own were timed")
     emit_sweeps(
         matmul.sweep(scheme, problem, matmul.tiles_of(problem)[: DRY_TILES if context.dry_run else None], clock)
         for scheme, problem in itertools.product(SCHEMES, problems)

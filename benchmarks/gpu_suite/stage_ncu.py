@@ -34,6 +34,7 @@ def run(context: Context) -> None:
         raise Skipped("ncu is not installed")
     if context.dry_run:
         raise Skipped("ncu counts on a GPU only")
+    failed: list[str] = []
     for kernel, benchmark in RUNS.items():
         command = [ncu, "--clock-control", "none", "--csv", "--print-units", "base", "--metrics", ",".join(METRICS)]
         command += ["--kernel-name", f"regex:{kernel}", "--launch-skip", str(LAUNCHES_SKIPPED)]
@@ -45,7 +46,11 @@ def run(context: Context) -> None:
         for row in rows:
             emit(benchmark=" ".join(benchmark), **row)
         if not rows:
-            emit(benchmark=" ".join(benchmark), error=f"ncu ended with exit code {done.returncode} and no counters")
+            said = next((line for line in done.stdout.splitlines() if line.startswith("==ERROR==")), "no counters")
+            failed.append(f"{kernel}: ncu ended with exit code {done.returncode}: {said}")
+            emit(benchmark=" ".join(benchmark), error=failed[-1])
+    if failed:
+        raise RuntimeError("; ".join(failed))
 
 
 def read_counters(lines: Iterable[str]) -> Iterable[dict[str, object]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 
 import torch
@@ -21,15 +20,14 @@ from lumina_core.synthetic import SYNTHETIC
 
 from ..kernels.rest import splits_in_use
 from .builds import cache_slots
-from .context import Context, Skipped, emit
+from .context import Context, emit, require_triton
 from .pytest_runs import RESERVE, failure_of, run_pytest
 
 WIDTH, WORKERS = 64, 6
 
 
 def run(context: Context) -> None:
-    if importlib.util.find_spec("triton") is None:
-        raise Skipped("triton is not installed: there are no kernels")
+    require_triton()
     emit(unusable=unusable(context.device))
     failed = 0
     for kernel, variant, samples in _self_tests(context):

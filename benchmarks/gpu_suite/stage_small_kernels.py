@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 
 import torch
@@ -12,7 +11,7 @@ from lumina_core.timing import copy_bandwidth
 
 from ..kernels import rest
 from ..kernels.clock import Clock
-from .context import Context, Skipped, emit_sweeps
+from .context import Context, emit_sweeps, require_triton
 
 ROWS, WARPS, BLOCKS = (2, 32, 64, 128), (1, 2, 4, 8), (256, 512, 1024)
 DRY_ROWS = (2,)
@@ -20,8 +19,7 @@ DRY_ROWS = (2,)
 
 @torch.inference_mode()
 def run(context: Context) -> None:
-    if importlib.util.find_spec("triton") is None:
-        raise Skipped("triton is not installed: there are no kernels")
+    require_triton()
     clock = Clock(context.device, copy_bandwidth(context.device))
     config = SYNTHETIC[context.model].transformer
     emit_sweeps(

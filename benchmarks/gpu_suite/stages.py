@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from dataclasses import dataclass
 
 PACKAGE = __package__
@@ -23,11 +24,11 @@ class Stage:
     command: tuple[str, ...] = ()
 
     def arguments(self, dry_run: bool, limit: float) -> list[str]:
-        """The command line of its process."""
+        """The command line of its process, which is to end within `limit` seconds from now."""
         if self.command:
             return list(self.command)
         dry = ["--dry-run"] if dry_run else []
-        return [sys.executable, "-m", f"{PACKAGE}.stage", self.name, "--limit", f"{limit:.1f}", *dry]
+        return [sys.executable, "-m", f"{PACKAGE}.stage", self.name, "--end", f"{time.monotonic() + limit:.1f}", *dry]
 
 
 STAGES = (

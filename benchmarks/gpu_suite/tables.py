@@ -6,23 +6,26 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from ..kernels import Figure
 from ..kernels.choice import agrees, choose_tiles
 
 TOP_KERNELS = 14
-Figure = dict[str, Any]
 Line = dict[str, Any]
 
 
 def tables(lines: Sequence[Line]) -> str:
     """Markdown: what became of each stage, and a table for each that has figures, with its device and date.
 
-    Of a stage that is there several times, its last line counts.
+    Of a stage that ran several times, the last that ended well counts, or else the last that has figures for a table.
     """
-    last = {line["stage"]: line for line in lines}
-    parts = [_stages(last.values())]
+    parts = [_stages(lines)]
     for name, (title, table) in TABLES.items():
-        if name in last and (figures := last[name]["figures"]) and (text := table(figures)):
-            parts.append(f"### {title}\n\n{_place(last[name])}\n\n{text}")
+        runs = [line for line in lines if line["stage"] == name]
+        runs = [*(line for line in runs if line["status"] != "ok"), *(line for line in runs if line["status"] == "ok")]
+        for line in reversed(runs):
+            if text := table(line["figures"]):
+                parts.append(f"### {title}\n\n{_place(line)}\n\n{text}")
+                break
     return "\n\n".join(parts)
 
 
@@ -33,18 +36,24 @@ def _place(line: Line) -> str:
     return f"Dry run at toy sizes, no figures of a GPU: {place}." if line.get("dry_run") else f"{place}."
 
 
-def _stages(lines: Iterable[Line]) -> str:
+def _stages(lines: Sequence[Line]) -> str:
     rows = [
         (line["stage"], line["status"], f"{line.get('seconds', 0):.0f}", line.get("error") or line.get("reason"))
+        + (line.get("date", "")[:19], line.get("device"))
         for line in lines
     ]
-    return _markdown(("stage", "status", "seconds", "why"), rows)
+    return _markdown(("stage", "status", "seconds", "why", "begun", "device"), rows)
 
 
 def _markdown(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table; nothing where it would have no row."""
     cells = [[_cell(value) for value in row] for row in rows]
-    lines = [head, ["---"] * len(head), *cells]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *cells)) if cells else ""
+
+
+def _together(*parts: str) -> str:
+    """Those parts that there are, as paragraphs."""
+    return "\n\n".join(part for part in parts if part)
 
 
 def _cell(value: Any) -> str:
@@ -86,7 +95,7 @@ def _build(figures: Sequence[Figure]) -> str:
     told = (
         f"{counts[-1]['built']} of {counts[-1]['of']} kernels built in {counts[-1]['after']:.0f} s." if counts else ""
     )
-    return told + ("\n\n" + _markdown(("kernel", "variant", "error"), failed) if failed else "")
+    return _together(told, _markdown(("kernel", "variant", "error"), failed))
 
 
 def _self_tests(figures: Sequence[Figure]) -> str:
@@ -94,7 +103,8 @@ def _self_tests(figures: Sequence[Figure]) -> str:
         (one["kernel"], one.get("variant"), one.get("samples"), one.get("largest_error"), one["reason"] or "agrees")
         for one in _having(figures, "kernel", "reason")
     ]
-    return _markdown(("kernel", "cache", "samples", "largest error", "outcome"), rows) + "\n\n" + _tests(figures)
+    head = "kernel", "cache", "samples", "largest error", "outcome"
+    return _together(_markdown(head, rows), _tests(figures))
 
 
 def _tests(figures: Sequence[Figure]) -> str:
@@ -102,7 +112,7 @@ def _tests(figures: Sequence[Figure]) -> str:
         (one["tests"], one.get("passed"), one.get("failed"), one.get("skipped"), one.get("error") or _failures(one))
         for one in _having(figures, "tests")
     ]
-    return _markdown(("tests", "passed", "failed", "skipped", "what"), rows) if rows else ""
+    return _markdown(("tests", "passed", "failed", "skipped", "what"), rows)
 
 
 def _failures(one: Figure) -> str:
@@ -126,8 +136,10 @@ def _steps(figures: Sequence[Figure]) -> str:
             + (_percent(best["share"]), f"{best['tokens_per_second']:.0f} ({best['accepted']})")
         )
     head = "weights", "cache", "context", "window", "ms", "captured", "ms, compile off", "ceiling ms", "share"
-    source = f"\n\nTokens accepted a step, in brackets, are {steps[0]['accepted_from']}." if steps else ""
-    return f"{'; '.join(dict.fromkeys(names))}.\n\n" + _markdown((*head, "tokens/s"), rows) + source
+    if not steps:
+        return ""
+    source = f"Tokens accepted a step, in brackets, are {steps[0]['accepted_from']}."
+    return _together(f"{'; '.join(dict.fromkeys(names))}.", _markdown((*head, "tokens/s"), rows), source)
 
 
 def _profile(figures: Sequence[Figure]) -> str:
@@ -144,7 +156,7 @@ def _profile(figures: Sequence[Figure]) -> str:
             for one in kernels[:TOP_KERNELS]
         ]
         parts.append(_markdown(("kernel", "launches a step", "µs a step", "share"), rows))
-    return "\n\n".join(parts)
+    return _together(*parts)
 
 
 def _named(values: Mapping[str, Any]) -> str:
@@ -181,7 +193,7 @@ def _matmul(figures: Sequence[Figure]) -> str:
     ]
     head = "kernel", "layer", "rows", "µs in use", "bandwidth", "µs best", "bandwidth", "best tile"
     by_layer = _markdown((*head, "µs torch bf16", "µs torch int4", "µs torch fp8"), rows)
-    return f"{by_layer}\n\n{_choice(figures)}{_errors(figures)}"
+    return _together(by_layer, _choice(figures), _errors(figures))
 
 
 def _choice(figures: Sequence[Figure]) -> str:
@@ -193,8 +205,12 @@ def _choice(figures: Sequence[Figure]) -> str:
     for chosen in choose_tiles(figures, bandwidth):
         rows = [(one.rows, one.in_use, one.best, *one.tile.values()) for one in chosen.rows]
         head = "rows", "µs of all layers, in use", "µs best", "rows of a tile", "outputs", "warps", "stages"
-        parts.append(f"{chosen.kernel}, best splits: {_named(chosen.splits)}.\n\n{_markdown(head, rows)}")
-    return "\n\n".join(parts)
+        parts += [f"{chosen.kernel}, best splits: {_named(chosen.splits)}."] if rows else []
+        parts.append(_markdown(head, rows))
+        if chosen.left_out:
+            counts = ", ".join(map(str, chosen.left_out))
+            parts.append(f"{chosen.kernel}: not every layer was timed at {counts} rows, of which nothing follows.")
+    return _together(*parts)
 
 
 def _attention(figures: Sequence[Figure]) -> str:
@@ -210,7 +226,7 @@ def _attention(figures: Sequence[Figure]) -> str:
         for key, (used, best) in _swept(figures, ("kv", "window", "context")).items()
     ]
     head = "cache", "window", "context", "µs in use", "bandwidth", "µs best", "bandwidth", "best tile"
-    return _markdown(head, rows) + _errors(figures)
+    return _together(_markdown(head, rows), _errors(figures))
 
 
 def _errors(figures: Sequence[Figure]) -> str:
@@ -219,7 +235,7 @@ def _errors(figures: Sequence[Figure]) -> str:
     for one in _having(figures, "kernel", "error"):
         said = f"{one['kernel']}: {one['error']}"
         counts[said] = counts.get(said, 0) + 1
-    return "".join(f"\n\n{count} settings failed: {said}" for said, count in counts.items())
+    return _together(*(f"{count} settings failed: {said}" for said, count in counts.items()))
 
 
 def _captured_steps(figures: Sequence[Figure]) -> str:
@@ -229,7 +245,7 @@ def _captured_steps(figures: Sequence[Figure]) -> str:
         for one in _having(figures, "compared")
     ]
     head = "demo in", "matmuls", "attention", "pictures", "pictures that differ", "codes that differ", "forwards"
-    return _markdown((*head, "forwards of ar"), rows) + "\n\n" + _tests(figures)
+    return _together(_markdown((*head, "forwards of ar"), rows), _tests(figures))
 
 
 def _allocators(figures: Sequence[Figure]) -> str:
@@ -254,7 +270,7 @@ def _draw(figures: Sequence[Figure]) -> str:
         f"({one['step_ms']:.2f} ms each): {one['loop_over_steps']:.2f} times."
         for one in _having(figures, "loop_over_steps")
     ]
-    return "\n\n".join([_markdown(head, rows), *told])
+    return _together(_markdown(head, rows), *told)
 
 
 def _movqgan(figures: Sequence[Figure]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import itertools
 import json
 import os
@@ -56,11 +57,11 @@ def figures(options: argparse.Namespace, clock: Clock) -> Iterator[dict[str, Any
     if options.kernel == "window_attention":
         yield from _attention(options, clock)
     elif options.kernel in rest.ARGUMENTS:
-        for rows in options.rows:
-            for splits in options.splits or [rest.splits_in_use(options.kernel, config)]:
-                problem = rest.Problem(config, rows, splits, options.kv[0])
-                tiles = rest.tiles_of(options.kernel, options.warps or [], options.outputs or [])
-                yield from rest.sweep(options.kernel, problem, tiles, clock)
+        splits = options.splits or [rest.splits_in_use(options.kernel, config)]
+        kv_caches = options.kv if options.kernel == "place_heads" else options.kv[:1]
+        tiles = rest.tiles_of(options.kernel, options.warps or [], options.outputs or [])
+        for rows, split, kv_cache in itertools.product(options.rows, splits, kv_caches):
+            yield from rest.sweep(options.kernel, rest.Problem(config, rows, split, kv_cache), tiles, clock)
     else:
         shapes = {layer: shape for layer, shape in linear_shapes(config).items() if layer in options.layers}
         for problem in matmul.problems(shapes, options.rows):
@@ -91,7 +92,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     device = torch.device("cpu" if interpreted else "cuda")
-    reason = "" if interpreted else "there is no CUDA device" if not torch.cuda.is_available() else unusable(device)
+    if interpreted:
+        reason = "" if importlib.util.find_spec("triton") else "triton is not installed"
+    else:
+        reason = unusable(device) if torch.cuda.is_available() else "there is no CUDA device"
     if reason:
         print(f"benchmarks.kernels: {reason}; TRITON_INTERPRET=1 runs them on a CPU, slowly", file=sys.stderr)
         return 2

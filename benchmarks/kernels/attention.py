@@ -16,8 +16,9 @@ from lumina_core.kernels.chooser import load
 from lumina_core.kernels.tiles import AttentionTile, attention_tile
 from lumina_core.model import KVCache
 
+from . import Figure
 from .arguments import BF16, attention_arguments, fill, nbytes
-from .clock import Clock, Figure, first_line, measured
+from .clock import Clock, first_line, measured
 
 # Slots at a time, warps, and slots of a program: what is tried where the command line names nothing.
 SLOTS, WARPS, CHUNKS = (32, 64, 128), (4, 8), (512, 1024)
@@ -65,7 +66,8 @@ def sweep(problem: Problem, tiles: Sequence[AttentionTile], clock: Clock) -> Ite
     """A figure for each tile, `off` being how far its result is off the reference's."""
     kernel = load("window_attention")
     told = {"kernel": "window_attention", **problem.figures}
-    made = partial(attention_arguments, *(getattr(problem, name) for name in problem.__dataclass_fields__))
+    sizes = problem.config, problem.kv_cache, problem.width, problem.context, problem.length
+    made = partial(attention_arguments, *sizes)
     try:
         inputs = [fill(made(clock.device)) for _ in range(_copies(problem, made, clock))]
         expected = eager.window_attention(*inputs[0]).float()

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from .clock import Figure
+from . import Figure
 
 # Of a tile's result, against that of the reference: as in a kernel's self-test.
 TOLERANCE = 0.02
@@ -32,11 +32,12 @@ class RowsChoice:
 
 @dataclass(frozen=True)
 class KernelChoice:
-    """For a kernel: splits by layer, and a tile for each number of rows."""
+    """For a kernel: splits by layer, and a tile for each number of rows but those `left_out`, timed for some layers."""
 
     kernel: str
     splits: Mapping[str, int]
     rows: tuple[RowsChoice, ...]
+    left_out: tuple[int, ...] = ()
 
 
 def choose_tiles(figures: Iterable[Figure], bandwidth: float) -> list[KernelChoice]:
@@ -53,26 +54,33 @@ def agrees(one: Figure) -> bool:
 
 def _choose(kernel: str, figures: list[Figure], bandwidth: float) -> KernelChoice:
     costs: Costs = {}
-    in_use: dict[int, float] = {}
+    in_use: dict[int, dict[str, float]] = {}
     for one in figures:
         cost = one["us"] + 1e6 * one["sums_bytes"] / bandwidth
         if agrees(one):
             key = tuple(one["tile"][name] for name in TILE), one["tile"]["splits"]
             costs.setdefault(one["layer"], {}).setdefault(one["rows"], {})[key] = cost
         if one["in_use"]:
-            in_use[one["rows"]] = in_use.get(one["rows"], 0.0) + cost
-    counts = [sorted({splits for tiles in by_rows.values() for _, splits in tiles}) for by_rows in costs.values()]
+            in_use.setdefault(one["rows"], {})[one["layer"]] = cost
+    # A sweep that was cut short has rows of which not every layer was timed: of those nothing follows.
+    layers = {one["layer"] for one in figures}
+    complete = [
+        rows
+        for rows, timed in in_use.items()
+        if timed.keys() == layers and all(rows in costs.get(layer, {}) for layer in layers)
+    ]
+    left_out = tuple(rows for rows in in_use if rows not in complete)
+    counts = [sorted({splits for rows in complete for _, splits in by_rows[rows]}) for by_rows in costs.values()]
     all_splits = [dict(zip(costs, each, strict=True)) for each in itertools.product(*counts)]
-    best = min(all_splits, key=lambda splits: sum(_best(costs, rows, splits)[0] for rows in in_use))
-    chosen = {rows: _best(costs, rows, best) for rows in in_use}
-    return KernelChoice(
-        kernel,
-        best,
-        tuple(
-            RowsChoice(rows, in_use[rows], cost, dict(zip(TILE, tile, strict=False)))
-            for rows, (cost, tile) in chosen.items()
-        ),
+    if not complete or not all_splits:
+        return KernelChoice(kernel, {}, (), left_out)
+    best = min(all_splits, key=lambda splits: sum(_best(costs, rows, splits)[0] for rows in complete))
+    chosen = {rows: _best(costs, rows, best) for rows in complete}
+    choices = (
+        RowsChoice(rows, sum(in_use[rows].values()), cost, dict(zip(TILE, tile, strict=False)))
+        for rows, (cost, tile) in chosen.items()
     )
+    return KernelChoice(kernel, best, tuple(choices), left_out)
 
 
 def _best(costs: Costs, rows: int, splits: Mapping[str, int]) -> tuple[float, Tile]:

@@ -8,15 +8,16 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 
+from . import Figure
+
 Call = Callable[[], object]
-Figure = dict[str, Any]
-# Of one capture: what a clock tells well, and no more launches than that. So many replays are timed together.
+# Calls are captured together until they take about so long, or are so many; so many replays are timed together, and so
+# often.
 SECONDS, MOST_LAUNCHES, REPLAYS, MEASUREMENTS = 2e-3, 64, 4, 3
-# Inputs are rotated over so many times the L2, but for more than the copies take no more bytes than this.
+# The inputs of the calls together take so many times the L2, but beyond two copies no more bytes than this.
 L2_TIMES, MOST_BYTES = 4, 2**31
 ERROR_LENGTH = 200
 

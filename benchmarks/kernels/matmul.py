@@ -16,8 +16,9 @@ from lumina_core.kernels.chooser import load
 from lumina_core.kernels.tiles import MatmulTile, matmul_tile, split_groups
 from lumina_core.quant import tinygemm
 
+from . import Figure
 from .arguments import BF16, Arguments, fill, matmul_arguments, nbytes
-from .clock import Call, Clock, Figure, first_line, measured
+from .clock import Call, Clock, first_line, measured
 
 # (outputs, warps) and stages of a program, and splits: what is tried where the command line names nothing.
 OUTPUTS_AND_WARPS = ((32, 2), (32, 4), (64, 4), (64, 8), (128, 4), (128, 8))

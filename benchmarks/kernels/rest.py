@@ -14,6 +14,7 @@ from lumina_core.kernels.chooser import load
 from lumina_core.kernels.tiles import split_count
 from lumina_core.model.load import linear_shapes
 
+from . import Figure
 from .arguments import (
     BF16,
     Arguments,
@@ -25,7 +26,7 @@ from .arguments import (
     nbytes,
     sums_argument,
 )
-from .clock import Clock, Figure, measured
+from .clock import Clock, measured
 
 TOP_K = 4096
 Tile = dict[str, int]
@@ -87,6 +88,7 @@ def sweep(kernel: str, problem: Problem, tiles: Sequence[Tile], clock: Clock) ->
 
     for tile in tiles:
         told = {"kernel": kernel, **problem.figures, "options": tile, "in_use": not tile}
+        told |= {"kv": problem.kv_cache} if kernel == "place_heads" else {}
         yield measured(told, partial(measure, tile))
 
 

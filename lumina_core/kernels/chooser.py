@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import starmap
 from math import isnan
 from types import MappingProxyType
@@ -41,15 +41,11 @@ Sample = Callable[[], tuple[Any, ...]]
 
 @dataclass(frozen=True)
 class Choice:
-    """A function to call: `name` says what it is, triton or eager, and `reason` why.
-
-    `largest_error` is what its self-tests found, None where there was none.
-    """
+    """A function to call: `name` says what it is, triton or eager, and `reason` why."""
 
     function: Function
     name: str
     reason: str
-    largest_error: float | None = field(default=None, compare=False)
 
     @property
     def is_kernel(self) -> bool:
@@ -105,13 +101,9 @@ def choose(kernel: str, device: torch.device | str, *samples: Sample) -> Choice:
     reason = unusable(device)
     if reason:
         return Choice(twin, "eager", reason)
-    function, largest_error = load(kernel), None
-    for sample in samples:
-        tested = self_test(function, twin, sample)
-        largest_error = max(filter(None, (largest_error, tested.error)), default=tested.error)
-        if tested.reason:
-            return Choice(twin, "eager", tested.reason, largest_error)
-    return Choice(function, "triton", "tried on this device", largest_error)
+    function = load(kernel)
+    reason = next((reason for sample in samples if (reason := self_test(function, twin, sample).reason)), "")
+    return Choice(twin, "eager", reason) if reason else Choice(function, "triton", "tried on this device")
 
 
 def load(kernel: str) -> Function:

@@ -63,7 +63,8 @@ class Transformer(nn.Module):
     def matmul_kernel(self) -> str:
         """What multiplies the blocks' weights, for reports; several, if they differ by layer."""
         linears = (linear for block in self.blocks for linear in block.linears)
-        names = (getattr(linear, "kernel_name", None) or linear_kernel(linear.weight) for linear in linears)
+        plain = (lambda weight: "torch.compile") if self.compiled else linear_kernel
+        names = (getattr(linear, "kernel_name", None) or plain(linear.weight) for linear in linears)
         return "; ".join(dict.fromkeys(names))
 
     @property

@@ -53,8 +53,8 @@ def matmul_samples(
 ) -> list[Sample]:
     """Inputs for the self-tests of a kernel: each way in which it multiplies weights of these shapes, at every tile.
 
-    The outputs are those of the layer, and decide how inputs are split; of the inputs there are only so many that each
-    program works through two groups.
+    The outputs are those of the layer, and decide how inputs are split; of the inputs there are only so many that a
+    program works through two groups, or three of ragged ones.
     """
     small = {}
     for in_features, out_features in shapes:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,9 +21,10 @@ from benchmarks.gpu_suite import allocator_child, stage_allocators, stage_build,
 from benchmarks.gpu_suite.builds import all_builds
 from benchmarks.gpu_suite.context import Context, Skipped, emit_sweeps
 from benchmarks.gpu_suite.pytest_runs import failure_of, run_pytest
-from benchmarks.gpu_suite.runner import LEAST_SECONDS, LOG, RESULTS, Suite, limit_of
+from benchmarks.gpu_suite.report import read_lines
+from benchmarks.gpu_suite.runner import LEAST_SECONDS, LOG, RESULTS, Suite, limit_of, write_line
 from benchmarks.gpu_suite.stages import STAGES, Stage
-from benchmarks.gpu_suite.tables import TABLES
+from benchmarks.gpu_suite.tables import TABLES, tables
 from lumina_core.kernels.chooser import MODULES
 
 ROOT = Path(__file__).parents[2]
@@ -85,8 +88,8 @@ def test_a_dry_run_says_what_users_run(dry_run: Path) -> None:
     }
     assert all("assumed" in one["accepted_from"] for one in lines["steps"] if "ms" in one)
     good, failing = lines["allocators"]
-    assert (good["ended"], good["captured"], good["same"], good["same_again"]) == ("exit 0", True, True, True)
-    assert (failing["ended"], failing["captured"], failing["same"]) == ("exit 0", False, True)
+    assert (good["ended"], good["captured"], good["same"], good["same_again"]) == ("exit code 0", True, True, True)
+    assert (failing["ended"], failing["captured"], failing["same"]) == ("exit code 0", False, True)
     assert "made to fail" in failing["not_captured_for"]
     assert lines["draw"][-1]["loop_over_steps"] > 0
 
@@ -152,12 +155,35 @@ def test_a_report_chooses_the_fastest_tile_of_those_that_agree(tmp_path: Path) -
     assert "1 settings failed: int4_matmul: OutOfResources: shared memory" in text
 
 
+def test_a_run_that_came_to_nothing_hides_no_figures(tmp_path: Path) -> None:
+    facts = {"device": "NVIDIA H100", "date": "2026-12-01T10:00:00+00:00", "seconds": 1.0}
+    rates = [[{"rate": "copy", "bytes_per_second": speed}] for speed in (1e12, 2e12)]
+    lines = [
+        {"stage": "environment", "status": "ok", **facts, "figures": rates[0]},
+        {"stage": "environment", "status": "timed out", "error": "killed", **facts, "figures": rates[1]},
+        {"stage": "environment", "status": "skipped", "reason": "no time", **facts, "figures": []},
+        {
+            "stage": "steps",
+            "status": "timed out",
+            "error": "killed",
+            **facts,
+            "figures": [{"weights": "int4", "kernel": "k"}],
+        },
+        {"stage": "movqgan", "status": "failed", "error": "no room", **facts, "figures": []},
+    ]
+    text = tables(lines)
+    assert "| copy | 1,000 GB/s" in text and "2,000" not in text
+    assert text.count("### ") == 1 and text.count("| environment |") == 3
+    assert "| steps | timed out | 1 | killed | 2026-12-01T10:00:00 | NVIDIA H100 |" in text
+    assert "| copy | 2,000 GB/s" in tables(lines[1:])
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
         (None, "cannot read"),
-        ("", "is empty"),
-        ('{"stage": "build"', "line 1 is no JSON"),
+        ("", "holds no line of a stage"),
+        ('\n{"stage": "build"', "holds no line of a stage"),
         ("[1]\n", "line 1 is no result"),
         (
             '{"stage": "steps", "status": "ok", "figures": [{"window": 1, "context": 2, "ms": 3}]}\n',
@@ -190,6 +216,10 @@ def python(code: str) -> tuple[str, ...]:
     return sys.executable, "-c", code
 
 
+def prints(*lines: str, then: str = "") -> tuple[str, ...]:
+    return python(f"import os\nfor line in {lines!r}: print(line, flush=True)\n{then}")
+
+
 def run_stages(folder: Path, *stages: Stage, seconds: float = 100.0) -> tuple[bool, list[dict]]:
     good = Suite(folder, seconds, dry_run=True).run(stages)
     return good, read(folder)
@@ -198,17 +228,21 @@ def run_stages(folder: Path, *stages: Stage, seconds: float = 100.0) -> tuple[bo
 def test_the_next_stage_starts_whatever_the_last_one_did(tmp_path: Path) -> None:
     good, lines = run_stages(
         tmp_path,
-        Stage("prints", 5, command=python("print('hello'); print('[1]'); print('{\"a\": NaN}')")),
-        Stage("fails", 5, command=python('print(\'{"stage_error": "ValueError: no"}\'); raise SystemExit(1)')),
-        Stage("crashes", 5, command=python("print('{\"b\": 2}', flush=True); import os; os.abort()")),
+        Stage("prints", 5, command=prints("hello", "[1]", '{"a": NaN, "b": [1e999]}')),
+        Stage("raves", 5, command=prints("[" * 10**4, '{"stage_facts": 5}', then="os.kill(os.getpid(), 40)")),
+        Stage("lies", 5, command=prints('{"stage_facts": {"stage": "x", "status": "failed", "device": "d"}}')),
+        Stage("fails", 5, command=prints('{"stage_error": "ValueError: no"}', then="raise SystemExit(1)")),
+        Stage("crashes", 5, command=prints('{"b": 2}', then="os.abort()")),
         Stage("is_missing", 5, command=("/no/such/program",)),
-        Stage("skips", 5, command=python('print(\'{"stage_skipped": "no GPU"}\')')),
-        Stage("works", 5, command=python("print('{\"c\": 3}')")),
+        Stage("skips", 5, command=prints('{"stage_skipped": "no GPU"}')),
+        Stage("works", 5, command=prints('{"c": 3}')),
     )
     assert not good
     told = [(line["stage"], line["status"], line.get("error") or line.get("reason"), line["figures"]) for line in lines]
     assert told == [
-        ("prints", "ok", None, [{"a": "NaN"}]),
+        ("prints", "ok", None, [{"a": "nan", "b": ["inf"]}]),
+        ("raves", "failed", f"ended by signal 40; see {LOG}", [{"stage_facts": 5}]),
+        ("lies", "ok", None, []),
         ("fails", "failed", "ValueError: no", []),
         ("crashes", "failed", f"ended by SIGABRT; see {LOG}", [{"b": 2}]),
         ("is_missing", "failed", "FileNotFoundError: [Errno 2] No such file or directory: '/no/such/program'", []),
@@ -274,10 +308,11 @@ def test_a_stage_that_hangs_is_killed_with_all_its_children(tmp_path: Path) -> N
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_a_suite_that_is_ended_leaves_a_line_and_no_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGTERM)])
+def test_a_suite_that_is_ended_leaves_a_line_and_no_process(number: int, tmp_path: Path) -> None:
     suite, mark = start_suite(tmp_path, sleeps=SLEEPS, works="pass")
     wait_for_figure(tmp_path)
-    suite.send_signal(signal.SIGTERM)
+    suite.send_signal(number)
     assert suite.wait(30) != 0
     (line,) = read(tmp_path)
     assert (line["status"], line["error"], line["figures"]) == ("failed", "interrupted", [{"a": 1}])
@@ -304,6 +339,29 @@ def test_a_full_disk_costs_no_figures(tmp_path: Path, capsys: pytest.CaptureFixt
     assert Suite(tmp_path, 50, True).run([Stage("works", 20, command=python("print('{\"a\": 1}')"))])
     out = capsys.readouterr().out
     assert "cannot write results.jsonl: No space left on device" in out and '"figures": [{"a": 1}]' in out
+
+
+def test_a_line_that_a_disk_took_half_of_is_printed_and_the_next_begins_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Disk(io.BytesIO):
+        room = 20
+
+        def write(self, data: bytes) -> int:
+            written = super().write(data[: self.room])
+            self.room = 10**6
+            return written
+
+    disk = Disk()
+    lines = [{"stage": name, "status": "ok", "figures": [{"a": number}]} for number, name in enumerate("ab")]
+    for line in lines:
+        write_line(line, disk)
+    out = capsys.readouterr().out
+    assert "only 20 of" in out and json.dumps(lines[0]) in out and json.dumps(lines[1]) not in out
+    path = tmp_path / RESULTS
+    path.write_bytes(disk.getvalue())
+    notes: list[str] = []
+    assert read_lines(path, notes) == lines[1:] and notes == [f"{path}, line 1 is no JSON and was left out"]
 
 
 def test_the_processes_that_we_had_before_are_left_alone(tmp_path: Path) -> None:
@@ -372,6 +430,27 @@ def test_bad_input_is_one_line_and_nothing_runs(
     assert not (tmp_path / RESULTS).exists()
 
 
+def test_a_page_that_is_no_text_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "page.md"
+    page.write_bytes(b"\xff\xfe\x00")
+    assert command_line.main(["--report", str(results_of(tmp_path, build=[])), "--into", str(page)]) == 2
+    assert "cannot write" in capsys.readouterr().err and page.read_bytes() == b"\xff\xfe\x00"
+
+
+def test_without_pytorch_it_says_so_and_still_reports(tmp_path: Path) -> None:
+    results, into, out = results_of(tmp_path, build=[]), tmp_path / "x.md", tmp_path / "out"
+    code = (
+        "import sys\n"
+        "sys.modules['torch'] = None\n"
+        "from benchmarks.gpu_suite.__main__ import main\n"
+        f"assert main(['--report', {str(results)!r}, '--into', {str(into)!r}]) == 0\n"
+        f"sys.exit(main(['--out', {str(out)!r}]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.startswith("benchmarks.gpu_suite: PyTorch cannot be imported")
+    assert done.stderr.count("\n") == 1
+
+
 def test_stages_run_in_their_order_however_they_are_named() -> None:
     assert [stage.name for stage in command_line.chosen(["ncu", "steps", "build"])] == ["build", "steps", "ncu"]
     assert [stage.name for stage in command_line.chosen(None)] == DEFAULT
@@ -404,11 +483,18 @@ def test_a_kernel_that_does_not_build_is_told_with_its_error(monkeypatch, capsys
     assert stage_build._build(0)["error"] == "ValueError: no such instruction"
 
 
+@pytest.mark.skipif(not HAS_TRITON, reason="triton is not installed")
+def test_a_compiler_that_ends_its_process_is_an_error_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage_build, "_build", os._exit)
+    with pytest.raises(BrokenProcessPool):
+        stage_build.run(Context(True, time.monotonic() + 60))
+
+
 def test_a_child_that_is_ended_is_a_figure() -> None:
     code = "import os, sys; print('{\"drawn\": 1}', flush=True); print('free(): invalid', file=sys.stderr); os.abort()"
     process = subprocess.Popen(python(code), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert stage_allocators.outcome_of(process, 10) == {
-        "ended": "SIGABRT",
+        "ended": "ended by SIGABRT",
         "error": "free(): invalid",
         "drawn": 1,
     }
@@ -486,6 +572,13 @@ def test_tests_that_take_too_long_are_cut_short_and_those_that_ran_count(tmp_pat
     assert failure_of(found, may_skip=True)
 
 
+def test_a_file_of_tests_that_cannot_be_read_is_a_failure(tmp_path: Path) -> None:
+    path = tmp_path / "test_some.py"
+    path.write_text("import no_such_package\n", encoding="utf-8")
+    found = run_pytest(str(path), 60)
+    assert found["failed"] == 1 and "no_such_package" in found["failures"][0]["error"]
+
+
 def test_tests_that_all_skip_are_no_success_on_a_gpu() -> None:
     found = {"tests": "some.py", "exit_code": 0, "passed": 0, "failed": 0, "skipped": 3, "skipped_for": ["no Triton"]}
     assert failure_of(found, may_skip=True) == "" and failure_of({**found, "passed": 1}, may_skip=False) == ""
@@ -525,7 +618,7 @@ def test_the_suite_needs_no_package_that_only_the_tests_or_the_command_line_need
     modules = [*stages, "benchmarks.gpu_suite.allocator_child", "benchmarks.kernels.__main__", "tests.kernel_cases"]
     code = (
         "import importlib, sys\n"
-        "for name in ('scipy', 'tqdm', 'mypy', 'playwright', 'websocket', 'triton'):\n"
+        "for name in ('scipy', 'tqdm', 'mypy', 'playwright', 'websocket', 'triton', 'pytest'):\n"
         "    sys.modules[name] = None\n"
         f"for name in {modules!r}:\n"
         "    importlib.import_module(name)\n"

@@ -132,6 +132,21 @@ def test_splits_are_chosen_for_a_layer_and_tiles_for_a_number_of_rows() -> None:
     assert choice.choose_tiles(split, 1e15)[0].splits == {"up": 2}
 
 
+def test_of_rows_that_a_sweep_cut_short_has_not_for_every_layer_nothing_follows() -> None:
+    def figure(layer: str, rows: int, splits: int, us: float) -> dict:
+        tile = {"rows": 16, "outputs": 32, "warps": 4, "stages": 2, "splits": splits}
+        told = {"kernel": "int4_matmul", "layer": layer, "rows": rows, "tile": tile, "us": us, "off": 0.0}
+        return {**told, "in_use": splits == 1, "sums_bytes": 0}
+
+    figures = [figure(layer, 2, splits, us) for layer in ("up", "down") for splits, us in ((1, 30.0), (6, 10.0))]
+    cut = [*figures, figure("up", 64, 1, 5.0), figure("up", 64, 6, 50.0)]
+    (chosen,) = choice.choose_tiles(cut, 1e12)
+    assert chosen.splits == {"up": 6, "down": 6} and chosen.left_out == (64,)
+    assert [(one.rows, one.in_use, one.best) for one in chosen.rows] == [(2, 60.0, 20.0)]
+    (nothing,) = choice.choose_tiles([*figures[:2], figure("down", 64, 1, 5.0)], 1e12)
+    assert nothing.rows == () and nothing.left_out == (2, 64)
+
+
 def test_arguments_are_those_of_the_kernels() -> None:
     x, packed, scale_zero = fill(matmul_arguments("int4", (256, 64), 3, CPU))
     assert eager.int4_matmul(x, packed, scale_zero).shape == (3, 64)
