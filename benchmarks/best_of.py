@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from lumina_core.decoding import DecodeSettings
+from lumina_core.decoding.settings import DecodeSettings
 from lumina_core.pipeline import Request, draw
-from lumina_core.prompts import build_prompt
+from lumina_core.tokens.prompts import build_prompt
 from training.world import CANVAS, CATEGORIES, Sample, fresh_samples, judge, recognise
 
 from .sources import GRID_SIDE, Demo, load_demo, to_pictures

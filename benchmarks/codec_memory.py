@@ -20,9 +20,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lumina_core.memory import peak_bytes
-from lumina_core.movqgan import STRIP_ROWS, MoVQGAN
-from lumina_core.synthetic import SYNTHETIC
+from lumina_core.device import peak_bytes
+from lumina_core.movqgan.autoencoder import MoVQGAN
+from lumina_core.movqgan.config import STRIP_ROWS
+from lumina_core.timing.synthetic import SYNTHETIC
 
 from .own_process import in_own_process
 

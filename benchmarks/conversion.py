@@ -20,14 +20,14 @@ from pathlib import Path
 
 import torch
 
-from lumina_core.checkpoint import DEMO_FOLDER
-from lumina_core.config import TransformerConfig
+from lumina_core.checkpoint.config import TransformerConfig
+from lumina_core.checkpoint.find import DEMO_FOLDER
+from lumina_core.checkpoint.output_files import OutputFiles
+from lumina_core.checkpoint.tensor_writer import TensorWriter, lay_out
+from lumina_core.checkpoint.tensors import TensorSpec
 from lumina_core.convert import CONVERT_WEIGHTS
 from lumina_core.errors import LuminaError
 from lumina_core.model.load import published_shapes
-from lumina_core.output_files import OutputFiles
-from lumina_core.tensor_files import TensorSpec
-from lumina_core.tensor_writer import TensorWriter, lay_out
 
 PUBLISHED = {
     "hidden_size": 4096,
@@ -39,7 +39,7 @@ PUBLISHED = {
 LAYERS = 32
 CHILD = """
 import sys, torch
-from lumina_core.cli import main
+from lumina_core.cli.main import main
 from lumina_core.memory import peak_bytes
 code = main(sys.argv[1:])
 print(peak_bytes(torch.device("cpu")))

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import torch
 
-from lumina_core.decoding import NEW_DRAFTS, DecodeSettings
+from lumina_core.decoding.settings import NEW_DRAFTS, DecodeSettings
 from lumina_core.errors import LuminaError
 from lumina_core.pipeline import Request, draw
-from lumina_core.prompts import build_prompt
+from lumina_core.tokens.prompts import build_prompt
 from training.world import CANVAS, CATEGORIES, Sample, fresh_samples, judge, recognise
 
 from .sources import GRID_SIDE, Demo, load_demo, to_pictures

@@ -14,11 +14,12 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from lumina_core.decoding import DecodeSettings, window
+from lumina_core.decoding import window
 from lumina_core.decoding.rules import GumbelRule, Slots
-from lumina_core.noise import gumbel_noise
+from lumina_core.decoding.settings import DecodeSettings
+from lumina_core.kernels.noise import gumbel_noise
 from lumina_core.pipeline import Request, draw
-from lumina_core.prompts import build_prompt
+from lumina_core.tokens.prompts import build_prompt
 from training.world import CANVAS, CATEGORIES, fresh_samples
 
 from .sources import GRID_SIDE, load_demo

@@ -23,9 +23,9 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
-from lumina_core.kernels.chooser import load
-from lumina_core.kernels.eager import GROUP_SIZE
+from lumina_core.kernels.reference import GROUP_SIZE
 from lumina_core.kernels.samples import attention_sample, int4_sample, int8_sample
+from lumina_core.kernels.select import load
 from lumina_core.kernels.tiles import SLOTS, SLOTS_FOR_ONE_QUERY, matmul_tile
 
 TOOLS = Path(triton.backends.nvidia.__file__).parent / "bin"

@@ -13,14 +13,14 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from lumina_core.checkpoint import DEMO_FOLDER
-from lumina_core.decoding import DecodeSettings
-from lumina_core.memory import peak_bytes
-from lumina_core.model import load_transformer
+from lumina_core.checkpoint.find import DEMO_FOLDER
+from lumina_core.decoding.settings import DecodeSettings
+from lumina_core.device import peak_bytes
+from lumina_core.model.load import load_transformer
 from lumina_core.pipeline import Request, draw
 from lumina_core.planner import Demand, plan_memory, weights_of
-from lumina_core.tokenizer import load_tokenizer
-from lumina_core.vocabulary import Vocabulary
+from lumina_core.tokens.tokenizer import load_tokenizer
+from lumina_core.tokens.vocabulary import Vocabulary
 
 from .own_process import in_own_process
 

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from lumina_core.cli.common import choose_device
-from lumina_core.decoding import DecodeSettings
+from lumina_core.decoding.settings import DecodeSettings
 from lumina_core.errors import LuminaError
 from training.world import CATEGORIES, Sample, fresh_samples, judge, judge_strict, recognise
 

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 
 from lumina_core.cli.common import choose_device
-from lumina_core.decoding import DecodeSettings
+from lumina_core.decoding.settings import DecodeSettings
 from lumina_core.errors import LuminaError
 from lumina_core.pipeline import Request, draw
-from lumina_core.prompts import find_template
+from lumina_core.tokens.prompts import find_template
 from training.codes import task_prompt
 from training.world import EDITS, MAPS, TaskSample, canny, fresh_tasks, render
 

@@ -1,7 +1,9 @@
 """The engine of Lumina-mGPT 2.0: transformer, MoVQGAN, tokenizer, decoding. Knows nothing of ComfyUI."""
 
-from .model import Transformer, load_transformer
-from .movqgan import MoVQGAN, load_movqgan
-from .tokenizer import Tokenizer, load_tokenizer
+from .model.load import load_transformer
+from .model.transformer import Transformer
+from .movqgan.autoencoder import MoVQGAN
+from .movqgan.load import load_movqgan
+from .tokens.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = ["MoVQGAN", "Tokenizer", "Transformer", "load_movqgan", "load_tokenizer", "load_transformer"]

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from .device import gigabytes
 from .errors import OutOfMemory
-from .memory import gigabytes
-from .model import KV_CACHES
-from .panels import CODE_PIXELS
+from .model.kv_store import KV_CACHES
+from .pictures.panels import CODE_PIXELS
 from .planner import Demand, MemoryPlan, plan_memory
-from .quant import SCHEMES
-from .vocabulary import CODES_PER_UNIT
+from .quant.schemes import SCHEMES
+from .tokens.vocabulary import CODES_PER_UNIT
 
 
 @dataclass(frozen=True)

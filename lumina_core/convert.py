@@ -9,20 +9,20 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from .checkpoint import CheckpointFiles, find_checkpoint
-from .config import TransformerConfig, config_values
+from .checkpoint.config import TransformerConfig, config_values
+from .checkpoint.find import CheckpointFiles, find_checkpoint
+from .checkpoint.output_files import OutputFiles, explained, target_of
+from .checkpoint.single_file import MOVQGAN_PREFIX, PLAIN_WEIGHTS, SingleFile
+from .checkpoint.tensor_writer import FileLayout, TensorWriter, lay_out
+from .checkpoint.tensors import TensorSpec, TensorStore, dtype_name
 from .errors import InputError
 from .model.load import check_code_range, published_shapes
 from .model.source import WeightSource, is_block_linear, piece_name, piece_specs
 from .movqgan.load import empty_movqgan, read_movqgan
-from .output_files import OutputFiles, explained, target_of
-from .panels import CODE_PIXELS
-from .quant import SCHEMES, Scheme, quantize
-from .single_file import MOVQGAN_PREFIX, PLAIN_WEIGHTS, SingleFile
-from .tensor_files import TensorSpec, TensorStore, dtype_name
-from .tensor_writer import FileLayout, TensorWriter, lay_out
-from .tokenizer import load_tokenizer, read_tokenizer_files
-from .vocabulary import Vocabulary
+from .pictures.panels import CODE_PIXELS
+from .quant.schemes import SCHEMES, Scheme, quantize
+from .tokens.tokenizer import load_tokenizer, read_tokenizer_files
+from .tokens.vocabulary import Vocabulary
 
 CONVERT_WEIGHTS = (*SCHEMES, PLAIN_WEIGHTS)
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from .product import linear
+from .kernels.linear import linear
 
 __all__ = ["Conv2d", "Embedding", "GroupNorm", "Linear", "RMSNorm"]
 

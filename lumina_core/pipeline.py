@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from .advice import Budget, advice
-from .config import TransformerConfig
-from .decoding import DecodeResult, DecodeSettings, Prefix, StepReport, check_window, decode
+from .checkpoint.config import TransformerConfig
+from .decoding.loop import Prefix, check_window, decode
+from .decoding.request import Request
+from .decoding.settings import DecodeResult, DecodeSettings, StepReport
+from .device import explain_out_of_memory
 from .errors import InputError
-from .memory import explain_out_of_memory
-from .model import Transformer
-from .panels import CODE_PIXELS, UNIT_PIXELS, Size, check_size
+from .model.transformer import Transformer
+from .pictures.panels import CODE_PIXELS, UNIT_PIXELS, Size, check_size
 from .planner import Demand, plan_memory, weights_of
-from .request import Request
-from .vocabulary import CODES_PER_UNIT, Vocabulary
+from .tokens.vocabulary import CODES_PER_UNIT, Vocabulary
 
 __all__ = ["DecodeSettings", "Request", "StepReport", "check_request", "draw"]
 

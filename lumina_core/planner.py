@@ -7,15 +7,18 @@ from functools import lru_cache
 
 import torch
 
-from .config import TransformerConfig
-from .decoding import cache_length
-from .memory import gigabytes
-from .model import KVCache, Transformer
+from .checkpoint.config import TransformerConfig
+from .decoding.loop import cache_length
+from .decoding.request import Request
+from .device import gigabytes
+from .model.kv_cache import KVCache
 from .model.load import empty_transformer, weight_bytes
-from .movqgan import STRIP_ROWS, MoVQGAN, MoVQGANConfig
-from .quant import QuantizedLinear, WeightsPlan
-from .request import Request
-from .vocabulary import HEADER_LENGTH
+from .model.transformer import Transformer
+from .movqgan.autoencoder import MoVQGAN
+from .movqgan.config import STRIP_ROWS, MoVQGANConfig
+from .quant.linear import QuantizedLinear
+from .quant.weights import WeightsPlan
+from .tokens.vocabulary import HEADER_LENGTH
 
 MOVQGAN_ITEM_BYTES = 4
 # Of every code's logit in a window, alive at once while tokens are drawn: the noise is made of 64-bit hashes.

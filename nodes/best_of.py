@@ -8,10 +8,10 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..lumina_core.best_of import Ranking, Verifier, flat_scores, rank_pictures
-from ..lumina_core.contact_sheet import contact_sheet
 from ..lumina_core.errors import InputError
-from ..lumina_core.panels import to_rgb
+from ..lumina_core.pictures.best_of import Ranking, Verifier, flat_scores, rank_pictures
+from ..lumina_core.pictures.contact_sheet import contact_sheet
+from ..lumina_core.pictures.panels import to_rgb
 from . import comfy_adapter as comfy_ui
 from .latents import join_latents, likelihoods_of, pick_pictures
 from .pictures import from_pictures, to_pictures

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..lumina_core.errors import InputError
-from ..lumina_core.panels import CODE_PIXELS, condition_panel, to_pixels
+from ..lumina_core.pictures.panels import CODE_PIXELS, condition_panel, to_pixels
 from .pictures import from_pictures, to_pictures
 from .sizes import LONGEST_SIDE, side_input, size_problem
 from .types import CATEGORY, CanvasData, LuminaCanvas

@@ -19,10 +19,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..lumina_core.advice import Budget
-from ..lumina_core.checkpoint import DEMO, find_checkpoint
+from ..lumina_core.checkpoint.find import DEMO, find_checkpoint
 from ..lumina_core.errors import InputError
 from ..lumina_core.errors import OutOfMemory as OutOfMemoryError
-from ..lumina_core.product import linear
+from ..lumina_core.kernels.linear import linear
 
 MODEL_FOLDER = "lumina_mgpt2"
 VAE_FOLDER = "vae"

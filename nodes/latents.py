@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..lumina_core.decoding import DecodeResult
+from ..lumina_core.decoding.settings import DecodeResult
 from ..lumina_core.errors import InputError
 
 # Each picture's log-likelihood in nats per code, a list of floats.

@@ -2,13 +2,13 @@
 
 from comfy_api.latest import io
 
-from ..lumina_core.checkpoint import find_checkpoint
-from ..lumina_core.config import TransformerConfig
+from ..lumina_core.checkpoint.config import TransformerConfig
+from ..lumina_core.checkpoint.find import find_checkpoint
 from ..lumina_core.errors import LuminaError
-from ..lumina_core.model import COMPILE, load_transformer, set_compile
-from ..lumina_core.model.compile import OFF, captures
-from ..lumina_core.tokenizer import load_tokenizer
-from ..lumina_core.vocabulary import Vocabulary
+from ..lumina_core.model.compile import COMPILE, OFF, captures, set_compile
+from ..lumina_core.model.load import load_transformer
+from ..lumina_core.tokens.tokenizer import load_tokenizer
+from ..lumina_core.tokens.vocabulary import Vocabulary
 from . import comfy_adapter as comfy_ui
 from .types import CATEGORY, LoadedModel, LuminaModel, ManagedTransformer
 from .vae import load_movqgan_vae

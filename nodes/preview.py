@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..lumina_core.memory import is_out_of_memory
-from ..lumina_core.panels import to_image
+from ..lumina_core.device import is_out_of_memory
+from ..lumina_core.pictures.panels import to_image
 
 if TYPE_CHECKING:
     from .vae import MoVQGANVae

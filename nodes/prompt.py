@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..lumina_core.prompts import MAPS, find_template
+from ..lumina_core.tokens.prompts import MAPS, find_template
 from .sizes import side_input, size_problem
 from .types import CATEGORY, LuminaCanvas, LuminaPrompt, TaskPromptData
 

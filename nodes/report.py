@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..lumina_core.decoding import DecodeResult
+from ..lumina_core.decoding.settings import DecodeResult
 
 # From the first step to the last: dark blue, teal, green, yellow.
 RAMP = ((0.10, 0.10, 0.40), (0.10, 0.45, 0.55), (0.30, 0.70, 0.40), (0.98, 0.90, 0.25))

@@ -5,14 +5,14 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lumina_core.advice import check_fits
-from ..lumina_core.decoding import DECODERS, DecodeResult, DecodeSettings
+from ..lumina_core.decoding.settings import DECODERS, DecodeResult, DecodeSettings
 from ..lumina_core.errors import InputError
-from ..lumina_core.model import KV_CACHES
 from ..lumina_core.model.compile import captures
-from ..lumina_core.panels import CODE_PIXELS, grid_size
+from ..lumina_core.model.kv_store import KV_CACHES
+from ..lumina_core.pictures.panels import CODE_PIXELS, grid_size
 from ..lumina_core.pipeline import Request, StepReport, check_request, draw
 from ..lumina_core.planner import Demand, plan_memory, weights_of
-from ..lumina_core.prompts import find_template
+from ..lumina_core.tokens.prompts import find_template
 from . import comfy_adapter as comfy_ui
 from .latents import with_likelihood
 from .preview import GrowingPreview

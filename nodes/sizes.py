@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..lumina_core.panels import UNIT_PIXELS
+from ..lumina_core.pictures.panels import UNIT_PIXELS
 
 LONGEST_SIDE = 4096
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..lumina_core.thinking import AIMS, read_answer, thinking_instruction
+from ..lumina_core.tokens.thinking import AIMS, read_answer, thinking_instruction
 from .prompt import TASKS
 from .types import CATEGORY
 

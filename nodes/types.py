@@ -9,10 +9,10 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor, nn
 
-from ..lumina_core.model import Transformer
-from ..lumina_core.prompts import build_prompt
-from ..lumina_core.tokenizer import Tokenizer
-from ..lumina_core.vocabulary import Vocabulary
+from ..lumina_core.model.transformer import Transformer
+from ..lumina_core.tokens.prompts import build_prompt
+from ..lumina_core.tokens.tokenizer import Tokenizer
+from ..lumina_core.tokens.vocabulary import Vocabulary
 
 CATEGORY = "Lumina-mGPT 2.0"
 

@@ -7,9 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..lumina_core.codec import decode_picture, encode_picture
 from ..lumina_core.errors import InputError
-from ..lumina_core.movqgan import STRIP_ROWS, MoVQGAN, load_movqgan
+from ..lumina_core.movqgan.autoencoder import MoVQGAN
+from ..lumina_core.movqgan.codec import decode_picture, encode_picture
+from ..lumina_core.movqgan.config import STRIP_ROWS
+from ..lumina_core.movqgan.load import load_movqgan
 from . import comfy_adapter as comfy_ui
 from .pictures import from_planes, to_planes
 

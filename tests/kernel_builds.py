@@ -6,7 +6,7 @@ import json
 import sys
 
 from benchmarks.gpu_code import build_instead_of_running
-from lumina_core.kernels.chooser import load
+from lumina_core.kernels.select import load
 
 from .kernel_cases import LARGE, SMALL, Case
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.interpreter import prepare_interpreter
-from lumina_core.kernels import eager
-from lumina_core.kernels.chooser import load, numbers
+from lumina_core.kernels import reference
+from lumina_core.kernels.kv_tensor import Stored
 from lumina_core.kernels.samples import (
     add_sample,
     attention_sample,
@@ -24,9 +24,10 @@ from lumina_core.kernels.samples import (
     int8_sample,
     logits_sample,
 )
-from lumina_core.kernels.stored import Stored
-from lumina_core.model import KV_CACHES, KVCache, Transformer
-from lumina_core.model.kv_cache import BlockKernels
+from lumina_core.kernels.select import load, numbers
+from lumina_core.model.kv_cache import BlockKernels, KVCache
+from lumina_core.model.kv_store import KV_CACHES
+from lumina_core.model.transformer import Transformer
 
 from .core.toys import toy_transformer
 
@@ -54,7 +55,7 @@ class Case:
         arguments = self.sample(device, **self.sizes)
         result = load(self.kernel)(*arguments)
         # Some write to their arguments, so the twin gets others.
-        expected_result = getattr(eager, self.kernel)(*clean(self.sample(device, **self.sizes)))
+        expected_result = getattr(reference, self.kernel)(*clean(self.sample(device, **self.sizes)))
         pairs = list(zip(numbers(result), numbers(expected_result), strict=True))
         assert all(found.shape == expected.shape for found, expected in pairs)
         return max(largest_difference(found.double(), expected.double()) for found, expected in pairs)
@@ -75,7 +76,7 @@ class Forward:
         model = forward_model(toy_transformer(64, hidden=64, heads=4), BF16, model_parallel_size=2).to(device)
         block_kernels = BlockKernels(*(load(name) for name in ("place_heads", "silu_gate", "add_norm")))
         found = window_states(model, self.kv_cache, load("window_attention"), block_kernels)
-        expected = window_states(model, self.kv_cache, eager.window_attention, None)
+        expected = window_states(model, self.kv_cache, reference.window_attention, None)
         # By the norm: a number between two codes of the cache may become either.
         pairs = [(one.double(), other.double()) for one, other in zip(found, expected, strict=True)]
         return max(float((one - other).norm() / other.norm()) for one, other in pairs)

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lumina_core.prompts import build_prompt, find_template
-from lumina_core.tokenizer import Tokenizer
-from lumina_core.vocabulary import HEADER_LENGTH, Vocabulary
+from lumina_core.tokens.prompts import build_prompt, find_template
+from lumina_core.tokens.tokenizer import Tokenizer
+from lumina_core.tokens.vocabulary import HEADER_LENGTH, Vocabulary
 
 from .world import CANVAS, TASK_NAMES, TaskSample, panel_codes, sample, sample_task, scene_codes
 

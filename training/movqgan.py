@@ -14,7 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lumina_core.movqgan import MoVQGAN, MoVQGANConfig, load_movqgan
+from lumina_core.movqgan.autoencoder import MoVQGAN
+from lumina_core.movqgan.config import MoVQGANConfig
+from lumina_core.movqgan.load import load_movqgan
 
 from .world import (
     BACKGROUNDS,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from lumina_core.prompts import MAPS, TASKS, build_prompt
+from lumina_core.tokens.prompts import MAPS, TASKS, build_prompt
 
 from .world import sample_scene, training_rng
 

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lumina_core.config import TransformerConfig
-from lumina_core.model import Transformer, load_transformer
-from lumina_core.model.load import EMBEDDING, HEAD, placements, published_shapes
-from lumina_core.movqgan import load_movqgan
-from lumina_core.tokenizer import Tokenizer, load_tokenizer
-from lumina_core.vocabulary import Vocabulary
+from lumina_core.checkpoint.config import TransformerConfig
+from lumina_core.model.load import EMBEDDING, HEAD, load_transformer, placements, published_shapes
+from lumina_core.model.transformer import Transformer
+from lumina_core.movqgan.load import load_movqgan
+from lumina_core.tokens.tokenizer import Tokenizer, load_tokenizer
+from lumina_core.tokens.vocabulary import Vocabulary
 
 from .codes import TWO_PANELS, Batch, make_batches, make_task_batches
 from .movqgan import FILE_NAME, set_rate

@@ -15,7 +15,7 @@ from .runner import LOG, RESULTS, Suite
 from .stages import STAGES, Stage
 
 SECONDS = 540.0
-RESULTS_PAGE = Path(__file__).parents[1] / "RESULTS.md"
+RESULTS_PAGE = Path(__file__).parents[2] / "docs" / "results.md"
 
 
 class BadInput(Exception):
@@ -38,7 +38,7 @@ def make_parser() -> Parser:
     parser.add_argument("--only", nargs="+", metavar="STAGE", help=", ".join(stage.name for stage in STAGES))
     parser.add_argument("--dry-run", action="store_true", help="every stage on a CPU, at toy sizes")
     parser.add_argument("--report", type=Path, nargs="+", metavar=RESULTS, help="write the tables of these lines")
-    parser.add_argument("--into", type=Path, default=RESULTS_PAGE, help="page for the tables (default: RESULTS.md)")
+    parser.add_argument("--into", type=Path, default=RESULTS_PAGE, help="page for tables (default: docs/results.md)")
     return parser
 
 

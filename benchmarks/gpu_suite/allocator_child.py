@@ -14,28 +14,29 @@ import sys
 import torch
 from torch import Tensor
 
-from lumina_core.decoding import DecodeResult, DecodeSettings, steps
+from lumina_core.decoding import cuda_graph
+from lumina_core.decoding.settings import DecodeResult, DecodeSettings
 from lumina_core.pipeline import Request, draw
-from lumina_core.prompts import build_prompt
+from lumina_core.tokens.prompts import build_prompt
 
 from ..sources import GRID_SIDE, Demo, load_demo
 from .context import emit
 from .processes import end_with_parent
 
-loop = sys.modules["lumina_core.decoding.decode"]
+loop = sys.modules["lumina_core.decoding.loop"]
 PROMPT, SIDE, BYTES = "a red circle left of a blue square", 64, 2**28
 
 
 class Failing:
     """A capture in which the host waits for the device, which no capture allows."""
 
-    def __init__(self, capture: steps.Capture):
+    def __init__(self, capture: cuda_graph.Capture):
         self._capture = capture
 
-    def first(self, step: steps.Step) -> Tensor:
+    def first(self, step: cuda_graph.Step) -> Tensor:
         return self._capture.first(step)
 
-    def capture(self, step: steps.Step) -> steps.Step:
+    def capture(self, step: cuda_graph.Step) -> cuda_graph.Step:
         def waiting() -> Tensor:
             accepted = step()
             accepted.cpu()
@@ -48,10 +49,10 @@ class Failing:
 class StandIn:
     """Captures on a CPU, for a dry run: a replay does what the step does."""
 
-    def first(self, step: steps.Step) -> Tensor:
+    def first(self, step: cuda_graph.Step) -> Tensor:
         return step()
 
-    def capture(self, step: steps.Step) -> steps.Step:
+    def capture(self, step: cuda_graph.Step) -> cuda_graph.Step:
         step()
         return step
 
@@ -83,15 +84,15 @@ def main() -> int:
     parser.add_argument("--dry-run", action="store_true")
     options = parser.parse_args()
     end_with_parent()
-    logging.getLogger("lumina_core.decoding.steps").addHandler(Noted(logging.WARNING))
+    logging.getLogger("lumina_core.decoding.cuda_graph").addHandler(Noted(logging.WARNING))
     device = torch.device("cpu" if options.dry_run else "cuda")
     emit(backend=torch.cuda.get_allocator_backend() if device.type == "cuda" else "none")
     demo = load_demo("demo", device, torch.float32 if options.dry_run else torch.bfloat16)
-    capturing: list[steps.CapturedSteps] = []
+    capturing: list[cuda_graph.CapturedSteps] = []
 
-    def make_captured(window) -> steps.CapturedSteps:
-        capture = StandIn() if options.dry_run else steps.CudaCapture(device)
-        capturing.append(steps.CapturedSteps(window, Failing(capture) if options.kind == "failing" else capture))
+    def make_captured(window) -> cuda_graph.CapturedSteps:
+        capture = StandIn() if options.dry_run else cuda_graph.CudaCapture(device)
+        capturing.append(cuda_graph.CapturedSteps(window, Failing(capture) if options.kind == "failing" else capture))
         return capturing[-1]
 
     make_plain = loop.make_steps

@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from lumina_core.checkpoint import DEMO_FOLDER
-from lumina_core.config import TransformerConfig
+from lumina_core.checkpoint.config import TransformerConfig
+from lumina_core.checkpoint.find import DEMO_FOLDER
 from lumina_core.kernels.tiles import AttentionTile, MatmulTile, attention_tile, padded_chunks
-from lumina_core.model import KV_CACHES
+from lumina_core.model.kv_store import KV_CACHES
 from lumina_core.model.load import linear_shapes
 from lumina_core.model.make_cache import TEST_SLOTS
-from lumina_core.synthetic import SYNTHETIC
-from lumina_core.timing import PROMPT_TOKENS, canvas_reaching
+from lumina_core.timing.steps import PROMPT_TOKENS, canvas_reaching
+from lumina_core.timing.synthetic import SYNTHETIC
 
 from ..kernels import attention, matmul, rest
 from ..kernels.arguments import Arguments, attention_arguments, draw_arguments, logits_argument, matmul_arguments

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from lumina_core.decoding import DecodeSettings
-from lumina_core.model import Transformer
-from lumina_core.quant import plan_weights
-from lumina_core.synthetic import SYNTHETIC, make_transformer
-from lumina_core.timing import ACCEPTED_FROM, StepTime, StepTimer, accepted_by
+from lumina_core.decoding.settings import DecodeSettings
+from lumina_core.model.transformer import Transformer
+from lumina_core.quant.weights import plan_weights
+from lumina_core.timing.steps import ACCEPTED_FROM, StepTime, StepTimer, accepted_by
+from lumina_core.timing.synthetic import SYNTHETIC, make_transformer
 
 from .context import Context, emit
 

@@ -1,4 +1,4 @@
-"""The suite's lines become the GPU tables of RESULTS.md."""
+"""The suite's lines become the GPU tables of docs/results.md."""
 
 from __future__ import annotations
 

@@ -6,9 +6,9 @@ import itertools
 
 import torch
 
-from lumina_core.model import KV_CACHES
-from lumina_core.synthetic import SYNTHETIC
-from lumina_core.timing import copy_bandwidth
+from lumina_core.model.kv_store import KV_CACHES
+from lumina_core.timing.steps import copy_bandwidth
+from lumina_core.timing.synthetic import SYNTHETIC
 
 from ..kernels import attention
 from ..kernels.clock import Clock

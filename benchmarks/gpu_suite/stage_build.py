@@ -61,7 +61,7 @@ def _prepare(dry_run: bool, capability: int) -> None:
 
 
 def _build(index: int) -> dict[str, Any]:
-    from lumina_core.kernels.chooser import load
+    from lumina_core.kernels.select import load
 
     build, start = builds[index], time.perf_counter()
     told = {"kernel": build.kernel, "variant": build.variant}

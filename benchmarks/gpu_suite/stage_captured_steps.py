@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import torch
 
-from lumina_core.decoding import DecodeSettings
+from lumina_core.decoding.settings import DecodeSettings
 from lumina_core.pipeline import Request, draw
-from lumina_core.prompts import build_prompt
+from lumina_core.tokens.prompts import build_prompt
 from training.world import CANVAS, CATEGORIES, fresh_samples
 
 from ..sources import GRID_SIDE, load_demo

@@ -8,7 +8,7 @@ import time
 
 import torch
 
-from lumina_core.timing import copy_bandwidth, timed
+from lumina_core.timing.steps import copy_bandwidth, timed
 
 from ..kernels.clock import Clock
 from .context import Context, emit

@@ -7,8 +7,8 @@ import itertools
 import torch
 
 from lumina_core.model.load import linear_shapes
-from lumina_core.synthetic import SYNTHETIC
-from lumina_core.timing import copy_bandwidth
+from lumina_core.timing.steps import copy_bandwidth
+from lumina_core.timing.synthetic import SYNTHETIC
 
 from ..kernels import matmul
 from ..kernels.clock import Clock

@@ -8,10 +8,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lumina_core.memory import free_memory
-from lumina_core.movqgan import STRIP_ROWS
-from lumina_core.synthetic import SYNTHETIC, make_movqgan
-from lumina_core.timing import timed
+from lumina_core.device import free_memory
+from lumina_core.movqgan.config import STRIP_ROWS
+from lumina_core.timing.steps import timed
+from lumina_core.timing.synthetic import SYNTHETIC, make_movqgan
 
 from .context import Context, emit
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from lumina_core.model import set_compile
-from lumina_core.timing import SETTING_UP, StepTimer, timed
+from lumina_core.model.compile import set_compile
+from lumina_core.timing.steps import SETTING_UP, StepTimer, timed
 
 from .context import Context, emit
 from .models import synthetic, timer_of

@@ -6,17 +6,18 @@ from collections.abc import Iterator
 
 import torch
 
-from lumina_core.config import TransformerConfig
+from lumina_core.checkpoint.config import TransformerConfig
 from lumina_core.decoding.sampling import draw_samples, topk_samples
-from lumina_core.kernels import Sample, eager, self_test, unusable
-from lumina_core.kernels.chooser import load
+from lumina_core.kernels import reference
+from lumina_core.kernels.select import Sample, load, self_test, unusable
 from lumina_core.kernels.tiles import padded_chunks
-from lumina_core.model import KV_CACHES
+from lumina_core.model.kv_store import KV_CACHES
 from lumina_core.model.load import linear_shapes
 from lumina_core.model.make_cache import attention_samples, block_samples
-from lumina_core.quant import SCHEMES, matmul_samples
+from lumina_core.quant.schemes import SCHEMES
 from lumina_core.quant.tinygemm import choose_tinygemm
-from lumina_core.synthetic import SYNTHETIC
+from lumina_core.quant.triton_matmul import matmul_samples
+from lumina_core.timing.synthetic import SYNTHETIC
 
 from ..kernels.rest import splits_in_use
 from .builds import cache_slots
@@ -33,7 +34,7 @@ def run(context: Context) -> None:
     for kernel, variant, samples in _self_tests(context):
         # In a dry run one sample each: the interpreter is slow.
         some = samples[:1] if context.dry_run else samples
-        tested = [self_test(load(kernel), getattr(eager, kernel), sample) for sample in some]
+        tested = [self_test(load(kernel), getattr(reference, kernel), sample) for sample in some]
         reasons = [one.reason for one in tested if one.reason]
         error = max((one.error for one in tested if one.error is not None), default=None)
         failed += bool(reasons)

@@ -6,8 +6,8 @@ import itertools
 
 import torch
 
-from lumina_core.synthetic import SYNTHETIC
-from lumina_core.timing import copy_bandwidth
+from lumina_core.timing.steps import copy_bandwidth
+from lumina_core.timing.synthetic import SYNTHETIC
 
 from ..kernels import rest
 from ..kernels.clock import Clock

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 
-from lumina_core.model import Transformer, set_compile
-from lumina_core.timing import StepTimer, copy_bandwidth
+from lumina_core.model.compile import set_compile
+from lumina_core.model.transformer import Transformer
+from lumina_core.timing.steps import StepTimer, copy_bandwidth
 
 from .builds import CONTEXTS
 from .context import Context, emit

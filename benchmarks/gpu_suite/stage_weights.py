@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lumina_core.memory import free_memory
-from lumina_core.timing import copy_bandwidth
+from lumina_core.device import free_memory
+from lumina_core.timing.steps import copy_bandwidth
 
 from .context import Context, emit
 from .models import figure_of, synthetic, timer_of

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from lumina_core.kernels.chooser import MODULES, unusable
-from lumina_core.model import KV_CACHES
+from lumina_core.kernels.select import MODULES, unusable
+from lumina_core.model.kv_store import KV_CACHES
 from lumina_core.model.load import linear_shapes
-from lumina_core.synthetic import SYNTHETIC
-from lumina_core.timing import PROMPT_TOKENS, canvas_reaching, copy_bandwidth
+from lumina_core.timing.steps import PROMPT_TOKENS, canvas_reaching, copy_bandwidth
+from lumina_core.timing.synthetic import SYNTHETIC
 
 from ..interpreter import prepare_interpreter
 from ..whole_numbers import positive

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lumina_core.config import TransformerConfig
-from lumina_core.kernels.stored import Stored
+from lumina_core.checkpoint.config import TransformerConfig
+from lumina_core.kernels.kv_tensor import Stored
 from lumina_core.model.kv_store import make_store
-from lumina_core.quant import SCHEMES
+from lumina_core.quant.schemes import SCHEMES
 
 BF16 = torch.bfloat16
 Arguments = tuple[Any, ...]

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from lumina_core.config import TransformerConfig
-from lumina_core.kernels import eager
-from lumina_core.kernels.chooser import load
+from lumina_core.checkpoint.config import TransformerConfig
+from lumina_core.kernels import reference
+from lumina_core.kernels.select import load
 from lumina_core.kernels.tiles import AttentionTile, attention_tile
-from lumina_core.model import KVCache
+from lumina_core.model.kv_cache import KVCache
 
 from . import Figure
 from .arguments import BF16, attention_arguments, fill, nbytes
@@ -70,7 +70,7 @@ def sweep(problem: Problem, tiles: Sequence[AttentionTile], clock: Clock) -> Ite
     made = partial(attention_arguments, *sizes)
     try:
         inputs = [fill(made(clock.device)) for _ in range(_copies(problem, made, clock))]
-        expected = eager.window_attention(*inputs[0]).float()
+        expected = reference.window_attention(*inputs[0]).float()
     except RuntimeError as error:  # no memory
         yield {**told, "error": first_line(error)}
         return

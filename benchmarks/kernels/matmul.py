@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lumina_core.kernels import eager
-from lumina_core.kernels.chooser import load
+from lumina_core.kernels import reference
+from lumina_core.kernels.select import load
 from lumina_core.kernels.tiles import MatmulTile, matmul_tile, split_groups
 from lumina_core.quant import tinygemm
 
@@ -67,12 +67,12 @@ def sweep(
     scheme: str, problem: Problem, tiles: Sequence[MatmulTile], clock: Clock, dtype: torch.dtype = BF16
 ) -> Iterator[Figure]:
     """A figure for each tile, `off` being how far its result is off the reference's."""
-    kernel, reference = load(f"{scheme}_matmul"), getattr(eager, f"{scheme}_matmul")
+    kernel, plain = load(f"{scheme}_matmul"), getattr(reference, f"{scheme}_matmul")
     told = {"kernel": f"{scheme}_matmul", **problem.figures}
     try:
         inputs = [fill(matmul_arguments(scheme, problem.shape, problem.rows, clock.device, dtype))]
         inputs += [_refilled(inputs[0]) for _ in range(1, clock.copies(nbytes(inputs[0])))]
-        expected = reference(*inputs[0]).float()
+        expected = plain(*inputs[0]).float()
     except RuntimeError as error:  # no memory
         yield {**told, "error": first_line(error)}
         return

@@ -9,8 +9,8 @@ from types import MappingProxyType
 
 import torch
 
-from lumina_core.config import TransformerConfig
-from lumina_core.kernels.chooser import load
+from lumina_core.checkpoint.config import TransformerConfig
+from lumina_core.kernels.select import load
 from lumina_core.kernels.tiles import split_count
 from lumina_core.model.load import linear_shapes
 

@@ -1,5 +1,1 @@
-"""The command line: a parser for each command, and errors as one line on stderr."""
-
-from .main import main
-
-__all__ = ["main"]
+"""The command line: one module a command."""

@@ -12,18 +12,20 @@ from typing import Any
 import torch
 
 from ..advice import Budget, check_fits
-from ..config import TransformerConfig
-from ..decoding import MAX_WINDOW, DecodeSettings
+from ..checkpoint.config import TransformerConfig
+from ..decoding.request import Request
+from ..decoding.settings import MAX_WINDOW, DecodeSettings
+from ..device import available_bytes, explain_out_of_memory, peak_bytes
 from ..errors import InputError
-from ..memory import available_bytes, explain_out_of_memory, peak_bytes
-from ..model import KV_CACHES, Transformer, load_transformer, set_compile
-from ..model.compile import captures
-from ..movqgan import MoVQGAN, MoVQGANConfig
+from ..model.compile import captures, set_compile
+from ..model.kv_store import KV_CACHES
+from ..model.load import load_transformer
+from ..model.transformer import Transformer
+from ..movqgan.autoencoder import MoVQGAN
+from ..movqgan.config import MoVQGANConfig
 from ..planner import Demand
-from ..quant import WeightsPlan, plan_weights
-from ..request import Request
-from ..synthetic import SYNTHETIC, make_movqgan, make_transformer
-from ..timing import (
+from ..quant.weights import WeightsPlan, plan_weights
+from ..timing.steps import (
     ACCEPTED_FROM,
     PROMPT_TOKENS,
     StepTime,
@@ -33,6 +35,7 @@ from ..timing import (
     copy_bandwidth,
     timed,
 )
+from ..timing.synthetic import SYNTHETIC, make_movqgan, make_transformer
 from .common import (
     add_compile_argument,
     add_model_arguments,

@@ -8,18 +8,20 @@ from pathlib import Path
 
 import torch
 
-from ..checkpoint import CheckpointFiles, find_checkpoint
-from ..config import TransformerConfig
-from ..decoding import DecodeSettings
+from ..checkpoint.config import TransformerConfig
+from ..checkpoint.find import CheckpointFiles, find_checkpoint
+from ..decoding.settings import DecodeSettings
 from ..errors import InputError
-from ..model import COMPILE, KV_CACHES
-from ..movqgan import MoVQGAN, load_movqgan
-from ..panels import CODE_PIXELS, UNIT_PIXELS, check_size
+from ..model.compile import COMPILE
+from ..model.kv_store import KV_CACHES
+from ..movqgan.autoencoder import MoVQGAN
+from ..movqgan.load import load_movqgan
+from ..pictures.panels import CODE_PIXELS, UNIT_PIXELS, check_size
 from ..pipeline import Request
-from ..quant import AUTO, CHOICES
-from ..synthetic import SYNTHETIC
-from ..tokenizer import Tokenizer, load_tokenizer
-from ..vocabulary import Vocabulary
+from ..quant.weights import AUTO, CHOICES
+from ..timing.synthetic import SYNTHETIC
+from ..tokens.tokenizer import Tokenizer, load_tokenizer
+from ..tokens.vocabulary import Vocabulary
 
 DEVICES = ("auto", "cpu", "cuda")
 MAX_BATCH = 1024

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from ..checkpoint import DEMO
-from ..codec import decode_picture
+from ..checkpoint.find import DEMO
+from ..checkpoint.output_files import OutputFiles
 from ..errors import InputError
-from ..output_files import OutputFiles
-from ..panels import to_image
+from ..movqgan.codec import decode_picture
+from ..pictures.panels import to_image
 from .common import add_model_arguments, choose_device, open_movqgan, open_setup
 from .files import check_outputs, check_picture_suffix, numbered
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
-from ..checkpoint import DEMO
-from ..codec import encode_picture
-from ..output_files import OutputFiles
-from ..panels import UNIT_PIXELS, center_crop, grid_size, load_picture, to_pixels
+from ..checkpoint.find import DEMO
+from ..checkpoint.output_files import OutputFiles
+from ..movqgan.codec import encode_picture
+from ..pictures.panels import UNIT_PIXELS, center_crop, grid_size, load_picture, to_pixels
 from .common import add_model_arguments, choose_device, open_movqgan, open_setup
 from .files import check_output
 

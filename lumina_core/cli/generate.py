@@ -14,19 +14,19 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..advice import Budget, check_fits
-from ..codec import decode_picture, encode_picture
-from ..decoding import DECODERS, DecodeResult, DecodeSettings, StepReport
+from ..checkpoint.output_files import OutputFiles
+from ..decoding.settings import DECODERS, DecodeResult, DecodeSettings, StepReport
+from ..device import available_bytes, peak_bytes
 from ..errors import InputError, OutOfMemory
-from ..memory import available_bytes, peak_bytes
-from ..model import load_transformer, set_compile
-from ..model.compile import captures
-from ..movqgan import MoVQGAN
-from ..output_files import OutputFiles
-from ..panels import CODE_PIXELS, condition_pixels, given_size, load_picture, to_image
+from ..model.compile import captures, set_compile
+from ..model.load import load_transformer
+from ..movqgan.autoencoder import MoVQGAN
+from ..movqgan.codec import decode_picture, encode_picture
+from ..pictures.panels import CODE_PIXELS, condition_pixels, given_size, load_picture, to_image
 from ..pipeline import Request, check_request, draw
 from ..planner import Demand
-from ..prompts import MAPS, TASKS, build_prompt, find_template
-from ..quant import WeightsPlan, plan_weights
+from ..quant.weights import WeightsPlan, plan_weights
+from ..tokens.prompts import MAPS, TASKS, build_prompt, find_template
 from .common import (
     Setup,
     add_batch_arguments,

@@ -12,19 +12,19 @@ from typing import Any
 import torch
 
 from ..advice import Budget, advice
-from ..checkpoint import DEMO
-from ..config import TransformerConfig
-from ..decoding import DecodeSettings
-from ..memory import available_bytes
+from ..checkpoint.config import TransformerConfig
+from ..checkpoint.find import DEMO
+from ..decoding.request import Request
+from ..decoding.settings import DecodeSettings
+from ..device import available_bytes
 from ..model.load import published_shapes
-from ..movqgan import MoVQGANConfig
-from ..panels import published_sizes
+from ..movqgan.config import MoVQGANConfig
+from ..pictures.panels import published_sizes
 from ..pipeline import check_request
 from ..planner import MOVQGAN_ITEM_BYTES, Demand, movqgan_bytes, plan_memory
-from ..quant import plan_weights
-from ..request import Request
-from ..synthetic import SYNTHETIC
-from ..vocabulary import Vocabulary
+from ..quant.weights import plan_weights
+from ..timing.synthetic import SYNTHETIC
+from ..tokens.vocabulary import Vocabulary
 from .common import (
     add_batch_arguments,
     add_model_arguments,

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
+from ..device import is_out_of_memory
 from ..errors import InputError, LuminaError
-from ..memory import is_out_of_memory
 from . import bench, convert, decode, encode, generate, info
 
 COMMANDS = {"generate": generate, "encode": encode, "decode": decode, "convert": convert, "info": info, "bench": bench}

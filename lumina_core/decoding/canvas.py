@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..vocabulary import HEADER_LENGTH
+from ..tokens.vocabulary import HEADER_LENGTH
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..noise import FRESH
-from ..vocabulary import HEADER_LENGTH
+from ..kernels.noise import FRESH
+from ..tokens.vocabulary import HEADER_LENGTH
 from .canvas import Canvas
 from .rules import Rule, Slots
 

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..noise import ACCEPT, FRESH, REDRAW, gumbel_noise, hashed, to_uniform
+from ..kernels.noise import ACCEPT, FRESH, REDRAW, gumbel_noise, hashed, to_uniform
 from .accept import accept_length, couple, gumbel_tokens
 from .sampling import choose_draw, cut, sample_inverse
 

@@ -6,8 +6,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..kernels import Choice, Remembered, Sample, choose
 from ..kernels.samples import draw_sample, logits_sample
+from ..kernels.select import Choice, Remembered, Sample, choose
 
 logger = logging.getLogger(__name__)
 

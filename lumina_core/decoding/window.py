@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-from ..model import KVCache, Transformer
-from ..noise import picture_keys
+from ..kernels.noise import picture_keys
+from ..model.kv_cache import KVCache
+from ..model.transformer import Transformer
 from .canvas import Canvas
 from .drafts import Entrance, enter
 from .rules import Slots, make_rule

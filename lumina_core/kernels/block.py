@@ -11,8 +11,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ..errors import InputError
-from .eager import HEAD_NORM_EPS
-from .stored import MOST_INT4, MOST_INT8, TINY, Stored, parts_or_numbers
+from .kv_tensor import MOST_INT4, MOST_INT8, TINY, Stored, parts_or_numbers
+from .reference import HEAD_NORM_EPS
 
 FORMATS = (torch.float32, torch.bfloat16)
 GATE_BLOCK = 512

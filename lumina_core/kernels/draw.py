@@ -11,7 +11,7 @@ from torch import Tensor
 from triton.language.extra import libdevice
 
 from ..errors import InputError
-from ..noise import GOLDEN, GUMBEL, LARGEST_UNIFORM, LEAST_UNIFORM, MULTIPLY_1, MULTIPLY_2
+from .noise import GOLDEN, GUMBEL, LARGEST_UNIFORM, LEAST_UNIFORM, MULTIPLY_1, MULTIPLY_2
 from .topk import MOST_LOGITS, kth_largest, warps_for
 
 _GOLDEN, _MULTIPLY_1, _MULTIPLY_2 = tl.constexpr(GOLDEN), tl.constexpr(MULTIPLY_1), tl.constexpr(MULTIPLY_2)

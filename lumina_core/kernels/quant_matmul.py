@@ -14,8 +14,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ..errors import InputError
-from .eager import GROUP_SIZE, LOWEST_CODE, join
-from .product import bytes_as_bfloat16, dot
+from .dot import bytes_as_bfloat16, dot
+from .reference import GROUP_SIZE, LOWEST_CODE, join
 from .tiles import MOST_ROWS, MatmulTile, matmul_tile, split_groups
 
 # A word's codes, two at a time, as weights in bfloat16. Put under the bits 0x4300, a code c is the number 128 + c; from

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from ..noise import picture_keys
-from .eager import GROUP_SIZE
-from .stored import Stored
+from .kv_tensor import Stored
+from .noise import picture_keys
+from .reference import GROUP_SIZE
 
 
 def attention_sample(

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .eager import GROUP_SIZE
+from .reference import GROUP_SIZE
 
 # Rows of x in a program, at most.
 MOST_ROWS = {torch.bfloat16: 128, torch.float32: 32}

@@ -16,8 +16,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ..errors import InputError
-from .product import bytes_as_bfloat16, dot
-from .stored import Stored, parts_or_numbers
+from .dot import bytes_as_bfloat16, dot
+from .kv_tensor import Stored, parts_or_numbers
 from .tiles import LEAST_DOT, SLOTS, AttentionTile, attention_tile, padded_chunks
 
 

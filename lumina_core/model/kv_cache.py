@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import TransformerConfig
-from ..kernels import Stored
+from ..checkpoint.config import TransformerConfig
+from ..kernels.kv_tensor import Stored
 from .kv_store import AUTO, bytes_per_head, make_store
 from .rope import rope_table
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..kernels import Stored
+from ..kernels.kv_tensor import Stored
 
 AUTO, INT8, INT4 = "auto", "int8", "int4"
 KV_CACHES = (AUTO, INT8, INT4)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..config import TransformerConfig
-from ..kernels import eager
+from ..checkpoint.config import TransformerConfig
+from ..kernels import reference
 from .kv_cache import AttentionPlan
 
 
@@ -20,7 +20,7 @@ class HeadNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(parts, head_dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        return eager.head_norm(x, *self.weight_and_bias(x))
+        return reference.head_norm(x, *self.weight_and_bias(x))
 
     def weight_and_bias(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Both on the device and in the format of x."""
@@ -44,7 +44,11 @@ class Attention(nn.Module):
         """Queries [R,S,heads,head_dim], keys and values [R,S,kv_heads,head_dim] of tokens that stand at cos, sin."""
         qkv = self.qkv_proj(x).unflatten(-1, (-1, self.head_dim))
         query, key, value = qkv.split(self.heads, dim=2)
-        return eager.apply_rope(self.q_norm(query), cos, sin), eager.apply_rope(self.k_norm(key), cos, sin), value
+        return (
+            reference.apply_rope(self.q_norm(query), cos, sin),
+            reference.apply_rope(self.k_norm(key), cos, sin),
+            value,
+        )
 
     def mix(self, query: Tensor, key: Tensor, value: Tensor, layer: int, plan: AttentionPlan) -> Tensor:
         """What each token sees of its own values and the cache's [R,S,heads·head_dim]."""

@@ -10,23 +10,15 @@ import torch
 from torch import Tensor
 
 from .. import operations as default_operations
-from ..checkpoint import CheckpointFiles, find_checkpoint
-from ..config import TransformerConfig
+from ..checkpoint.config import TransformerConfig
+from ..checkpoint.find import CheckpointFiles, find_checkpoint
+from ..checkpoint.tensors import Shape, TensorStore
+from ..device import explain_out_of_memory, gigabytes
 from ..errors import CheckpointError
-from ..memory import explain_out_of_memory, gigabytes
-from ..quant import (
-    AUTO,
-    PLAIN,
-    SCHEMES,
-    Kernel,
-    Pieces,
-    QuantizedLinear,
-    WeightsPlan,
-    choose_kernel,
-    plan_weights,
-    quantized_operations,
-)
-from ..tensor_files import Shape, TensorStore
+from ..quant.linear import PLAIN, Kernel, QuantizedLinear, quantized_operations
+from ..quant.schemes import SCHEMES, Pieces
+from ..quant.triton_matmul import choose_kernel
+from ..quant.weights import AUTO, WeightsPlan, plan_weights
 from .source import WeightSource, is_block_linear, piece_name
 from .transformer import Transformer
 

@@ -5,9 +5,9 @@ from functools import partial
 
 import torch
 
-from ..config import TransformerConfig
-from ..kernels import Choice, Remembered, Sample, choose
+from ..checkpoint.config import TransformerConfig
 from ..kernels.samples import add_sample, attention_sample, gate_sample, heads_sample
+from ..kernels.select import Choice, Remembered, Sample, choose
 from ..kernels.tiles import CHUNK, padded_chunks
 from .kv_cache import BlockKernels, KVCache
 from .transformer import Transformer

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import torch
 
+from ..checkpoint.single_file import MOVQGAN_PREFIX
+from ..checkpoint.tensors import Shape, TensorSpec, TensorStore, check_tensors, dtype_name
 from ..errors import CheckpointError
-from ..quant import SCHEMES, Pieces, Scheme, quantize
-from ..single_file import MOVQGAN_PREFIX
-from ..tensor_files import Shape, TensorSpec, TensorStore, check_tensors, dtype_name
+from ..quant.schemes import SCHEMES, Pieces, Scheme, quantize
 
 UNUSED_PREFIX = "model.vqmodel."
 PLAIN_DTYPES = ("F32", "F16", "BF16")

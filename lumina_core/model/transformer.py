@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import operations as default_operations
-from ..config import TransformerConfig
-from ..product import linear, linear_kernel
+from ..checkpoint.config import TransformerConfig
+from ..kernels.linear import linear, linear_kernel
 from .fused import fused_states
 from .kv_cache import AttentionPlan, KVCache
 from .layers import Block

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from .. import operations as default_operations
+from ..checkpoint.single_file import MOVQGAN_PREFIX, read_single_file
+from ..checkpoint.tensors import TensorStore, check_tensors, read_pickle
 from ..errors import CheckpointError
-from ..single_file import MOVQGAN_PREFIX, read_single_file
-from ..tensor_files import TensorStore, check_tensors, read_pickle
 from .autoencoder import MoVQGAN
 from .config import infer_config
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..kernels.linear import linear
 from ..kernels.tiles import split_count
-from ..product import linear
 from .schemes import Pieces, Scheme
 
 # Weights that are given back at a time: bounds what a product takes beside its input and output. Four times as many

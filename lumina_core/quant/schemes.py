@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import CheckpointError
-from ..kernels.eager import GROUP_SIZE, LOWEST_CODE, pack_codes, unpack_codes
+from ..kernels.reference import GROUP_SIZE, LOWEST_CODE, pack_codes, unpack_codes
 
 Pieces = dict[str, Tensor]
 # Weights that are quantised at a time: what stays in a CPU's cache; elsewhere what keeps the device busy.

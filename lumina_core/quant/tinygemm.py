@@ -10,9 +10,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..kernels import self_test, unfit
-from ..kernels.eager import GROUP_SIZE, int4_matmul, unpack_codes
+from ..kernels.reference import GROUP_SIZE, int4_matmul, unpack_codes
 from ..kernels.samples import int4_sample
+from ..kernels.select import self_test, unfit
 from .schemes import Pieces
 
 # A tile of its order: inputs, and outputs, of which a layer must be made up.

@@ -11,8 +11,8 @@ from comfy_server import PACK
 from PIL import Image
 from workflows import MODEL, MOVQGAN, PROMPT, SAMPLER, api_form, node, text_to_image
 
-from lumina_core.panels import condition_panel, load_picture
-from lumina_core.prompts import build_prompt
+from lumina_core.pictures.panels import condition_panel, load_picture
+from lumina_core.tokens.prompts import build_prompt
 
 WORKFLOWS = sorted((PACK / "example_workflows").glob("*.json"))
 # The others are of other nodes: the browser tests run them.

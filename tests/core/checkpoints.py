@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lumina_core.checkpoint import INDEX
-from lumina_core.config import TransformerConfig
+from lumina_core.checkpoint.config import TransformerConfig
+from lumina_core.checkpoint.find import INDEX
 from lumina_core.model.load import published_shapes
-from lumina_core.movqgan import MoVQGAN, MoVQGANConfig
+from lumina_core.movqgan.autoencoder import MoVQGAN
+from lumina_core.movqgan.config import MoVQGANConfig
 
 FIRST_CODE, CODES = 384, 64
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")

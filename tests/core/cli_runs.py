@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lumina_core.cli import main
-from lumina_core.config import TransformerConfig
-from lumina_core.movqgan import MoVQGAN, load_movqgan
-from lumina_core.tokenizer import Tokenizer, load_tokenizer
-from lumina_core.vocabulary import Vocabulary
+from lumina_core.checkpoint.config import TransformerConfig
+from lumina_core.cli.main import main
+from lumina_core.movqgan.autoencoder import MoVQGAN
+from lumina_core.movqgan.load import load_movqgan
+from lumina_core.tokens.tokenizer import Tokenizer, load_tokenizer
+from lumina_core.tokens.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from lumina_core.decoding import DecodeSettings
+from lumina_core.decoding.settings import DecodeSettings
 from lumina_core.errors import Cancelled
-from lumina_core.kernels import Choice, eager
-from lumina_core.model import Transformer, load_transformer, make_cache
+from lumina_core.kernels import reference
+from lumina_core.kernels.select import Choice
+from lumina_core.model import make_cache
+from lumina_core.model.load import load_transformer
+from lumina_core.model.transformer import Transformer
 from lumina_core.pipeline import Request, draw
-from lumina_core.quant import Kernel, QuantizedLinear, plan_weights
-from lumina_core.quant.linear import multiply_plain
-from lumina_core.synthetic import SYNTHETIC, make_transformer
-from lumina_core.timing import PROMPT_TOKENS, SETTING_UP, StepTime, StepTimer, accepted_by, canvas_reaching
+from lumina_core.quant.linear import Kernel, QuantizedLinear, multiply_plain
+from lumina_core.quant.weights import plan_weights
+from lumina_core.timing.steps import PROMPT_TOKENS, SETTING_UP, StepTime, StepTimer, accepted_by, canvas_reaching
+from lumina_core.timing.synthetic import SYNTHETIC, make_transformer
 
 from .cli_runs import CommandLine
 
@@ -146,14 +149,14 @@ def test_a_step_reads_as_much_of_the_cache_as_drawing_does_there(
     window: int, kernel: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if kernel:
-        choice = Choice(eager.window_attention, "triton", "")
+        choice = Choice(reference.window_attention, "triton", "")
         monkeypatch.setattr(make_cache, "_choose_attention", lambda *_: choice)
         monkeypatch.setattr(make_cache, "_choose_block_kernels", lambda *_: None)
     sizes, noted = SYNTHETIC["tiny"], noted_reads(monkeypatch)
     transformer = make_tiny("bf16")
     # A wide picture like that of the bench, so that the caches are of the same length.
     request = Request([[9] * PROMPT_TOKENS], 8, 96, settings=DecodeSettings(window_size=window, adapt_window=False))
-    monkeypatch.setattr("lumina_core.timing.canvas_reaching", lambda *_: request.canvas)
+    monkeypatch.setattr("lumina_core.timing.steps.canvas_reaching", lambda *_: request.canvas)
     with pytest.raises(Cancelled):
         draw(transformer, sizes.vocabulary, request, should_cancel=lambda: len(noted) > 40)
     drawn, noted[:] = noted[::10], []

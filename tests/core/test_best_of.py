@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from lumina_core.best_of import Verifier, flat_scores, places, rank_pictures
 from lumina_core.errors import InputError
+from lumina_core.pictures.best_of import Verifier, flat_scores, places, rank_pictures
 
 
 def test_places_run_from_0_to_1_and_equals_share_theirs() -> None:

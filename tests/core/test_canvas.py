@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lumina_core.decoding import Canvas
+from lumina_core.decoding.canvas import Canvas
 from lumina_core.errors import InputError
-from lumina_core.vocabulary import DRAWN, HEADER_LENGTH
+from lumina_core.tokens.vocabulary import DRAWN, HEADER_LENGTH
 
 from .toys import toy_vocabulary
 

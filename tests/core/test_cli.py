@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from lumina_core.checkpoint import INDEX
+from lumina_core.checkpoint.find import INDEX
 from lumina_core.cli import generate as generate_command
-from lumina_core.panels import condition_pixels, load_picture, to_image
+from lumina_core.pictures.panels import condition_pixels, load_picture, to_image
 from lumina_core.pipeline import Request
-from lumina_core.prompts import build_prompt
+from lumina_core.tokens.prompts import build_prompt
 
 from .checkpoints import SHARDS
 from .cli_runs import CommandLine, read_pixels

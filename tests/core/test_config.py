@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lumina_core.config import TransformerConfig
+from lumina_core.checkpoint.config import TransformerConfig
 from lumina_core.errors import CheckpointError
 
 SMALLEST = {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lumina_core.contact_sheet import BACKGROUND, FRAME_COLOUR, INK, contact_sheet
+from lumina_core.pictures.contact_sheet import BACKGROUND, FRAME_COLOUR, INK, contact_sheet
 
 COLOURS = ((200, 30, 30), (30, 30, 200), (30, 160, 160), (200, 200, 30), (90, 30, 90))
 

@@ -15,15 +15,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lumina_core import load_movqgan, load_tokenizer, load_transformer
-from lumina_core.checkpoint import CheckpointFiles, find_checkpoint
-from lumina_core.config import TransformerConfig
+from lumina_core.checkpoint.config import TransformerConfig
+from lumina_core.checkpoint.find import CheckpointFiles, find_checkpoint
+from lumina_core.checkpoint.tensor_writer import TensorWriter, lay_out
+from lumina_core.checkpoint.tensors import TensorSpec, TensorStore
 from lumina_core.convert import CONVERT_WEIGHTS, plan_conversion
-from lumina_core.model import Transformer
 from lumina_core.model.load import EMBEDDING, HEAD, published_shapes
 from lumina_core.model.source import is_block_linear, piece_name
-from lumina_core.quant import SCHEMES, quantize
-from lumina_core.tensor_files import TensorSpec, TensorStore
-from lumina_core.tensor_writer import TensorWriter, lay_out
+from lumina_core.model.transformer import Transformer
+from lumina_core.quant.schemes import SCHEMES, quantize
 
 from .cli_runs import CommandLine
 
@@ -212,7 +212,7 @@ def test_written_file_is_read_by_the_library_and_aligned(tmp_path: Path) -> None
 def test_tensors_are_written_and_cast_in_slices(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slice_bytes: int
 ) -> None:
-    monkeypatch.setattr("lumina_core.tensor_writer.SLICE_BYTES", slice_bytes)
+    monkeypatch.setattr("lumina_core.checkpoint.tensor_writer.SLICE_BYTES", slice_bytes)
     tensor = torch.randn(7, 5)
     with (tmp_path / "x.safetensors").open("wb") as file:
         writer = TensorWriter(file, lay_out({"a": TensorSpec("BF16", (5, 7))}, {}))

@@ -16,11 +16,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lumina_core import load_transformer
-from lumina_core.checkpoint import INDEX, find_checkpoint
+from lumina_core.checkpoint.find import INDEX, find_checkpoint
+from lumina_core.checkpoint.tensor_writer import TensorWriter, lay_out
+from lumina_core.checkpoint.tensors import TensorSpec
 from lumina_core.errors import CheckpointError
-from lumina_core.quant import SCHEMES
-from lumina_core.tensor_files import TensorSpec
-from lumina_core.tensor_writer import TensorWriter, lay_out
+from lumina_core.quant.schemes import SCHEMES
 
 from .checkpoints import SHARDS, save_movqgan
 from .cli_runs import CommandLine
@@ -171,7 +171,7 @@ def test_file_that_cannot_be_removed_does_not_hide_the_error(
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(TensorWriter, "put", fail)
-    monkeypatch.setattr("lumina_core.output_files.os.unlink", refuse)
+    monkeypatch.setattr("lumina_core.checkpoint.output_files.os.unlink", refuse)
     assert "c.safetensors: Input/output error" in lumina.run(*convert(lumina)).refusal()
 
 
@@ -191,6 +191,6 @@ def test_a_file_is_replaced_when_the_new_one_is_whole(lumina: CommandLine) -> No
 
 
 def test_header_that_readers_would_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lumina_core.tensor_writer.MAX_HEADER_BYTES", 100)
+    monkeypatch.setattr("lumina_core.checkpoint.tensor_writer.MAX_HEADER_BYTES", 100)
     with pytest.raises(CheckpointError, match=r"make a header of .* bytes; a \.safetensors file holds at most 100"):
         lay_out({"a": TensorSpec("F32", (1,))}, {"tokenizer": "x" * 100})

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from lumina_core.decoding import DECODERS, MAX_SEED, MAX_WINDOW, NEW_DRAFTS, DecodeSettings
+from lumina_core.decoding.settings import DECODERS, MAX_SEED, MAX_WINDOW, NEW_DRAFTS, DecodeSettings
 from lumina_core.errors import InputError
-from lumina_core.model import KV_CACHES
+from lumina_core.model.kv_store import KV_CACHES
 
 BAD = [
     *(("cfg_scale", value, "cfg") for value in (-0.1, 100.5, math.nan, math.inf, "4", None, True)),

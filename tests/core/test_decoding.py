@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from lumina_core.config import TransformerConfig
-from lumina_core.decoding import NEW_DRAFTS, DecodeResult, DecodeSettings, StepReport
+from lumina_core.checkpoint.config import TransformerConfig
+from lumina_core.decoding.settings import NEW_DRAFTS, DecodeResult, DecodeSettings, StepReport
 from lumina_core.errors import Cancelled, InputError
-from lumina_core.model import KVCache, Transformer, make_cache
+from lumina_core.model import make_cache
+from lumina_core.model.kv_cache import KVCache
+from lumina_core.model.transformer import Transformer
 from lumina_core.pipeline import Request, draw
 
 from .toys import Toy, toy_transformer, toy_vocabulary

@@ -13,14 +13,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lumina_core.decoding import NEW_DRAFTS, DecodeSettings
-from lumina_core.model import Transformer, load_transformer
-from lumina_core.movqgan import MoVQGAN, load_movqgan
-from lumina_core.noise import gumbel_noise, picture_keys
-from lumina_core.panels import condition_pixels, load_picture, to_image
+from lumina_core.decoding.settings import NEW_DRAFTS, DecodeSettings
+from lumina_core.kernels.noise import gumbel_noise, picture_keys
+from lumina_core.model.load import load_transformer
+from lumina_core.model.transformer import Transformer
+from lumina_core.movqgan.autoencoder import MoVQGAN
+from lumina_core.movqgan.load import load_movqgan
+from lumina_core.pictures.panels import condition_pixels, load_picture, to_image
 from lumina_core.pipeline import Request, draw
-from lumina_core.tokenizer import Tokenizer, load_tokenizer
-from lumina_core.vocabulary import Vocabulary
+from lumina_core.tokens.tokenizer import Tokenizer, load_tokenizer
+from lumina_core.tokens.vocabulary import Vocabulary
 
 from .toys import Toy, toy_transformer, toy_vocabulary
 

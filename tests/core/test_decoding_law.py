@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lumina_core.decoding import DecodeSettings
 from lumina_core.decoding.rules import GumbelRule, Slots, SpeculativeRule
 from lumina_core.decoding.sampling import cut, guide
+from lumina_core.decoding.settings import DecodeSettings
 
 from .toys import Toy, fit, toy_transformer
 

@@ -11,23 +11,29 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lumina_core.decoding import DecodeSettings
-from lumina_core.kernels import Choice, Sample, eager
+from lumina_core.decoding.settings import DecodeSettings
+from lumina_core.kernels import reference
+from lumina_core.kernels.select import Choice, Sample
 from lumina_core.kernels.tiles import attention_tile, matmul_tile, padded_chunks, split_count, split_groups
-from lumina_core.model import KV_CACHES, Transformer, fused, make_cache, new_cache
+from lumina_core.model import fused, make_cache
 from lumina_core.model.kv_cache import BlockKernels
+from lumina_core.model.kv_store import KV_CACHES
 from lumina_core.model.layers import HeadNorm
 from lumina_core.model.load import empty_transformer, linear_shapes
-from lumina_core.model.make_cache import attention_samples
+from lumina_core.model.make_cache import attention_samples, new_cache
+from lumina_core.model.transformer import Transformer
 from lumina_core.pipeline import Request, draw
-from lumina_core.quant import SCHEMES, Kernel, Scheme, WeightsPlan, matmul_samples, quantized_operations
-from lumina_core.synthetic import SYNTHETIC
+from lumina_core.quant.linear import Kernel, quantized_operations
+from lumina_core.quant.schemes import SCHEMES, Scheme
+from lumina_core.quant.triton_matmul import matmul_samples
+from lumina_core.quant.weights import WeightsPlan
+from lumina_core.timing.synthetic import SYNTHETIC
 
 from ..kernel_cases import forward_model, window_states
 from .toys import toy_transformer, toy_vocabulary
 
 CODES, BF16 = 64, torch.bfloat16
-TWINS = BlockKernels(eager.place_heads, eager.silu_gate, eager.add_norm)
+TWINS = BlockKernels(reference.place_heads, reference.silu_gate, reference.add_norm)
 KERNELS = ("window_attention", "place_heads", "silu_gate", "add_norm")
 
 
@@ -37,7 +43,7 @@ def model(dtype: torch.dtype = torch.float32, **changes: Any) -> Transformer:
 
 
 def states_of(transformer: Transformer, kv_cache: str, kernels: BlockKernels | None) -> tuple[Tensor, Tensor]:
-    return window_states(transformer, kv_cache, eager.window_attention, kernels)
+    return window_states(transformer, kv_cache, reference.window_attention, kernels)
 
 
 @pytest.mark.parametrize("kv_cache", KV_CACHES)
@@ -57,7 +63,7 @@ def test_the_blocks_are_used_where_they_are_compiled_and_for_a_prompt(monkeypatc
 
     def noted(*arguments: Any) -> Any:
         used.append(arguments)
-        return eager.silu_gate(*arguments)
+        return reference.silu_gate(*arguments)
 
     transformer = model()
     states_of(transformer, "int8", replace(TWINS, silu_gate=noted))
@@ -83,7 +89,7 @@ def test_a_product_comes_in_its_splits_or_whole() -> None:
     ):
         sums = fused.partial_sums(layer, x)
         assert sums.shape == (splits, 2, 3)
-        torch.testing.assert_close(eager.join(sums, torch.float32), x @ weight.T)
+        torch.testing.assert_close(reference.join(sums, torch.float32), x @ weight.T)
 
 
 @pytest.fixture(autouse=True)
@@ -103,7 +109,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
 
     def pick(kernel: str, device: torch.device, *samples: Callable[[], tuple[Any, ...]]) -> Choice:
-        function = getattr(eager, kernel)
+        function = getattr(reference, kernel)
         for sample in samples:
             function(*sample())
         found.append(kernel)
@@ -117,14 +123,14 @@ def test_a_device_with_the_kernels_tries_each_once_and_uses_it(tried: list[str])
     transformer = model(torch.bfloat16)
     for _ in range(2):
         cache = new_cache(transformer, 1, 8, "int4", 4)
-        assert cache.window_attention is eager.window_attention and cache.block_kernels == TWINS
+        assert cache.window_attention is reference.window_attention and cache.block_kernels == TWINS
     assert tried == list(KERNELS)
 
 
 @pytest.mark.parametrize("missing", KERNELS)
 def test_without_one_of_them_the_others_are_not_used_by_halves(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def pick(kernel: str, *_: Any) -> Choice:
-        return Choice(getattr(eager, kernel), "eager" if kernel == missing else "triton", "tried")
+        return Choice(getattr(reference, kernel), "eager" if kernel == missing else "triton", "tried")
 
     monkeypatch.setattr(make_cache, "choose", pick)
     cache = new_cache(model(torch.bfloat16), 1, 8, "int8", 4)
@@ -165,7 +171,7 @@ def test_the_self_tests_of_a_block_have_the_splits_of_a_run(
 
     def pick(kernel: str, device: torch.device, *samples: Sample) -> Choice:
         sums[kernel] = [sample()[kernel == "add_norm"] for sample in samples]
-        return Choice(getattr(eager, kernel), "triton", "tried")
+        return Choice(getattr(reference, kernel), "triton", "tried")
 
     monkeypatch.setattr(make_cache, "choose", pick)
     monkeypatch.setattr(Transformer, "device", torch.device("cpu"))

@@ -25,7 +25,7 @@ from benchmarks.gpu_suite.report import read_lines
 from benchmarks.gpu_suite.runner import LEAST_SECONDS, LOG, RESULTS, Suite, limit_of, write_line
 from benchmarks.gpu_suite.stages import STAGES, Stage
 from benchmarks.gpu_suite.tables import TABLES, tables
-from lumina_core.kernels.chooser import MODULES
+from lumina_core.kernels.select import MODULES
 
 ROOT = Path(__file__).parents[2]
 DEFAULT = [stage.name for stage in STAGES if not stage.optional]
@@ -478,7 +478,7 @@ def test_a_kernel_that_does_not_build_is_told_with_its_error(monkeypatch, capsys
     def broken(*_, **__) -> None:
         raise ValueError("no such instruction\nmore")
 
-    monkeypatch.setattr("lumina_core.kernels.chooser.load", lambda kernel: broken)
+    monkeypatch.setattr("lumina_core.kernels.select.load", lambda kernel: broken)
     stage_build.builds[:] = all_builds(dry_run=True)
     assert stage_build._build(0)["error"] == "ValueError: no such instruction"
 

@@ -14,10 +14,12 @@ from torch.nn import functional as F
 from lumina_core.decoding import rules
 from lumina_core.decoding.rules import GumbelRule, Slots
 from lumina_core.decoding.sampling import cut
-from lumina_core.kernels import Choice, Remembered, choose, chooser, eager, retry_failed, unusable
+from lumina_core.kernels import reference, select
 from lumina_core.kernels.samples import attention_sample, draw_sample, int4_sample, int8_sample, logits_sample
+from lumina_core.kernels.select import Choice, Remembered, choose, retry_failed, unusable
 from lumina_core.model.kv_store import KV_CACHES, make_store
-from lumina_core.quant import SCHEMES, quantized_operations
+from lumina_core.quant.linear import quantized_operations
+from lumina_core.quant.schemes import SCHEMES
 
 DTYPES = [torch.float32, torch.bfloat16]
 
@@ -31,7 +33,9 @@ def test_product_is_the_quantised_layers(dtype: torch.dtype, bits: int, in_featu
     layer = quantized_operations(SCHEMES[f"int{bits}"], nn).Linear(in_features, len(pieces[0]), bias=False)
     layer.load_state_dict(dict(zip(layer.piece_names, pieces, strict=True)))
     with torch.no_grad():
-        assert torch.equal(getattr(eager, f"int{bits}_matmul")(x, *pieces), F.linear(x, layer.weight_rows(0, 96, x)))
+        assert torch.equal(
+            getattr(reference, f"int{bits}_matmul")(x, *pieces), F.linear(x, layer.weight_rows(0, 96, x))
+        )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -45,7 +49,7 @@ def test_a_store_is_read_as_itself(dtype: torch.dtype, kv_cache: str) -> None:
 @pytest.mark.parametrize("kv", ["int8", "int4"])
 def test_attention_sees_what_is_filled_and_no_more(kv: str) -> None:
     query, keys, values, input_pos, _ = attention_sample("cpu", torch.float32, kv_cache=kv, heads=(4, 2), head_dim=16)
-    found = eager.window_attention(query, keys, values, input_pos, 96)
+    found = reference.window_attention(query, keys, values, input_pos, 96)
     for row, slot in ((0, 3), (1, 0)):
         seen = int(input_pos[row, slot]) + 1
         key, value = (part.read(seen, torch.float32)[row].repeat_interleave(2, 1) for part in (keys, values))
@@ -56,7 +60,7 @@ def test_attention_sees_what_is_filled_and_no_more(kv: str) -> None:
 @pytest.mark.parametrize("top_k", [1, 50, 1000])
 def test_cut_is_that_of_the_decoders(top_k: int) -> None:
     logits, _ = logits_sample("cpu")
-    assert torch.equal(eager.topk_cut(logits, top_k), cut(logits, top_k))
+    assert torch.equal(reference.topk_cut(logits, top_k), cut(logits, top_k))
     kth = logits.sort(-1, descending=True).values[:, [top_k - 1]]
     assert torch.equal(cut(logits, top_k), logits.where(logits >= kth, -torch.inf))
 
@@ -69,19 +73,19 @@ def test_draws_are_those_of_the_gumbel_rule(top_k: int, kernel: bool, monkeypatc
 
     def noted(*arguments: Any) -> torch.Tensor:
         used.append(arguments)
-        return eager.gumbel_draw(*arguments)
+        return reference.gumbel_draw(*arguments)
 
     choice = Choice(noted, "triton" if kernel else "eager", "")
     monkeypatch.setattr(rules, "choose_draw", lambda device, count: choice)
     slots = Slots(keys, index, torch.zeros_like(index), torch.zeros(()))
-    assert torch.equal(GumbelRule(top_k).draw(logits, slots), eager.gumbel_draw(logits, keys, index, top_k))
+    assert torch.equal(GumbelRule(top_k).draw(logits, slots), reference.gumbel_draw(logits, keys, index, top_k))
     assert bool(used) == kernel
 
 
-@pytest.mark.parametrize("kernel", chooser.MODULES)
+@pytest.mark.parametrize("kernel", select.MODULES)
 def test_a_cpu_gets_the_twin_and_no_trial(kernel: str) -> None:
     choice = choose(kernel, "cpu", lambda: pytest.fail("tried"))
-    assert choice == Choice(getattr(eager, kernel), "eager", "the kernels are for NVIDIA GPUs, not cpu")
+    assert choice == Choice(getattr(reference, kernel), "eager", "the kernels are for NVIDIA GPUs, not cpu")
 
 
 def test_an_old_gpu_gets_the_twin(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,18 +103,18 @@ def test_an_old_gpu_gets_the_twin(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_kernel_that_fails_its_trial_gives_way_and_says_why(
-    function: chooser.Function, reason: str, monkeypatch: pytest.MonkeyPatch
+    function: select.Function, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chooser, "unusable", lambda device: "")
-    monkeypatch.setattr(chooser, "load", lambda kernel: function)
-    monkeypatch.setattr(eager, "topk_cut", lambda logits, k: logits)
+    monkeypatch.setattr(select, "unusable", lambda device: "")
+    monkeypatch.setattr(select, "load", lambda kernel: function)
+    monkeypatch.setattr(reference, "topk_cut", lambda logits, k: logits)
     choice = choose("topk_cut", "cpu", lambda: (torch.ones(1, 3), 1))
     assert choice.name == "eager" and choice.reason.startswith(reason)
 
 
 def test_a_kernel_that_stands_its_trial_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chooser, "unusable", lambda device: "")
-    monkeypatch.setattr(chooser, "load", lambda kernel: eager.int4_matmul)
+    monkeypatch.setattr(select, "unusable", lambda device: "")
+    monkeypatch.setattr(select, "load", lambda kernel: reference.int4_matmul)
     assert choose("int4_matmul", "cpu", lambda: int4_sample("cpu", torch.bfloat16)).is_kernel
 
 
@@ -119,12 +123,12 @@ def test_tokens_that_are_others_fail_a_trial_however_near(
     off: int, is_kernel: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def drawn(*arguments: Any) -> torch.Tensor:
-        tokens = eager.gumbel_draw(*arguments)
+        tokens = reference.gumbel_draw(*arguments)
         tokens[0, 0] += off
         return tokens
 
-    monkeypatch.setattr(chooser, "unusable", lambda device: "")
-    monkeypatch.setattr(chooser, "load", lambda kernel: drawn)
+    monkeypatch.setattr(select, "unusable", lambda device: "")
+    monkeypatch.setattr(select, "load", lambda kernel: drawn)
     assert choose("gumbel_draw", "cpu", lambda: draw_sample("cpu", 16_384)).is_kernel == is_kernel
 
 
@@ -132,10 +136,10 @@ def test_every_sample_is_a_trial_and_a_failure_is_not_for_ever(monkeypatch: pyte
     def narrow(x: torch.Tensor, *pieces: torch.Tensor) -> torch.Tensor:
         if len(x) > 5:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return eager.int4_matmul(x, *pieces)
+        return reference.int4_matmul(x, *pieces)
 
-    monkeypatch.setattr(chooser, "unusable", lambda device: "")
-    monkeypatch.setattr(chooser, "load", lambda kernel: narrow)
+    monkeypatch.setattr(select, "unusable", lambda device: "")
+    monkeypatch.setattr(select, "load", lambda kernel: narrow)
     few, many = (lambda rows=rows: int4_sample("cpu", torch.bfloat16, rows) for rows in (5, 32))
     assert choose("int4_matmul", "cpu", few).is_lasting
     choice = choose("int4_matmul", "cpu", few, many)
@@ -149,7 +153,7 @@ def test_a_choice_is_made_once_and_again_only_after_memory_ran_out_and_at_the_be
     @Remembered
     def pick(name: str) -> Choice:
         asked.append(name)
-        return Choice(eager.topk_cut, "eager", next(reasons))
+        return Choice(reference.topk_cut, "eager", next(reasons))
 
     for name in ("compiler", "compiler", "memory", "memory"):
         pick(name)

@@ -8,11 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from lumina_core.config import TransformerConfig
-from lumina_core.decoding import NEW_DRAFTS, DecodeSettings
-from lumina_core.kernels import Stored, eager
-from lumina_core.model import KV_CACHES, KVCache, Transformer, make_cache, new_cache
-from lumina_core.model.kv_store import INT4, INT8, Store, int4_groups, make_store
+from lumina_core.checkpoint.config import TransformerConfig
+from lumina_core.decoding.settings import NEW_DRAFTS, DecodeSettings
+from lumina_core.kernels import reference
+from lumina_core.kernels.kv_tensor import Stored
+from lumina_core.model import make_cache
+from lumina_core.model.kv_cache import KVCache
+from lumina_core.model.kv_store import INT4, INT8, KV_CACHES, Store, int4_groups, make_store
+from lumina_core.model.make_cache import new_cache
+from lumina_core.model.transformer import Transformer
 from lumina_core.pipeline import Request, draw
 
 from .toys import toy_transformer, toy_vocabulary
@@ -198,7 +202,7 @@ def test_a_cache_that_attends_by_itself_gives_the_same(transformer: Transformer,
     ids = torch.randint(32, 32 + CODES, (2, 30), generator=torch.Generator().manual_seed(0))
     input_pos = torch.tensor([[3], [11]]) + torch.arange(6)
     found = []
-    for attend in (None, eager.window_attention):
+    for attend in (None, reference.window_attention):
         cache = KVCache(
             transformer.config,
             2,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lumina_core.decoding import DECODERS, NEW_DRAFTS, DecodeResult, DecodeSettings
+from lumina_core.decoding.settings import DECODERS, NEW_DRAFTS, DecodeResult, DecodeSettings
 
 from .toys import Toy, toy_transformer
 

@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lumina_core.checkpoint import INDEX, find_checkpoint, find_movqgan
-from lumina_core.config import TransformerConfig
+from lumina_core.checkpoint.config import TransformerConfig
+from lumina_core.checkpoint.find import INDEX, find_checkpoint, find_movqgan
+from lumina_core.checkpoint.tensors import TensorStore
 from lumina_core.errors import CheckpointError
-from lumina_core.model import Transformer, load_transformer
-from lumina_core.model.load import EMBEDDING, HEAD, fill, published_shapes
-from lumina_core.tensor_files import TensorStore
+from lumina_core.model.load import EMBEDDING, HEAD, fill, load_transformer, published_shapes
+from lumina_core.model.transformer import Transformer
 
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 NORM = "model.norm.weight"

@@ -16,10 +16,10 @@ import torch
 from benchmarks.kernels import attention, choice, clock, matmul, rest
 from benchmarks.kernels.__main__ import main
 from benchmarks.kernels.arguments import attention_arguments, fill, matmul_arguments, nbytes, tensors
-from lumina_core.kernels import eager
+from lumina_core.kernels import reference
 from lumina_core.kernels.tiles import matmul_tile
 from lumina_core.model.load import linear_shapes
-from lumina_core.synthetic import SYNTHETIC
+from lumina_core.timing.synthetic import SYNTHETIC
 
 ROOT, CPU = Path(__file__).parents[2], torch.device("cpu")
 TINY, PUBLISHED = SYNTHETIC["tiny"].transformer, SYNTHETIC["7b"].transformer
@@ -90,7 +90,7 @@ def test_a_tile_that_fails_is_a_figure_and_so_is_what_torch_lacks(monkeypatch: p
     def kernel(x, *pieces, joined=True, tile=None):
         if tile.warps == 8:
             raise RuntimeError("out of resource: shared memory\nmore")
-        result = eager.int4_matmul(x, *pieces, joined=joined)
+        result = reference.int4_matmul(x, *pieces, joined=joined)
         return result * 2 if tile.warps == 4 else result
 
     monkeypatch.setattr(matmul, "load", lambda name: kernel)
@@ -149,16 +149,16 @@ def test_of_rows_that_a_sweep_cut_short_has_not_for_every_layer_nothing_follows(
 
 def test_arguments_are_those_of_the_kernels() -> None:
     x, packed, scale_zero = fill(matmul_arguments("int4", (256, 64), 3, CPU))
-    assert eager.int4_matmul(x, packed, scale_zero).shape == (3, 64)
+    assert reference.int4_matmul(x, packed, scale_zero).shape == (3, 64)
     for kv_cache in ("auto", "int8", "int4"):
         arguments = fill(attention_arguments(TINY, kv_cache, 4, 40, 128, CPU))
-        assert eager.window_attention(*arguments).shape == (2, 4, 2, 32)
+        assert reference.window_attention(*arguments).shape == (2, 4, 2, 32)
         assert all(bool(tensor.any()) for tensor in tensors(arguments))
         problem = attention.Problem(TINY, kv_cache, 4, 40, 128)
         assert problem.read_bytes * 128 == nbytes(arguments[1:3]) * 44
     for kernel, make in rest.ARGUMENTS.items():
         problem = rest.Problem(TINY, 2, rest.splits_in_use(kernel, TINY))
-        assert getattr(eager, kernel)(*fill(make(problem, CPU))) is not None
+        assert getattr(reference, kernel)(*fill(make(problem, CPU))) is not None
 
 
 def test_inputs_are_more_than_the_cache_of_a_gpu_holds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lumina_core.errors import CheckpointError, InputError
-from lumina_core.movqgan import MoVQGAN, MoVQGANConfig, infer_config, load_movqgan
-from lumina_core.movqgan.load import build_movqgan
+from lumina_core.movqgan.autoencoder import MoVQGAN
+from lumina_core.movqgan.config import MoVQGANConfig, infer_config
+from lumina_core.movqgan.load import build_movqgan, load_movqgan
 
 TOLERANCE = 1e-4
 CASES = ["f8_square", "f8_wide"]

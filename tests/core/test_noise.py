@@ -10,7 +10,7 @@ import torch
 from scipy.stats import chisquare, gumbel_r, kstest
 from torch import Tensor
 
-from lumina_core.noise import (
+from lumina_core.kernels.noise import (
     ACCEPT,
     FRESH,
     GUMBEL,

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lumina_core.decoding import DecodeSettings
+from lumina_core.decoding.settings import DecodeSettings
+from lumina_core.device import explain_out_of_memory
 from lumina_core.errors import LuminaError, OutOfMemory
-from lumina_core.memory import explain_out_of_memory
-from lumina_core.model import KVCache
-from lumina_core.movqgan import MoVQGAN
+from lumina_core.model.kv_cache import KVCache
+from lumina_core.movqgan.autoencoder import MoVQGAN
 from lumina_core.pipeline import Request, draw
 
 from .cli_runs import CommandLine

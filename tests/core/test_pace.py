@@ -2,8 +2,8 @@
 
 import pytest
 
-from lumina_core.decoding import DecodeSettings
-from lumina_core.decoding.pace import WIDTH_STEP, Pace
+from lumina_core.decoding.adaptive_window import WIDTH_STEP, Pace
+from lumina_core.decoding.settings import DecodeSettings
 
 
 def pace_of(pictures: int = 1, **settings) -> Pace:

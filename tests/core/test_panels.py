@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from lumina_core.errors import InputError
-from lumina_core.panels import (
+from lumina_core.pictures.panels import (
     center_crop,
     check_size,
     condition_panel,
@@ -29,7 +29,7 @@ from lumina_core.panels import (
     to_pixels,
     to_rgb,
 )
-from lumina_core.vocabulary import picture_length
+from lumina_core.tokens.vocabulary import picture_length
 
 CONTEXT = 10_240
 # The golden pictures are of Pillow 13, whose resampler rounds otherwise than those before.
@@ -89,7 +89,7 @@ def test_crop_has_exactly_the_size(source: tuple[int, int]) -> None:
 
 def test_overlong_picture_is_the_centre_of_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trimming before growing saves memory and changes no pixel by more than the rounding of the resampler."""
-    from lumina_core import panels
+    from lumina_core.pictures import panels
 
     source = noise(2, 400)
     monkeypatch.setattr(panels, "_LONGEST_RESIZED", 10**9)

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from lumina_core.config import TransformerConfig
-from lumina_core.decoding import DecodeResult
+from lumina_core.checkpoint.config import TransformerConfig
+from lumina_core.decoding.settings import DecodeResult
 from lumina_core.errors import Cancelled, InputError
-from lumina_core.model import Transformer, load_transformer
+from lumina_core.model.load import load_transformer
+from lumina_core.model.transformer import Transformer
 from lumina_core.pipeline import DecodeSettings, Request, StepReport, check_request, draw
-from lumina_core.tokenizer import load_tokenizer
-from lumina_core.vocabulary import Vocabulary
+from lumina_core.tokens.tokenizer import load_tokenizer
+from lumina_core.tokens.vocabulary import Vocabulary
 
 PROMPT = tuple(range(40))
 SETTINGS = DecodeSettings(window_size=8, seed=3)

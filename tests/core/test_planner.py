@@ -12,17 +12,19 @@ import torch
 from benchmarks.memory import Case, measure
 from lumina_core import load_movqgan, load_transformer
 from lumina_core.advice import Budget, advice, check_fits
-from lumina_core.config import TransformerConfig
+from lumina_core.checkpoint.config import TransformerConfig
+from lumina_core.device import available_bytes, gigabytes
 from lumina_core.errors import OutOfMemory
-from lumina_core.memory import available_bytes, gigabytes
-from lumina_core.model import KVCache
+from lumina_core.model.kv_cache import KVCache
 from lumina_core.model.load import published_shapes
 from lumina_core.model.source import UNUSED_PREFIX
-from lumina_core.movqgan import MoVQGAN, infer_config
+from lumina_core.movqgan.autoencoder import MoVQGAN
+from lumina_core.movqgan.config import infer_config
 from lumina_core.pipeline import DecodeSettings, Request
 from lumina_core.planner import Demand, movqgan_bytes, plan_memory, weights_of
-from lumina_core.quant import CHOICES, SCHEMES, WeightsPlan, plan_weights
-from lumina_core.synthetic import SYNTHETIC, make_movqgan, make_transformer
+from lumina_core.quant.schemes import SCHEMES
+from lumina_core.quant.weights import CHOICES, WeightsPlan, plan_weights
+from lumina_core.timing.synthetic import SYNTHETIC, make_movqgan, make_transformer
 
 from .cli_runs import CommandLine
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lumina_core import product
-from lumina_core.product import LEAST_ELEMENTS, linear
+from lumina_core.kernels import linear as linear_module
+from lumina_core.kernels.linear import LEAST_ELEMENTS, linear
 
 OUT, IN = 1549, 256
 
@@ -60,16 +60,16 @@ def test_gradients_pass(operands):
 @torch.inference_mode()
 def test_a_torch_without_onednn_is_served_and_it_is_logged(operands, monkeypatch, caplog):
     x, weight = operands
-    product._onednn.cache_clear()
+    linear_module._onednn.cache_clear()
 
     class Missing:
         def __getattr__(self, name):
             raise AttributeError(name)
 
-    monkeypatch.setattr(product.torch.ops, "mkldnn", Missing())
-    monkeypatch.setattr(product.torch.backends.mkldnn, "is_available", lambda: True)
-    monkeypatch.setattr(product.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(linear_module.torch.ops, "mkldnn", Missing())
+    monkeypatch.setattr(linear_module.torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(linear_module.platform, "machine", lambda: "x86_64")
     with caplog.at_level(logging.INFO, logger="lumina_core"):
         assert torch.equal(linear(x, weight), F.linear(x, weight))
     assert "torch's own product" in caplog.text
-    product._onednn.cache_clear()
+    linear_module._onednn.cache_clear()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lumina_core.errors import InputError
-from lumina_core.prompts import MAPS, TASKS, TEMPLATES, build_prompt
+from lumina_core.tokens.prompts import MAPS, TASKS, TEMPLATES, build_prompt
 
 ALL_INPUTS = {"prompt": "a red square", "map": "depth", "object": "a red mug"}
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from benchmarks import contact_sheet, quality, sources
-from lumina_core.movqgan import load_movqgan
+from lumina_core.movqgan.load import load_movqgan
 from training.world import CATEGORIES, fresh_samples, render
 
 from .checkpoints import CODES

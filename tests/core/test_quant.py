@@ -10,25 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lumina_core.errors import CheckpointError, InputError
-from lumina_core.kernels import Choice
-from lumina_core.kernels.eager import pack_codes, unpack_codes
-from lumina_core.quant import (
-    CHOICES,
-    PLAIN,
-    SCHEMES,
-    Int4,
-    Int8,
-    QuantizedLinear,
-    Scheme,
-    WeightsPlan,
-    choose_kernel,
-    plan_weights,
-    quantize,
-    quantized_operations,
-)
+from lumina_core.kernels.reference import pack_codes, unpack_codes
+from lumina_core.kernels.select import Choice
 from lumina_core.quant import linear as linear_module
 from lumina_core.quant import schemes as schemes_module
-from lumina_core.quant.in_registers import in_registers
+from lumina_core.quant.linear import PLAIN, QuantizedLinear, quantized_operations
+from lumina_core.quant.schemes import SCHEMES, Int4, Int8, Scheme, quantize
+from lumina_core.quant.triton_matmul import choose_kernel, in_registers
+from lumina_core.quant.weights import CHOICES, WeightsPlan, plan_weights
 
 ALL = [Int8(), Int4()]
 WIDTHS = [256, 128, 96, 130, 255, 1]

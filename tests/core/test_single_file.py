@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lumina_core import load_tokenizer, load_transformer
-from lumina_core.config import TransformerConfig
+from lumina_core.checkpoint.config import TransformerConfig
+from lumina_core.checkpoint.single_file import read_single_file
 from lumina_core.convert import plan_conversion
 from lumina_core.errors import CheckpointError
-from lumina_core.single_file import read_single_file
 
 from .cli_runs import CommandLine
 

@@ -13,18 +13,19 @@ import torch
 from torch import Tensor
 
 from lumina_core import load_tokenizer, load_transformer
-from lumina_core.checkpoint import find_checkpoint
-from lumina_core.config import TransformerConfig
-from lumina_core.decoding import DECODERS, DecodeResult, DecodeSettings, steps
+from lumina_core.checkpoint.config import TransformerConfig
+from lumina_core.checkpoint.find import find_checkpoint
+from lumina_core.decoding import cuda_graph
+from lumina_core.decoding.settings import DECODERS, DecodeResult, DecodeSettings
 from lumina_core.errors import InputError
 from lumina_core.model import compile as compiling
-from lumina_core.model import set_compile
+from lumina_core.model.compile import set_compile
 from lumina_core.pipeline import Request, draw
-from lumina_core.prompts import build_prompt
-from lumina_core.vocabulary import Vocabulary
+from lumina_core.tokens.prompts import build_prompt
+from lumina_core.tokens.vocabulary import Vocabulary
 
 # The module; the package's own name of it is the function.
-loop = sys.modules["lumina_core.decoding.decode"]
+loop = sys.modules["lumina_core.decoding.loop"]
 
 
 class RecordedSteps:
@@ -33,10 +34,10 @@ class RecordedSteps:
     def __init__(self, spoil: Callable[[Tensor], None] | None = None):
         self.captured, self.replayed, self.spoil = 0, 0, spoil
 
-    def first(self, step: steps.Step) -> Tensor:
+    def first(self, step: cuda_graph.Step) -> Tensor:
         return step()
 
-    def capture(self, step: steps.Step) -> steps.Step:
+    def capture(self, step: cuda_graph.Step) -> cuda_graph.Step:
         self.captured += 1
 
         def replay() -> Tensor:
@@ -66,8 +67,8 @@ def drawn(demo: tuple, decoder: str = "gumbel", **settings) -> DecodeResult:
     return draw(transformer, vocabulary, Request([prompt] * 2, 8, 8, None, DecodeSettings(decoder=decoder, **settings)))
 
 
-def capture_by(monkeypatch: pytest.MonkeyPatch, capture: steps.Capture) -> None:
-    monkeypatch.setattr(loop, "make_steps", lambda window: steps.CapturedSteps(window, capture))
+def capture_by(monkeypatch: pytest.MonkeyPatch, capture: cuda_graph.Capture) -> None:
+    monkeypatch.setattr(loop, "make_steps", lambda window: cuda_graph.CapturedSteps(window, capture))
 
 
 def same(first: DecodeResult, second: DecodeResult) -> bool:
@@ -92,7 +93,7 @@ def test_replays_draw_what_the_steps_draw(demo, monkeypatch, decoder):
 def test_a_step_is_said_to_be_captured_only_when_it_is_replayed(demo, monkeypatch):
     told = []
 
-    class Told(steps.CapturedSteps):
+    class Told(cuda_graph.CapturedSteps):
         def __call__(self, *arguments) -> Tensor:
             settled = super().__call__(*arguments)
             told.append((self.captured, recorded.replayed))
@@ -104,12 +105,12 @@ def test_a_step_is_said_to_be_captured_only_when_it_is_replayed(demo, monkeypatc
     assert told[0] == (False, 0) and told[1][0]
     replays = [after - before for (_, before), (_, after) in itertools.pairwise(told)]
     assert [captured for captured, _ in told[2:]] == [count > 0 for count in replays[1:]]
-    assert not steps.PlainSteps.captured
+    assert not cuda_graph.PlainSteps.captured
 
 
 def test_a_step_that_cannot_be_captured_is_run_one_by_one(demo, monkeypatch, caplog):
     class Refusal(RecordedSteps):
-        def capture(self, step: steps.Step) -> steps.Step:
+        def capture(self, step: cuda_graph.Step) -> cuda_graph.Step:
             raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
     plain = drawn(demo)
@@ -130,7 +131,7 @@ def test_a_replay_that_settles_other_tokens_is_not_used(demo, monkeypatch, caplo
 
 def test_a_step_that_fails_without_a_word_is_run_one_by_one(demo, monkeypatch, caplog):
     class Refusal(RecordedSteps):
-        def capture(self, step: steps.Step) -> steps.Step:
+        def capture(self, step: cuda_graph.Step) -> cuda_graph.Step:
             raise RuntimeError
 
     capture_by(monkeypatch, Refusal())
@@ -140,7 +141,7 @@ def test_a_step_that_fails_without_a_word_is_run_one_by_one(demo, monkeypatch, c
 
 def test_a_replay_that_fails_leaves_the_window_as_it_was(demo, monkeypatch, caplog):
     class Broken(RecordedSteps):
-        def capture(self, step: steps.Step) -> steps.Step:
+        def capture(self, step: cuda_graph.Step) -> cuda_graph.Step:
             def replay() -> Tensor:
                 step()
                 raise RuntimeError("CUDA error: out of memory")
@@ -161,7 +162,7 @@ def test_no_capture_is_tried_where_it_could_end_the_program(demo, monkeypatch, b
     monkeypatch.setattr(torch.cuda, "get_allocator_backend", lambda: backend)
     if not on_gpu:
         monkeypatch.setattr(type(demo[0]), "device", torch.device("cuda"))
-    assert expected in (found := steps._obstacle(demo[0])) and bool(found) == bool(expected)
+    assert expected in (found := cuda_graph._obstacle(demo[0])) and bool(found) == bool(expected)
 
 
 def test_other_choices_are_refused():

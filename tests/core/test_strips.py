@@ -10,12 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lumina_core.checkpoint import DEMO_FOLDER
-from lumina_core.codec import decode_picture, encode_picture
+from lumina_core.checkpoint.find import DEMO_FOLDER
+from lumina_core.device import free_bytes
 from lumina_core.errors import InputError, OutOfMemory
-from lumina_core.memory import free_bytes
-from lumina_core.movqgan import STRIP_ROWS, MoVQGAN, load_movqgan
-from lumina_core.synthetic import SYNTHETIC
+from lumina_core.movqgan.autoencoder import MoVQGAN
+from lumina_core.movqgan.codec import decode_picture, encode_picture
+from lumina_core.movqgan.config import STRIP_ROWS
+from lumina_core.movqgan.load import load_movqgan
+from lumina_core.timing.synthetic import SYNTHETIC
 
 from .cli_runs import CommandLine
 

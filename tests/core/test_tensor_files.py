@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import save, save_file
 from torch import Tensor
 
+from lumina_core.checkpoint.tensors import TensorStore, check_tensors, read_json, read_pickle, safetensors_metadata
 from lumina_core.errors import CheckpointError
-from lumina_core.tensor_files import TensorStore, check_tensors, read_json, read_pickle, safetensors_metadata
 
 TENSORS = {"a.weight": torch.arange(12.0).reshape(3, 4), "b": torch.ones(2, dtype=torch.float16)}
 PICKLE_FORMS = ["zip", "legacy"]

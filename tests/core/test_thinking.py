@@ -7,8 +7,8 @@ import logging
 import pytest
 
 from lumina_core.errors import InputError
-from lumina_core.prompts import TEMPLATES
-from lumina_core.thinking import AIMS, END_MARK, START_MARK, read_answer, thinking_instruction
+from lumina_core.tokens.prompts import TEMPLATES
+from lumina_core.tokens.thinking import AIMS, END_MARK, START_MARK, read_answer, thinking_instruction
 
 PROMPT = "two red cubes"
 CAPTION = "Two red cubes stand side by side on a white table."

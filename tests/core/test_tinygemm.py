@@ -7,9 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from lumina_core import load_transformer
-from lumina_core.kernels import Choice, eager
-from lumina_core.quant import PLAIN, Int4, Kernel, QuantizedLinear, choose_kernel, in_registers, tinygemm
-from lumina_core.quant.linear import quantized_operations
+from lumina_core.kernels import reference
+from lumina_core.kernels.select import Choice
+from lumina_core.quant import tinygemm, triton_matmul
+from lumina_core.quant.linear import PLAIN, Kernel, QuantizedLinear, quantized_operations
+from lumina_core.quant.schemes import Int4
+from lumina_core.quant.triton_matmul import choose_kernel
 
 BF16 = torch.bfloat16
 pytestmark = pytest.mark.skipif(
@@ -30,8 +33,8 @@ def on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tinygemm, "unfit", lambda device: "")
     monkeypatch.setattr(tinygemm, "convert", convert)
     monkeypatch.setattr(tinygemm, "product", product)
-    choice = Choice(eager.int4_matmul, "eager", "triton cannot be imported")
-    monkeypatch.setattr(in_registers, "choose", lambda *_: choice)
+    choice = Choice(reference.int4_matmul, "eager", "triton cannot be imported")
+    monkeypatch.setattr(triton_matmul, "choose", lambda *_: choice)
 
 
 def layer(out_features: int, in_features: int, kernel: Kernel = PLAIN) -> QuantizedLinear:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from lumina_core.config import TransformerConfig
+from lumina_core.checkpoint.config import TransformerConfig
 from lumina_core.errors import CheckpointError, InputError
-from lumina_core.tokenizer import load_tokenizer
-from lumina_core.vocabulary import DRAWN, Vocabulary, picture_length
+from lumina_core.tokens.tokenizer import load_tokenizer
+from lumina_core.tokens.vocabulary import DRAWN, Vocabulary, picture_length
 
 CONFIG = TransformerConfig(
     vocab_size=1064,

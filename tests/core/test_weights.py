@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks.weights import Model, Score, load, parse_arguments, score, table
-from lumina_core.checkpoint import find_checkpoint
+from lumina_core.checkpoint.find import find_checkpoint
 from lumina_core.errors import InputError
 from training.codes import Batch
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from lumina_core.decoding import NEW_DRAFTS, DecodeSettings, accept
+from lumina_core.decoding import accept
+from lumina_core.decoding.settings import NEW_DRAFTS, DecodeSettings
 from lumina_core.decoding.window import Window
 
 from .toys import Toy, toy_transformer

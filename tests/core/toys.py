@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lumina_core.config import TransformerConfig
-from lumina_core.decoding import Canvas, DecodeResult, DecodeSettings, Prefix, decode
-from lumina_core.model import Transformer
-from lumina_core.vocabulary import CODES_PER_UNIT, Vocabulary
+from lumina_core.checkpoint.config import TransformerConfig
+from lumina_core.decoding.canvas import Canvas
+from lumina_core.decoding.loop import Prefix, decode
+from lumina_core.decoding.settings import DecodeResult, DecodeSettings
+from lumina_core.model.transformer import Transformer
+from lumina_core.tokens.vocabulary import CODES_PER_UNIT, Vocabulary
 
 TEXT_IDS = 32
 POOL_EXPECTED = 20

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lumina_core.kernels import Choice, choose, eager, unusable
-from lumina_core.kernels.chooser import MODULES, load
+from lumina_core.kernels import reference
 from lumina_core.kernels.samples import (
     add_sample,
     attention_sample,
@@ -18,16 +17,11 @@ from lumina_core.kernels.samples import (
     int8_sample,
     logits_sample,
 )
-from lumina_core.quant import (
-    PLAIN,
-    SCHEMES,
-    Kernel,
-    QuantizedLinear,
-    Scheme,
-    choose_kernel,
-    in_registers,
-    quantized_operations,
-)
+from lumina_core.kernels.select import MODULES, Choice, choose, load, unusable
+from lumina_core.quant import triton_matmul
+from lumina_core.quant.linear import PLAIN, Kernel, QuantizedLinear, quantized_operations
+from lumina_core.quant.schemes import SCHEMES, Scheme
+from lumina_core.quant.triton_matmul import choose_kernel
 
 from ..kernel_cases import LARGE, SMALL, clean
 
@@ -79,7 +73,7 @@ def test_attention_in_a_graph_follows_positions_that_change_on_the_device() -> N
     for back in (0, 600, 95):
         input_pos -= back
         graph.replay()
-        expected = eager.window_attention(query, keys, values, input_pos, 2048)
+        expected = reference.window_attention(query, keys, values, input_pos, 2048)
         torch.testing.assert_close(held, expected, atol=0.02, rtol=0.02)
 
 
@@ -95,7 +89,7 @@ def test_a_quantised_layer_multiplies_by_the_kernel(scheme: Scheme, rows: int) -
 
 @pytest.mark.parametrize("rows", [1, 64, 700])
 def test_torchs_own_product_is_there_where_triton_is_not(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(in_registers, "choose", lambda *_: Choice(eager.int4_matmul, "eager", "no Triton"))
+    monkeypatch.setattr(triton_matmul, "choose", lambda *_: Choice(reference.int4_matmul, "eager", "no Triton"))
     weight, x = torch.randn(160, 256) * 0.02, torch.randn(rows, 256, device="cuda").bfloat16()
     kernel = choose_kernel(SCHEMES["int4"], torch.bfloat16, "cuda")
     assert kernel.name.startswith("tinygemm"), kernel.name

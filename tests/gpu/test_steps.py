@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from lumina_core import load_tokenizer, load_transformer
-from lumina_core.checkpoint import find_checkpoint
-from lumina_core.decoding import DECODERS, DecodeResult, DecodeSettings
-from lumina_core.model import set_compile
+from lumina_core.checkpoint.find import find_checkpoint
+from lumina_core.decoding.settings import DECODERS, DecodeResult, DecodeSettings
+from lumina_core.model.compile import set_compile
 from lumina_core.pipeline import Request, draw
-from lumina_core.prompts import build_prompt
-from lumina_core.vocabulary import Vocabulary
+from lumina_core.tokens.prompts import build_prompt
+from lumina_core.tokens.vocabulary import Vocabulary
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 

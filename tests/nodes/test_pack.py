@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lumina_core.prompts import TEMPLATES
+from lumina_core.tokens.prompts import TEMPLATES
 
 PACK = Path(__file__).parents[2]
 SCHEMAS = json.loads((Path(__file__).parent / "schemas.json").read_text(encoding="utf-8"))

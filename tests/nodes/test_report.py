@@ -16,7 +16,7 @@ def report(pack):
 
 @pytest.fixture
 def result(pack):
-    decoding = importlib.import_module(f"{pack.__name__}.lumina_core.decoding")
+    decoding = importlib.import_module(f"{pack.__name__}.lumina_core.decoding.settings")
     steps = torch.tensor([[[-1, -1], [0, 0], [0, 1], [2, 2]]])
     return decoding.DecodeResult(
         codes=torch.zeros(1, 4, 2, dtype=torch.int64),

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..memory import is_out_of_memory
-from . import eager
-from .stored import Stored
+from ..device import is_out_of_memory
+from . import reference
+from .kv_tensor import Stored
 
 # The modules that hold the kernels; each imports triton.
 MODULES: Mapping[str, str] = MappingProxyType(
@@ -97,7 +97,7 @@ def choose(kernel: str, device: torch.device | str, *samples: Sample) -> Choice:
     formats and tiles that are to come, end as the twin's do. A trial compiles, which takes seconds on a machine's
     first, and finds out what no version tells: that Triton has no C compiler, or a kernel no room on this GPU.
     """
-    twin: Function = getattr(eager, kernel)
+    twin: Function = getattr(reference, kernel)
     reason = unusable(device)
     if reason:
         return Choice(twin, "eager", reason)

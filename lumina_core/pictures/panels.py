@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from .errors import InputError
-from .vocabulary import picture_length
+from ..errors import InputError
+from ..tokens.vocabulary import picture_length
 
 logger = logging.getLogger(__name__)
 

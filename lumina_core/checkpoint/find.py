@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import CheckpointError
+from ..errors import CheckpointError
 from .single_file import SingleFile, holds_movqgan, read_single_file
-from .tensor_files import read_json
+from .tensors import read_json
 
 DEMO = "demo"
-DEMO_FOLDER = Path(__file__).parent / "demo"
+DEMO_FOLDER = Path(__file__).parents[1] / "demo"
 INDEX = "model.safetensors.index.json"
 MOVQGAN_NAMES = ("movqgan.safetensors", "movqgan_270M.ckpt", "movqgan_270M.safetensors", "movqgan.ckpt")
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import CheckpointError
+from ..errors import CheckpointError
 from .single_file import require_single_file
 
 PUBLISHED_IMAGE_TOKEN_OFFSET = 155_000

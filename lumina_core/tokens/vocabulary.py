@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from .config import TransformerConfig
-from .errors import CheckpointError, InputError
+from ..checkpoint.config import TransformerConfig
+from ..errors import CheckpointError, InputError
 from .tokenizer import END_OF_ROW, END_OF_TURN, IMAGE_END, IMAGE_START, Tokenizer, grid_unit_name
 
 CODES_PER_UNIT = 4

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import CheckpointError
-from .quant import SCHEMES
-from .tensor_files import TensorStore, safetensors_metadata
+from ..errors import CheckpointError
+from ..quant.schemes import SCHEMES
+from .tensors import TensorStore, safetensors_metadata
 
 # 2: another order of 4-bit codes; all else is as in 1.
 FORMAT_VERSION, FIRST_OF_INT4 = 2, 2

@@ -9,12 +9,14 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from .config import TransformerConfig
-from .model import Transformer
-from .model.load import EMBEDDING, build_transformer, published_shapes
-from .movqgan import MoVQGAN, MoVQGANConfig
-from .quant import Pieces, WeightsPlan, quantize
-from .vocabulary import Vocabulary
+from ..checkpoint.config import TransformerConfig
+from ..model.load import EMBEDDING, build_transformer, published_shapes
+from ..model.transformer import Transformer
+from ..movqgan.autoencoder import MoVQGAN
+from ..movqgan.config import MoVQGANConfig
+from ..quant.schemes import Pieces, quantize
+from ..quant.weights import WeightsPlan
+from ..tokens.vocabulary import Vocabulary
 
 SPREAD = 0.02
 MAX_UNITS = 128

@@ -8,8 +8,8 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from .errors import CheckpointError
-from .tensor_files import DTYPES, TensorSpec
+from ..errors import CheckpointError
+from .tensors import DTYPES, TensorSpec
 
 MAX_HEADER_BYTES = 100_000_000
 SLICE_BYTES = 2**25

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..noise import gumbel_noise
-from .stored import Stored
+from .kv_tensor import Stored
+from .noise import gumbel_noise
 
 GROUP_SIZE = 128
 # A 4-bit code 0 to 15 stands for −8 to 7.

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from .errors import InputError
+from ..errors import InputError
 
 LOSSY_QUALITY = 95
 

@@ -6,9 +6,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..kernels import Choice, Sample, choose
-from ..kernels.eager import GROUP_SIZE
+from ..kernels.reference import GROUP_SIZE
 from ..kernels.samples import int4_sample, int8_sample
+from ..kernels.select import Choice, Sample, choose
 from ..kernels.tiles import split_count
 from .linear import Kernel, QuantizedLinear, multiply_plain
 from .schemes import Pieces, Scheme

@@ -9,9 +9,9 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from ..memory import free_memory
-from ..model import Transformer
+from ..device import free_memory
 from ..model.compile import ON, captures, compile_blocks
+from ..model.transformer import Transformer
 from .window import Window
 
 logger = logging.getLogger(__name__)

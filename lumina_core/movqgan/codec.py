@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .errors import OutOfMemory
-from .memory import explain_out_of_memory, free_bytes, gigabytes
-from .movqgan import STRIP_ROWS, MoVQGAN
+from ..device import explain_out_of_memory, free_bytes, gigabytes
+from ..errors import OutOfMemory
+from .autoencoder import MoVQGAN
+from .config import STRIP_ROWS
 
 logger = logging.getLogger(__name__)
 

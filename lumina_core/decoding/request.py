@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from .decoding import Canvas, DecodeSettings
-from .errors import InputError
-from .panels import CODE_PIXELS
+from ..errors import InputError
+from ..pictures.panels import CODE_PIXELS
+from .canvas import Canvas
+from .settings import DecodeSettings
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any
 
 import tokenizers
 
-from .errors import CheckpointError, InputError
-from .single_file import require_single_file
+from ..checkpoint.single_file import require_single_file
+from ..errors import CheckpointError, InputError
 
 IMAGE_START = "<racm3:break>"
 IMAGE_END = "<eoss>"

@@ -9,12 +9,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .decoding import Canvas, DecodeSettings, cache_length
-from .decoding.decode import read_length, steps_between_looks
-from .decoding.steps import make_steps
-from .decoding.window import Window
-from .model import KVCache, Transformer, new_cache
-from .model.load import weight_bytes
+from ..decoding.canvas import Canvas
+from ..decoding.cuda_graph import make_steps
+from ..decoding.loop import cache_length, read_length, steps_between_looks
+from ..decoding.settings import DecodeSettings
+from ..decoding.window import Window
+from ..model.kv_cache import KVCache
+from ..model.load import weight_bytes
+from ..model.make_cache import new_cache
+from ..model.transformer import Transformer
 
 COPY_BYTES = {"cpu": 2**26, "cuda": 2**30}
 COPIES = 5

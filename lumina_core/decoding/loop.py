@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from ..errors import Cancelled, InputError
-from ..kernels import retry_failed
-from ..model import Transformer, new_cache
+from ..kernels.select import retry_failed
+from ..model.make_cache import new_cache
+from ..model.transformer import Transformer
+from .adaptive_window import Pace
 from .canvas import Canvas
-from .pace import Pace
+from .cuda_graph import make_steps
 from .settings import DecodeResult, DecodeSettings, StepReport
-from .steps import make_steps
 from .window import Window
 
 # How many forwards a device runs before the host looks how far they got: a look makes it wait.

@@ -1,0 +1,1 @@
+"""Pictures: sizes, files, panels, contact sheets, ranking."""

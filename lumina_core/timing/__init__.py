@@ -1,0 +1,1 @@
+"""The time of a decoding step, and models of random weights to measure it on."""

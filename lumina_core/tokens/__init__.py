@@ -1,0 +1,1 @@
+"""Text and pictures as tokens: tokenizer, vocabulary, prompt templates."""
