@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from lumina_core.cli.common import DEVICES
 from lumina_core.cli.files import check_outputs, check_picture_suffix
 from lumina_core.decoding.settings import DECODERS
+from lumina_core.device import DEVICES
 
 from .whole_numbers import natural
 

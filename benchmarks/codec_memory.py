@@ -2,8 +2,8 @@
 
 Decodes one square picture of SIDE pixels (default 384) in NUMBERS (default float32 bfloat16), with a MoVQGAN of the
 published 270M sizes and random weights, in processes of their own, on the CPU and one thread. Each decodes a small
-picture first, so that PyTorch and the weights are in; told are the bytes by which the process grew, those foretold, and
-how far the pictures are from the first.
+picture first, so that PyTorch and the weights are in. It prints the bytes by which the process grew, the estimate, and
+how far each picture is from the first.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Measured:
-    """Bytes that a process grew by, and that were foretold; seconds of the decode."""
+    """Bytes by which a process grew, and the estimate; seconds of the decode."""
 
     grown: int
-    foretold: int
+    estimated: int
     seconds: float
 
 
@@ -67,8 +67,8 @@ def run_here(case: Case) -> Measured:
     seconds, after = time.perf_counter() - started, peak_bytes(device)
     assert before is not None and after is not None, "this system does not say what a process holds"
     save_file({"pixels": pixels.float()}, case.out)
-    foretold = movqgan.config.picture_bytes(grid, grid, movqgan.dtype.itemsize, case.strip_rows)
-    return Measured(after - before, foretold, seconds)
+    estimated = movqgan.config.picture_bytes(grid, grid, movqgan.dtype.itemsize, case.strip_rows)
+    return Measured(after - before, estimated, seconds)
 
 
 def _forget_peak() -> None:
@@ -102,7 +102,7 @@ def main() -> int:
         print(json.dumps(asdict(run_here(Case(**json.loads(sys.argv[1]))))))
         return 0
     side, numbers = int(sys.argv[1]) if len(sys.argv) > 1 else SIDE, sys.argv[2:] or NUMBERS
-    print("| numbers | way | foretold | measured | seconds | largest error | in 8 bits | differing | PSNR |")
+    print("| numbers | way | estimated | measured | seconds | largest error | in 8 bits | differing | PSNR |")
     print("|---|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         first = str(Path(folder) / "first.safetensors")
@@ -112,8 +112,8 @@ def main() -> int:
             told = difference(load_file(out)["pixels"], load_file(first)["pixels"])
             way = "whole" if rows is None else f"strips of {rows} rows"
             print(
-                f"| {dtype} | {way} | {found.foretold / 1e6:.0f} MB | {found.grown / 1e6:.0f} MB | {found.seconds:.0f} "
-                f"| {told} |",
+                f"| {dtype} | {way} | {found.estimated / 1e6:.0f} MB | {found.grown / 1e6:.0f} MB "
+                f"| {found.seconds:.0f} | {told} |",
                 flush=True,
             )
     return 0

@@ -1,8 +1,7 @@
-"""How near the planner is: python -m benchmarks.memory
+"""Compares the estimate of memory with what a run takes: python -m benchmarks.memory
 
 Draws 64x64 pictures with the demo in processes of their own, on the CPU in float32, and compares the most memory that
-each process held with what was foretold of the run. What was held before counts off: a smaller run, so that PyTorch and
-the weights are in.
+each process held with the estimate. What it held after a smaller run, with PyTorch and the weights in, is subtracted.
 """
 
 from __future__ import annotations
@@ -13,14 +12,11 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from lumina_core.checkpoint.find import DEMO_FOLDER
+from lumina_core.decoding.request import Request
 from lumina_core.decoding.settings import DecodeSettings
 from lumina_core.device import peak_bytes
-from lumina_core.model.load import load_transformer
-from lumina_core.pipeline import Request, draw
-from lumina_core.planner import Demand, plan_memory, weights_of
-from lumina_core.tokens.tokenizer import load_tokenizer
-from lumina_core.tokens.vocabulary import Vocabulary
+from lumina_core.memory import Demand, plan_memory, weights_of
+from lumina_core.pipeline import Lumina
 
 from .own_process import in_own_process
 
@@ -54,10 +50,10 @@ CASES = (
 
 @dataclass(frozen=True)
 class Measured:
-    """Bytes that a process grew by, and that were foretold."""
+    """Bytes by which a process grew, and the estimate."""
 
     grown: int
-    foretold: int
+    estimated: int
 
 
 def measure(case: Case) -> Measured:
@@ -68,15 +64,14 @@ def measure(case: Case) -> Measured:
 def run_here(case: Case) -> Measured:
     """Runs a case in this process, which must be a fresh one."""
     device = torch.device("cpu")
-    transformer, tokenizer = load_transformer("demo", dtype=torch.float32), load_tokenizer(DEMO_FOLDER)
-    vocabulary = Vocabulary.of(tokenizer, transformer.config)
-    draw(transformer, vocabulary, Case(1).request)
+    lumina = Lumina.load("demo", device=device, dtype=torch.float32)
+    lumina.sample(Case(1).request)
     before = peak_bytes(device)
-    draw(transformer, vocabulary, case.request)
+    lumina.sample(case.request)
     after = peak_bytes(device)
-    assert before is not None and after is not None, "this system does not say what a process holds"
-    foretold = plan_memory(Demand(transformer.config, weights_of(transformer), case.request)).run
-    return Measured(after - before, foretold)
+    assert before is not None and after is not None, "this system does not report the memory of a process"
+    estimated = plan_memory(Demand(lumina.config, weights_of(lumina.transformer), case.request)).run
+    return Measured(after - before, estimated)
 
 
 def main() -> int:
@@ -84,12 +79,12 @@ def main() -> int:
     if len(sys.argv) > 1:
         print(json.dumps(asdict(run_here(Case(**json.loads(sys.argv[1]))))))
         return 0
-    print("| batch | decoder | window | cache | foretold | measured | error |\n|---|---|---|---|---|---|---|")
+    print("| batch | decoder | window | cache | estimated | measured | error |\n|---|---|---|---|---|---|---|")
     for case in CASES:
         found = measure(case)
         print(
-            f"| {case.batch} | {case.decoder} | {case.window} | {case.kv_cache} | {found.foretold / 1e6:.0f} MB "
-            f"| {found.grown / 1e6:.0f} MB | {found.foretold / found.grown - 1:+.0%} |",
+            f"| {case.batch} | {case.decoder} | {case.window} | {case.kv_cache} | {found.estimated / 1e6:.0f} MB "
+            f"| {found.grown / 1e6:.0f} MB | {found.estimated / found.grown - 1:+.0%} |",
             flush=True,
         )
     return 0

@@ -14,14 +14,14 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from lumina_core.cli.common import choose_device
 from lumina_core.decoding.settings import DecodeSettings
+from lumina_core.device import choose_device
 from lumina_core.errors import LuminaError
 from training.world import CATEGORIES, Sample, fresh_samples, judge, judge_strict, recognise
 
 from .arguments import add_scoring_arguments, check_files
-from .contact_sheet import Captioned, contact_sheet
 from .sources import generated, reconstructed, rendered
+from .verdicts import Captioned, judged_sheet
 from .whole_numbers import positive
 
 GOALS = {
@@ -110,7 +110,7 @@ def run(options: argparse.Namespace) -> list[Score]:
     if options.json:
         options.json.write_text(json.dumps(_report(kind, options, scores), indent=1) + "\n", encoding="utf-8")
     if options.sheet:
-        contact_sheet(judged).save(options.sheet)
+        judged_sheet(judged).save(options.sheet)
     return scores
 
 

@@ -8,17 +8,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from lumina_core.checkpoint.find import CheckpointFiles, find_checkpoint
+from lumina_core.checkpoint.find import CheckpointFiles, find_checkpoint, load_tokenizer
 from lumina_core.decoding.settings import DecodeSettings
 from lumina_core.errors import CheckpointError
 from lumina_core.model.load import load_transformer
 from lumina_core.model.transformer import Transformer
 from lumina_core.movqgan.autoencoder import MoVQGAN
 from lumina_core.movqgan.load import load_movqgan
-from lumina_core.pictures.panels import CODE_PIXELS
+from lumina_core.pictures.sizes import CODE_PIXELS
 from lumina_core.pipeline import Request, draw
 from lumina_core.tokens.prompts import build_prompt
-from lumina_core.tokens.tokenizer import Tokenizer, load_tokenizer
+from lumina_core.tokens.tokenizer import Tokenizer
 from lumina_core.tokens.vocabulary import Vocabulary
 from training.world import CANVAS, Sample, render
 

@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import torch
 
-from lumina_core.cli.common import choose_device
 from lumina_core.decoding.settings import DecodeSettings
+from lumina_core.device import choose_device
 from lumina_core.errors import LuminaError
 from lumina_core.pipeline import Request, draw
 from lumina_core.tokens.prompts import find_template
@@ -25,9 +25,8 @@ from training.codes import task_prompt
 from training.world import EDITS, MAPS, TaskSample, canny, fresh_tasks, render
 
 from .arguments import add_scoring_arguments, check_files
-from .contact_sheet import Captioned, contact_sheet
 from .sources import GRID_SIDE, load_demo, reconstructor, to_pictures
-from .verdicts import Verdict, judge_task
+from .verdicts import Captioned, Verdict, judge_task, judged_sheet
 from .whole_numbers import positive
 
 KINDS = (
@@ -149,7 +148,7 @@ def run(options: argparse.Namespace) -> list[TaskScore]:
     if options.json:
         options.json.write_text(json.dumps([asdict(score) for score in scores], indent=1) + "\n", encoding="utf-8")
     if options.sheet:
-        contact_sheet(captioned).save(options.sheet)
+        judged_sheet(captioned).save(options.sheet)
     return scores
 
 

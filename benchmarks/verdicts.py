@@ -1,11 +1,15 @@
-"""Is the answer to a task on two panels right? Recognised objects and map pixels against the world's truth."""
+"""Judges the answer to a task on two panels: recognised objects and map pixels against the world's truth."""
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
+from lumina_core.pictures.contact_sheet import contact_sheet
 from training.world import (
     FoundObject,
     Recognised,
@@ -18,6 +22,23 @@ from training.world import (
 
 MOST_OFF = 4.0
 BRIGHT = 96
+CAPTION_WIDTH = 26
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """One picture, uint8 [H,W,3], with its caption and whether it is right."""
+
+    caption: str
+    picture: np.ndarray
+    right: bool
+
+
+def judged_sheet(judged: Sequence[Captioned]) -> Image.Image:
+    """A contact sheet of all pictures with their captions; those that are right have a green frame."""
+    pictures = [Image.fromarray(one.picture) for one in judged]
+    captions = [textwrap.fill(one.caption, CAPTION_WIDTH) for one in judged]
+    return contact_sheet(pictures, captions, {index for index, one in enumerate(judged) if one.right})
 
 
 @dataclass(frozen=True)

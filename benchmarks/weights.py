@@ -22,18 +22,17 @@ import torch
 from torch import Tensor
 
 from lumina_core.checkpoint.config import TransformerConfig
-from lumina_core.checkpoint.find import CheckpointFiles, find_checkpoint
+from lumina_core.checkpoint.find import CheckpointFiles, find_checkpoint, load_tokenizer
 from lumina_core.decoding.settings import DecodeSettings
 from lumina_core.errors import InputError, LuminaError
 from lumina_core.model.kv_cache import KVCache
 from lumina_core.model.load import read_transformer, weight_bytes
 from lumina_core.model.transformer import Transformer
-from lumina_core.pictures.panels import CODE_PIXELS
+from lumina_core.pictures.sizes import CODE_PIXELS
 from lumina_core.pipeline import Request, draw
 from lumina_core.quant.schemes import Int4, Int8
 from lumina_core.quant.weights import WeightsPlan
 from lumina_core.tokens.prompts import build_prompt
-from lumina_core.tokens.tokenizer import load_tokenizer
 from lumina_core.tokens.vocabulary import Vocabulary
 from training.codes import Batch, make_batches
 from training.world import CANVAS, CATEGORIES, sample

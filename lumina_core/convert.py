@@ -9,20 +9,17 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from .checkpoint.config import TransformerConfig, config_values
-from .checkpoint.find import CheckpointFiles, find_checkpoint
+from .checkpoint.find import Checkpoint, open_checkpoint
 from .checkpoint.output_files import OutputFiles, explained, target_of
 from .checkpoint.single_file import MOVQGAN_PREFIX, PLAIN_WEIGHTS, SingleFile
 from .checkpoint.tensor_writer import FileLayout, TensorWriter, lay_out
 from .checkpoint.tensors import TensorSpec, TensorStore, dtype_name
 from .errors import InputError
-from .model.load import check_code_range, published_shapes
+from .model.load import published_shapes
 from .model.source import WeightSource, is_block_linear, piece_name, piece_specs
 from .movqgan.load import empty_movqgan, read_movqgan
-from .pictures.panels import CODE_PIXELS
+from .pictures.sizes import CODE_PIXELS
 from .quant.schemes import SCHEMES, Scheme, quantize
-from .tokens.tokenizer import load_tokenizer, read_tokenizer_files
-from .tokens.vocabulary import Vocabulary
 
 CONVERT_WEIGHTS = (*SCHEMES, PLAIN_WEIGHTS)
 
@@ -94,30 +91,27 @@ def plan_conversion(
     The MoVQGAN goes in as it is: `movqgan`, or else the checkpoint's own, if it has one. Numbers are worked out on
     `device`. Raises CheckpointError and InputError for anything that cannot be converted.
     """
-    files = find_checkpoint(checkpoint)
-    config = TransformerConfig.from_file(files.config)
-    scheme = _scheme(files, weights)
-    check_code_range(config, files.config)
-    Vocabulary.of(load_tokenizer(files.tokenizer), config)
-    codec = movqgan or files.movqgan
-    codec_tensors = {} if codec is None else _read_movqgan(codec, config)
-    store, published = TensorStore(files.shards), published_shapes(config)
-    WeightSource(store, published, None, scheme, device).check(str(files.place))
+    source = open_checkpoint(checkpoint)
+    config, scheme = source.config, _scheme(source, weights)
+    _ = source.vocabulary  # raises where tokenizer and config do not fit
+    codec = movqgan or source.movqgan
+    codec_tensors = {} if codec is None else _read_movqgan(codec, source)
+    store, published = source.tensors, published_shapes(config)
+    WeightSource(store, published, None, scheme, device).check(str(source.path))
     specs = {**_transformer_specs(store, published, scheme), **_movqgan_specs(codec_tensors)}
-    texts = dict(read_tokenizer_files(files.tokenizer).texts)
-    single = SingleFile(files.place, weights, config_values(files.config), texts)
-    sources = frozenset(target_of(path) for path in (*files.shards, codec) if path is not None)
+    single = SingleFile(source.path, weights, source.config_values, dict(source.tokenizer_files.texts))
+    sources = frozenset(target_of(path) for path in (*store.paths, codec) if path is not None)
     return Conversion(
         store, tuple(published), scheme, device, codec_tensors, lay_out(specs, single.metadata()), sources
     )
 
 
-def _scheme(files: CheckpointFiles, weights: str) -> Scheme | None:
+def _scheme(source: Checkpoint, weights: str) -> Scheme | None:
     if weights not in CONVERT_WEIGHTS:
         raise InputError(f"weights is {weights!r}; expected one of {', '.join(CONVERT_WEIGHTS)}")
-    if files.scheme is not None:
+    if source.scheme is not None:
         raise InputError(
-            f"{files.place} is converted to {files.scheme} already, which cannot be undone; convert the checkpoint "
+            f"{source.path} is converted to {source.scheme} already, which cannot be undone; convert the checkpoint "
             "that it was made from"
         )
     return SCHEMES.get(weights)
@@ -142,7 +136,7 @@ def _movqgan_specs(tensors: Mapping[str, Tensor]) -> dict[str, TensorSpec]:
     }
 
 
-def _read_movqgan(path: Path, config: TransformerConfig) -> dict[str, Tensor]:
-    tensors = read_movqgan(path)
-    empty_movqgan(tensors, str(path)).config.check_codes(config.codebook_size, CODE_PIXELS, str(path))
+def _read_movqgan(path: Path, source: Checkpoint) -> dict[str, Tensor]:
+    tensors = read_movqgan(path, source)
+    empty_movqgan(tensors, str(path)).config.check_codes(source.config.codebook_size, CODE_PIXELS, str(path))
     return tensors

@@ -1,10 +1,10 @@
-"""The errors that this package raises on purpose. Each message says what came, what was expected and what to do."""
+"""The errors of this package. Each message says what was given, what was expected and what to do."""
 
 from __future__ import annotations
 
 
 class LuminaError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base of the errors of this package."""
 
 
 class InputError(LuminaError, ValueError):
@@ -16,8 +16,4 @@ class CheckpointError(LuminaError):
 
 
 class OutOfMemory(LuminaError):
-    """A run that the device has no memory for, whether this was foretold or found on the way."""
-
-
-class Cancelled(LuminaError):
-    """The caller's `should_cancel` asked for the run to stop."""
+    """The device lacks the memory for a run, by the estimate before it or by a failed allocation."""

@@ -1,80 +1,208 @@
-"""From a request to codes: the prompt's ids, the canvas, the checks, the drawing."""
+"""From a checkpoint and a prompt to pictures: load, request, sample, decode."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
-from .advice import Budget, advice
+import torch
+from PIL import Image
+from torch import Tensor
+
 from .checkpoint.config import TransformerConfig
-from .decoding.loop import Prefix, check_window, decode
+from .checkpoint.find import Checkpoint, open_checkpoint
+from .decoding.loop import decode
 from .decoding.request import Request
 from .decoding.settings import DecodeResult, DecodeSettings, StepReport
-from .device import explain_out_of_memory
+from .device import choose_device, choose_dtype, explain_out_of_memory
 from .errors import InputError
+from .memory import Budget, Demand, advice, plan_memory, weights_of
+from .model.compile import set_compile
+from .model.load import load_transformer
 from .model.transformer import Transformer
-from .pictures.panels import CODE_PIXELS, UNIT_PIXELS, Size, check_size
-from .planner import Demand, plan_memory, weights_of
-from .tokens.vocabulary import CODES_PER_UNIT, Vocabulary
+from .movqgan.autoencoder import MoVQGAN
+from .movqgan.codec import decode_picture, encode_picture
+from .movqgan.load import load_movqgan
+from .pictures.images import to_image
+from .pictures.panels import condition_pixels
+from .pictures.sizes import CODE_PIXELS, SizeLimits, check_size, warn_if_untrained
+from .tokens.prompts import build_prompt, find_template
+from .tokens.tokenizer import Tokenizer
+from .tokens.vocabulary import Vocabulary
 
-__all__ = ["DecodeSettings", "Request", "StepReport", "check_request", "draw"]
+# After a failed allocation: the share of the run's estimate that smaller settings must stay below.
+RETRY_SHARE = 0.75
 
-# After running out of memory: the share of a run's bytes that another is to take.
-LESS = 0.75
+OnStep = Callable[[StepReport], None]
+
+
+@dataclass(frozen=True)
+class Lumina:
+    """A loaded model.
+
+    `tokenizer` is None for a synthetic model, `movqgan` where the codec is loaded apart, as in ComfyUI. `checkpoint` is
+    the folder or file that the model came from.
+    """
+
+    transformer: Transformer
+    vocabulary: Vocabulary
+    tokenizer: Tokenizer | None = None
+    movqgan: MoVQGAN | None = None
+    checkpoint: Path | None = None
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path | Checkpoint,
+        *,
+        movqgan: str | Path | MoVQGAN | None = None,
+        weights: str = "auto",
+        dtype: torch.dtype | None = None,
+        device: str | torch.device = "auto",
+        compile: str = "auto",
+    ) -> Lumina:
+        """Loads a checkpoint (a path, "demo", or an opened one) and its MoVQGAN, or `movqgan` (a file or a loaded one).
+
+        `weights` is auto, bf16, fp32, int8 or int4; `dtype` is bf16 on a GPU that has it, else fp32, where not given;
+        `compile` is auto, on or off. Raises CheckpointError, InputError and OutOfMemory.
+        """
+        checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
+        where = choose_device(device)
+        vocabulary = checkpoint.vocabulary
+        codec = movqgan if isinstance(movqgan, MoVQGAN) else load_codec(checkpoint, movqgan, where)
+        dtype = choose_dtype(where) if dtype is None else dtype
+        transformer = load_transformer(checkpoint, dtype=dtype, device=where, weights=weights)
+        set_compile(transformer, compile)
+        return cls(transformer, vocabulary, checkpoint.tokenizer, codec, checkpoint.path)
+
+    @property
+    def config(self) -> TransformerConfig:
+        return self.transformer.config
+
+    def draw(
+        self,
+        prompt: str,
+        width: int,
+        height: int,
+        *,
+        task: str = "t2i",
+        map: str | None = None,
+        object: str | None = None,
+        condition: Image.Image | Sequence[Image.Image] | None = None,
+        given_height: int | None = None,
+        batch: int = 1,
+        on_step: OnStep | None = None,
+        **settings: Any,
+    ) -> Drawing:
+        """Draws `batch` pictures of `width` by `height` pixels, both panels of a task included.
+
+        `task`, `map` and `object` are those of `build_prompt`; `condition` is the picture in the upper panel, or, with
+        `given_height`, the picture of which so many pixels are continued. `settings` are the fields of DecodeSettings.
+        `on_step` reports progress; an exception that it raises ends the run. Raises InputError and OutOfMemory.
+        """
+        text, given = build_prompt(task, width, height, prompt, map, object), None
+        if condition is None and (find_template(task).needs_condition or given_height is not None):
+            raise InputError(f"the task {task} came without a picture for the upper panel; expected `condition`")
+        if condition is not None:
+            given = self.encode(condition_pixels(condition, width, height, given_height))
+        request = build_request(self, text, width, height, batch, given, DecodeSettings(**settings))
+        return Drawing(self, self.sample(request, on_step))
+
+    def sample(self, request: Request, on_step: OnStep | None = None) -> DecodeResult:
+        """Draws the codes of a request, as `decode`.
+
+        Raises InputError before any work, and OutOfMemory, which names smaller settings, after freeing what it held.
+        """
+        check_request(request, self.config, self.vocabulary)
+        return explain_out_of_memory(
+            lambda: decode(self.transformer, self.vocabulary, request, on_step),
+            lambda: _out_of_memory(Demand(self.config, weights_of(self.transformer), request)),
+        )
+
+    @torch.inference_mode()
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Codes [N,h,w] on the CPU of pixels [N,3,H,W] in [-1,1]."""
+        codec = self._codec()
+        return torch.cat([encode_picture(codec, one.to(codec.device)).cpu() for one in pixels.split(1)])
+
+    @torch.inference_mode()
+    def decode(self, codes: Tensor) -> list[Image.Image]:
+        """Pictures of codes [N,h,w], decoded one at a time."""
+        codec = self._codec()
+        return [to_image(decode_picture(codec, one.to(codec.device))) for one in codes.split(1)]
+
+    def _codec(self) -> MoVQGAN:
+        if self.movqgan is None:
+            raise InputError("the model was loaded without a MoVQGAN; expected one, to encode and decode pictures")
+        return self.movqgan
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Drawn pictures; they are decoded when `images` is first read, so that the codes survive a failure to do so."""
+
+    lumina: Lumina
+    result: DecodeResult
+
+    @property
+    def codes(self) -> Tensor:
+        """[N,h,w]."""
+        return self.result.codes
+
+    @cached_property
+    def images(self) -> list[Image.Image]:
+        """Raises OutOfMemory."""
+        return self.lumina.decode(self.codes)
+
+
+def load_codec(checkpoint: Checkpoint, movqgan: str | Path | None, device: torch.device) -> MoVQGAN:
+    """The named MoVQGAN, or the checkpoint's own, in float32. Raises InputError for that of another model."""
+    path = movqgan or checkpoint.movqgan
+    if path is None:
+        raise InputError(f"{checkpoint.path} holds no MoVQGAN file; name one with --movqgan (movqgan_270M.ckpt)")
+    codec = load_movqgan(path, device=device, checkpoint=checkpoint)
+    codec.config.check_codes(checkpoint.config.codebook_size, CODE_PIXELS, str(path))
+    return codec
+
+
+def build_request(
+    model: Lumina | Checkpoint,
+    text: str,
+    width: int,
+    height: int,
+    batch: int = 1,
+    given_codes: Tensor | None = None,
+    settings: DecodeSettings | None = None,
+) -> Request:
+    """A request for `batch` pictures of a full prompt, checked against a model that need not be loaded.
+
+    `given_codes` [h0,w] or [batch,h0,w] are the first rows. Raises InputError; warns about an untrained size.
+    """
+    if model.tokenizer is None:
+        raise InputError("the model has no tokenizer; expected one, to encode the prompt")
+    grid_h, grid_w = check_size(width, height, _limits(model.config, model.vocabulary))
+    prompts = [model.tokenizer.encode_prompt(text)] * batch
+    request = Request(prompts, grid_h, grid_w, given_codes, settings or DecodeSettings())
+    check_request(request, model.config, model.vocabulary)
+    warn_if_untrained(width, height, model.config.trained_sizes)
+    return request
 
 
 def check_request(request: Request, config: TransformerConfig, vocabulary: Vocabulary) -> None:
-    """Raises InputError for anything in a request that the model cannot draw; warns about untrained sizes."""
-    _check(request, config, vocabulary, config.trained_sizes)
-
-
-def _check(
-    request: Request, config: TransformerConfig, vocabulary: Vocabulary, trained_sizes: Sequence[Size] | None
-) -> None:
-    if not request.prompts:
-        raise InputError("no prompt came; expected one for each picture")
-    longest = max(map(len, request.prompts))
+    """Raises InputError for a request that the model cannot draw."""
     width, height = request.grid_w * CODE_PIXELS, request.grid_h * CODE_PIXELS
-    max_side = vocabulary.max_units * UNIT_PIXELS
-    check_size(width, height, config.max_position_embeddings, trained_sizes, longest, max_side)
-    check_window(request.canvas, request.settings)
+    check_size(width, height, _limits(config, vocabulary), request.longest_prompt)
 
 
-def draw(
-    transformer: Transformer,
-    vocabulary: Vocabulary,
-    request: Request,
-    on_step: Callable[[StepReport], None] | None = None,
-    should_cancel: Callable[[], bool] | None = None,
-) -> DecodeResult:
-    """Draws a request's pictures; both callbacks as in `decode`. Raises InputError before any work, Cancelled, and
-    OutOfMemory naming what would take less, everything that the run held given back.
-
-    Checks as `check_request` does, but leaves the warning to it.
-    """
-    _check(request, transformer.config, vocabulary, trained_sizes=())
-    given = request.given()
-    header = vocabulary.header(request.grid_h // CODES_PER_UNIT, request.grid_w // CODES_PER_UNIT)
-    prefixes = [
-        Prefix(tuple(prompt), (*header, *(vocabulary.row_tokens(rows) if len(rows) else ())))
-        for prompt, rows in zip(request.prompts, given, strict=True)
-    ]
-    return explain_out_of_memory(
-        lambda: decode(
-            transformer,
-            request.canvas,
-            prefixes,
-            given,
-            vocabulary.end_of_row,
-            request.settings,
-            on_step,
-            should_cancel,
-        ),
-        lambda: _out_of_memory(Demand(transformer.config, weights_of(transformer), request)),
-    )
+def _limits(config: TransformerConfig, vocabulary: Vocabulary) -> SizeLimits:
+    return SizeLimits(config.max_position_embeddings, vocabulary.max_side)
 
 
 def _out_of_memory(demand: Demand) -> str:
-    """What to say of a run that the device refused memory for, whatever was foretold."""
+    """The message for a run whose allocation failed, whatever was estimated."""
     plan = plan_memory(demand)
-    budget = Budget(LESS * plan.total)
+    budget = Budget(RETRY_SHARE * plan.total)
     return f"out of memory while drawing {demand.request}, which takes about {plan}; {advice(demand, budget)}"

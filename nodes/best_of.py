@@ -11,7 +11,7 @@ from torch import Tensor
 from ..lumina_core.errors import InputError
 from ..lumina_core.pictures.best_of import Ranking, Verifier, flat_scores, rank_pictures
 from ..lumina_core.pictures.contact_sheet import contact_sheet
-from ..lumina_core.pictures.panels import to_rgb
+from ..lumina_core.pictures.images import to_rgb
 from . import comfy_adapter as comfy_ui
 from .latents import join_latents, likelihoods_of, pick_pictures
 from .pictures import from_pictures, to_pictures
@@ -40,7 +40,7 @@ def draw_sheet(images: Tensor, ranking: Ranking, keep: int) -> Tensor:
     """The contact sheet [1,H,W,3] of all pictures, the best first, those to keep framed."""
     pictures = [to_rgb(picture) for picture in to_pictures(images)]
     ordered = [pictures[index] for index in ranking.order]
-    return from_pictures([contact_sheet(ordered, list(map(ranking.caption, ranking.order)), keep)])
+    return from_pictures([contact_sheet(ordered, list(map(ranking.caption, ranking.order)), range(keep))])
 
 
 def check_latent(latent: dict | None, pictures: int) -> None:

@@ -1,4 +1,4 @@
-"""Stitch Panels, Continue Picture and Split Panels: pictures whose top is given."""
+"""Stitch Panels, Continue Picture and Split Panels: pictures whose first rows are given."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..lumina_core.errors import InputError
-from ..lumina_core.pictures.panels import CODE_PIXELS, condition_panel, to_pixels
+from ..lumina_core.pictures.images import to_pixels
+from ..lumina_core.pictures.panels import condition_panel
+from ..lumina_core.pictures.sizes import CODE_PIXELS, MAX_SIDE
 from .pictures import from_pictures, to_pictures
-from .sizes import LONGEST_SIDE, side_input, size_problem
+from .sizes import side_input, validate_size
 from .types import CATEGORY, CanvasData, LuminaCanvas
 from .vae import MoVQGANVae, require_movqgan
 
 TO_BE_DRAWN = 0.5
-_VAE = "From Load MoVQGAN; turns what is given into codes, once."
-_MASK = "The mask of Load Image, if the picture has alpha: what is transparent becomes white."
 
 
 def make_canvas(
     movqgan: MoVQGANVae, image: Tensor, mask: Tensor | None, width: int, height: int, given_height: int | None = None
 ) -> CanvasData:
-    """The canvas with each picture of an IMAGE given at its top; `given_height` as in `condition_panel`."""
+    """A canvas with each picture of an IMAGE at its top; `given_height` as in `condition_panel`."""
     panels = [condition_panel(picture, width, height, given_height) for picture in to_pictures(image, mask)]
     if not panels:
         raise InputError("no picture came; expected at least one")
@@ -30,14 +30,14 @@ def make_canvas(
 
 
 def show_canvas(canvas: CanvasData) -> Tensor:
-    """An IMAGE of the canvas: what is given, and grey where the model will draw."""
+    """An IMAGE of the canvas: the given rows, and grey where the model draws."""
     image = torch.full((len(canvas.pixels), canvas.height, canvas.width, 3), TO_BE_DRAWN)
     image[:, : canvas.given_height] = canvas.pixels
     return image
 
 
 def split(image: Tensor, canvas: CanvasData | None, reconstruct: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Top, bottom and the whole of each picture; the top is what the canvas was given, unless `reconstruct`.
+    """Top, bottom and the whole of each picture; the top holds the canvas's own pixels unless `reconstruct`.
 
     Without a canvas the picture is cut in the middle. Raises InputError when picture and canvas do not match.
     """
@@ -63,75 +63,69 @@ def _check_match(image: Tensor, canvas: CanvasData) -> None:
         )
 
 
+def canvas_schema(image: str, sides: list[io.Input], **names: str) -> io.Schema:
+    """The schema of a node that makes a canvas; `image` is that input's tooltip."""
+    mask = "The mask of Load Image, if the picture has alpha: what is transparent becomes white."
+    return io.Schema(
+        category=CATEGORY,
+        inputs=[
+            io.Image.Input("image", tooltip=image),
+            io.Vae.Input("vae", tooltip="From Load MoVQGAN; encodes the given rows, once."),
+            *sides,
+            io.Mask.Input("mask", optional=True, tooltip=mask),
+        ],
+        outputs=[LuminaCanvas.Output(display_name="canvas"), io.Image.Output(display_name="image")],
+        **names,
+    )
+
+
 class StitchPanels(io.ComfyNode):
     """A picture as the upper panel of a canvas."""
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(
-            node_id="LuminaMGPT2_StitchPanels",
-            display_name="Stitch Panels",
-            category=CATEGORY,
-            description="Puts a picture into the upper panel of a canvas, for the tasks that begin with one. "
-            "The SJD Sampler draws the lower panel.",
-            inputs=[
-                io.Image.Input(
-                    "image", tooltip="Any size: covers the upper panel, cropped in the middle. A batch works."
-                ),
-                io.Vae.Input("vae", tooltip=_VAE),
+        return canvas_schema(
+            "Any size: scaled to cover the upper panel, then cropped to its centre. A batch works.",
+            [
                 side_input("width", 512, "Of the whole canvas."),
                 side_input("height", 1024, "Of the whole canvas: each panel is half as high. 64x128 for the demo."),
-                io.Mask.Input("mask", optional=True, tooltip=_MASK),
             ],
-            outputs=[LuminaCanvas.Output(display_name="canvas"), io.Image.Output(display_name="image")],
+            node_id="LuminaMGPT2_StitchPanels",
+            display_name="Stitch Panels",
+            description="Puts a picture into the upper panel of a canvas. The SJD Sampler draws the lower panel.",
         )
 
     @classmethod
     def validate_inputs(cls, width=None, height=None):
-        return size_problem(width=width, height=height) or True
+        return validate_size(width, height)
 
     @classmethod
-    def execute(cls, image, vae, width, height, mask=None) -> io.NodeOutput:
-        canvas = make_canvas(require_movqgan(vae), image, mask, width, height)
+    def execute(cls, image, vae, width, height, given_height=None, mask=None) -> io.NodeOutput:
+        canvas = make_canvas(require_movqgan(vae), image, mask, width, height, given_height)
         return io.NodeOutput(canvas, show_canvas(canvas))
 
 
-class ContinuePicture(io.ComfyNode):
+class ContinuePicture(StitchPanels):
     """The first rows of a picture as the top of a canvas."""
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        given_height = io.Int.Input(
+            "given_height",
+            default=384,
+            min=CODE_PIXELS,
+            max=MAX_SIDE - CODE_PIXELS,
+            step=CODE_PIXELS,
+            tooltip=f"Pixels to keep of the picture's top, a multiple of {CODE_PIXELS}.",
+        )
+        sides = [side_input(name, 768, "Of the whole canvas. 64x64 for the demo.") for name in ("width", "height")]
+        return canvas_schema(
+            "Scaled to the canvas's width. A batch works.",
+            [*sides, given_height],
             node_id="LuminaMGPT2_ContinuePicture",
             display_name="Continue Picture",
-            category=CATEGORY,
-            description="Keeps the first rows of a picture; the SJD Sampler draws what is below.",
-            inputs=[
-                io.Image.Input("image", tooltip="Scaled to the canvas's width. A batch works."),
-                io.Vae.Input("vae", tooltip=_VAE),
-                side_input("width", 768, "Of the whole canvas."),
-                side_input("height", 768, "Of the whole canvas. 64x64 for the demo."),
-                io.Int.Input(
-                    "given_height",
-                    default=384,
-                    min=CODE_PIXELS,
-                    max=LONGEST_SIDE - CODE_PIXELS,
-                    step=CODE_PIXELS,
-                    tooltip=f"Pixels to keep of the picture's top, a multiple of {CODE_PIXELS}.",
-                ),
-                io.Mask.Input("mask", optional=True, tooltip=_MASK),
-            ],
-            outputs=[LuminaCanvas.Output(display_name="canvas"), io.Image.Output(display_name="image")],
+            description="Keeps the first rows of a picture. The SJD Sampler draws what is below.",
         )
-
-    @classmethod
-    def validate_inputs(cls, width=None, height=None):
-        return size_problem(width=width, height=height) or True
-
-    @classmethod
-    def execute(cls, image, vae, width, height, given_height, mask=None) -> io.NodeOutput:
-        canvas = make_canvas(require_movqgan(vae), image, mask, width, height, given_height)
-        return io.NodeOutput(canvas, show_canvas(canvas))
 
 
 class SplitPanels(io.ComfyNode):

@@ -18,11 +18,11 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from PIL import Image
 from torch import Tensor, nn
 
-from ..lumina_core.advice import Budget
-from ..lumina_core.checkpoint.find import DEMO, find_checkpoint
+from ..lumina_core.checkpoint.find import DEMO, DEMO_FOLDER, find_movqgan
 from ..lumina_core.errors import InputError
 from ..lumina_core.errors import OutOfMemory as OutOfMemoryError
 from ..lumina_core.kernels.linear import linear
+from ..lumina_core.memory import Budget
 
 MODEL_FOLDER = "lumina_mgpt2"
 VAE_FOLDER = "vae"
@@ -97,7 +97,7 @@ def movqgan_names() -> list[str]:
 
 def movqgan_path(name: str) -> Path:
     """The file for a name of the list. Raises InputError when it is not there (any more)."""
-    found = find_checkpoint(DEMO).movqgan if name == DEMO_NAME else folder_paths.get_full_path(VAE_FOLDER, name)
+    found = find_movqgan(DEMO_FOLDER) if name == DEMO_NAME else folder_paths.get_full_path(VAE_FOLDER, name)
     if found is None:
         raise InputError(f"the MoVQGAN {name!r} is not in models/{VAE_FOLDER}; choose another or put it there")
     return Path(found)

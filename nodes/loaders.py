@@ -2,52 +2,46 @@
 
 from comfy_api.latest import io
 
-from ..lumina_core.checkpoint.config import TransformerConfig
-from ..lumina_core.checkpoint.find import find_checkpoint
+from ..lumina_core.checkpoint.find import open_checkpoint
 from ..lumina_core.errors import LuminaError
 from ..lumina_core.model.compile import COMPILE, OFF, captures, set_compile
 from ..lumina_core.model.load import load_transformer
-from ..lumina_core.tokens.tokenizer import load_tokenizer
-from ..lumina_core.tokens.vocabulary import Vocabulary
+from ..lumina_core.pipeline import Lumina
 from . import comfy_adapter as comfy_ui
-from .types import CATEGORY, LoadedModel, LuminaModel, ManagedTransformer
+from .types import CATEGORY, LuminaModel, ManagedLumina, ManagedTransformer
 from .vae import load_movqgan_vae
 
 # Stored workflows hold the names; new ones go to the end.
 WEIGHTS = ["auto", "bf16", "fp32", "int8", "int4"]
 
 
-def load_model(checkpoint: str, weights: str, compile: str) -> LoadedModel:
-    """The checkpoint of that name, its weights waiting on the offload device."""
-    path = comfy_ui.checkpoint_path(checkpoint)
-    files = find_checkpoint(path)
-    tokenizer = load_tokenizer(files.tokenizer)
-    vocabulary = Vocabulary.of(tokenizer, TransformerConfig.from_file(files.config))
-    offload_device = comfy_ui.model_offload_device()
+def load_model(name: str, weights: str, compile: str) -> ManagedLumina:
+    """Loads the checkpoint of a name; its weights wait on the offload device."""
+    checkpoint = open_checkpoint(comfy_ui.checkpoint_path(name))
+    vocabulary, device, offload_device = checkpoint.vocabulary, comfy_ui.model_device(), comfy_ui.model_offload_device()
     with comfy_ui.unloading_when_full():
         transformer = load_transformer(
-            path,
+            checkpoint,
             dtype=comfy_ui.compute_dtype(),
             device=offload_device,
             operations=comfy_ui.Operations,
             weights=weights,
-            work_device=comfy_ui.model_device(),
+            work_device=device,
         )
     set_compile(transformer, compile)
-    device = comfy_ui.model_device()
-    # What is captured must stay where it is: the weights then move as a whole, not by dynamic VRAM.
-    stays = captures(compile, device)
-    patcher = comfy_ui.patcher_of(ManagedTransformer(transformer), device, offload_device, dynamic=not stays)
-    return LoadedModel(checkpoint, transformer, tokenizer, vocabulary, patcher)
+    # CUDA graphs need weights that stay in place: they then move as a whole, not by dynamic VRAM.
+    dynamic = not captures(compile, device)
+    patcher = comfy_ui.patcher_of(ManagedTransformer(transformer), device, offload_device, dynamic)
+    lumina = Lumina(transformer, vocabulary, checkpoint.tokenizer, checkpoint=checkpoint.path)
+    return ManagedLumina(name, lumina, patcher)
 
 
-def checkpoint_stamp(checkpoint: str) -> str:
+def checkpoint_stamp(name: str) -> str:
     """Changes when a file of the checkpoint does; empty when it cannot be found, which loading reports better."""
     try:
-        files = find_checkpoint(comfy_ui.checkpoint_path(checkpoint))
+        return comfy_ui.file_stamp(open_checkpoint(comfy_ui.checkpoint_path(name)).files)
     except LuminaError:
         return ""
-    return comfy_ui.file_stamp([*files.shards, files.config, files.tokenizer])
 
 
 class LoadModel(io.ComfyNode):

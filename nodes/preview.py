@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..lumina_core.device import is_out_of_memory
-from ..lumina_core.pictures.panels import to_image
+from ..lumina_core.pictures.images import to_image
 
 if TYPE_CHECKING:
     from .vae import MoVQGANVae

@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..lumina_core.tokens.prompts import MAPS, find_template
-from .sizes import side_input, size_problem
+from .sizes import side_input, validate_size
 from .types import CATEGORY, LuminaCanvas, LuminaPrompt, TaskPromptData
 
 # Stored workflows hold the names; new ones go to the end.
@@ -98,7 +98,7 @@ class TaskPrompt(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, width=None, height=None):
-        return size_problem(width=width, height=height) or True
+        return validate_size(width, height)
 
     @classmethod
     def execute(cls, task, prompt, width, height, map=None, object=None, template="", canvas=None) -> io.NodeOutput:

@@ -28,16 +28,16 @@ def report_text(result: DecodeResult) -> str:
         f"{tokens} tokens in {result.nfe} forwards: {tokens / max(1, result.nfe):.2f} a forward",
         f"{result.seconds:.2f} s{warm_up}, {rate} tokens a second",
         f"matmuls: {result.matmul_kernel}; attention: {result.attention_kernel}",
-        f"tokens settled in a forward (ends of row included): {histogram}",
+        f"tokens accepted in a forward (ends of row included): {histogram}",
         f"log-likelihood of each picture, in nats per code: {likelihoods}",
     )
     return "\n".join(lines)
 
 
 def acceptance_map(steps: Tensor, cell: int) -> Tensor:
-    """A picture [B,h·cell,w·cell,3] in 0…1 of the step [B,h,w] at which each code was settled.
+    """A picture [B,h·cell,w·cell,3] in 0…1 of the forward [B,h,w] that accepted each code.
 
-    The order of the steps is the colour, every other step is darker; codes that were given (step −1) are grey.
+    The colour is the order of the forwards, every other one darker; given codes (−1) are grey.
     """
     ramp = torch.tensor(RAMP)
     last = steps.amax(dim=(1, 2), keepdim=True).clamp_min(1)

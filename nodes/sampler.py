@@ -4,37 +4,34 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..lumina_core.advice import check_fits
-from ..lumina_core.decoding.settings import DECODERS, DecodeResult, DecodeSettings
+from ..lumina_core.decoding.request import Request
+from ..lumina_core.decoding.settings import DECODERS, DecodeResult, DecodeSettings, StepReport
 from ..lumina_core.errors import InputError
+from ..lumina_core.memory import Demand, check_fits, plan_memory, weights_of
 from ..lumina_core.model.compile import captures
 from ..lumina_core.model.kv_store import KV_CACHES
-from ..lumina_core.pictures.panels import CODE_PIXELS, grid_size
-from ..lumina_core.pipeline import Request, StepReport, check_request, draw
-from ..lumina_core.planner import Demand, plan_memory, weights_of
+from ..lumina_core.pictures.sizes import CODE_PIXELS
+from ..lumina_core.pipeline import build_request
 from ..lumina_core.tokens.prompts import find_template
 from . import comfy_adapter as comfy_ui
 from .latents import with_likelihood
 from .preview import GrowingPreview
 from .report import acceptance_map, report_text
-from .types import CATEGORY, CanvasData, LoadedModel, LuminaCanvas, LuminaModel, LuminaPrompt, TaskPromptData
+from .types import CATEGORY, CanvasData, LuminaCanvas, LuminaModel, LuminaPrompt, ManagedLumina, TaskPromptData
 from .vae import MoVQGANVae, require_movqgan
 
 BIGGEST_SEED = 0xFFFFFFFFFFFFFFFF
 
 
 def make_request(
-    model: LoadedModel,
+    model: ManagedLumina,
     prompt: TaskPromptData,
     batch_size: int,
     settings: DecodeSettings,
     canvas: CanvasData | None = None,
 ) -> Request:
-    """What to draw, checked against the model: `batch_size` pictures, or as many for each picture of the canvas.
-
-    A window larger than what a canvas leaves to draw becomes that. Raises InputError when it cannot be drawn.
-    """
-    config, given = model.transformer.config, None
+    """A request for `batch_size` pictures, or as many for each picture of the canvas. Raises InputError."""
+    given = None
     if canvas is not None:
         prompt, given = prompt.on_canvas(canvas), canvas.codes.repeat_interleave(batch_size, 0)
         batch_size = len(given)
@@ -42,17 +39,12 @@ def make_request(
         raise InputError(
             f"the task {prompt.task} needs a picture for the upper panel; connect Stitch Panels to the input canvas"
         )
-    grid_h, grid_w = grid_size(prompt.width, prompt.height, config.max_position_embeddings)
-    prompts = [model.tokenizer.encode_prompt(prompt.text)] * batch_size
-    request = Request(prompts, grid_h, grid_w, given, settings)
-    request = request if given is None else request.fit_window()
-    check_request(request, config, model.vocabulary)
-    return request
+    return build_request(model.lumina, prompt.text, prompt.width, prompt.height, batch_size, given, settings)
 
 
-def check_codebook(model: LoadedModel, movqgan: MoVQGANVae) -> None:
+def check_codebook(model: ManagedLumina, movqgan: MoVQGANVae) -> None:
     """Raises InputError when the MoVQGAN does not belong to the transformer."""
-    drawn, decoded = model.transformer.config.codebook_size, movqgan.first_stage_model.config.codebook_size
+    drawn, decoded = model.lumina.config.codebook_size, movqgan.first_stage_model.config.codebook_size
     if drawn != decoded:
         raise InputError(
             f"the model draws {drawn} codes, the MoVQGAN has {decoded}; choose the MoVQGAN that belongs to {model.name}"
@@ -60,7 +52,7 @@ def check_codebook(model: LoadedModel, movqgan: MoVQGANVae) -> None:
 
 
 class Watcher:
-    """Called by the engine every few steps: progress, preview, cancel."""
+    """Progress, preview and cancel: `on_step` is called after every forward or every few."""
 
     def __init__(self, movqgan: MoVQGANVae, request: Request):
         self._progress = comfy_ui.Progress(request.codes_to_draw)
@@ -69,33 +61,28 @@ class Watcher:
         self._canvas = request.canvas
 
     def on_step(self, report: StepReport) -> None:
+        """Raises ComfyUI's own exception when the user cancelled, which ends the run."""
+        comfy_ui.check_interrupted()
         picture = None
         if self._preview is not None:
-            rows = self._canvas.given_rows + report.settled[0] // self._canvas.grid_w
+            rows = self._canvas.given_rows + report.accepted[0] // self._canvas.grid_w
             picture = self._preview.draw(report.codes[:1], rows)
-        self._progress.update(sum(report.settled), picture)
-
-    def should_cancel(self) -> bool:
-        """Raises ComfyUI's own interrupt, which must reach ComfyUI; so it never returns True."""
-        comfy_ui.check_interrupted()
-        return False
+        self._progress.update(sum(report.accepted), picture)
 
 
-def sample(model: LoadedModel, movqgan: MoVQGANVae, request: Request) -> DecodeResult:
-    """Draws the request's pictures under ComfyUI's memory management. Raises OutOfMemory, before or on the way."""
-    transformer = model.transformer
+def sample(model: ManagedLumina, movqgan: MoVQGANVae, request: Request) -> DecodeResult:
+    """Draws a request under ComfyUI's memory management. Raises OutOfMemory before the run or during it."""
+    lumina, codec = model.lumina, movqgan.first_stage_model.config
+    transformer = lumina.transformer
     captured = captures(transformer.compile_choice, comfy_ui.model_device())
-    codec = movqgan.first_stage_model.config
-    demand = Demand(transformer.config, weights_of(transformer), request, codec, captured)
+    demand = Demand(lumina.config, weights_of(transformer), request, codec, captured)
     check_fits(demand, comfy_ui.memory_budget())
     comfy_ui.load([model.patcher, movqgan.patcher], plan_memory(demand).run)
-    # The engine runs where this norm is, and ComfyUI may have left it behind when short of memory.
+    # The engine runs on the device of this norm, which ComfyUI may have left behind when short of memory.
     transformer.norm.to(model.patcher.load_device)
     watcher = Watcher(movqgan, request)
     with comfy_ui.unloading_when_full():
-        return draw(
-            transformer, model.vocabulary, request, on_step=watcher.on_step, should_cancel=watcher.should_cancel
-        )
+        return lumina.sample(request, watcher.on_step)
 
 
 class SJDSampler(io.ComfyNode):
@@ -222,5 +209,5 @@ class SJDSampler(io.ComfyNode):
             kv_cache=kv_cache,
         )
         result = sample(model, movqgan, make_request(model, prompt, batch_size, settings, canvas))
-        picture = acceptance_map(result.settled_step.cpu(), CODE_PIXELS)
+        picture = acceptance_map(result.accept_step, CODE_PIXELS)
         return io.NodeOutput(with_likelihood(movqgan.latent_of(result.codes), result), report_text(result), picture)

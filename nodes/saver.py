@@ -9,14 +9,14 @@ from comfy_api.latest import io
 
 from ..lumina_core.convert import plan_conversion
 from . import comfy_adapter as comfy_ui
-from .types import CATEGORY, LoadedModel, LuminaModel
+from .types import CATEGORY, LuminaModel, ManagedLumina
 from .vae import MoVQGANVae, require_movqgan
 
 # Stored workflows hold the names; new ones go to the end.
 SAVE_WEIGHTS = ["int4", "int8", "bf16"]
 
 
-def save_checkpoint(model: LoadedModel, vae: MoVQGANVae | None, weights: str, prefix: str) -> Path:
+def save_checkpoint(model: ManagedLumina, vae: MoVQGANVae | None, weights: str, prefix: str) -> Path:
     """Converts the files that a model was loaded from into a new one that the loader lists; the new file's path.
 
     Tensor by tensor, never all in memory. Raises InputError and CheckpointError for what cannot be converted or

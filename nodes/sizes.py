@@ -1,25 +1,20 @@
-"""Width and height of a canvas, as widgets."""
+"""Width and height of a picture, as widgets."""
 
 from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..lumina_core.pictures.panels import UNIT_PIXELS
+from ..lumina_core.errors import InputError
+from ..lumina_core.pictures.sizes import MAX_SIDE, UNIT_PIXELS, check_size
 
-LONGEST_SIDE = 4096
 
-
-def size_problem(**sides: int | None) -> str | None:
-    """What is wrong with the sides that are known, or None."""
-    for name, side in sides.items():
-        if side is None:
-            continue
-        if side % UNIT_PIXELS or not UNIT_PIXELS <= side <= LONGEST_SIDE:
-            nearest = min(max(UNIT_PIXELS, round(side / UNIT_PIXELS) * UNIT_PIXELS), LONGEST_SIDE)
-            return (
-                f"{name} is {side}; expected a multiple of {UNIT_PIXELS} up to {LONGEST_SIDE}, the nearest is {nearest}"
-            )
-    return None
+def validate_size(width: int | None, height: int | None) -> bool | str:
+    """The result of a node's `validate_inputs`. A side that comes over a link is None and counts as legal."""
+    try:
+        check_size(UNIT_PIXELS if width is None else width, UNIT_PIXELS if height is None else height)
+    except InputError as error:
+        return str(error)
+    return True
 
 
 def side_input(name: str, default: int, tooltip: str, extra_dict: dict | None = None) -> io.Int.Input:
@@ -28,7 +23,7 @@ def side_input(name: str, default: int, tooltip: str, extra_dict: dict | None = 
         name,
         default=default,
         min=UNIT_PIXELS,
-        max=LONGEST_SIDE,
+        max=MAX_SIDE,
         step=UNIT_PIXELS,
         tooltip=f"{name.capitalize()} in pixels, a multiple of {UNIT_PIXELS}. {tooltip}",
         extra_dict=extra_dict,

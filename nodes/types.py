@@ -10,9 +10,8 @@ from comfy_api.latest import io
 from torch import Tensor, nn
 
 from ..lumina_core.model.transformer import Transformer
+from ..lumina_core.pipeline import Lumina
 from ..lumina_core.tokens.prompts import build_prompt
-from ..lumina_core.tokens.tokenizer import Tokenizer
-from ..lumina_core.tokens.vocabulary import Vocabulary
 
 CATEGORY = "Lumina-mGPT 2.0"
 
@@ -22,7 +21,7 @@ LuminaCanvas = io.Custom("LUMINA_CANVAS")
 
 
 class ManagedTransformer(nn.Module):
-    """The transformer in the form that ComfyUI's model patcher handles: it sets attributes such as `device` on it."""
+    """The transformer as ComfyUI's model patcher takes it: the patcher sets attributes such as `device` on it."""
 
     def __init__(self, transformer: Transformer):
         super().__init__()
@@ -30,17 +29,15 @@ class ManagedTransformer(nn.Module):
 
 
 @dataclass(frozen=True)
-class LoadedModel:
-    """A loaded checkpoint: what flows on a LUMINA_MGPT2 link. `patcher` is ComfyUI's handle on the weights."""
+class ManagedLumina:
+    """A loaded model on a LUMINA_MGPT2 link; `patcher` is ComfyUI's handle on its weights, `name` that in the list."""
 
     name: str
-    transformer: Transformer
-    tokenizer: Tokenizer
-    vocabulary: Vocabulary
+    lumina: Lumina
     patcher: Any
 
     def is_dynamic(self) -> bool:
-        """Whether ComfyUI's dynamic VRAM moves the weights; ComfyUI's cache asks."""
+        """Whether dynamic VRAM moves the weights; ComfyUI's cache calls this."""
         is_dynamic = getattr(self.patcher, "is_dynamic", None)
         return bool(is_dynamic and is_dynamic())
 

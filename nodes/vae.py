@@ -66,7 +66,8 @@ class MoVQGANVae:
         side = self.downscale_ratio
         tile_x, tile_y = tile_x or 512, tile_y or 512
         overlap = min(overlap if overlap is not None else 64, min(tile_x, tile_y) // 2)
-        planes = self._check_sides(to_planes(pixels))
+        planes = to_planes(pixels)
+        self.first_stage_model.check_pixels(planes)
         self.load(self.picture_bytes(tile_x // side, tile_y // side))
         latent = comfy_ui.tiled(planes, self._encode_tile, tile_x, tile_y, overlap, 1 / side, self.latent_channels)
         return self.lookup(self.snap(latent))
@@ -126,7 +127,9 @@ class MoVQGANVae:
 
     def encode_codes(self, pixels: Tensor) -> Tensor:
         """Codes [B,H/8,W/8] of pictures [B,H,W,C] in 0…1. Raises InputError when a side is no multiple of 8."""
-        return self.encode_planes(self._check_sides(to_planes(pixels)))
+        planes = to_planes(pixels)
+        self.first_stage_model.check_pixels(planes)
+        return self.encode_planes(planes)
 
     def encode_planes(self, planes: Tensor) -> Tensor:
         """Codes [B,H/8,W/8], on the host, of planes [B,3,H,W] in [-1,1], one picture at a time; as `decode_codes`."""
@@ -179,16 +182,6 @@ class MoVQGANVae:
 
     def _encode_tile(self, planes: Tensor) -> Tensor:
         return self.first_stage_model.encode_latent(planes.to(self.device)).float()
-
-    def _check_sides(self, planes: Tensor) -> Tensor:
-        height, width = planes.shape[-2:]
-        side = self.downscale_ratio
-        if height % side or width % side:
-            raise InputError(
-                f"the picture is {width}x{height}; expected sides in multiples of {side}: "
-                f"crop or resize it to {width - width % side}x{height - height % side} first"
-            )
-        return planes
 
 
 def load_movqgan_vae(path: Path) -> MoVQGANVae:

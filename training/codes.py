@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lumina_core.pictures.sizes import HEADER_LENGTH
 from lumina_core.tokens.prompts import build_prompt, find_template
 from lumina_core.tokens.tokenizer import Tokenizer
-from lumina_core.tokens.vocabulary import HEADER_LENGTH, Vocabulary
+from lumina_core.tokens.vocabulary import Vocabulary
 
 from .world import CANVAS, TASK_NAMES, TaskSample, panel_codes, sample, sample_task, scene_codes
 

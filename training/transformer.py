@@ -16,10 +16,11 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lumina_core.checkpoint.config import TransformerConfig
+from lumina_core.checkpoint.find import load_tokenizer
 from lumina_core.model.load import EMBEDDING, HEAD, load_transformer, placements, published_shapes
 from lumina_core.model.transformer import Transformer
 from lumina_core.movqgan.load import load_movqgan
-from lumina_core.tokens.tokenizer import Tokenizer, load_tokenizer
+from lumina_core.tokens.tokenizer import Tokenizer
 from lumina_core.tokens.vocabulary import Vocabulary
 
 from .codes import TWO_PANELS, Batch, make_batches, make_task_batches

@@ -6,10 +6,10 @@ import torch
 
 from lumina_core.decoding.settings import DecodeResult, DecodeSettings
 from lumina_core.device import peak_bytes
+from lumina_core.memory import Demand, plan_memory, weights_of
 from lumina_core.model.compile import set_compile
 from lumina_core.model.transformer import Transformer
 from lumina_core.pipeline import Request, draw
-from lumina_core.planner import Demand, plan_memory, weights_of
 from lumina_core.timing.steps import PROMPT_TOKENS, StepTimer, copy_bandwidth
 from lumina_core.timing.synthetic import SYNTHETIC
 

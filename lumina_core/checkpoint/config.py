@@ -1,8 +1,7 @@
-"""The transformer's shape, read from a checkpoint's `config.json`."""
+"""The transformer's sizes, read from a checkpoint's `config.json`."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from .single_file import require_single_file
+from .tensors import read_json
 
 PUBLISHED_IMAGE_TOKEN_OFFSET = 155_000
 PUBLISHED_CODEBOOK_SIZE = 16_384
@@ -25,7 +24,7 @@ _UNSUPPORTED_UNLESS = {
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Sizes of the transformer and of its image vocabulary; `trained_sizes` is None for the published crop lists."""
+    """Sizes of the transformer and of its image codes; `trained_sizes` is None for the published crop lists."""
 
     vocab_size: int
     hidden_size: int
@@ -45,9 +44,9 @@ class TransformerConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], source: str = "config.json") -> TransformerConfig:
-        """Config from the keys of a `config.json`; keys that mean nothing here are ignored.
+        """The config of the keys of a `config.json`; unknown keys are ignored.
 
-        Raises CheckpointError naming the key, what came and what was expected. `source` is only for that message.
+        Raises CheckpointError that names `source`, the key, its value and what was expected.
         """
         read = _Reader(values, source)
         read.check_supported()
@@ -71,30 +70,13 @@ class TransformerConfig:
             trained_sizes=read.sizes("trained_sizes"),
         )
         read.check_heads(config)
+        read.check_codes(config)
         return config
 
     @classmethod
     def from_file(cls, path: str | Path) -> TransformerConfig:
-        """Config from a `config.json`, or from a converted file. Raises CheckpointError for one that is not usable."""
-        return cls.from_dict(config_values(Path(path)), str(path))
-
-
-def config_values(path: Path) -> dict[str, Any]:
-    """The values of a `config.json`, or of the config in a converted file.
-
-    Raises CheckpointError when the file is absent, not JSON, or holds no config.
-    """
-    if path.suffix == ".safetensors":
-        return require_single_file(path).config
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"cannot read the config {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON ({error}); expected the config.json of a checkpoint") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} holds a JSON {type(values).__name__}; expected an object of named values")
-    return values
+        """The config in a `config.json`. Raises CheckpointError for a file that is absent, damaged or unsupported."""
+        return cls.from_dict(read_json(Path(path)), str(path))
 
 
 @dataclass(frozen=True)
@@ -155,6 +137,15 @@ class _Reader:
         if heads % parts or kv_heads % parts:
             expected = f"a divisor of num_attention_heads ({heads}) and of num_key_value_heads ({kv_heads})"
             raise self.fail("model_parallel_size", parts, expected)
+
+    def check_codes(self, config: TransformerConfig) -> None:
+        """A vocabulary that ends before all image codes is that of a text model, which `forward` serves."""
+        first, end = config.image_token_offset, config.image_token_offset + config.codebook_size
+        if first < config.vocab_size < end:
+            raise CheckpointError(
+                f"{self.source}: the vocabulary of {config.vocab_size} ends among the image codes {first} to "
+                f"{end - 1}; set image_token_offset and image_codebook_size to what the checkpoint was trained with"
+            )
 
 
 def _is_int(value: object) -> bool:

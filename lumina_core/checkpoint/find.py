@@ -1,43 +1,85 @@
-"""Which files make up a checkpoint."""
+"""The checkpoint that a user names: where its files are, and what they hold but for the weights."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from ..errors import CheckpointError
-from .single_file import SingleFile, holds_movqgan, read_single_file
-from .tensors import read_json
+from ..tokens.tokenizer import Tokenizer, TokenizerFiles, make_tokenizer, read_tokenizer_files
+from ..tokens.vocabulary import Vocabulary
+from .config import TransformerConfig
+from .single_file import MOVQGAN_PREFIX, SingleFile, read_single_file
+from .tensors import TensorStore, read_json
 
 DEMO = "demo"
 DEMO_FOLDER = Path(__file__).parents[1] / "demo"
+CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 MOVQGAN_NAMES = ("movqgan.safetensors", "movqgan_270M.ckpt", "movqgan_270M.safetensors", "movqgan.ckpt")
 
 
 @dataclass(frozen=True)
-class CheckpointFiles:
-    """The files of one checkpoint; `root` is the folder that config and tokenizer lie in.
+class Checkpoint:
+    """An opened checkpoint: headers of its tensors are read, no weights.
 
-    A converted file is all of them itself, and `scheme` says how its blocks' linear weights are quantised, if they are.
+    `path` is what a user names: the folder, or the converted file. `single` holds what a converted file says of itself,
+    None for the published form. `movqgan` is the file that holds the MoVQGAN, if there is one.
     """
 
-    root: Path
-    config: Path
-    shards: tuple[Path, ...]
-    tokenizer: Path
+    path: Path
+    tensors: TensorStore
     movqgan: Path | None
-    scheme: str | None = None
+    single: SingleFile | None
 
     @property
-    def place(self) -> Path:
-        """What a user names: the folder, or the converted file."""
-        return self.config if self.config in self.shards else self.root
+    def scheme(self) -> str | None:
+        """The scheme of the blocks' linear weights, None where they are not quantised."""
+        return None if self.single is None else self.single.scheme
+
+    @property
+    def config_path(self) -> Path:
+        return self.path if self.single is not None else self._root / CONFIG
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file that the transformer and its tokenizer are read from."""
+        return (*self.tensors.paths, *(() if self.single else (self.config_path, *self.tokenizer_files.paths)))
+
+    @cached_property
+    def config_values(self) -> dict[str, Any]:
+        """The values of the config. Raises CheckpointError for a file that is no JSON object."""
+        return read_json(self.config_path) if self.single is None else self.single.config
+
+    @cached_property
+    def config(self) -> TransformerConfig:
+        """Raises CheckpointError for a config that this program does not support."""
+        return TransformerConfig.from_dict(self.config_values, str(self.config_path))
+
+    @cached_property
+    def tokenizer_files(self) -> TokenizerFiles:
+        return _tokenizer_files(self.single) if self.single else read_tokenizer_files(self._root)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Raises CheckpointError for a tokenizer of another model."""
+        return make_tokenizer(self.tokenizer_files)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The picture tokens. Raises CheckpointError when tokenizer and config do not fit."""
+        return Vocabulary.of(self.tokenizer, self.config)
+
+    @property
+    def _root(self) -> Path:
+        return self.path if self.path.is_dir() else self.path.parent
 
 
-def find_checkpoint(path: str | Path) -> CheckpointFiles:
-    """Files of a checkpoint: the published folder, a folder with one file, a single `.safetensors`, or "demo".
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Opens a checkpoint: the published folder, a folder with one file, a single `.safetensors`, or "demo".
 
-    config.json and tokenizer.json lie in the folder, or beside the single file; a converted file has its own in it.
-    Raises CheckpointError naming what is missing, and for a single file that is damaged.
+    config.json and tokenizer.json are in the folder, or beside the single file; a converted file holds its own. Raises
+    CheckpointError that names what is missing or damaged.
     """
     place = DEMO_FOLDER if str(path) == DEMO else Path(path)
     if place.is_dir():
@@ -48,15 +90,31 @@ def find_checkpoint(path: str | Path) -> CheckpointFiles:
         raise CheckpointError(
             f'checkpoint {path} does not exist or is no .safetensors; expected a folder, a .safetensors file or "demo"'
         )
-    single = read_single_file(shards[0]) if len(shards) == 1 else None
+    tensors = TensorStore(shards)
+    single = read_single_file(shards[0], tensors.metadata) if len(shards) == 1 else None
     if single is not None:
-        return _files_of(single)
-    if not (root / "config.json").is_file():
+        holds_movqgan = any(name.startswith(MOVQGAN_PREFIX) for name in tensors.shapes)
+        return Checkpoint(shards[0], tensors, shards[0] if holds_movqgan else find_movqgan(root), single)
+    if not (root / CONFIG).is_file():
         raise CheckpointError(
-            f"{root / 'config.json'} is missing; it belongs to the checkpoint: download it too (only a file that the "
-            "command convert made needs none)"
+            f"{root / CONFIG} is missing; it belongs to the checkpoint: download it too (only a file that the command "
+            "convert made needs none)"
         )
-    return CheckpointFiles(root, root / "config.json", shards, root / "tokenizer.json", find_movqgan(root))
+    return Checkpoint(place, tensors, find_movqgan(root), None)
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """The tokenizer of a checkpoint folder, of a `tokenizer.json` with its companions, or of a converted file.
+
+    Raises CheckpointError for a missing or damaged file, or a token that the model needs and lacks.
+    """
+    place = DEMO_FOLDER if str(path) == DEMO else Path(path)
+    if place.suffix != ".safetensors" or not place.is_file():
+        return make_tokenizer(read_tokenizer_files(place))
+    single = read_single_file(place, TensorStore([place]).metadata)
+    if single is None:
+        raise CheckpointError(f"{place} holds no tokenizer; expected a file that the command convert made")
+    return make_tokenizer(_tokenizer_files(single))
 
 
 def find_movqgan(folder: Path) -> Path | None:
@@ -68,10 +126,8 @@ def find_movqgan(folder: Path) -> Path | None:
     return others[0] if len(others) == 1 else None
 
 
-def _files_of(single: SingleFile) -> CheckpointFiles:
-    path, root = single.path, single.path.parent
-    movqgan = path if holds_movqgan(path) else find_movqgan(root)
-    return CheckpointFiles(root, path, (path,), path, movqgan, single.scheme)
+def _tokenizer_files(single: SingleFile) -> TokenizerFiles:
+    return TokenizerFiles(single.path, single.tokenizer)
 
 
 def _shards(folder: Path) -> tuple[Path, ...]:

@@ -1,34 +1,33 @@
-"""A checkpoint in one safetensors file, as `convert` writes it: config and tokenizer are in the file's metadata.
+"""A converted checkpoint: one safetensors file whose metadata hold config and tokenizer.
 
 Metadata are strings by name:
-    lumina_mgpt2.format      version of this form, a whole number
-    lumina_mgpt2.weights     how the blocks' linear weights are stored: bf16, int8 or int4
+    lumina_mgpt2.format      version of the format, a whole number
+    lumina_mgpt2.weights     the blocks' linear weights: bf16, int8 or int4
     lumina_mgpt2.config      config.json
     lumina_mgpt2.tokenizer   JSON object of the tokenizer's files by name
-Tensors have their published names; a quantised `X.weight` is stored as the pieces of its scheme, `X.scale` and so on.
-The names of MoVQGAN's tensors, where it is in the file, begin with `movqgan.`.
+Tensors have their published names; a quantised `X.weight` is stored as its packed tensors, `X.scale` and so on. The
+names of MoVQGAN's tensors, where the file holds it, begin with `movqgan.`.
 """
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from ..quant.schemes import SCHEMES
-from .tensors import TensorStore, safetensors_metadata
 
-# 2: another order of 4-bit codes; all else is as in 1.
+# Version 2 has another order of 4-bit codes; the rest is as in 1.
 FORMAT_VERSION, FIRST_OF_INT4 = 2, 2
 MOVQGAN_PREFIX = "movqgan."
 KEY = "lumina_mgpt2."
-PLAIN_WEIGHTS = "bf16"
+PLAIN_WEIGHTS, QUANTISED_WEIGHTS = "bf16", ("int8", "int4")
 
 
 @dataclass(frozen=True)
 class SingleFile:
-    """What a converted file's metadata say; `tokenizer` are its files' texts by name."""
+    """The metadata of a converted file; `tokenizer` holds the texts of its files by name."""
 
     path: Path
     weights: str
@@ -37,8 +36,8 @@ class SingleFile:
 
     @property
     def scheme(self) -> str | None:
-        """The scheme of the blocks' linear weights; None where they are plain."""
-        return self.weights if self.weights in SCHEMES else None
+        """The scheme of the blocks' linear weights, None where they are not quantised."""
+        return self.weights if self.weights in QUANTISED_WEIGHTS else None
 
     def metadata(self) -> dict[str, str]:
         """The metadata to write."""
@@ -51,37 +50,22 @@ class SingleFile:
         }
 
 
-def read_single_file(path: Path) -> SingleFile | None:
-    """What a converted file says of itself; None for a safetensors file of another kind.
+def read_single_file(path: Path, metadata: Mapping[str, str]) -> SingleFile | None:
+    """The metadata of a converted file; None for a safetensors file of another kind.
 
-    Raises CheckpointError for a damaged file, a version that this program does not know, or metadata that make no
-    sense.
+    Raises CheckpointError for an unknown version and for metadata that are incomplete or damaged.
     """
-    metadata = safetensors_metadata(path)
     if f"{KEY}format" not in metadata:
         return None
     weights = metadata.get(f"{KEY}weights")
     _check_version(path, metadata[f"{KEY}format"], FIRST_OF_INT4 if weights == "int4" else 1)
-    if weights is None or weights not in (PLAIN_WEIGHTS, *SCHEMES):
-        known = ", ".join((PLAIN_WEIGHTS, *SCHEMES))
+    if weights is None or weights not in (PLAIN_WEIGHTS, *QUANTISED_WEIGHTS):
+        known = ", ".join((PLAIN_WEIGHTS, *QUANTISED_WEIGHTS))
         raise CheckpointError(f"{path}: its weights are {weights!r}; expected one of {known}: convert it again")
     config, tokenizer = (_json_object(path, metadata, key) for key in ("config", "tokenizer"))
     if not all(isinstance(text, str) for text in tokenizer.values()):
         raise CheckpointError(f"{path}: its tokenizer is no set of texts by name: convert it again")
     return SingleFile(path, weights, config, tokenizer)
-
-
-def require_single_file(path: Path) -> SingleFile:
-    """As `read_single_file`, and raises CheckpointError for a file of another kind."""
-    single = read_single_file(path)
-    if single is None:
-        raise CheckpointError(f"{path} holds no config and tokenizer; expected a file that the command convert made")
-    return single
-
-
-def holds_movqgan(path: Path) -> bool:
-    """Whether a converted file has MoVQGAN's tensors in it."""
-    return any(name.startswith(MOVQGAN_PREFIX) for name in TensorStore([path]).shapes)
 
 
 def _check_version(path: Path, text: str, first: int) -> None:
@@ -97,7 +81,7 @@ def _check_version(path: Path, text: str, first: int) -> None:
         )
 
 
-def _json_object(path: Path, metadata: dict[str, str], key: str) -> dict[str, Any]:
+def _json_object(path: Path, metadata: Mapping[str, str], key: str) -> dict[str, Any]:
     try:
         values = json.loads(metadata[KEY + key])
     except (KeyError, ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""Tensors by name out of safetensors files and of the official MoVQGAN pickle."""
+"""Tensors by name from safetensors files and from the official MoVQGAN pickle."""
 
 import json
 import math
@@ -28,7 +28,7 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Number format, as safetensors files call it, and shape of a tensor."""
+    """A tensor's dtype, as safetensors files name it, and shape."""
 
     dtype: str
     shape: Shape
@@ -43,7 +43,7 @@ class TensorSpec:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """What safetensors files call a number format. Raises CheckpointError for one that no checkpoint has."""
+    """The name of a dtype in safetensors files. Raises CheckpointError for one that no checkpoint has."""
     for name, known in DTYPES.items():
         if known == dtype:
             return name
@@ -51,10 +51,10 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 class TensorStore:
-    """Names, shapes and (memory-mapped) tensors of one or several safetensors files.
+    """Names, shapes and memory-mapped tensors of one or several safetensors files.
 
-    Opening reads the headers only. Raises CheckpointError for a file that is absent, truncated or no safetensors file,
-    and for a name that two files hold.
+    Opening reads the headers. Raises CheckpointError for a file that is absent, truncated or of another kind, and for a
+    name that two files hold.
     """
 
     def __init__(self, paths: Iterable[Path]):
@@ -68,20 +68,29 @@ class TensorStore:
                 self._home[name] = path
 
     @property
+    def paths(self) -> tuple[Path, ...]:
+        return tuple(self._files)
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The strings in the first file's header."""
+        return dict(next(iter(self._files.values())).metadata() or {})
+
+    @property
     def shapes(self) -> dict[str, Shape]:
         return {name: tuple(self._slice(name).get_shape()) for name in self._home}
 
     @property
     def dtypes(self) -> dict[str, str]:
-        """Number formats as the files call them, such as BF16."""
+        """Dtypes as the files name them, such as BF16."""
         return {name: self._slice(name).get_dtype() for name in self._home}
 
     def get(self, name: str) -> Tensor:
-        """The tensor, memory-mapped: its bytes are read when they are used."""
+        """The memory-mapped tensor: its bytes are read on use."""
         return self._tensor(self._files[self._home[name]], name)
 
     def get_alone(self, name: str) -> Tensor:
-        """The tensor in a mapping of its own, which goes with it: for passing through files larger than memory."""
+        """The tensor in a mapping of its own, which is freed with it: for files larger than memory."""
         return self._tensor(open_safetensors(self._home[name]), name)
 
     def _tensor(self, file: Any, name: str) -> Tensor:
@@ -106,15 +115,10 @@ def open_safetensors(path: Path) -> Any:
         ) from error
 
 
-def safetensors_metadata(path: Path) -> dict[str, str]:
-    """The strings in a safetensors file's header."""
-    return dict(open_safetensors(path).metadata() or {})
-
-
 def read_pickle(path: Path) -> dict[str, Tensor]:
-    """Tensors of a PyTorch pickle; a nested `state_dict` is unwrapped and everything that is no tensor left out.
+    """The tensors of a PyTorch pickle, or of its `state_dict`; other values are left out.
 
-    Only tensors and plain containers are unpickled. Raises CheckpointError for anything else in it, such as code.
+    Only tensors and plain containers are unpickled. Raises CheckpointError for anything else, such as code.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
@@ -133,15 +137,17 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises CheckpointError when the file is absent, no JSON, or no object."""
+    """The JSON object in a file. Raises CheckpointError when the file is absent, no JSON, or no object."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(f"file {path} is missing; expected the published checkpoint folder's file") from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot read {path}: {error}; get the file again") from error
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON ({error}); download it again") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a JSON {type(content).__name__}; expected an object")
+        raise CheckpointError(f"{path} holds a JSON {type(content).__name__}; expected an object of named values")
     return content
 
 

@@ -1,4 +1,4 @@
-"""`bench`: how long a step takes on this device, and how near that is to what its bytes allow."""
+"""`bench`: the time of a step on this device, and its share of the speed that memory bandwidth allows."""
 
 from __future__ import annotations
 
@@ -11,19 +11,16 @@ from typing import Any
 
 import torch
 
-from ..advice import Budget, check_fits
 from ..checkpoint.config import TransformerConfig
+from ..checkpoint.find import open_checkpoint
 from ..decoding.request import Request
 from ..decoding.settings import MAX_WINDOW, DecodeSettings
-from ..device import available_bytes, explain_out_of_memory, peak_bytes
+from ..device import choose_device, choose_dtype, device_name, explain_out_of_memory, peak_bytes
 from ..errors import InputError
-from ..model.compile import captures, set_compile
+from ..model.compile import set_compile
 from ..model.kv_store import KV_CACHES
-from ..model.load import load_transformer
-from ..model.transformer import Transformer
-from ..movqgan.autoencoder import MoVQGAN
 from ..movqgan.config import MoVQGANConfig
-from ..planner import Demand
+from ..pipeline import Lumina, load_codec
 from ..quant.weights import WeightsPlan, plan_weights
 from ..timing.steps import (
     ACCEPTED_FROM,
@@ -41,10 +38,7 @@ from .common import (
     add_model_arguments,
     add_synthetic_argument,
     add_weights_argument,
-    choose_device,
-    choose_dtype,
-    open_movqgan,
-    open_setup,
+    check_memory,
 )
 
 HELP = "time a decoding step; needs no checkpoint with --synthetic"
@@ -55,12 +49,11 @@ SMALL_SIDE = 64
 
 
 @dataclass(frozen=True)
-class Models:
-    """What is timed, and how long it took to load."""
+class Timed:
+    """The model that is timed, the picture that its codec decodes, and the seconds that loading took."""
 
     name: str
-    transformer: Transformer
-    movqgan: MoVQGAN
+    lumina: Lumina
     picture_side: int
     load_seconds: float
 
@@ -71,8 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_synthetic_argument(parser)
     add_weights_argument(parser)
     add_compile_argument(parser)
-    parser.add_argument("--kv", choices=KV_CACHES, default=DecodeSettings().kv_cache, help="form of the cache")
-    parser.add_argument("--windows", type=int, nargs="+", default=[1, 8, 16, 24, 32, 64], help="tokens a step looks at")
+    parser.add_argument("--kv", choices=KV_CACHES, default=DecodeSettings().kv_cache, help="dtype of the cache")
+    parser.add_argument("--windows", type=int, nargs="+", default=[1, 8, 16, 24, 32, 64], help="tokens of a step")
     parser.add_argument("--context", type=int, nargs="+", default=[1024, 5120, 9216], help="tokens in the cache")
     parser.add_argument("--cfg", type=float, default=DecodeSettings().cfg_scale, help="guidance; 1 is one sequence")
     parser.add_argument("--steps", type=int, default=20, help="timed for each window and context")
@@ -84,24 +77,23 @@ def run(options: argparse.Namespace, input_is_good: Callable[[], None]) -> None:
     _check(options)
     settings = DecodeSettings(cfg_scale=options.cfg, kv_cache=options.kv)
     device = choose_device(options.device)
-    models = _load(options, device, settings)
-    set_compile(models.transformer, options.compile)
+    timed_model = _load(options, device, settings)
     input_is_good()
     bandwidth = copy_bandwidth(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()  # the models count, what was copied does not
-    print(f"{models.name} on {_device_name(device)}; copying moves {bandwidth / 1e9:.1f} GB/s", flush=True)
+    print(f"{timed_model.name} on {device_name(device)}; copying moves {bandwidth / 1e9:.1f} GB/s", flush=True)
     times, attention = explain_out_of_memory(
-        lambda: _times(options, models, settings, bandwidth),
+        lambda: _times(options, timed_model, settings, bandwidth),
         lambda: "out of memory while timing; use fewer or smaller --context, --windows, --kv int8 or --weights int4",
     )
     _print_table(times)
-    decode = _decode_seconds(models, device)
+    decode = _decode_seconds(timed_model, device)
     peak = peak_bytes(device)
-    print(f"MoVQGAN decodes {models.picture_side}x{models.picture_side} in {1000 * decode:,.1f} ms")
-    print(f"loaded in {models.load_seconds:.1f} s; first step {max(one.first for one in times):.2f} s at most")
+    print(f"MoVQGAN decodes {timed_model.picture_side}x{timed_model.picture_side} in {1000 * decode:,.1f} ms")
+    print(f"loaded in {timed_model.load_seconds:.1f} s; first step {max(one.first for one in times):.2f} s at most")
     print(f"peak {'not known' if peak is None else f'{peak / 2**30:.2f} GiB'}")
-    print(json.dumps(_report(options, models, device, bandwidth, times, attention, decode, peak)))
+    print(json.dumps(_report(options, timed_model, device, bandwidth, times, attention, decode, peak)))
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -114,26 +106,30 @@ def _check(options: argparse.Namespace) -> None:
             raise InputError(f"{name} is {bad[0]}; expected {low} to {high}")
 
 
-def _load(options: argparse.Namespace, device: torch.device, settings: DecodeSettings) -> Models:
+def _load(options: argparse.Namespace, device: torch.device, settings: DecodeSettings) -> Timed:
     if options.synthetic:
-        sizes = SYNTHETIC[options.synthetic]
-        weights = plan_weights(options.weights, None, choose_dtype(device))
-        _check_fits(options, sizes.transformer, sizes.movqgan, weights, settings, device)
-        start = time.perf_counter()
-        transformer = make_transformer(sizes.transformer, weights, device)
-        seconds = time.perf_counter() - start
-        movqgan = make_movqgan(sizes.movqgan, device)
-        side = GPU_SIDE.get(options.synthetic, SMALL_SIDE) if device.type == "cuda" else SMALL_SIDE
-        return Models(f"synthetic {options.synthetic}, {weights.name} weights", transformer, movqgan, side, seconds)
-    setup = open_setup(options)
-    weights = plan_weights(options.weights, setup.files.scheme, choose_dtype(device))
-    movqgan = open_movqgan(setup, device)
-    _check_fits(options, setup.config, movqgan.config, weights, settings, device)
+        return _make_synthetic(options, device, settings)
+    checkpoint = open_checkpoint(options.checkpoint)
+    weights = plan_weights(options.weights, checkpoint.scheme, choose_dtype(device))
+    codec = load_codec(checkpoint, options.movqgan, device)
+    _check_fits(options, checkpoint.config, codec.config, weights, settings, device)
     start = time.perf_counter()
-    transformer = load_transformer(options.checkpoint, dtype=weights.dtype, device=device, weights=options.weights)
+    lumina = Lumina.load(checkpoint, movqgan=codec, weights=options.weights, device=device, compile=options.compile)
     seconds = time.perf_counter() - start
-    side = (setup.config.trained_sizes or ((768, 768),))[0][0]
-    return Models(f"{setup.files.place}, {weights.name} weights", transformer, movqgan, side, seconds)
+    side = (lumina.config.trained_sizes or ((768, 768),))[0][0]
+    return Timed(f"{checkpoint.path}, {weights.name} weights", lumina, side, seconds)
+
+
+def _make_synthetic(options: argparse.Namespace, device: torch.device, settings: DecodeSettings) -> Timed:
+    model = SYNTHETIC[options.synthetic]
+    weights = plan_weights(options.weights, None, choose_dtype(device))
+    _check_fits(options, model.config, model.movqgan, weights, settings, device)
+    start = time.perf_counter()
+    transformer = set_compile(make_transformer(model.config, weights, device), options.compile)
+    seconds = time.perf_counter() - start
+    side = GPU_SIDE.get(options.synthetic, SMALL_SIDE) if device.type == "cuda" else SMALL_SIDE
+    lumina = Lumina(transformer, model.vocabulary, movqgan=make_movqgan(model.movqgan, device))
+    return Timed(f"synthetic {options.synthetic}, {weights.name} weights", lumina, side, seconds)
 
 
 def _check_fits(
@@ -144,19 +140,17 @@ def _check_fits(
     settings: DecodeSettings,
     device: torch.device,
 ) -> None:
-    capacity = available_bytes(device)
-    if capacity is not None:
-        canvas = canvas_reaching(max(options.context), max(options.windows))
-        settings = replace(settings, window_size=max(options.windows))
-        request = Request([[0] * PROMPT_TOKENS], canvas.grid_h, canvas.grid_w, settings=settings)
-        check_fits(Demand(config, weights, request, movqgan, captures(options.compile, device)), Budget(capacity))
+    canvas = canvas_reaching(max(options.context), max(options.windows))
+    settings = replace(settings, window_size=max(options.windows))
+    request = Request([[0] * PROMPT_TOKENS], canvas.grid_h, canvas.grid_w, settings=settings)
+    check_memory(options, config, weights, request, movqgan, device)
 
 
 def _times(
-    options: argparse.Namespace, models: Models, settings: DecodeSettings, bandwidth: float
+    options: argparse.Namespace, timed_model: Timed, settings: DecodeSettings, bandwidth: float
 ) -> tuple[list[StepTime], str]:
-    """The times, and what attended."""
-    timer = StepTimer(models.transformer, max(options.context), max(options.windows), settings)
+    """The times, and the kernel of the attention."""
+    timer = StepTimer(timed_model.lumina.transformer, max(options.context), max(options.windows), settings)
     for context in options.context:
         count = timer.bytes_of(context)
         print(f"ceiling at {context}: {count / 1e9:.3f} GB a step, {1000 * count / bandwidth:.3f} ms")
@@ -164,18 +158,18 @@ def _times(
     for context in options.context:
         for window in options.windows:
             times.append(timer.measure(window, context, options.steps, bandwidth))
-            print(json.dumps(_entry(times[-1], models, timer.cache.attention_kernel)), flush=True)
+            print(json.dumps(_entry(times[-1], timed_model, timer.cache.attention_kernel)), flush=True)
     return times, timer.cache.attention_kernel
 
 
-def _entry(one: StepTime, models: Models, attention: str) -> dict[str, Any]:
+def _entry(one: StepTime, timed_model: Timed, attention: str) -> dict[str, Any]:
     accepted = accepted_by(one.window)
     return {
         **asdict(one),
         "share": one.share,
         "accepted": accepted,
         "tokens_per_second": one.tokens_per_second(accepted),
-        "kernel": models.transformer.matmul_kernel,
+        "kernel": timed_model.lumina.transformer.matmul_kernel,
         "attention": attention,
     }
 
@@ -191,20 +185,18 @@ def _print_table(times: Sequence[StepTime]) -> None:
     print(f"tokens accepted a step are {ACCEPTED_FROM}")
 
 
-def _decode_seconds(models: Models, device: torch.device) -> float:
-    side = models.picture_side // models.movqgan.config.downscale
+def _decode_seconds(timed_model: Timed, device: torch.device) -> float:
+    movqgan = timed_model.lumina.movqgan
+    assert movqgan is not None
+    side = timed_model.picture_side // movqgan.config.downscale
     codes = torch.zeros(1, side, side, dtype=torch.int64, device=device)
-    models.movqgan.decode(codes)
-    return timed(lambda: models.movqgan.decode(codes), device)
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
+    movqgan.decode(codes)
+    return timed(lambda: movqgan.decode(codes), device)
 
 
 def _report(
     options: argparse.Namespace,
-    models: Models,
+    timed_model: Timed,
     device: torch.device,
     bandwidth: float,
     times: Sequence[StepTime],
@@ -213,20 +205,20 @@ def _report(
     peak: int | None,
 ) -> dict[str, Any]:
     return {
-        "model": models.name,
-        "device": _device_name(device),
-        "kernel": models.transformer.matmul_kernel,
+        "model": timed_model.name,
+        "device": device_name(device),
+        "kernel": timed_model.lumina.transformer.matmul_kernel,
         "attention": attention,
-        "dtype": str(models.transformer.dtype).removeprefix("torch."),
+        "dtype": str(timed_model.lumina.transformer.dtype).removeprefix("torch."),
         "kv": options.kv,
         "compile": options.compile,
         "cfg": options.cfg,
         "torch": torch.__version__,
         "copy_bytes_per_second": bandwidth,
         "accepted_from": ACCEPTED_FROM,
-        "steps": [_entry(one, models, attention) for one in times],
-        "load_seconds": models.load_seconds,
+        "steps": [_entry(one, timed_model, attention) for one in times],
+        "load_seconds": timed_model.load_seconds,
         "decode_seconds": decode,
-        "picture": f"{models.picture_side}x{models.picture_side}",
+        "picture": f"{timed_model.picture_side}x{timed_model.picture_side}",
         "peak_bytes": peak,
     }

@@ -11,7 +11,8 @@ import torch
 from tqdm import tqdm
 
 from ..convert import CONVERT_WEIGHTS, plan_conversion
-from .common import add_model_arguments, choose_device
+from ..device import choose_device
+from .common import add_model_arguments
 from .files import check_outputs
 
 HELP = "make one file of a checkpoint, with smaller weights if asked for"

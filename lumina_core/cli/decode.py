@@ -10,12 +10,14 @@ from typing import Any
 
 import torch
 
-from ..checkpoint.find import DEMO
+from ..checkpoint.find import DEMO, open_checkpoint
 from ..checkpoint.output_files import OutputFiles
+from ..device import choose_device
 from ..errors import InputError
 from ..movqgan.codec import decode_picture
-from ..pictures.panels import to_image
-from .common import add_model_arguments, choose_device, open_movqgan, open_setup
+from ..pictures.images import to_image
+from ..pipeline import load_codec
+from .common import add_model_arguments
 from .files import check_outputs, check_picture_suffix, numbered
 
 HELP = "turn tokens into pictures"
@@ -36,9 +38,9 @@ def run(options: argparse.Namespace, input_is_good: Callable[[], None]) -> None:
     device, lists = choose_device(options.device), read_tokens(options.tokens)
     outputs = numbered(options.out, len(lists))
     check_outputs(outputs)
-    setup = open_setup(options)
-    grids = [setup.vocabulary.parse_picture(tokens) for tokens in lists]
-    movqgan = open_movqgan(setup, device)
+    checkpoint = open_checkpoint(options.checkpoint)
+    grids = [checkpoint.vocabulary.parse_picture(tokens) for tokens in lists]
+    movqgan = load_codec(checkpoint, options.movqgan, device)
     input_is_good()
     with OutputFiles() as files:
         for codes, path in zip(grids, outputs, strict=True):

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import torch
 
-from ..checkpoint.find import DEMO
+from ..checkpoint.find import DEMO, open_checkpoint
 from ..checkpoint.output_files import OutputFiles
+from ..device import choose_device
 from ..movqgan.codec import encode_picture
-from ..pictures.panels import UNIT_PIXELS, center_crop, grid_size, load_picture, to_pixels
-from .common import add_model_arguments, choose_device, open_movqgan, open_setup
+from ..pictures.images import center_crop, load_picture, to_pixels
+from ..pictures.sizes import UNIT_PIXELS, SizeLimits, check_size
+from ..pipeline import load_codec
+from .common import add_model_arguments
 from .files import check_output
 
 HELP = "turn a picture into tokens"
@@ -34,13 +37,13 @@ def run(options: argparse.Namespace, input_is_good: Callable[[], None]) -> None:
     device, picture = choose_device(options.device), load_picture(options.image)
     width = _whole_units(picture.width) if options.width is None else options.width
     height = _whole_units(picture.height) if options.height is None else options.height
-    setup = open_setup(options)
-    setup.vocabulary.forced_tokens(*grid_size(width, height, setup.config.max_position_embeddings))
-    movqgan = open_movqgan(setup, device)
+    checkpoint = open_checkpoint(options.checkpoint)
+    check_size(width, height, SizeLimits(max_side=checkpoint.vocabulary.max_side))
+    movqgan = load_codec(checkpoint, options.movqgan, device)
     input_is_good()
     codes = encode_picture(movqgan, to_pixels(center_crop(picture, (width, height))).to(device)).cpu()
     with OutputFiles() as files:
-        files.write_json({"tokens": [setup.vocabulary.picture_tokens(codes[0])]}, options.tokens_out)
+        files.write_json({"tokens": [checkpoint.vocabulary.picture_tokens(codes[0])]}, options.tokens_out)
 
 
 def _whole_units(side: int) -> int:

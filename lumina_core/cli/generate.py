@@ -13,33 +13,26 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from ..advice import Budget, check_fits
+from ..checkpoint.find import Checkpoint, open_checkpoint
 from ..checkpoint.output_files import OutputFiles
-from ..decoding.settings import DECODERS, DecodeResult, DecodeSettings, StepReport
-from ..device import available_bytes, peak_bytes
+from ..decoding.request import Request
+from ..decoding.settings import DECODERS, DecodeSettings, StepReport
+from ..device import choose_device, choose_dtype, device_name, peak_bytes
 from ..errors import InputError, OutOfMemory
-from ..model.compile import captures, set_compile
-from ..model.load import load_transformer
-from ..movqgan.autoencoder import MoVQGAN
-from ..movqgan.codec import decode_picture, encode_picture
-from ..pictures.panels import CODE_PIXELS, condition_pixels, given_size, load_picture, to_image
-from ..pipeline import Request, check_request, draw
-from ..planner import Demand
-from ..quant.weights import WeightsPlan, plan_weights
+from ..memory import weights_of
+from ..pictures.images import load_picture
+from ..pictures.panels import condition_pixels, given_size
+from ..pictures.sizes import CODE_PIXELS
+from ..pipeline import Drawing, Lumina, build_request, load_codec
+from ..quant.weights import plan_weights
 from ..tokens.prompts import MAPS, TASKS, build_prompt, find_template
 from .common import (
-    Setup,
     add_batch_arguments,
     add_compile_argument,
     add_model_arguments,
     add_weights_argument,
-    canvas_grid,
     check_batch,
-    choose_device,
-    choose_dtype,
-    open_movqgan,
-    open_setup,
-    set_window,
+    check_memory,
 )
 from .files import check_outputs, check_picture_suffix, numbered
 
@@ -89,26 +82,21 @@ def run(options: argparse.Namespace, input_is_good: Callable[[], None]) -> None:
     device = choose_device(options.device)
     condition = _condition(options)
     text = build_prompt(options.task, options.width, options.height, options.prompt, options.map, options.object)
-    setup = open_setup(options)
-    request = _request(options, setup, text)
-    check_request(request, setup.config, setup.vocabulary)
+    checkpoint = open_checkpoint(options.checkpoint)
+    request = _request(options, checkpoint, text)
     pixels = None
     if condition is not None:
         pixels = condition_pixels(condition, options.width, options.height, options.given_height)
-    weights = plan_weights(options.weights, setup.files.scheme, choose_dtype(device))
-    capacity = available_bytes(device)
-    movqgan = open_movqgan(setup, device)
-    if capacity is not None:
-        captured = captures(options.compile, device)
-        check_fits(Demand(setup.config, weights, request, movqgan.config, captured), Budget(capacity))
-    transformer = load_transformer(options.checkpoint, dtype=weights.dtype, device=device, weights=options.weights)
-    set_compile(transformer, options.compile)
+    weights = plan_weights(options.weights, checkpoint.scheme, choose_dtype(device))
+    codec = load_codec(checkpoint, options.movqgan, device)
+    check_memory(options, checkpoint.config, weights, request, codec.config, device)
+    lumina = Lumina.load(checkpoint, movqgan=codec, weights=options.weights, device=device, compile=options.compile)
     input_is_good()
     if pixels is not None:
-        request = replace(request, given_codes=encode_picture(movqgan, pixels.to(device)).cpu())
+        request = replace(request, given_codes=lumina.encode(pixels))
     with _Progress(request.codes_to_draw) as progress:
-        result = draw(transformer, setup.vocabulary, request, on_step=progress.update)
-    _write(options, outputs, setup, movqgan, result, lambda: _stats(device, weights, result))
+        result = lumina.sample(request, progress.update)
+    _write(options, outputs, Drawing(lumina, result))
 
 
 def _check_outputs(options: argparse.Namespace) -> list[Path]:
@@ -134,30 +122,26 @@ def _condition(options: argparse.Namespace) -> Image.Image | None:
     return load_picture(options.condition) if needed else None
 
 
-def _request(options: argparse.Namespace, setup: Setup, text: str) -> Request:
-    """The request; of a condition only the size stands in it yet, as rows of code 0."""
-    grid_h, grid_w = canvas_grid(setup.config, setup.vocabulary, options.width, options.height)
+def _request(options: argparse.Namespace, checkpoint: Checkpoint, text: str) -> Request:
+    """The request; a condition is not encoded yet and stands in it as rows of code 0."""
     given = None
     if options.condition is not None:
-        given_height = given_size(options.width, options.height, options.given_height)[1]
-        given = torch.zeros(given_height // CODE_PIXELS, grid_w, dtype=torch.int64)
-    prompts = [setup.tokenizer.encode_prompt(text)] * options.batch
-    return set_window(Request(prompts, grid_h, grid_w, given, _settings(options)), options.window)
-
-
-def _settings(options: argparse.Namespace) -> DecodeSettings:
-    return DecodeSettings(
+        width, height = given_size(options.width, options.height, options.given_height)
+        given = torch.zeros(height // CODE_PIXELS, width // CODE_PIXELS, dtype=torch.int64)
+    settings = DecodeSettings(
         cfg_scale=options.cfg,
         top_k=options.top_k,
         temperature=options.temperature,
         seed=options.seed,
         decoder=options.decoder,
+        window_size=options.window,
         kv_cache=options.kv,
     )
+    return build_request(checkpoint, text, options.width, options.height, options.batch, given, settings)
 
 
 class _Progress:
-    """A bar of the codes that are settled, shown on a terminal."""
+    """A progress bar of accepted codes on a terminal."""
 
     def __init__(self, total: int):
         self._bar = tqdm(total=total, unit="token", disable=None, file=sys.stderr)
@@ -169,59 +153,49 @@ class _Progress:
         self._bar.close()
 
     def update(self, report: StepReport) -> None:
-        self._bar.update(sum(report.settled) - self._bar.n)
+        self._bar.update(sum(report.accepted) - self._bar.n)
 
 
-def _stats(device: torch.device, weights: WeightsPlan, result: DecodeResult) -> dict[str, Any]:
-    return {
-        "decoder": result.settings.decoder,
-        "window": result.settings.width,
-        "weights": weights.name,
-        "kernel": result.matmul_kernel,
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-        "dtype": str(weights.dtype).removeprefix("torch."),
-        "seconds": result.seconds,
-        "nfe": result.nfe,
-        "sampled_tokens": result.sampled_tokens,
-        "accept_histogram": result.accept_histogram,
-        "peak_bytes": peak_bytes(device),
-        "log_likelihood": list(result.log_likelihood),
-        "kv": result.settings.kv_cache,
-        "warm_up_seconds": result.warm_up_seconds,
-        "attention": result.attention_kernel,
-    }
+def _write(options: argparse.Namespace, outputs: list[Path], drawing: Drawing) -> None:
+    """Decodes and writes; the statistics come last, when everything that takes memory is done.
 
-
-@torch.inference_mode()
-def _write(
-    options: argparse.Namespace,
-    outputs: list[Path],
-    setup: Setup,
-    movqgan: MoVQGAN,
-    result: DecodeResult,
-    stats: Callable[[], dict[str, Any]],
-) -> None:
-    """Decodes and writes; `stats` is asked last, when everything that takes memory is done.
-
-    Where memory runs out in decoding, what was drawn is not lost: the tokens are written, and OutOfMemory says where.
+    Where memory runs out while decoding, the tokens are written and OutOfMemory says where.
     """
-    tokens = {"tokens": [setup.vocabulary.picture_tokens(codes) for codes in result.codes]}
+    vocabulary = drawing.lumina.vocabulary
+    tokens = {"tokens": [vocabulary.picture_tokens(codes) for codes in drawing.codes]}
     try:
-        images = _decode(movqgan, result)
+        images = drawing.images
     except OutOfMemory as error:
         kept = options.tokens_out or options.out.with_suffix(".tokens.json")
         with OutputFiles() as files:
             files.write_json(tokens, kept)
-        raise OutOfMemory(f"{error}; what was drawn is kept in {kept}, which `decode` turns into pictures") from None
+        raise OutOfMemory(f"{error}; the drawn tokens are in {kept}, which `decode` turns into pictures") from None
     with OutputFiles() as files:
         for image, path in zip(images, outputs, strict=True):
             files.write_picture(image, path)
         if options.tokens_out:
             files.write_json(tokens, options.tokens_out)
         if options.stats_out:
-            files.write_json(stats(), options.stats_out)
+            files.write_json(_stats(drawing), options.stats_out)
 
 
-def _decode(movqgan: MoVQGAN, result: DecodeResult) -> list[Image.Image]:
-    device = movqgan.quantize.embedding.weight.device
-    return [to_image(decode_picture(movqgan, codes.to(device))) for codes in result.codes.split(1)]
+def _stats(drawing: Drawing) -> dict[str, Any]:
+    result, transformer = drawing.result, drawing.lumina.transformer
+    weights = weights_of(transformer)
+    return {
+        "decoder": result.settings.decoder,
+        "window": result.settings.width,
+        "weights": weights.name,
+        "kernel": result.matmul_kernel,
+        "device": device_name(transformer.device),
+        "dtype": str(weights.dtype).removeprefix("torch."),
+        "seconds": result.seconds,
+        "nfe": result.nfe,
+        "sampled_tokens": result.sampled_tokens,
+        "accept_histogram": result.accept_histogram,
+        "peak_bytes": peak_bytes(transformer.device),
+        "log_likelihood": list(result.log_likelihood),
+        "kv": result.settings.kv_cache,
+        "warm_up_seconds": result.warm_up_seconds,
+        "attention": result.attention_kernel,
+    }

@@ -6,54 +6,32 @@ import argparse
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from ..advice import Budget, advice
 from ..checkpoint.config import TransformerConfig
-from ..checkpoint.find import DEMO
+from ..checkpoint.find import DEMO, Checkpoint, open_checkpoint
 from ..decoding.request import Request
 from ..decoding.settings import DecodeSettings
-from ..device import available_bytes
+from ..device import available_bytes, choose_device, choose_dtype
+from ..memory import MOVQGAN_ITEM_BYTES, Budget, Demand, advice, movqgan_bytes, plan_memory
 from ..model.load import published_shapes
 from ..movqgan.config import MoVQGANConfig
-from ..pictures.panels import published_sizes
-from ..pipeline import check_request
-from ..planner import MOVQGAN_ITEM_BYTES, Demand, movqgan_bytes, plan_memory
+from ..pictures.sizes import check_size, published_sizes, warn_if_untrained
+from ..pipeline import check_request, load_codec
 from ..quant.weights import plan_weights
-from ..timing.synthetic import SYNTHETIC
-from ..tokens.vocabulary import Vocabulary
+from ..timing.synthetic import SYNTHETIC, SyntheticModel
 from .common import (
     add_batch_arguments,
     add_model_arguments,
     add_synthetic_argument,
     add_weights_argument,
-    canvas_grid,
     check_batch,
-    choose_device,
-    choose_dtype,
-    open_movqgan,
-    open_setup,
-    set_window,
 )
 
 HELP = "describe a checkpoint and what it takes to draw with it; reads no weights of the transformer"
 PROMPT_TOKENS = 64
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is described: a checkpoint, or a synthetic model. `scheme` is how its weights are stored."""
-
-    name: str
-    movqgan_name: str
-    files: int
-    config: TransformerConfig
-    vocabulary: Vocabulary
-    movqgan: MoVQGANConfig
-    scheme: str | None = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,8 +48,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, input_is_good: Callable[[], None]) -> None:
     """Prints the description."""
     check_batch(options.batch)
-    subject = _synthetic(options.synthetic) if options.synthetic else _checkpoint(options)
-    values = {**_model(subject), **_bytes(options, subject)}
+    model: Checkpoint | SyntheticModel
+    if options.synthetic:
+        model = SYNTHETIC[options.synthetic]
+        names, movqgan = (f"synthetic {options.synthetic}", 0, "synthetic"), model.movqgan
+    else:
+        model = checkpoint = open_checkpoint(options.checkpoint)
+        names = str(checkpoint.path), len(checkpoint.tensors.paths), str(options.movqgan or checkpoint.movqgan)
+        movqgan = load_codec(checkpoint, options.movqgan, torch.device("cpu")).config
+    values = {**_description(*names, model.config, movqgan), **_bytes(options, model, movqgan)}
     input_is_good()
     if options.json:
         print(json.dumps(values))
@@ -80,23 +65,12 @@ def run(options: argparse.Namespace, input_is_good: Callable[[], None]) -> None:
         print(f"{name.replace('_', ' '):<28}{_readable(name, value)}")
 
 
-def _checkpoint(options: argparse.Namespace) -> Subject:
-    setup = open_setup(options)
-    movqgan = open_movqgan(setup, torch.device("cpu")).config
-    names, files = (str(setup.files.place), str(setup.movqgan)), setup.files
-    return Subject(*names, len(files.shards), setup.config, setup.vocabulary, movqgan, files.scheme)
-
-
-def _synthetic(name: str) -> Subject:
-    sizes = SYNTHETIC[name]
-    return Subject(f"synthetic {name}", "synthetic", 0, sizes.transformer, sizes.vocabulary, sizes.movqgan)
-
-
-def _model(subject: Subject) -> dict[str, Any]:
-    config = subject.config
+def _description(
+    name: str, files: int, movqgan_name: str, config: TransformerConfig, movqgan: MoVQGANConfig
+) -> dict[str, Any]:
     return {
-        "checkpoint": subject.name,
-        "weight_files": subject.files,
+        "checkpoint": name,
+        "weight_files": files,
         "parameters": sum(math.prod(shape) for shape in published_shapes(config).values()),
         "layers": config.num_hidden_layers,
         "hidden_size": config.hidden_size,
@@ -106,22 +80,22 @@ def _model(subject: Subject) -> dict[str, Any]:
         "context": config.max_position_embeddings,
         "image_codes": config.codebook_size,
         "first_image_code": config.image_token_offset,
-        "movqgan": subject.movqgan_name,
-        "movqgan_parameters": movqgan_bytes(subject.movqgan) // MOVQGAN_ITEM_BYTES,
-        "movqgan_channels": [*subject.movqgan.widths],
+        "movqgan": movqgan_name,
+        "movqgan_parameters": movqgan_bytes(movqgan) // MOVQGAN_ITEM_BYTES,
+        "movqgan_channels": [*movqgan.widths],
     }
 
 
-def _bytes(options: argparse.Namespace, subject: Subject) -> dict[str, Any]:
-    """Weights on the device (the text rows of embedding and head stay in host memory), and what a run takes."""
-    config = subject.config
+def _bytes(options: argparse.Namespace, model: Checkpoint | SyntheticModel, movqgan: MoVQGANConfig) -> dict[str, Any]:
+    """Bytes of the weights on the device (text rows of embedding and head stay in host memory) and of a run."""
+    config = model.config
     width, height = (config.trained_sizes or [max(published_sizes(), key=min)])[0]
     width = width if options.width is None else options.width
     height = height if options.height is None else options.height
     device = choose_device(options.device)
-    weights = plan_weights(options.weights, subject.scheme, choose_dtype(device))
-    request = _request(options, subject, width, height)
-    plan = plan_memory(demand := Demand(config, weights, request, subject.movqgan))
+    weights = plan_weights(options.weights, model.scheme, choose_dtype(device))
+    request = _request(options, model, width, height)
+    plan = plan_memory(demand := Demand(config, weights, request, movqgan))
     capacity = available_bytes(device)
     text_rows = 2 * (config.vocab_size - config.codebook_size) * config.hidden_size
     return {
@@ -144,11 +118,12 @@ def _bytes(options: argparse.Namespace, subject: Subject) -> dict[str, Any]:
     }
 
 
-def _request(options: argparse.Namespace, subject: Subject, width: int, height: int) -> Request:
+def _request(options: argparse.Namespace, model: Checkpoint | SyntheticModel, width: int, height: int) -> Request:
     prompts = [[0] * PROMPT_TOKENS] * options.batch
-    grid = canvas_grid(subject.config, subject.vocabulary, width, height)
-    request = set_window(Request(prompts, *grid, settings=DecodeSettings(kv_cache=options.kv)), options.window)
-    check_request(request, subject.config, subject.vocabulary)
+    settings = DecodeSettings(window_size=options.window, kv_cache=options.kv)
+    request = Request(prompts, *check_size(width, height), settings=settings)
+    check_request(request, model.config, model.vocabulary)
+    warn_if_untrained(width, height, model.config.trained_sizes)
     return request
 
 

@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..tokens.vocabulary import HEADER_LENGTH
+from ..pictures.sizes import HEADER_LENGTH
 
 
 @dataclass(frozen=True)
 class Canvas:
-    """A picture to draw: h rows of w codes, each row with its end, behind a header; the first rows may be given.
+    """A picture to draw: a header, then h rows of w codes, each with an end of row; the first rows may be given.
 
-    Indices count from the start token. The very last end of row and the end of the picture are known and never needed
-    as input. Raises InputError when the given rows leave nothing to draw.
+    Indices count from the start token. The last end of row and the end of the picture are known and never an input.
+    Raises InputError when the given rows leave nothing to draw.
     """
 
     grid_h: int
@@ -50,20 +50,20 @@ class Canvas:
 
     @property
     def tokens_to_draw(self) -> int:
-        """Codes that are not given, and the ends of row between them."""
+        """Codes that are not given and the ends of row between them."""
         return self.last + 1 - self.first
 
     def is_end_of_row(self, index: Tensor) -> Tensor:
-        """Whether an end of row stands at each index behind the header."""
+        """Whether each index after the header is an end of row."""
         return (index - HEADER_LENGTH) % self.row_length == self.grid_w
 
     def place_codes(self, codes: Tensor, length: int) -> Tensor:
-        """Values [N,length] by index, out of the first rows [N,rows,w] of a grid; zero at all other tokens."""
+        """Values [N,length] by index of the first rows [N,rows,w] of a grid; zero at all other tokens."""
         rows = torch.nn.functional.pad(codes, (0, 1)).flatten(1)
         return torch.nn.functional.pad(rows, (HEADER_LENGTH, length - HEADER_LENGTH - rows.shape[1]))
 
     def cut_codes(self, values: Tensor) -> Tensor:
-        """The grid [N,h,w] out of values [N,≥last+2] by index."""
+        """The grid [N,h,w] of values [N,≥last+2] by index."""
         body = values[:, HEADER_LENGTH : self.last + 2]
         return body.unflatten(1, (self.grid_h, self.row_length))[:, :, : self.grid_w]
 
@@ -71,3 +71,11 @@ class Canvas:
         """Drawn codes before `index`."""
         row, column = divmod(index - self.first, self.row_length)
         return row * self.grid_w + min(column, self.grid_w)
+
+    def accept_lengths(self, accept_step: Tensor) -> tuple[tuple[int, ...], ...]:
+        """Tokens that each forward accepted, picture by picture.
+
+        `accept_step` [N,≥last+1], by index, is the forward that accepted a token; 0 stands for the prefill.
+        """
+        drawn = accept_step[:, self.first : self.last + 1]
+        return tuple(tuple(torch.bincount(steps)[1:].tolist()) for steps in drawn)

@@ -1,4 +1,4 @@
-"""What a decoding run is asked for, and what it gives."""
+"""Settings, progress and result of a decoding run."""
 
 import math
 from dataclasses import dataclass, field
@@ -17,13 +17,12 @@ MAX_SEED = 2**64 - 1
 
 @dataclass(frozen=True)
 class DecodeSettings:
-    """How tokens are drawn.
+    """How tokens are drawn. Raises InputError when a value is out of range.
 
-    `window_size` W is how many tokens one forward looks at: the last settled one and W − 1 drafts; it settles 1 to W
-    tokens. `ar` is W = 1. `new_drafts` says what a slot that enters the window starts from: the code above, the left
-    neighbour, a random code, or a draw from the model's distribution at the window's end. With `adapt_window`, a
-    forward of `gumbel` looks at fewer tokens where the last ones settled few. `kv_cache` is how keys and values are
-    kept: auto is the format of the computation. Raises InputError when a value is out of range.
+    A forward has `window_size` W tokens, the last accepted one and W − 1 drafts, and accepts 1 to W tokens; `ar` is
+    W = 1. `new_drafts` is what a new draft starts from: the code above, the left neighbour, a random code, or a draw
+    from the model's distribution at the window's end. With `adapt_window`, a forward of `gumbel` is narrower where the
+    last forwards accepted few tokens. `kv_cache` is the dtype of keys and values; auto is that of the computation.
     """
 
     cfg_scale: float = 4.0
@@ -48,50 +47,51 @@ class DecodeSettings:
 
     @property
     def guided(self) -> bool:
-        """Whether the unconditional branch runs."""
+        """Whether there is an unconditional branch."""
         return self.cfg_scale != 1.0
 
     @property
     def width(self) -> int:
-        """Tokens that one forward looks at."""
+        """Tokens of one forward."""
         return 1 if self.decoder == "ar" else self.window_size
 
     @property
     def keeps_draft_probs(self) -> bool:
-        """Whether the decoder needs to know what its drafts were drawn from."""
+        """Whether the rule needs the distributions that drafts were drawn from."""
         return self.decoder in ("sjd", "coupled")
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """How far a run is. `codes` [N,h,w] on the CPU, given rows included; behind the settled ones they are drafts or 0.
+    """The progress of a run.
 
-    `settled` [N] counts sampled codes, given rows not included; `total` is the codes to sample in each picture.
+    `codes` [N,h,w] on the CPU include given rows; after the accepted ones they are drafts or 0. `accepted` [N] counts
+    sampled codes, without given rows; `total` is the codes to sample in each picture.
     """
 
     codes: Tensor
-    settled: tuple[int, ...]
+    accepted: tuple[int, ...]
     total: int
     nfe: int
 
 
 @dataclass(frozen=True)
 class DecodeResult:
-    """A finished run.
+    """A complete run.
 
-    `codes` [N,h,w] int64 on the CPU, given rows included. `nfe`: forwards, without those that read the prompt.
-    `accept_lengths[k]`: tokens (ends of row included) that each forward settled in picture k. `settled_step` [N,h,w]:
-    the forward that settled each code, 0 for the prompt's, −1 for given ones. `log_likelihood` [N], in nats: the sum
-    over a picture's sampled codes of the log of the guided probability, at the temperature, that each has among all
-    codes after those before it, whatever top-k and decoder. `seconds`: wall time with prefill; `warm_up_seconds` of it
-    went into compiling and capturing. `matmul_kernel` is what multiplied the blocks' weights, `attention_kernel` what
-    attended over the cache, with the reason.
+    `codes` [N,h,w] int64 on the CPU, given rows included. `nfe`: forwards, without those of the prefill.
+    `accept_lengths[k]`: tokens (ends of row included) that each forward accepted in picture k. `accept_step` [N,h,w]:
+    the forward that accepted each code, 0 for the prefill, −1 for given codes. `log_likelihood` [N], in nats: the sum
+    over a picture's sampled codes of the log of the guided probability, at the temperature, among all codes and given
+    those before it, whatever top-k and decoder. `seconds`: wall time with prefill, of which `warm_up_seconds` went into
+    compiling and capturing. `matmul_kernel` multiplied by the blocks' weights, `attention_kernel` attended over the
+    cache, each with the reason.
     """
 
     codes: Tensor
     nfe: int
     accept_lengths: tuple[tuple[int, ...], ...]
-    settled_step: Tensor
+    accept_step: Tensor
     log_likelihood: tuple[float, ...]
     seconds: float
     warm_up_seconds: float = 0.0
@@ -101,17 +101,17 @@ class DecodeResult:
 
     @property
     def sampled_tokens(self) -> int:
-        """Codes that were sampled, over all pictures."""
-        return int((self.settled_step >= 0).sum())
+        """Sampled codes, over all pictures."""
+        return int((self.accept_step >= 0).sum())
 
     @property
     def log_likelihood_per_code(self) -> tuple[float, ...]:
-        """`log_likelihood` by code, so that canvases of different sizes compare."""
+        """`log_likelihood` per sampled code, to compare canvases of different sizes."""
         return tuple(sum_of_codes * len(self.codes) / self.sampled_tokens for sum_of_codes in self.log_likelihood)
 
     @property
     def accept_histogram(self) -> dict[int, int]:
-        """Accepted length → number of forwards, over all pictures."""
+        """Accept length → number of forwards, over all pictures."""
         lengths = [length for picture in self.accept_lengths for length in picture]
         return {length: lengths.count(length) for length in sorted(set(lengths))}
 

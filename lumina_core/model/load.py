@@ -11,10 +11,9 @@ from torch import Tensor
 
 from .. import operations as default_operations
 from ..checkpoint.config import TransformerConfig
-from ..checkpoint.find import CheckpointFiles, find_checkpoint
-from ..checkpoint.tensors import Shape, TensorStore
+from ..checkpoint.find import Checkpoint, open_checkpoint
+from ..checkpoint.tensors import Shape
 from ..device import explain_out_of_memory, gigabytes
-from ..errors import CheckpointError
 from ..quant.linear import PLAIN, Kernel, QuantizedLinear, quantized_operations
 from ..quant.schemes import SCHEMES, Pieces
 from ..quant.triton_matmul import choose_kernel
@@ -41,7 +40,7 @@ class Placement:
 
 
 def load_transformer(
-    path: str | Path,
+    source: str | Path | Checkpoint,
     *,
     dtype: torch.dtype = torch.bfloat16,
     device: torch.device | str = "cpu",
@@ -49,37 +48,25 @@ def load_transformer(
     weights: str = AUTO,
     work_device: torch.device | str | None = None,
 ) -> Transformer:
-    """The transformer of a checkpoint (folder, single `.safetensors`, or "demo"), in eval mode.
+    """The transformer of a checkpoint (folder, single `.safetensors`, "demo", or an opened one), in eval mode.
 
     `weights` is the form of the blocks' linear weights: auto (as the checkpoint has them), int8, int4 (quantised while
-    they are read), bf16 or fp32 (which stand in for `dtype`, the format of all else). `work_device` is where the model
-    will run, if it waits on another `device`; weights are quantised there.
+    they are read), bf16 or fp32 (which replace `dtype`, that of everything else). `work_device` is where the model
+    runs, if it waits on another `device`; weights are quantised there.
 
-    Built on the meta device; each parameter is made when its tensor is read, so the weights are never held twice.
-    Raises CheckpointError naming every missing, unexpected or misshapen tensor before any weight is read, and
-    InputError for weights that the checkpoint cannot have, and OutOfMemory.
+    Built on the meta device; each parameter is made when its tensor is read, so weights are never held twice. Raises
+    CheckpointError that names every missing, unexpected or misshapen tensor before any weight is read, InputError for
+    weights that the checkpoint cannot have, and OutOfMemory.
     """
-    files = find_checkpoint(path)
-    plan = plan_weights(weights, files.scheme, dtype)
-    return read_transformer(files, plan, device, device if work_device is None else work_device, operations)
-
-
-def read_transformer(
-    files: CheckpointFiles,
-    plan: WeightsPlan,
-    device: torch.device | str = "cpu",
-    work_device: torch.device | str = "cpu",
-    operations: Any = default_operations,
-) -> Transformer:
-    """As `load_transformer`, by a plan of the weights."""
-    config = TransformerConfig.from_file(files.config)
-    check_code_range(config, files.config)
-    store = TensorStore(files.shards)
-    source = WeightSource(store, published_shapes(config), files.scheme, plan.scheme, work_device)
-    source.check(str(files.place))
+    checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
+    plan, config = plan_weights(weights, checkpoint.scheme, dtype), checkpoint.config
+    work_device = device if work_device is None else work_device
+    store = checkpoint.tensors
+    tensors = WeightSource(store, published_shapes(config), checkpoint.scheme, plan.scheme, work_device)
+    tensors.check(str(checkpoint.path))
     model = explain_out_of_memory(
-        lambda: build_transformer(config, plan, store.get, source.pieces, device, work_device, operations),
-        lambda: _no_room(files, plan, config),
+        lambda: build_transformer(config, plan, store.get, tensors.pieces, device, work_device, operations),
+        lambda: _no_room(checkpoint, plan),
     )
     model.text_embedding, model.text_head = store.get(EMBEDDING), store.get(HEAD)
     return model
@@ -107,12 +94,13 @@ def build_transformer(
     return model.eval().requires_grad_(False)
 
 
-def _no_room(files: CheckpointFiles, plan: WeightsPlan, config: TransformerConfig) -> str:
+def _no_room(checkpoint: Checkpoint, plan: WeightsPlan) -> str:
     def taken(one: WeightsPlan) -> str:
-        return f"{one.name} weights take {gigabytes(weight_bytes(empty_transformer(config, one), one.dtype))}"
+        model = empty_transformer(checkpoint.config, one)
+        return f"{one.name} weights take {gigabytes(weight_bytes(model, one.dtype))}"
 
     smaller = f"; {taken(replace(plan, scheme=SCHEMES['int4']))}" if plan.scheme is None else ""
-    return f"out of memory while loading {files.place}: {taken(plan)}{smaller}; close what else uses the memory"
+    return f"out of memory while loading {checkpoint.path}: {taken(plan)}{smaller}; close what else uses the memory"
 
 
 def empty_transformer(
@@ -214,16 +202,3 @@ def linear_shapes(config: TransformerConfig) -> dict[str, tuple[int, int]]:
         "gate_up_proj": (hidden, 2 * mlp),
         "down_proj": (mlp, hidden),
     }
-
-
-def check_code_range(config: TransformerConfig, source: Path) -> None:
-    """Raises CheckpointError when the vocabulary ends among the image codes.
-
-    One that ends before them all is a model of text alone: `forward` serves it, and `Vocabulary.of` refuses it.
-    """
-    first, end = config.image_token_offset, config.image_token_offset + config.codebook_size
-    if first < config.vocab_size < end:
-        raise CheckpointError(
-            f"{source}: the vocabulary of {config.vocab_size} ends among the image codes {first} to {end - 1}; "
-            "set image_token_offset and image_codebook_size to what the checkpoint was trained with"
-        )

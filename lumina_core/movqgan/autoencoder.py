@@ -87,22 +87,32 @@ class MoVQGAN(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.quantize.embedding.weight.dtype
 
+    @property
+    def device(self) -> torch.device:
+        return self.quantize.embedding.weight.device
+
     def encode(self, pixels: Tensor, strip_rows: int | None = None) -> Tensor:
         """Codes [B,h,w] of pixels [B,3,H,W] in [-1,1]; in strips of rows as `decode`.
 
-        Raises InputError when a side is no multiple of the downscale (8 for the published files).
+        Raises InputError as `check_pixels`.
         """
+        self.check_pixels(pixels)
+        return self.nearest(self.encode_latent(pixels, strip_rows))
+
+    def check_pixels(self, pixels: Tensor) -> None:
+        """Raises InputError unless pixels are floats [B,3,H,W] whose sides are multiples of the downscale (8)."""
         side, channels = self.config.downscale, self.config.picture_channels
         if pixels.ndim != 4 or pixels.shape[1] != channels or not pixels.is_floating_point():
             raise InputError(
                 f"pixels are {pixels.dtype} {tuple(pixels.shape)}; expected floats [B,{channels},H,W] in [-1,1]"
             )
-        if pixels.shape[-2] % side or pixels.shape[-1] % side or 0 in pixels.shape:
+        height, width = pixels.shape[-2:]
+        if height % side or width % side or 0 in pixels.shape:
+            nearest = f"{max(side, width - width % side)}x{max(side, height - height % side)}"
             raise InputError(
-                f"picture is {pixels.shape[-1]}x{pixels.shape[-2]}; MoVQGAN takes sides in multiples of {side}: "
-                "crop or resize the picture first"
+                f"the picture is {width}x{height}; expected sides in multiples of {side}: crop or resize it to "
+                f"{nearest} first"
             )
-        return self.nearest(self.encode_latent(pixels, strip_rows))
 
     def encode_latent(self, pixels: Tensor, strip_rows: int | None = None) -> Tensor:
         """The latent [B,C,h,w] of pixels before it is snapped to the codebook."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import operations as default_operations
+from ..checkpoint.find import Checkpoint
 from ..checkpoint.single_file import MOVQGAN_PREFIX, read_single_file
 from ..checkpoint.tensors import TensorStore, check_tensors, read_pickle
 from ..errors import CheckpointError
@@ -25,19 +26,22 @@ def load_movqgan(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     operations: Any = default_operations,
+    checkpoint: Checkpoint | None = None,
 ) -> MoVQGAN:
-    """The MoVQGAN in a `.safetensors` file or a `.ckpt`/`.pth` pickle, in eval mode; its architecture from the tensors.
+    """The MoVQGAN in a `.safetensors` file or a `.ckpt`/`.pth` pickle, in eval mode; its tensors tell its architecture.
 
-    A converted checkpoint that has one in it will do too. Raises CheckpointError for a file that is absent, damaged,
-    holds code, or lacks a tensor.
+    A converted checkpoint that holds one will do; `checkpoint` is that file where it is open already. Raises
+    CheckpointError for a file that is absent, damaged, holds code, or lacks a tensor.
     """
-    return build_movqgan(read_movqgan(path), str(path), dtype=dtype, device=device, operations=operations)
+    tensors = read_movqgan(path, checkpoint)
+    return build_movqgan(tensors, str(path), dtype=dtype, device=device, operations=operations)
 
 
-def read_movqgan(path: str | Path) -> dict[str, Tensor]:
+def read_movqgan(path: str | Path, checkpoint: Checkpoint | None = None) -> dict[str, Tensor]:
     """The tensors of a MoVQGAN file, without those of other parts (losses, EMA copies, a discriminator)."""
     path = Path(path)
-    tensors = _read(path)
+    is_open = checkpoint is not None and path in checkpoint.tensors.paths
+    tensors = _read(path, checkpoint.tensors if checkpoint is not None and is_open else None)
     own = {name: tensor for name, tensor in tensors.items() if name.startswith(OWN_PARTS)}
     if foreign := len(tensors) - len(own):
         logger.info("%s: %d tensors of other parts ignored", path.name, foreign)
@@ -70,13 +74,11 @@ def empty_movqgan(tensors: dict[str, Tensor], source: str, operations: Any = def
     return model
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read(path: Path, store: TensorStore | None) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"MoVQGAN file {path} is missing; expected movqgan_270M.ckpt or a .safetensors file")
-    if path.suffix == ".safetensors":
-        store = TensorStore([path])
-        if read_single_file(path) is None:
-            return {name: store.get(name) for name in store.shapes}
-        names = [name for name in store.shapes if name.startswith(MOVQGAN_PREFIX)]
-        return {name.removeprefix(MOVQGAN_PREFIX): store.get(name) for name in names}
-    return read_pickle(path)
+    if path.suffix != ".safetensors":
+        return read_pickle(path)
+    store = TensorStore([path]) if store is None else store
+    prefix = "" if read_single_file(path, store.metadata) is None else MOVQGAN_PREFIX
+    return {name.removeprefix(prefix): store.get(name) for name in store.shapes if name.startswith(prefix)}

@@ -1,9 +1,9 @@
-"""A sheet of small pictures with a few lines of text below each."""
+"""A contact sheet: small pictures with a few lines of text below each."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from PIL import Image, ImageDraw
 
@@ -13,11 +13,12 @@ FONT_SIZE = 18
 BACKGROUND, INK, FRAME_COLOUR = (28, 28, 32), (240, 240, 240), (70, 200, 100)
 
 
-def contact_sheet(pictures: Sequence[Image.Image], captions: Sequence[str], framed: int = 0) -> Image.Image:
-    """The pictures in rows, in order, a caption below each; the first `framed` have a green frame.
+def contact_sheet(
+    pictures: Sequence[Image.Image], captions: Sequence[str], framed: Collection[int] = ()
+) -> Image.Image:
+    """A sheet of the pictures in rows, in order, a caption below each, a green frame around those of `framed` indices.
 
-    A picture's longer side becomes at most 256 pixels, small ones grow by whole numbers, so that text is readable at
-    any size.
+    A picture's longer side becomes at most 256 pixels; small pictures grow by whole factors.
     """
     small = [_fitted(picture) for picture in pictures]
     columns = math.ceil(math.sqrt(len(small)))
@@ -29,7 +30,7 @@ def contact_sheet(pictures: Sequence[Image.Image], captions: Sequence[str], fram
     pen = ImageDraw.Draw(sheet)
     for index, (picture, caption) in enumerate(zip(small, captions, strict=True)):
         x, y = index % columns * cell_w + MARGIN, index // columns * cell_h + MARGIN
-        if index < framed:
+        if index in framed:
             right, bottom = x + picture.width, y + picture.height
             pen.rectangle((x - FRAME, y - FRAME, right + FRAME - 1, bottom + FRAME - 1), fill=FRAME_COLOUR)
         sheet.paste(picture, (x, y))
@@ -45,7 +46,7 @@ def _fitted(picture: Image.Image) -> Image.Image:
 
 
 def _text_size(captions: Sequence[str]) -> tuple[int, int]:
-    """Pixels that the largest caption takes."""
+    """Width and height of the largest caption, in pixels."""
     pen = ImageDraw.Draw(Image.new("L", (1, 1)))
     boxes = [pen.multiline_textbbox((0, 0), caption, font_size=FONT_SIZE) for caption in captions]
     return math.ceil(max(box[2] for box in boxes)), math.ceil(max(box[3] for box in boxes))

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from ..decoding.canvas import Canvas
 from ..decoding.cuda_graph import make_steps
-from ..decoding.loop import cache_length, read_length, steps_between_looks
+from ..decoding.loop import cache_length, forwards_per_sync, read_length
 from ..decoding.settings import DecodeSettings
 from ..decoding.window import Window
 from ..model.kv_cache import KVCache
@@ -80,13 +79,13 @@ def copy_bandwidth(device: torch.device) -> float:
 class PlacedSteps:
     """Steps of a window, each at the same place: after `context` tokens."""
 
-    def __init__(self, window: Window, context: int, end_of_row: Tensor):
-        self.width, self._window, self._end_of_row = window.width, window, end_of_row
+    def __init__(self, window: Window, context: int):
+        self.width, self._window = window.width, window
         index = context - PROMPT_TOKENS
         self._place = torch.full_like(window.pos, index)
-        # As the last forward before a look: the one for which the host knows least.
-        since_look = steps_between_looks(window.transformer.device) - 1
-        self.kv_len = read_length(window, PROMPT_TOKENS, index, since_look, window.width)
+        # The last forward before a synchronisation has the loosest bound.
+        since_sync = forwards_per_sync(window.transformer.device) - 1
+        self.kv_len = read_length(window, PROMPT_TOKENS, index, since_sync, window.width)
         self._steps = make_steps(window)
 
     @property
@@ -98,7 +97,7 @@ class PlacedSteps:
     def run(self, count: int) -> None:
         for _ in range(count):
             self._window.pos.copy_(self._place)
-            self._steps(self._end_of_row, self.kv_len, self.width)
+            self._steps(self.kv_len, self.width)
 
 
 class StepTimer:
@@ -117,13 +116,11 @@ class StepTimer:
         self.canvas = canvas_reaching(longest, widest) if canvas is None else canvas
         length = cache_length(self.canvas, PROMPT_TOKENS, self.settings)
         self.cache = new_cache(transformer, self.rows, length, settings.kv_cache, widest)
-        self.end_of_row = transformer.embed(torch.zeros(1, dtype=torch.int64))
 
     def steps_at(self, window: int, context: int) -> PlacedSteps:
         """Steps of `window` tokens after `context`; the first `SETTING_UP` of them set up."""
         settings = replace(self.settings, window_size=window)
-        moving = Window(self.transformer, self.canvas, self.cache, [PROMPT_TOKENS], settings)
-        return PlacedSteps(moving, context, self.end_of_row)
+        return PlacedSteps(Window(self.transformer, self.canvas, self.cache, [PROMPT_TOKENS], settings, 0), context)
 
     def measure(self, window: int, context: int, steps: int, bandwidth: float) -> StepTime:
         """The mean of some steps, after those that set up."""

@@ -1,4 +1,4 @@
-"""Models of random weights in the published sizes, for planning and timing without a checkpoint."""
+"""Models of random weights in the published sizes, to plan and time without a checkpoint."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ MAX_UNITS = 128
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """A transformer's and its codec's."""
+class SyntheticModel:
+    """The sizes of a transformer and its codec."""
 
-    transformer: TransformerConfig
+    config: TransformerConfig
     movqgan: MoVQGANConfig
+    scheme: None = None
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """One with tokens for every side; its ids mean nothing."""
-        config = self.transformer
+        """A vocabulary of arbitrary ids, with a token for every side."""
+        config = self.config
         units = tuple(range(5, 5 + MAX_UNITS + 1))
         return Vocabulary(1, 2, 3, 4, units, config.image_token_offset, config.codebook_size)
 
@@ -63,8 +64,12 @@ _TINY = replace(
 )
 _MOVQGAN_270M = MoVQGANConfig(256, (1, 2, 2, 4), 2, (3,), latent_channels=4, code_channels=4, codebook_size=16_384)
 _MOVQGAN_TINY = MoVQGANConfig(32, (1, 1, 1, 1), 1, (), latent_channels=4, code_channels=4, codebook_size=256)
-SYNTHETIC: Mapping[str, Sizes] = MappingProxyType(
-    {"7b": Sizes(_7B, _MOVQGAN_270M), "2b": Sizes(_2B, _MOVQGAN_270M), "tiny": Sizes(_TINY, _MOVQGAN_TINY)}
+SYNTHETIC: Mapping[str, SyntheticModel] = MappingProxyType(
+    {
+        "7b": SyntheticModel(_7B, _MOVQGAN_270M),
+        "2b": SyntheticModel(_2B, _MOVQGAN_270M),
+        "tiny": SyntheticModel(_TINY, _MOVQGAN_TINY),
+    }
 )
 
 

@@ -1,4 +1,4 @@
-"""Text to token ids, with the model's special tokens looked up by name and never made from a user's text."""
+"""Text to token ids. Special tokens are looked up by name and never made from a user's text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 
 import tokenizers
 
-from ..checkpoint.single_file import require_single_file
 from ..errors import CheckpointError, InputError
 
 IMAGE_START = "<racm3:break>"
@@ -22,7 +21,7 @@ COMPANIONS = ("tokenizer_config.json", "added_tokens.json", "special_tokens_map.
 
 
 def grid_unit_name(units: int) -> str:
-    """Name of the token that says "`units` grid units" (of 32 pixels each)."""
+    """The name of the token for `units` grid units of 32 pixels."""
     return f"<reserved{8800 + units:05d}>"
 
 
@@ -31,9 +30,9 @@ REQUIRED_TOKENS = (IMAGE_START, IMAGE_END, END_OF_ROW, END_OF_TURN, grid_unit_na
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A byte-level BPE for text beside a table of special tokens by name.
+    """A byte-level BPE for text, and the special tokens by name.
 
-    `text` must hold no added tokens: then a special token's name that a user types is encoded as the text it is.
+    `text` must hold no added tokens, so that a special token's name in a user's text is encoded as text.
     """
 
     text: tokenizers.Tokenizer
@@ -43,11 +42,11 @@ class Tokenizer:
 
     @property
     def bos_id(self) -> int:
-        """Id of the token that begins a prompt."""
+        """The token that begins a prompt."""
         return self.token_id(self.bos)
 
     def encode_text(self, text: str) -> list[int]:
-        """Ids of `text` alone, special tokens' names included as plain text. Raises InputError for no valid text."""
+        """Ids of `text`, special tokens' names as plain text. Raises InputError for invalid Unicode."""
         try:
             text.encode("utf-8")
         except (AttributeError, UnicodeEncodeError) as error:
@@ -57,15 +56,14 @@ class Tokenizer:
         return self.text.encode(text, add_special_tokens=False).ids
 
     def encode_prompt(self, text: str) -> list[int]:
-        """Ids of a whole prompt: bos, the text, end of turn. Raises InputError for no valid text."""
+        """Ids of a prompt: bos, the text, end of turn. Raises InputError for invalid Unicode."""
         return [self.bos_id, *self.encode_text(text), self.token_id(END_OF_TURN)]
 
     def has_token(self, name: str) -> bool:
-        """Whether the vocabulary has a token of this name."""
         return self._find(name) is not None
 
     def token_id(self, name: str) -> int:
-        """Id of the token called `name`. Raises CheckpointError when the vocabulary has none."""
+        """The id of a token. Raises CheckpointError when the vocabulary has none of that name."""
         found = self._find(name)
         if found is None:
             raise _missing(self.source, [name])
@@ -75,13 +73,12 @@ class Tokenizer:
         return self.special_ids.get(name, self.text.token_to_id(name))
 
 
-def load_tokenizer(path: str | Path) -> Tokenizer:
-    """Tokenizer of a checkpoint folder, of a `tokenizer.json` with its companions beside it, or of a converted file.
+def make_tokenizer(files: TokenizerFiles) -> Tokenizer:
+    """The tokenizer of its files' texts.
 
-    The special tokens come from `tokenizer.json`, `added_tokens.json` and `tokenizer_config.json`, the first that has
-    a name counts. Raises CheckpointError for a missing or broken file, or a token that the model needs and lacks.
+    The special tokens come from `tokenizer.json`, `added_tokens.json` and `tokenizer_config.json`; the first that has a
+    name counts. Raises CheckpointError for a missing or damaged file, or a token that the model needs and lacks.
     """
-    files = read_tokenizer_files(path)
     whole, settings = files.tokenizer(), files.values("tokenizer_config.json")
     special_ids = _special_ids(whole, settings, files.values("added_tokens.json"))
     bos = _bos_name(files, settings, files.values("special_tokens_map.json"))
@@ -101,15 +98,20 @@ def _missing(source: str, names: list[str]) -> CheckpointError:
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """The texts of a tokenizer's files by name; `place` is their folder, or the converted file that they are in."""
+    """The texts of a tokenizer's files by name; `place` is their folder, or the converted file that holds them."""
 
     place: Path
     texts: Mapping[str, str]
     main: str = TOKENIZER
 
     def source(self, name: str) -> str:
-        """A file for an error to name."""
+        """The name of a file in errors."""
         return str(self.place / name) if self.place.suffix != ".safetensors" else f"{name} in {self.place}"
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files in the folder."""
+        return tuple(self.place / name for name in self.texts)
 
     def tokenizer(self) -> tokenizers.Tokenizer:
         source = self.source(self.main)
@@ -132,12 +134,9 @@ class TokenizerFiles:
         return values
 
 
-def read_tokenizer_files(path: str | Path) -> TokenizerFiles:
-    """The texts of a tokenizer's files. Raises CheckpointError when one cannot be read."""
-    place = Path(path)
-    if place.suffix == ".safetensors" and place.is_file():
-        return TokenizerFiles(place, require_single_file(place).tokenizer)
-    main = place / TOKENIZER if place.is_dir() else place
+def read_tokenizer_files(path: Path) -> TokenizerFiles:
+    """The texts of `tokenizer.json` and its companions in a folder. Raises CheckpointError when one cannot be read."""
+    main = path / TOKENIZER if path.is_dir() else path
     present = [file for name in (main.name, *COMPANIONS) if (file := main.with_name(name)).is_file()]
     return TokenizerFiles(main.parent, {file.name: _read_text(file) for file in present}, main.name)
 
@@ -173,7 +172,7 @@ def _bos_name(files: TokenizerFiles, *sources: dict[str, Any]) -> str:
 
 
 def _without_added_tokens(whole: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    """A tokenizer on the same model (shared, not copied) and the same splitting rules that knows no added token."""
+    """A tokenizer with the same model (shared, not copied) and splitting rules, without added tokens."""
     text = tokenizers.Tokenizer(whole.model)
     if whole.normalizer is not None:
         text.normalizer = whole.normalizer

@@ -4,16 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
-from ..checkpoint.config import TransformerConfig
 from ..errors import CheckpointError, InputError
+from ..pictures.sizes import (
+    CODE_PIXELS,
+    CODES_PER_UNIT,
+    HEADER_LENGTH,
+    UNIT_PIXELS,
+    SizeLimits,
+    check_size,
+    picture_length,
+)
 from .tokenizer import END_OF_ROW, END_OF_TURN, IMAGE_END, IMAGE_START, Tokenizer, grid_unit_name
 
-CODES_PER_UNIT = 4
-HEADER_LENGTH = 3
-DRAWN = -1
+
+class VocabularySizes(Protocol):
+    """The fields of a transformer's config that a vocabulary needs."""
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def codebook_size(self) -> int: ...
+    @property
+    def image_token_offset(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -32,7 +48,7 @@ class Vocabulary:
     codebook_size: int
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer, config: TransformerConfig) -> Vocabulary:
+    def of(cls, tokenizer: Tokenizer, config: VocabularySizes) -> Vocabulary:
         """The picture tokens of a checkpoint. Raises CheckpointError when tokenizer and config do not fit."""
         vocabulary = cls(
             image_start=tokenizer.token_id(IMAGE_START),
@@ -47,24 +63,14 @@ class Vocabulary:
         return vocabulary
 
     @property
-    def max_units(self) -> int:
-        """The longest side that a header can name, in grid units of 32 pixels."""
-        return len(self.grid_units) - 1
+    def max_side(self) -> int:
+        """The longest side that a header can name, in pixels."""
+        return UNIT_PIXELS * (len(self.grid_units) - 1)
 
-    def header(self, grid_h_units: int, grid_w_units: int) -> list[int]:
-        """[start, H, W] of a picture of `grid_h_units` by `grid_w_units` units. Raises InputError when out of range."""
-        for side, units in (("height", grid_h_units), ("width", grid_w_units)):
-            if not 1 <= units <= self.max_units:
-                raise InputError(
-                    f"the picture's {side} is {units} grid units; expected 1 to {self.max_units} "
-                    f"({32 * self.max_units} pixels), which is what the tokenizer has tokens for"
-                )
-        return [self.image_start, self.grid_units[grid_h_units], self.grid_units[grid_w_units]]
-
-    def forced_tokens(self, grid_h: int, grid_w: int) -> list[int]:
-        """Every token of a picture of `grid_h` by `grid_w` codes that is known in advance, DRAWN at the others."""
-        header = self.header(_units("height", grid_h), _units("width", grid_w))
-        return header + ([DRAWN] * grid_w + [self.end_of_row]) * grid_h + [self.image_end]
+    def header(self, grid_h: int, grid_w: int) -> list[int]:
+        """[start, H, W] of a picture of `grid_h` by `grid_w` codes. Raises InputError as `check_size`."""
+        check_size(grid_w * CODE_PIXELS, grid_h * CODE_PIXELS, SizeLimits(max_side=self.max_side))
+        return [self.image_start, self.grid_units[grid_h // CODES_PER_UNIT], self.grid_units[grid_w // CODES_PER_UNIT]]
 
     def row_tokens(self, codes: torch.Tensor) -> list[int]:
         """Tokens of rows of codes [rows,w], each row with its end. Raises InputError for codes out of the codebook."""
@@ -75,8 +81,7 @@ class Vocabulary:
     def picture_tokens(self, codes: torch.Tensor) -> list[int]:
         """The full list of a picture of codes [h,w], start to end. Raises InputError for a bad size or code."""
         rows = self.row_tokens(codes)
-        grid_h, grid_w = codes.shape
-        return [*self.header(_units("height", grid_h), _units("width", grid_w)), *rows, self.image_end]
+        return [*self.header(*codes.shape), *rows, self.image_end]
 
     def parse_picture(self, ids: Sequence[int]) -> torch.Tensor:
         """Codes [h,w] (int64) of a picture's full token list. Raises InputError naming the first wrong position."""
@@ -85,10 +90,7 @@ class Vocabulary:
                 f"a picture's token list has {len(ids)} tokens; expected at least its header of start, H, W"
             )
         _expect(ids, 0, self.image_start, "the start of a picture")
-        grid_h, grid_w = (
-            CODES_PER_UNIT * self._parse_units(ids, 1, "H"),
-            CODES_PER_UNIT * self._parse_units(ids, 2, "W"),
-        )
+        grid_h, grid_w = (self._parse_side(ids, position, name) for position, name in ((1, "H"), (2, "W")))
         expected = picture_length(grid_h, grid_w)
         if len(ids) != expected:
             raise InputError(
@@ -99,11 +101,12 @@ class Vocabulary:
         _expect(ids, expected - 1, self.image_end, "the end of the picture")
         return self._parse_codes(ids, grid_h, grid_w)
 
-    def _parse_units(self, ids: Sequence[int], position: int, side: str) -> int:
+    def _parse_side(self, ids: Sequence[int], position: int, name: str) -> int:
+        """Codes of a side of a picture."""
         if ids[position] not in self.grid_units[1:]:
-            expected = f"{side}, a token of 1 to {self.max_units} grid units"
+            expected = f"{name}, a token of 1 to {len(self.grid_units) - 1} grid units"
             raise InputError(f"token {position} of the picture is {ids[position]!r}; expected {expected}")
-        return self.grid_units.index(ids[position])
+        return CODES_PER_UNIT * self.grid_units.index(ids[position])
 
     def _parse_codes(self, ids: Sequence[int], grid_h: int, grid_w: int) -> torch.Tensor:
         first, last = self.image_token_offset, self.image_token_offset + self.codebook_size - 1
@@ -123,7 +126,7 @@ class Vocabulary:
         if low < 0 or high >= self.codebook_size:
             raise InputError(f"codes run from {low} to {high}; expected 0 to {self.codebook_size - 1}")
 
-    def _check(self, config: TransformerConfig) -> None:
+    def _check(self, config: VocabularySizes) -> None:
         end = self.image_token_offset + self.codebook_size
         if end > config.vocab_size:
             raise CheckpointError(
@@ -138,22 +141,11 @@ class Vocabulary:
                 raise CheckpointError(f"a special token has id {token}; expected one {expected}")
 
 
-def picture_length(grid_h: int, grid_w: int) -> int:
-    """Number of tokens of a picture of `grid_h` rows of `grid_w` codes, start and end included."""
-    return HEADER_LENGTH + grid_h * (grid_w + 1) + 1
-
-
 def _grid_units(tokenizer: Tokenizer) -> tuple[int, ...]:
     ids: list[int] = []
     while tokenizer.has_token(grid_unit_name(len(ids))):
         ids.append(tokenizer.token_id(grid_unit_name(len(ids))))
     return tuple(ids)
-
-
-def _units(side: str, codes: int) -> int:
-    if codes % CODES_PER_UNIT:
-        raise InputError(f"the picture's {side} is {codes} codes; expected a multiple of {CODES_PER_UNIT} (32 pixels)")
-    return codes // CODES_PER_UNIT
 
 
 def _expect(ids: Sequence[int], position: int, expected: int, meaning: str) -> None:

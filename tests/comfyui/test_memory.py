@@ -1,4 +1,4 @@
-"""Too little memory, foretold or met on the way: one clear message on the node, and the next, smaller run works."""
+"""Too little memory, by the estimate or a failed allocation: one clear message on the node, and the next, smaller run works."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_run_that_cannot_fit_is_refused_before_it_starts(server, fault):
     refused = server.run(text_to_image(seed=1, batch_size=64))
     assert refused.error["node_id"] == SAMPLER and not refused.progress
     message = refused.error["exception_message"]
-    assert "64 pictures of 64x64 would take about" in message and "there are 0.2 GB; what would fit: batch " in message
+    assert "64 pictures of 64x64 would take about" in message and "there are 0.2 GB; smaller settings that fit: batch " in message
     assert refused.error["exception_type"].endswith("OutOfMemory")
     assert server.run(text_to_image(seed=1, batch_size=2)).succeeded
 
@@ -91,7 +91,7 @@ def test_out_of_memory_on_the_way_says_so_and_a_smaller_run_works(server, fault)
     failed = server.run(text_to_image(seed=2, batch_size=4))
     assert failed.error["node_id"] == SAMPLER
     message = failed.error["exception_message"]
-    assert "out of memory while drawing 4 pictures of 64x64" in message and "what would fit: batch " in message
+    assert "out of memory while drawing 4 pictures of 64x64" in message and "smaller settings that fit: batch " in message
     smaller = server.run(text_to_image(seed=2, batch_size=1))
     assert smaller.succeeded and MODEL not in smaller.executed
 

@@ -11,7 +11,8 @@ from comfy_server import PACK
 from PIL import Image
 from workflows import MODEL, MOVQGAN, PROMPT, SAMPLER, api_form, node, text_to_image
 
-from lumina_core.pictures.panels import condition_panel, load_picture
+from lumina_core.pictures.images import load_picture
+from lumina_core.pictures.panels import condition_panel
 from lumina_core.tokens.prompts import build_prompt
 
 WORKFLOWS = sorted((PACK / "example_workflows").glob("*.json"))
@@ -297,7 +298,7 @@ def test_a_mask_of_another_size_is_an_error(server, save):
 
 def test_a_size_off_the_grid_is_refused_before_the_run(server, save):
     workflow = conditioned(save(noise(64, 64)).name, node("LuminaMGPT2_StitchPanels", width=64, height=100))
-    assert "nearest is 96" in str(server.queue(workflow)["node_errors"][STITCH])
+    assert "nearest legal size is 64x96" in str(server.queue(workflow)["node_errors"][STITCH])
 
 
 def test_a_canvas_that_does_not_fit_the_picture_is_an_error(server, save):

@@ -13,10 +13,11 @@ import pytest
 from PIL import Image
 
 from lumina_core.checkpoint.config import TransformerConfig
+from lumina_core.checkpoint.find import load_tokenizer
 from lumina_core.cli.main import main
 from lumina_core.movqgan.autoencoder import MoVQGAN
 from lumina_core.movqgan.load import load_movqgan
-from lumina_core.tokens.tokenizer import Tokenizer, load_tokenizer
+from lumina_core.tokens.tokenizer import Tokenizer
 from lumina_core.tokens.vocabulary import Vocabulary
 
 

@@ -7,7 +7,7 @@ import torch
 
 from lumina_core.decoding.canvas import Canvas
 from lumina_core.errors import InputError
-from lumina_core.tokens.vocabulary import DRAWN, HEADER_LENGTH
+from lumina_core.pictures.sizes import HEADER_LENGTH
 
 from .toys import toy_vocabulary
 
@@ -27,10 +27,9 @@ def test_what_is_drawn_begins_behind_the_given_and_ends_with_the_last_code(canva
 @pytest.mark.parametrize(("grid_h", "grid_w"), [(4, 4), (8, 4), (4, 12)])
 def test_ends_of_row_stand_where_the_vocabulary_forces_them(grid_h: int, grid_w: int) -> None:
     vocabulary, canvas = toy_vocabulary(16), Canvas(grid_h, grid_w)
-    forced = torch.tensor(vocabulary.forced_tokens(grid_h, grid_w))
+    tokens = torch.tensor(vocabulary.picture_tokens(torch.zeros(grid_h, grid_w, dtype=torch.int64)))
     index = torch.arange(HEADER_LENGTH, canvas.last + 2)
-    assert torch.equal(canvas.is_end_of_row(index), forced[index] == vocabulary.end_of_row)
-    assert torch.equal(canvas.is_end_of_row(index), forced[index] != DRAWN)
+    assert torch.equal(canvas.is_end_of_row(index), tokens[index] == vocabulary.end_of_row)
 
 
 @canvases

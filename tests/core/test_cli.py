@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from lumina_core.checkpoint.find import INDEX
 from lumina_core.cli import generate as generate_command
-from lumina_core.pictures.panels import condition_pixels, load_picture, to_image
+from lumina_core.pictures.images import load_picture, to_image
+from lumina_core.pictures.panels import condition_pixels
 from lumina_core.pipeline import Request
 from lumina_core.tokens.prompts import build_prompt
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lumina_core.pictures.panels import center_crop, load_picture, to_image, to_pixels
-from lumina_core.tokens.vocabulary import picture_length
+from lumina_core.pictures.images import center_crop, load_picture, to_image, to_pixels
+from lumina_core.pictures.sizes import picture_length
 
 from .cli_runs import CommandLine, read_pixels, save_noise
 

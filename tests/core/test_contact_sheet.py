@@ -13,7 +13,7 @@ COLOURS = ((200, 30, 30), (30, 30, 200), (30, 160, 160), (200, 200, 30), (90, 30
 
 def sheet_of(size: tuple[int, int], captions: list[str], framed: int = 0) -> np.ndarray:
     pictures = [Image.new("RGB", size, colour) for colour in COLOURS[: len(captions)]]
-    return np.asarray(contact_sheet(pictures, captions, framed))
+    return np.asarray(contact_sheet(pictures, captions, range(framed)))
 
 
 def places_of(sheet: np.ndarray, colour: tuple[int, int, int]) -> tuple[slice, slice]:

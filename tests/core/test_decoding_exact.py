@@ -13,15 +13,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lumina_core.checkpoint.find import load_tokenizer
 from lumina_core.decoding.settings import NEW_DRAFTS, DecodeSettings
 from lumina_core.kernels.noise import gumbel_noise, picture_keys
 from lumina_core.model.load import load_transformer
 from lumina_core.model.transformer import Transformer
 from lumina_core.movqgan.autoencoder import MoVQGAN
 from lumina_core.movqgan.load import load_movqgan
-from lumina_core.pictures.panels import condition_pixels, load_picture, to_image
+from lumina_core.pictures.images import load_picture, to_image
+from lumina_core.pictures.panels import condition_pixels
 from lumina_core.pipeline import Request, draw
-from lumina_core.tokens.tokenizer import Tokenizer, load_tokenizer
+from lumina_core.tokens.tokenizer import Tokenizer
 from lumina_core.tokens.vocabulary import Vocabulary
 
 from .toys import Toy, toy_transformer, toy_vocabulary

@@ -74,7 +74,7 @@ def test_says_so_frees_everything_and_works_again(
         draw(transformer, toy_vocabulary(CODES), REQUEST)
     message = str(caught.value)
     assert re.match("out of memory while drawing 3 pictures of 32x64, which takes about [0-9.]+ MB", message)
-    assert "what would fit: batch 2" in message
+    assert "smaller settings that fit: batch 2" in message
     assert caught.value.__cause__ is None and caught.value.__context__ is None
     gc.collect()
     assert len(caches) == 2 and all(cache() is None for cache in caches)

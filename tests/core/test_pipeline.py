@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from lumina_core.checkpoint.config import TransformerConfig
+from lumina_core.checkpoint.find import load_tokenizer
 from lumina_core.decoding.settings import DecodeResult
 from lumina_core.errors import Cancelled, InputError
 from lumina_core.model.load import load_transformer
 from lumina_core.model.transformer import Transformer
 from lumina_core.pipeline import DecodeSettings, Request, StepReport, check_request, draw
-from lumina_core.tokens.tokenizer import load_tokenizer
 from lumina_core.tokens.vocabulary import Vocabulary
 
 PROMPT = tuple(range(40))

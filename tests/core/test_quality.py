@@ -10,8 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import contact_sheet, quality, sources
+from benchmarks import quality, sources
+from benchmarks.verdicts import judged_sheet
 from lumina_core.movqgan.load import load_movqgan
+from lumina_core.pictures.contact_sheet import FRAME_COLOUR
 from training.world import CATEGORIES, fresh_samples, render
 
 from .checkpoints import CODES
@@ -75,23 +77,23 @@ def test_table_tells_what_is_below_its_goal() -> None:
     assert mean.split() == ["mean", "40", "85.0%", "60.0%"]
 
 
-@pytest.mark.parametrize(("count", "rows"), [(1, 1), (8, 1), (9, 2)])
-def test_contact_sheet_holds_every_picture_and_marks_the_wrong_ones(count: int, rows: int) -> None:
-    judged = [quality.Judged("a red circle " * 9, picture(10 * k), right=k != 0, strict=False) for k in range(count)]
-    sheet = np.asarray(quality.contact_sheet(judged))
-    width, height = contact_sheet.SHEET_CELL + 8, contact_sheet.SHEET_CELL + contact_sheet.SHEET_TEXT
-    assert sheet.shape == (rows * height, 8 * width, 3)
+@pytest.mark.parametrize("count", [1, 8, 9])
+def test_contact_sheet_holds_every_picture_and_frames_the_right_ones(count: int) -> None:
+    judged = [
+        quality.Judged("a red circle " * 9, picture(7 * k + 80), right=k != 0, strict=False) for k in range(count)
+    ]
+    sheet = np.asarray(judged_sheet(judged))
     for k in range(count):
-        left, top = k % 8 * width + 4, k // 8 * height + 4
-        assert (sheet[top : top + contact_sheet.SHEET_CELL, left : left + contact_sheet.SHEET_CELL] == 10 * k).all()
-        assert (sheet[top - 2, left].tolist() == [255, 0, 0]) == (k == 0)
+        rows, columns = np.nonzero((sheet == 7 * k + 80).all(-1))
+        assert len(np.unique(rows)) >= 64 and (rows.max() - rows.min()) == (columns.max() - columns.min())
+        assert (tuple(sheet[rows.min() - 1, columns.min()]) == FRAME_COLOUR) == (k != 0)
 
 
 def test_sheet_is_written(tmp_path: Path) -> None:
     sheet = tmp_path / "sheet.png"
     assert quality.main(["--truth", "--prompts-per-category", "2", "--sheet", str(sheet)]) == 0
     with Image.open(sheet) as image:
-        assert image.size == (8 * 136, 2 * 172)
+        assert image.width > 256 and image.height > 256
 
 
 def test_pictures_come_through_movqgan(checkpoint: Path) -> None:

@@ -10,9 +10,8 @@ import pytest
 from benchmarks import tasks as scores
 from benchmarks.verdicts import edge_f1, judge_task
 from lumina_core.checkpoint.config import TransformerConfig
-from lumina_core.checkpoint.find import find_checkpoint
+from lumina_core.checkpoint.find import find_checkpoint, load_tokenizer
 from lumina_core.tokens.prompts import find_template
-from lumina_core.tokens.tokenizer import load_tokenizer
 from lumina_core.tokens.vocabulary import Vocabulary
 from training.codes import GIVEN_WEIGHT, make_task_batches, task_prompt
 from training.transformer import demo_config

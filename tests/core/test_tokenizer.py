@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import tokenizers
 
+from lumina_core.checkpoint.find import load_tokenizer
 from lumina_core.errors import CheckpointError, InputError
 from lumina_core.movqgan.load import load_movqgan
-from lumina_core.pictures.panels import load_picture, to_pixels
-from lumina_core.tokens.tokenizer import REQUIRED_TOKENS, Tokenizer, load_tokenizer
+from lumina_core.pictures.images import load_picture, to_pixels
+from lumina_core.tokens.tokenizer import REQUIRED_TOKENS, Tokenizer
 
 
 @pytest.fixture(scope="module")

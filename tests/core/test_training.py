@@ -15,9 +15,10 @@ from safetensors.torch import load_file
 from lumina_core import load_movqgan, load_tokenizer, load_transformer
 from lumina_core.checkpoint.config import TransformerConfig
 from lumina_core.checkpoint.find import find_checkpoint
+from lumina_core.pictures.sizes import HEADER_LENGTH
 from lumina_core.pipeline import DecodeSettings, Request, draw
 from lumina_core.tokens.prompts import build_prompt
-from lumina_core.tokens.vocabulary import HEADER_LENGTH, Vocabulary
+from lumina_core.tokens.vocabulary import Vocabulary
 from training import __main__ as whole
 from training import codes, movqgan, transformer
 from training.world import (

@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lumina_core.checkpoint.config import TransformerConfig
+from lumina_core.checkpoint.find import load_tokenizer
 from lumina_core.kernels.reference import HEAD_NORM_EPS
 from lumina_core.model.kv_cache import KVCache
 from lumina_core.model.layers import HeadNorm
 from lumina_core.model.load import load_transformer, placements, published_shapes
 from lumina_core.model.source import UNUSED_PREFIX
 from lumina_core.model.transformer import Transformer
-from lumina_core.tokens.tokenizer import load_tokenizer
 
 TOLERANCE = 1e-4
 LENGTH = 37

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from lumina_core.checkpoint.config import TransformerConfig
+from lumina_core.checkpoint.find import load_tokenizer
 from lumina_core.errors import CheckpointError, InputError
-from lumina_core.tokens.tokenizer import load_tokenizer
-from lumina_core.tokens.vocabulary import DRAWN, Vocabulary, picture_length
+from lumina_core.pictures.sizes import picture_length
+from lumina_core.tokens.vocabulary import Vocabulary
 
 CONFIG = TransformerConfig(
     vocab_size=1064,
@@ -53,7 +54,7 @@ def test_ids_are_found_by_name(vocabulary: Vocabulary, tokenizer_file: Path) -> 
     assert vocabulary.end_of_row == tokenizer.token_id("<reserved08799>")
     assert vocabulary.end_of_turn == tokenizer.token_id("<reserved08706>")
     assert vocabulary.grid_units[3] == tokenizer.token_id("<reserved08803>")
-    assert vocabulary.max_units == 8
+    assert vocabulary.max_side == 256
 
 
 @pytest.mark.parametrize(("grid_h", "grid_w"), [(4, 4), (4, 12), (32, 8)])
@@ -64,16 +65,16 @@ def test_codes_survive_the_way_to_tokens_and_back(vocabulary: Vocabulary, grid_h
     assert torch.equal(vocabulary.parse_picture(tokens), codes)
 
 
-def test_forced_tokens_are_those_of_any_picture(vocabulary: Vocabulary) -> None:
-    tokens, forced = vocabulary.picture_tokens(codes_of(8, 4)), vocabulary.forced_tokens(8, 4)
-    assert len(forced) == len(tokens) and forced.count(DRAWN) == 8 * 4
-    for token, known in zip(tokens, forced, strict=True):
-        assert known == token or (known == DRAWN and token >= CONFIG.image_token_offset)
+def test_only_codes_differ_between_pictures_of_a_size(vocabulary: Vocabulary) -> None:
+    codes = codes_of(8, 4)
+    pairs = zip(vocabulary.picture_tokens(codes), vocabulary.picture_tokens(63 - codes), strict=True)
+    differing = [(one, other) for one, other in pairs if one != other]
+    assert len(differing) == 8 * 4 and min(map(min, differing)) >= CONFIG.image_token_offset
 
 
 def test_height_comes_before_width(vocabulary: Vocabulary) -> None:
-    assert vocabulary.header(5, 2) == [vocabulary.image_start, vocabulary.grid_units[5], vocabulary.grid_units[2]]
-    assert vocabulary.picture_tokens(codes_of(20, 8))[:3] == vocabulary.header(5, 2)
+    assert vocabulary.header(20, 8) == [vocabulary.image_start, vocabulary.grid_units[5], vocabulary.grid_units[2]]
+    assert vocabulary.picture_tokens(codes_of(20, 8))[:3] == vocabulary.header(20, 8)
 
 
 def test_given_rows_are_the_picture_after_its_header(vocabulary: Vocabulary) -> None:
@@ -124,17 +125,19 @@ def test_wrong_length_is_named(vocabulary: Vocabulary, change) -> None:
         vocabulary.parse_picture(change(vocabulary.picture_tokens(codes_of(4, 4))))
 
 
-@pytest.mark.parametrize("units", [(0, 1), (1, 9), (-1, 1)])
-def test_header_out_of_range(vocabulary: Vocabulary, units: tuple[int, int]) -> None:
-    with pytest.raises(InputError, match=r"expected 1 to 8 \(256 pixels\)"):
-        vocabulary.header(*units)
+@pytest.mark.parametrize(
+    ("grid", "expected"), [((0, 4), "multiples"), ((4, 36), "at most 256"), ((-4, 4), "multiples")]
+)
+def test_header_out_of_range(vocabulary: Vocabulary, grid: tuple[int, int], expected: str) -> None:
+    with pytest.raises(InputError, match=expected):
+        vocabulary.header(*grid)
 
 
 def test_bad_codes(vocabulary: Vocabulary) -> None:
     for bad in (torch.zeros(4), torch.zeros(4, 4), torch.full((4, 4), 64), torch.full((4, 4), -1)):
         with pytest.raises(InputError, match="codes"):
             vocabulary.picture_tokens(bad)
-    with pytest.raises(InputError, match="multiple of 4"):
+    with pytest.raises(InputError, match="multiples of 32"):
         vocabulary.picture_tokens(codes_of(4, 6))
 
 

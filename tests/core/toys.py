@@ -17,7 +17,8 @@ from lumina_core.decoding.canvas import Canvas
 from lumina_core.decoding.loop import Prefix, decode
 from lumina_core.decoding.settings import DecodeResult, DecodeSettings
 from lumina_core.model.transformer import Transformer
-from lumina_core.tokens.vocabulary import CODES_PER_UNIT, Vocabulary
+from lumina_core.pictures.sizes import CODES_PER_UNIT
+from lumina_core.tokens.vocabulary import Vocabulary
 
 TEXT_IDS = 32
 POOL_EXPECTED = 20
@@ -88,7 +89,7 @@ class Toy:
     @property
     def picture_ids(self) -> tuple[int, ...]:
         given = self.given_codes
-        header = self.vocabulary.header(-(-self.grid_h // CODES_PER_UNIT), -(-self.grid_w // CODES_PER_UNIT))
+        header = self.vocabulary.header(*(-(-side // CODES_PER_UNIT) * CODES_PER_UNIT for side in (self.grid_h, self.grid_w)))
         return (*header, *(self.vocabulary.row_tokens(given) if len(given) else ()))
 
     def decode(self, settings: DecodeSettings, pictures: int, **callbacks: Any) -> DecodeResult:

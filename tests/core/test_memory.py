@@ -1,4 +1,4 @@
-"""What a run takes is foretold, grows with what is asked for, and what would fit does."""
+"""The estimate of a run's memory grows with the request, and the smaller settings that are named fit."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import torch
 
 from benchmarks.memory import Case, measure
 from lumina_core import load_movqgan, load_transformer
-from lumina_core.advice import Budget, advice, check_fits
 from lumina_core.checkpoint.config import TransformerConfig
+from lumina_core.decoding.request import Request
+from lumina_core.decoding.settings import DecodeSettings
 from lumina_core.device import available_bytes, gigabytes
 from lumina_core.errors import OutOfMemory
+from lumina_core.memory import Budget, Demand, advice, check_fits, movqgan_bytes, plan_memory, weights_of
 from lumina_core.model.kv_cache import KVCache
 from lumina_core.model.load import published_shapes
 from lumina_core.model.source import UNUSED_PREFIX
 from lumina_core.movqgan.autoencoder import MoVQGAN
 from lumina_core.movqgan.config import infer_config
-from lumina_core.pipeline import DecodeSettings, Request
-from lumina_core.planner import Demand, movqgan_bytes, plan_memory, weights_of
 from lumina_core.quant.schemes import SCHEMES
 from lumina_core.quant.weights import CHOICES, WeightsPlan, plan_weights
 from lumina_core.timing.synthetic import SYNTHETIC, make_movqgan, make_transformer
@@ -30,7 +30,7 @@ from .cli_runs import CommandLine
 
 CPU = torch.device("cpu")
 BF16 = WeightsPlan(torch.bfloat16)
-SEVEN, CODEC = SYNTHETIC["7b"].transformer, SYNTHETIC["7b"].movqgan
+SEVEN, CODEC = SYNTHETIC["7b"].config, SYNTHETIC["7b"].movqgan
 GB = 1e9
 
 
@@ -90,7 +90,7 @@ def test_a_picture_that_decodes_in_strips_fits() -> None:
 
 
 @pytest.mark.parametrize("choice", CHOICES)
-def test_weights_take_the_bytes_that_are_foretold(checkpoint: Path, choice: str) -> None:
+def test_weights_take_the_bytes_that_are_estimated(checkpoint: Path, choice: str) -> None:
     model = load_transformer(checkpoint, dtype=torch.float32, weights=choice)
     weights = plan_weights(choice, None, torch.float32)
     assert weights_of(model) == weights
@@ -99,7 +99,7 @@ def test_weights_take_the_bytes_that_are_foretold(checkpoint: Path, choice: str)
     assert (plan.movqgan, plan.decode, plan.decode_in_strips) == (0, 0, 0)
 
 
-def test_movqgan_takes_the_bytes_that_are_foretold(checkpoint: Path) -> None:
+def test_movqgan_takes_the_bytes_that_are_estimated(checkpoint: Path) -> None:
     model = load_movqgan(checkpoint / "movqgan.safetensors")
     assert movqgan_bytes(model.config) == sum(part.nbytes for part in model.parameters())
 
@@ -110,13 +110,13 @@ def test_captured_steps_hold_a_forward_twice() -> None:
     assert replace(captured, forward=plain.forward) == plain
 
 
-def test_a_large_batch_of_the_demo_takes_about_what_is_foretold() -> None:
-    """By the most that a process of its own held, before and behind the run; what malloc does not give back counts.
+def test_a_large_batch_of_the_demo_takes_about_what_is_estimated() -> None:
+    """Peaks of a process of its own before and after the run are compared; memory that malloc keeps counts.
 
-    Once in a great while that is twice as much as otherwise, so the lesser of two runs counts.
+    The peak is rarely twice as high as usual, so the lesser of two runs counts.
     """
     measured = min((measure(Case(batch=64)) for _ in range(2)), key=lambda one: one.grown)
-    assert measured.grown > 200e6 and 0.6 < measured.foretold / measured.grown < 1.5
+    assert measured.grown > 200e6 and 0.6 < measured.estimated / measured.grown < 1.5
 
 
 # Synthetic models
@@ -137,8 +137,8 @@ def test_sizes_are_the_published_ones(golden: Path) -> None:
 @pytest.mark.parametrize("choice", ["fp32", "bf16", "int8", "int4"])
 def test_synthetic_weights_are_those_of_the_plan(choice: str) -> None:
     sizes, weights = SYNTHETIC["tiny"], plan_weights(choice, None, torch.float32)
-    model = make_transformer(sizes.transformer, weights, CPU)
-    plan = plan_memory(Demand(sizes.transformer, weights, Request([[0]], 4, 4), sizes.movqgan))
+    model = make_transformer(sizes.config, weights, CPU)
+    plan = plan_memory(Demand(sizes.config, weights, Request([[0]], 4, 4), sizes.movqgan))
     assert weights_of(model) == weights
     assert plan.weights == sum(part.nbytes for part in model.parameters())
     cache = KVCache(model.config, 1, 8, dtype=model.dtype, device="cpu")
@@ -149,7 +149,7 @@ def test_synthetic_weights_are_those_of_the_plan(choice: str) -> None:
     assert pixels.shape == (1, 3, 32, 32) and pixels.isfinite().all()
 
 
-# What would fit
+# Smaller settings
 
 
 def told(request: Request, capacity: float, weights: WeightsPlan = BF16, **budget: bool) -> str:
@@ -171,7 +171,7 @@ def test_the_refusal_says_what_it_takes_and_what_there_is() -> None:
     plan = plan_memory(demand(request))
     line = told(request, 24 * GB)
     assert line.startswith(f"4 pictures of 768x768 would take about {gigabytes(plan.total)} (weights ")
-    assert f"cache {gigabytes(plan.cache)}" in line and "and there are 24.0 GB; what would fit: " in line
+    assert f"cache {gigabytes(plan.cache)}" in line and "and there are 24.0 GB; smaller settings that fit: " in line
 
 
 @pytest.mark.parametrize(
@@ -180,30 +180,33 @@ def test_the_refusal_says_what_it_takes_and_what_there_is() -> None:
         (canvas(768, 768, batch=4), 50, "batch 3, or the int8 cache, or int4 weights, or 704x704"),
         (canvas(768, 768), 20, "the int8 cache, or int4 weights, or 544x544"),
         (canvas(768, 768), 12.5, "the int8 cache and int4 weights"),
-        (canvas(768, 768, batch=4), 12.5, "the int8 cache and int4 weights and batch 1"),
-        (canvas(768, 768, batch=4), 8, "the int4 cache and int4 weights and batch 1 and 704x704"),
+        (canvas(768, 768, batch=4), 12.5, "batch 1 and the int8 cache and int4 weights"),
+        (canvas(768, 768, batch=4), 8, "batch 1 and the int4 cache and int4 weights and 704x704"),
         (canvas(512, 1024, batch=2), 21, "the int4 cache, or 288x576"),
     ],
 )
-def test_what_would_fit(request_: Request, capacity: float, expected: str) -> None:
+def test_smaller_settings(request_: Request, capacity: float, expected: str) -> None:
     line = told(request_, capacity * GB)
-    assert line.split("what would fit: ")[1] == expected
+    assert line.split("smaller settings that fit: ")[1] == expected
 
 
 def test_nothing_fits() -> None:
     assert told(canvas(768, 768), 1 * GB).endswith("no picture of this model would fit")
 
 
-def test_weights_that_are_few_bits_already_are_not_offered_again() -> None:
+def test_int4_weights_are_not_offered_twice() -> None:
     weights = WeightsPlan(torch.bfloat16, SCHEMES["int4"])
     assert "int4" not in told(canvas(768, 768), 12 * GB, weights)
-    assert "int4" not in told(canvas(768, 768, batch=9), 20 * GB, with_weights=False).split("what would fit")[1]
+    assert "int4" not in told(canvas(768, 768, batch=9), 20 * GB, with_weights=False).split("settings that fit")[1]
 
 
-def test_what_is_offered_keeps_the_shape_and_the_given_rows() -> None:
+def test_a_smaller_picture_keeps_the_aspect_ratio_and_the_given_rows() -> None:
     given = torch.zeros(64, 64, dtype=torch.int64)
     request = replace(canvas(512, 1024, window_size=128), given_codes=given)
-    assert advice(demand(request), Budget(20 * GB)) == "what would fit: the int8 cache, or int4 weights, or 384x800"
+    assert (
+        advice(demand(request), Budget(20 * GB))
+        == "smaller settings that fit: the int8 cache, or int4 weights, or 384x800"
+    )
     tiny = replace(canvas(32, 64, window_size=16), given_codes=torch.zeros(4, 4, dtype=torch.int64))
     assert told(tiny, 0).endswith("no picture of this model would fit")
 
@@ -229,10 +232,10 @@ def test_info_tells_of_a_model_without_a_checkpoint(lumina: CommandLine) -> None
     assert info("--width", 512, "--height", 512)["picture"] == "512x512, batch 1"
 
 
-def test_info_says_what_would_fit(lumina: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_info_names_smaller_settings(lumina: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lumina_core.cli.info.available_bytes", lambda _: 50 * 10**9)
     options = ("info", "--synthetic", "7b", "--weights", "bf16", "--batch", 4)
-    assert "no; what would fit: batch 3" in lumina.run(*options).succeeded().out
+    assert "no; smaller settings that fit: batch 3" in lumina.run(*options).succeeded().out
     monkeypatch.setattr("lumina_core.cli.info.available_bytes", lambda _: None)
     lines = lumina.run(*options).succeeded().out.splitlines()
     assert [line.split()[-2:] for line in lines[-2:]] == [["not", "known"]] * 2
@@ -247,7 +250,7 @@ def test_a_run_that_cannot_fit_is_refused_before_the_weights_are_read(
     monkeypatch.setattr("lumina_core.cli.generate.load_transformer", never)
     monkeypatch.setattr("lumina_core.cli.generate.available_bytes", lambda _: 3 * 10**6)
     lumina.refuses_to_generate("--batch", 8, expected="8 pictures of 32x32 would take about")
-    lumina.refuses_to_generate("--batch", 8, expected="there are 3 MB; what would fit: batch 4")
+    lumina.refuses_to_generate("--batch", 8, expected="there are 3 MB; smaller settings that fit: batch 4")
 
 
 def test_published_config_of_the_command_line_is_the_files(golden: Path) -> None:

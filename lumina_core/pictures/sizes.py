@@ -1,0 +1,126 @@
+"""Sizes of pictures: the one check of what can be drawn, and the sizes that the published model was trained on."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import InputError
+
+logger = logging.getLogger(__name__)
+
+Size = tuple[int, int]
+UNIT_PIXELS = 32
+CODE_PIXELS = 8
+CODES_PER_UNIT = UNIT_PIXELS // CODE_PIXELS
+HEADER_LENGTH = 3
+MAX_SIDE = 128 * UNIT_PIXELS
+
+
+@dataclass(frozen=True)
+class SizeLimits:
+    """What a model can draw: tokens of its context, and pixels of the longest side that its tokenizer can name."""
+
+    max_tokens: int = sys.maxsize
+    max_side: int = MAX_SIDE
+
+
+def picture_length(grid_h: int, grid_w: int) -> int:
+    """Number of tokens of a picture of `grid_h` rows of `grid_w` codes, start and end included."""
+    return HEADER_LENGTH + grid_h * (grid_w + 1) + 1
+
+
+def check_size(width: int, height: int, limits: SizeLimits | None = None, prompt_tokens: int = 0) -> tuple[int, int]:
+    """Rows and columns of codes (grid_h, grid_w) of a picture of `width` by `height` pixels.
+
+    Raises InputError, naming the nearest legal size, unless both sides are multiples of 32 up to `limits.max_side` and
+    the picture fits `limits.max_tokens` after a prompt of `prompt_tokens`.
+    """
+    for name, side in (("width", width), ("height", height)):
+        if not isinstance(side, int) or isinstance(side, bool):
+            raise InputError(f"{name} is {side!r}; expected a whole number of pixels, a multiple of {UNIT_PIXELS}")
+    limits = limits or SizeLimits()
+    expected = _expected(width, height, limits, prompt_tokens)
+    if expected:
+        nearest = size_text(nearest_size(width, height, limits, prompt_tokens))
+        raise InputError(f"the size is {width}x{height}; expected {expected}; the nearest legal size is {nearest}")
+    return height // CODE_PIXELS, width // CODE_PIXELS
+
+
+def nearest_size(width: int, height: int, limits: SizeLimits, prompt_tokens: int = 0) -> Size:
+    """The legal size most like `width` by `height`. Raises InputError when not even 32x32 fits the context."""
+    room = limits.max_tokens - prompt_tokens
+    widths = range(UNIT_PIXELS, limits.max_side + 1, UNIT_PIXELS)
+    fitting = [(w, _tallest(w, min(height, limits.max_side), room)) for w in widths]
+    sizes = [(w, h) for w, h in fitting if h > 0]
+    if not sizes:
+        raise InputError(
+            f"the prompt takes {prompt_tokens} tokens, which leaves no room for a picture in the context of "
+            f"{limits.max_tokens}; expected a shorter prompt"
+        )
+    return min(sizes, key=lambda size: _distance(size, (width, height)))
+
+
+def warn_if_untrained(width: int, height: int, trained_sizes: Sequence[Size] | None) -> None:
+    """Logs a warning for a size that the model was not trained on; `trained_sizes` None means the published ones."""
+    trained_sizes = published_sizes() if trained_sizes is None else trained_sizes
+    if (width, height) not in trained_sizes:
+        nearest = size_text(min(trained_sizes, key=lambda trained: _distance(trained, (width, height))))
+        logger.warning("The model was not trained on pictures of %sx%s; the nearest is %s.", width, height, nearest)
+
+
+def crop_sizes(base: int) -> list[Size]:
+    """Sizes (width, height) that the model was trained on around `base` squared pixels, widest first.
+
+    With units of 32 pixels and n = (base / 32)^2: for every width w the heights n // (w+1) to n // w, no side longer
+    than four times the other. Raises InputError when `base` is no positive multiple of 32.
+    """
+    if base < UNIT_PIXELS or base % UNIT_PIXELS:
+        raise InputError(f"the base size is {base}; expected a positive multiple of {UNIT_PIXELS}")
+    area = (base // UNIT_PIXELS) ** 2
+    return [
+        (w * UNIT_PIXELS, h * UNIT_PIXELS)
+        for w in range(area, 0, -1)
+        for h in range(max(1, area // (w + 1)), area // w + 1)
+        if max(w, h) <= 4 * min(w, h)
+    ]
+
+
+def published_sizes() -> list[Size]:
+    """Sizes that the published model was trained on: the crop lists of 768 and 512, and two panels of the latter."""
+    small = crop_sizes(512)
+    return crop_sizes(768) + small + [(width, 2 * height) for width, height in small]
+
+
+def size_text(size: Size) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _expected(width: int, height: int, limits: SizeLimits, prompt_tokens: int) -> str | None:
+    """The condition that a size does not meet, or None."""
+    if any(side < UNIT_PIXELS or side % UNIT_PIXELS for side in (width, height)):
+        return f"positive multiples of {UNIT_PIXELS}"
+    if max(width, height) > limits.max_side:
+        return f"sides of at most {limits.max_side}, the longest that the tokenizer can name"
+    tokens = prompt_tokens + picture_length(height // CODE_PIXELS, width // CODE_PIXELS)
+    if tokens > limits.max_tokens:
+        return (
+            f"at most {limits.max_tokens} tokens, the model's context, and this takes {tokens} "
+            f"({prompt_tokens} the prompt's)"
+        )
+    return None
+
+
+def _tallest(width: int, height: int, room: int) -> int:
+    """The multiple of 32 nearest to `height` with which a picture of this width fits `room` tokens; 0 or less: none."""
+    row = width // CODE_PIXELS + 1
+    fitting = (room - picture_length(0, 0)) // (CODES_PER_UNIT * row)
+    return UNIT_PIXELS * min(max(1, round(height / UNIT_PIXELS)), fitting)
+
+
+def _distance(size: Size, other: Size) -> float:
+    """Distance of two sizes by the ratios of their sides: a size that is too large keeps its aspect ratio."""
+    return sum((math.log(side) - math.log(max(1, wanted))) ** 2 for side, wanted in zip(size, other, strict=True))
