@@ -1,17 +1,20 @@
-"""What the commands that score pictures have in common on their command lines."""
+"""The command line of the benchmarks that score pictures."""
 
 import argparse
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from lumina_core.cli.files import check_outputs, check_picture_suffix
+from lumina_core.checkpoint.output_files import check_outputs, check_picture_suffix
 from lumina_core.decoding.settings import DECODERS
 from lumina_core.device import DEVICES
+from lumina_core.errors import LuminaError
 
 from .whole_numbers import natural
 
 
 def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where the pictures come from, how they are drawn, and the files that are written."""
+    """Adds where the pictures come from, how they are drawn, and the files to write."""
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--truth", action="store_true", help="score the rendered truth: checks the scorer itself")
     kind.add_argument("--reconstruct", action="store_true", help="score MoVQGAN reconstructions of the truth")
@@ -21,7 +24,7 @@ def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--decoder", choices=DECODERS, default="gumbel")
     parser.add_argument("--window", type=int, default=32)
     parser.add_argument("--cfg", type=float, default=4.0)
-    parser.add_argument("--seed", type=natural, default=0, help="of the prompts and of the drawing")
+    parser.add_argument("--seed", type=natural, default=0, help="of the prompts and of the sampling")
     parser.add_argument("--json", type=Path, help="file for the scores")
     parser.add_argument("--sheet", type=Path, help="PNG of all pictures with their captions")
 
@@ -31,3 +34,13 @@ def check_files(options: argparse.Namespace) -> None:
     check_outputs([path for path in (options.json, options.sheet) if path is not None])
     if options.sheet is not None:
         check_picture_suffix(options.sheet)
+
+
+def exit_code(name: str, run: Callable[[], object]) -> int:
+    """Runs a benchmark: 0, or 2 with one line on stderr for bad input."""
+    try:
+        run()
+    except (LuminaError, OSError) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    return 0

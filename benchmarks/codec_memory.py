@@ -1,19 +1,19 @@
-"""What decoding takes whole and in strips: python -m benchmarks.codec_memory [SIDE [NUMBERS ...]]
+"""Memory of decoding whole and in strips: python -m benchmarks.codec_memory [SIDE [DTYPE ...]]
 
-Decodes one square picture of SIDE pixels (default 384) in NUMBERS (default float32 bfloat16), with a MoVQGAN of the
-published 270M sizes and random weights, in processes of their own, on the CPU and one thread. Each decodes a small
-picture first, so that PyTorch and the weights are in. It prints the bytes by which the process grew, the estimate, and
-how far each picture is from the first.
+Decodes one square picture of SIDE pixels (default 384) in each DTYPE (default float32 bfloat16), with a MoVQGAN of the
+published 270M sizes and random weights. Each decode runs in its own process, on the CPU and one thread, after that of a
+small picture, so that PyTorch and the weights are loaded. The table shows the bytes by which the process grew, the
+estimate, and how far each picture is from the first.
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
-import json
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,11 +23,10 @@ from torch import Tensor
 from lumina_core.device import peak_bytes
 from lumina_core.movqgan.autoencoder import MoVQGAN
 from lumina_core.movqgan.config import STRIP_ROWS
+from lumina_core.pictures.sizes import CODE_PIXELS
 from lumina_core.timing.synthetic import SYNTHETIC
 
-from .own_process import in_own_process
-
-SIDE, NUMBERS, CODE_PIXELS = 384, ("float32", "bfloat16"), 8
+from .own_process import in_own_process, measure_named_case
 
 
 @dataclass(frozen=True)
@@ -50,29 +49,28 @@ class Measured:
 
 
 def measure(case: Case) -> Measured:
-    """Runs a case in a process of its own."""
     return Measured(**in_own_process("benchmarks.codec_memory", case))
 
 
 def run_here(case: Case) -> Measured:
-    """Runs a case in this process, which must be a fresh one."""
+    """Runs a case in this process, which must be new."""
     torch.set_num_threads(1)
     device, grid = torch.device("cpu"), case.side // CODE_PIXELS
     torch.manual_seed(0)
     movqgan = MoVQGAN(SYNTHETIC["7b"].movqgan).to(getattr(torch, case.dtype)).requires_grad_(False)
     _decode(movqgan, 2, case.strip_rows)
-    _forget_peak()
+    _reset_peak()
     before, started = peak_bytes(device), time.perf_counter()
     pixels = _decode(movqgan, grid, case.strip_rows)
     seconds, after = time.perf_counter() - started, peak_bytes(device)
-    assert before is not None and after is not None, "this system does not say what a process holds"
+    assert before is not None and after is not None, "this system does not report the memory of a process"
     save_file({"pixels": pixels.float()}, case.out)
     estimated = movqgan.config.picture_bytes(grid, grid, movqgan.dtype.itemsize, case.strip_rows)
     return Measured(after - before, estimated, seconds)
 
 
-def _forget_peak() -> None:
-    """Lets the most that this process held begin anew at what it holds (Linux 4.0): making the weights took more."""
+def _reset_peak() -> None:
+    """Resets the peak memory of this process to what it holds now (Linux 4.0): creating the weights took more."""
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
@@ -84,9 +82,9 @@ def _decode(movqgan: MoVQGAN, grid: int, strip_rows: int | None) -> Tensor:
 
 
 def difference(pixels: Tensor, expected: Tensor) -> str:
-    """How far pixels in [-1,1] are from others: largest error, PSNR of 8 bits, and share of 8-bit values that differ.
+    """Columns of the table: largest error, largest error and share of different values in 8 bits, PSNR.
 
-    Random weights do not draw in [-1,1], so both are scaled by the largest value expected.
+    Random weights do not draw in [-1,1], so both are divided by the largest magnitude of `expected`.
     """
     pixels, expected = (one / expected.abs().max() for one in (pixels, expected))
     eight, eight_expected = (((one + 1) * 127.5).round().clamp(0, 255) for one in (pixels, expected))
@@ -97,23 +95,25 @@ def difference(pixels: Tensor, expected: Tensor) -> str:
 
 
 def main() -> int:
-    """Prints a table in Markdown; with a case as JSON, what it measured."""
-    if len(sys.argv) > 1 and sys.argv[1].startswith("{"):
-        print(json.dumps(asdict(run_here(Case(**json.loads(sys.argv[1]))))))
+    """Prints a table in Markdown; with a case as JSON, its measurement."""
+    if measure_named_case(Case, run_here):
         return 0
-    side, numbers = int(sys.argv[1]) if len(sys.argv) > 1 else SIDE, sys.argv[2:] or NUMBERS
-    print("| numbers | way | estimated | measured | seconds | largest error | in 8 bits | differing | PSNR |")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("side", metavar="SIDE", type=int, nargs="?", default=384, help="of the picture, in pixels")
+    parser.add_argument("dtypes", metavar="DTYPE", nargs="*", default=["float32", "bfloat16"])
+    options = parser.parse_args()
+    print("| dtype | way | estimated | measured | seconds | largest error | in 8 bits | differing | PSNR |")
     print("|---|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         first = str(Path(folder) / "first.safetensors")
-        for number, (dtype, rows) in enumerate(itertools.product(numbers, (None, STRIP_ROWS))):
+        for number, (dtype, rows) in enumerate(itertools.product(options.dtypes, (None, STRIP_ROWS))):
             out = first if number == 0 else str(Path(folder) / "other.safetensors")
-            found = measure(Case(side, dtype, rows, out))
-            told = difference(load_file(out)["pixels"], load_file(first)["pixels"])
+            found = measure(Case(options.side, dtype, rows, out))
+            errors = difference(load_file(out)["pixels"], load_file(first)["pixels"])
             way = "whole" if rows is None else f"strips of {rows} rows"
             print(
                 f"| {dtype} | {way} | {found.estimated / 1e6:.0f} MB | {found.grown / 1e6:.0f} MB "
-                f"| {found.seconds:.0f} | {told} |",
+                f"| {found.seconds:.0f} | {errors} |",
                 flush=True,
             )
     return 0

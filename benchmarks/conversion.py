@@ -1,8 +1,8 @@
 """Time and memory of `convert` on tensors of full size: python -m benchmarks.conversion [--layers 2] [--weights int4]
 
-Makes a checkpoint of random numbers in the published form, with the 7B's sizes but few layers, converts it in a process
-of its own and says the most memory that process held. What a layer takes, the layers of the full model take one after
-the other, so the peak is the full model's.
+Creates a checkpoint of random weights in the published form, with the 7B's sizes but few layers, converts it in its own
+process and reports the peak memory of that process. Layers are converted one after another, so the peak is that of the
+full model.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ import torch
 from lumina_core.checkpoint.config import TransformerConfig
 from lumina_core.checkpoint.find import DEMO_FOLDER
 from lumina_core.checkpoint.output_files import OutputFiles
+from lumina_core.checkpoint.published import published_shapes
 from lumina_core.checkpoint.tensor_writer import TensorWriter, lay_out
 from lumina_core.checkpoint.tensors import TensorSpec
 from lumina_core.convert import CONVERT_WEIGHTS
-from lumina_core.errors import LuminaError
-from lumina_core.model.load import published_shapes
+
+from .arguments import exit_code
 
 PUBLISHED = {
     "hidden_size": 4096,
@@ -40,7 +41,7 @@ LAYERS = 32
 CHILD = """
 import sys, torch
 from lumina_core.cli.main import main
-from lumina_core.memory import peak_bytes
+from lumina_core.device import peak_bytes
 code = main(sys.argv[1:])
 print(peak_bytes(torch.device("cpu")))
 sys.exit(code)
@@ -49,7 +50,7 @@ sys.exit(code)
 
 @dataclass(frozen=True)
 class Measured:
-    """One conversion: bytes of both checkpoints, the most that the process held, seconds."""
+    """One conversion: bytes of both checkpoints and of the process's peak, and seconds."""
 
     weights: str
     layers: int
@@ -60,7 +61,7 @@ class Measured:
 
 
 def make_checkpoint(folder: Path, layers: int) -> int:
-    """Writes config, the demo's tokenizer and random weights; gives the weights' bytes."""
+    """Writes config, the demo's tokenizer and random weights; returns the bytes of the weights."""
     values = {**PUBLISHED, "num_hidden_layers": layers}
     (folder / "config.json").write_text(json.dumps(values), encoding="utf-8")
     for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -80,7 +81,7 @@ def make_checkpoint(folder: Path, layers: int) -> int:
 
 
 def measure(folder: Path, weights: str, layers: int, source_bytes: int) -> Measured:
-    """Converts in a process of its own, on the CPU."""
+    """Converts in its own process, on the CPU."""
     out = folder / "converted.safetensors"
     arguments = ["convert", "--checkpoint", str(folder), "--weights", weights, "--device", "cpu", "--out", str(out)]
     start = time.perf_counter()
@@ -90,21 +91,21 @@ def measure(folder: Path, weights: str, layers: int, source_bytes: int) -> Measu
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line."""
+    """Prints the measurement as JSON; returns 2 after one line on stderr for bad input."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=2, help=f"of the model's {LAYERS}")
     parser.add_argument("--weights", choices=CONVERT_WEIGHTS, default="int4")
     parser.add_argument("--folder", type=Path, help="for the files, about 7 GB (default: the system's)")
     options = parser.parse_args(arguments)
-    try:
-        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-            source_bytes = make_checkpoint(Path(folder), options.layers)
-            measured = measure(Path(folder), options.weights, options.layers, source_bytes)
-    except (LuminaError, OSError) as error:
-        print(f"conversion: {error}", file=sys.stderr)
-        return 2
+    return exit_code("conversion", lambda: run(options))
+
+
+def run(options: argparse.Namespace) -> None:
+    """Makes and converts a checkpoint in a temporary folder."""
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        source_bytes = make_checkpoint(Path(folder), options.layers)
+        measured = measure(Path(folder), options.weights, options.layers, source_bytes)
     print(json.dumps(asdict(measured)))
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """Forwards, seconds and score of every decoder against `ar`: python -m benchmarks.decoding [--json FILE] [--plot FILE]
 
-Every prompt is drawn by all of them in turn, one picture at a time, so that they share whatever else the machine does.
+Each prompt is drawn with every setting in turn, one picture at a time, so that other load on the machine affects all
+settings alike.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import time
@@ -13,15 +15,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from lumina_core.decoding.settings import NEW_DRAFTS, DecodeSettings
-from lumina_core.errors import LuminaError
-from lumina_core.pipeline import Request, draw
-from lumina_core.tokens.prompts import build_prompt
-from training.world import CANVAS, CATEGORIES, Sample, fresh_samples, judge, recognise
+from lumina_core.pipeline import Lumina
+from training.world import CATEGORIES, Sample, fresh_samples, judge, recognise
 
-from .sources import GRID_SIDE, Demo, load_demo, to_pictures
+from .arguments import exit_code
+from .sources import caption_request
 
 FIXED = "gumbel, fixed window"
 DECODERS = ("gumbel", FIXED, "sjd", "coupled")
@@ -31,7 +33,7 @@ WINDOWS = (8, 16, 32, 64)
 
 @dataclass
 class Tally:
-    """What one setting of the decoder took and gave, over all prompts."""
+    """The measurements of one setting, prompt by prompt."""
 
     decoder: str
     window: int
@@ -41,34 +43,27 @@ class Tally:
     right: list[bool] = field(default_factory=list)
     same_as_ar: list[bool] = field(default_factory=list)
 
-    @property
-    def name(self) -> str:
-        """For tables and plots."""
-        return self.decoder if self.decoder == "ar" else f"{self.decoder} W={self.window}"
-
 
 def make_tallies(options: argparse.Namespace) -> list[Tally]:
-    """`ar` first, then every decoder, window and way to start a new slot that the options ask for."""
-    ways = NEW_DRAFTS if options.new_drafts == "all" else (options.new_drafts,)
-    settings = [(decoder, window, way) for decoder in options.decoders for window in options.windows for way in ways]
-    return [Tally("ar", 1, ways[0]), *(Tally(*setting) for setting in settings)]
+    """`ar` first, then every decoder, window and kind of new drafts that the options name."""
+    new_drafts = NEW_DRAFTS if options.new_drafts == "all" else (options.new_drafts,)
+    settings = itertools.product(options.decoders, options.windows, new_drafts)
+    return [Tally("ar", 1, new_drafts[0]), *(Tally(*setting) for setting in settings)]
 
 
-def measure(demo: Demo, samples: Sequence[Sample], tallies: Sequence[Tally], seed: int) -> None:
-    """Draws every sample with every setting, the order of the settings turned by one each time."""
+def measure(lumina: Lumina, samples: Sequence[Sample], tallies: Sequence[Tally], seed: int) -> None:
+    """Draws every sample with every setting; the order of the settings rotates by one from sample to sample."""
     for number, sample in enumerate(samples):
-        prompt = demo.tokenizer.encode_prompt(build_prompt("t2i", CANVAS, CANVAS, sample.caption))
-        reference = draw_one(demo, prompt, sample, tallies[0], seed + number)
+        reference = draw_one(lumina, sample, tallies[0], seed + number)
         turn = number % max(1, len(tallies) - 1)
         for tally in (*tallies[1 + turn :], *tallies[1 : 1 + turn]):
-            tally.same_as_ar.append(torch.equal(draw_one(demo, prompt, sample, tally, seed + number), reference))
+            tally.same_as_ar.append(torch.equal(draw_one(lumina, sample, tally, seed + number), reference))
         print(f"\r{number + 1} of {len(samples)}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
 
 
-@torch.inference_mode()
-def draw_one(demo: Demo, prompt: list[int], sample: Sample, tally: Tally, seed: int) -> torch.Tensor:
-    """Draws one picture, books it in the tally and gives its codes."""
+def draw_one(lumina: Lumina, sample: Sample, tally: Tally, seed: int) -> torch.Tensor:
+    """Draws one picture, adds it to the tally and returns its codes."""
     settings = DecodeSettings(
         seed=seed,
         decoder="gumbel" if tally.decoder == FIXED else tally.decoder,
@@ -76,22 +71,21 @@ def draw_one(demo: Demo, prompt: list[int], sample: Sample, tally: Tally, seed: 
         new_drafts=tally.new_drafts,
         adapt_window=tally.decoder != FIXED,
     )
+    request = caption_request(lumina, [sample.caption], settings)
     start = time.perf_counter()
-    result = draw(demo.transformer, demo.vocabulary, Request([prompt], GRID_SIDE, GRID_SIDE, settings=settings))
+    result = lumina.sample(request)
     tally.seconds.append(time.perf_counter() - start)
     tally.forwards.append(result.nfe)
-    device = demo.movqgan.quantize.embedding.weight.device
-    picture = to_pictures(demo.movqgan.decode(result.codes.to(device)))[0]
-    tally.right.append(judge(sample.spec, recognise(picture)))
+    tally.right.append(judge(sample.spec, recognise(np.asarray(lumina.decode(result.codes)[0]))))
     return result.codes
 
 
 def summary(tallies: Sequence[Tally]) -> list[dict]:
-    """Means of every setting, and its ratios to `ar`."""
+    """Means of every setting, and its ratios to `ar`, the first."""
     return [_summary_of(tally, tallies[0]) for tally in tallies]
 
 
-def _summary_of(tally: Tally, yardstick: Tally) -> dict:
+def _summary_of(tally: Tally, ar: Tally) -> dict:
     forwards, seconds = sum(tally.forwards), sum(tally.seconds)
     pictures = len(tally.forwards)
     return {
@@ -99,9 +93,9 @@ def _summary_of(tally: Tally, yardstick: Tally) -> dict:
         "window": tally.window,
         "new_drafts": tally.new_drafts,
         "forwards": forwards / pictures,
-        "fewer_forwards": sum(yardstick.forwards) / forwards,
+        "fewer_forwards": sum(ar.forwards) / forwards,
         "seconds": seconds / pictures,
-        "faster": sum(yardstick.seconds) / seconds,
+        "faster": sum(ar.seconds) / seconds,
         "right": sum(tally.right) / pictures,
         "same_as_ar": sum(tally.same_as_ar) / pictures if tally.same_as_ar else 1.0,
     }
@@ -110,7 +104,7 @@ def _summary_of(tally: Tally, yardstick: Tally) -> dict:
 def table(rows: Sequence[dict]) -> str:
     """The summary in Markdown."""
     lines = [
-        "| decoder | window | new slots | forwards a picture | fewer | seconds a picture | faster | right | as `ar` |",
+        "| decoder | window | new drafts | forwards a picture | fewer | seconds a picture | faster | right | as `ar` |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [
@@ -122,7 +116,7 @@ def table(rows: Sequence[dict]) -> str:
 
 
 def plot(rows: Sequence[dict], path: Path) -> None:
-    """How many times fewer forwards and seconds than `ar`, by window, a line each decoder."""
+    """Plots how many times fewer forwards and seconds than `ar` each decoder takes, by window."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -154,24 +148,24 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--prompts-per-category", type=int, default=17)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json", type=Path, help="file for every picture's figures")
+    parser.add_argument("--json", type=Path, help="file for the measurements of every picture")
     parser.add_argument("--plot", type=Path, help="SVG or PNG of the summary (needs matplotlib)")
     return parser.parse_args(arguments)
 
 
 def main() -> int:
-    """Runs the command line."""
-    options = parse_arguments()
+    """Runs the command line: 0, or 2 with one line on stderr for bad input."""
+    return exit_code("decoding", lambda: run(parse_arguments()))
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measures all settings, prints the summary and writes the files that the options name."""
     torch.set_num_threads(options.threads)
-    try:
-        demo, tallies = load_demo(options.checkpoint, options.device, DTYPES[options.dtype]), make_tallies(options)
-        samples = [s for name in CATEGORIES for s in fresh_samples(name, options.prompts_per_category, options.seed)]
-        warm_up = [Tally(tally.decoder, tally.window, tally.new_drafts) for tally in tallies]
-        measure(demo, samples[:1], warm_up, options.seed)
-        measure(demo, samples, tallies, options.seed)
-    except LuminaError as error:
-        print(f"decoding: {error}", file=sys.stderr)
-        return 2
+    lumina = Lumina.load(options.checkpoint, device=options.device, dtype=DTYPES[options.dtype])
+    samples = [s for name in CATEGORIES for s in fresh_samples(name, options.prompts_per_category, options.seed)]
+    tallies = make_tallies(options)
+    measure(lumina, samples[:1], make_tallies(options), options.seed)  # warm-up
+    measure(lumina, samples, tallies, options.seed)
     rows = summary(tallies)
     print(table(rows))
     if options.json:
@@ -180,7 +174,6 @@ def main() -> int:
         options.json.write_text(json.dumps(values) + "\n", "utf-8")
     if options.plot:
         plot(rows, options.plot)
-    return 0
 
 
 if __name__ == "__main__":

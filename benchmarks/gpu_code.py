@@ -1,12 +1,13 @@
-"""What the kernels become on a GPU, of which none is needed: python -m benchmarks.gpu_code [CAPABILITY]
+"""The kernels' machine code, without a GPU: python -m benchmarks.gpu_code [CAPABILITY]
 
-Builds them down to the machine's code (90 is an H100, 89 an RTX 4090, 80 an A100) and counts the instructions in the
-loops of those that read weights and the cache, for every number that is read. A GPU that begins N instructions a second
-and reads B bytes cannot be kept busy reading by a kernel of more than N/B a byte.
+Compiles the kernels to machine code (90 is an H100, 89 an RTX 4090, 80 an A100) and counts, for the loops that read
+weights and the cache, the instructions of each value that is read. A GPU that starts N instructions a second and reads
+B bytes a second cannot hide more than N/B instructions a byte behind the reading.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
 import subprocess
 import sys
@@ -34,7 +35,7 @@ HIDDEN, MLP, HEADS, HEAD_DIM = 4096, 11_008, 32, 128
 
 
 class NoGPU:
-    """As much of Triton's driver as building asks for."""
+    """The part of Triton's driver that compiling needs."""
 
     def __init__(self, capability: int):
         self.capability = capability
@@ -53,7 +54,7 @@ class NoGPU:
 
 
 def build_instead_of_running(capability: int) -> list[Any]:
-    """From now on a launch only builds, for a capability; what was built is in the list."""
+    """Makes every launch only compile its kernel, for a capability, and append it to the list."""
     built: list[Any] = []
 
     def build(kernel: Any, grid: Any) -> Any:
@@ -67,14 +68,14 @@ def build_instead_of_running(capability: int) -> list[Any]:
 
 @dataclass(frozen=True)
 class Case:
-    """A kernel's call, and how many numbers a program's loop reads each time round."""
+    """A kernel's call, and how many values a program's loop reads in one iteration."""
 
     kernel: str
     arguments: Callable[[], tuple[Any, ...]]
-    numbers: int
+    values: int
 
 
-def product(kernel: str, sample: Callable[..., tuple[Any, ...]], rows: int) -> Case:
+def matmul(kernel: str, sample: Callable[..., tuple[Any, ...]], rows: int) -> Case:
     tile = matmul_tile(rows, HIDDEN, 2 * MLP, torch.bfloat16)
     arguments = partial(sample, "cpu", torch.bfloat16, rows, in_features=HIDDEN, out_features=2 * MLP)
     return Case(kernel, arguments, tile.outputs * GROUP_SIZE)
@@ -90,8 +91,8 @@ def attention(kv_cache: str, width: int) -> Case:
 
 
 CASES: Mapping[str, Case] = {
-    **{f"int4 product, {rows} rows": product("int4_matmul", int4_sample, rows) for rows in (2, 32, 64, 128)},
-    **{f"int8 product, {rows} rows": product("int8_matmul", int8_sample, rows) for rows in (2, 64)},
+    **{f"int4 matmul, {rows} rows": matmul("int4_matmul", int4_sample, rows) for rows in (2, 32, 64, 128)},
+    **{f"int8 matmul, {rows} rows": matmul("int8_matmul", int8_sample, rows) for rows in (2, 64)},
     **{f"attention, {kv} cache, W {w}": attention(kv, w) for kv in ("int8", "auto", "int4") for w in (1, 32)},
 }
 
@@ -108,8 +109,8 @@ def loop_of(code: str) -> list[str]:
     return longest
 
 
-def asked(tool: str, option: str, cubin: bytes) -> str:
-    """What a tool of NVIDIA's, which come with Triton, says of a kernel."""
+def output_of(tool: str, option: str, cubin: bytes) -> str:
+    """The output of one of NVIDIA's tools, which come with Triton, for a kernel."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
@@ -118,16 +119,18 @@ def asked(tool: str, option: str, cubin: bytes) -> str:
 
 def main() -> int:
     """Prints a table in Markdown."""
-    capability = int(sys.argv[1]) if len(sys.argv) > 1 else 90
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("capability", metavar="CAPABILITY", type=int, nargs="?", default=90)
+    capability = parser.parse_args().capability
     built = build_instead_of_running(capability)
     print(f"Compute capability {capability // 10}.{capability % 10}, Triton {triton.__version__}\n")
-    print("| kernel | instructions a number | registers | spilled | shared memory |\n|---|---|---|---|---|")
+    print("| kernel | instructions a value | registers | spilled | shared memory |\n|---|---|---|---|---|")
     for name, case in CASES.items():
         built.clear()
         load(case.kernel)(*case.arguments())
         cubin, made = built[0].asm["cubin"], built[0].metadata
-        count = len(loop_of(asked("nvdisasm", "-c", cubin))) * LANES * made.num_warps / case.numbers
-        registers, spilled = re.findall(r"REG:(\d+) STACK:(\d+)", asked("cuobjdump", "-res-usage", cubin))[0]
+        count = len(loop_of(output_of("nvdisasm", "-c", cubin))) * LANES * made.num_warps / case.values
+        registers, spilled = re.findall(r"REG:(\d+) STACK:(\d+)", output_of("cuobjdump", "-res-usage", cubin))[0]
         print(f"| {name} | {count:.2f} | {registers} | {spilled} bytes | {made.shared / 1024:.0f} KB |", flush=True)
     return 0
 

@@ -1,4 +1,4 @@
-"""Triton's interpreter, which runs kernels on a CPU, made to do what a GPU does."""
+"""Corrections to Triton's interpreter, which runs kernels on a CPU."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def prepare_interpreter() -> None:
-    """Mends two things of it: float32 is rounded to bfloat16, not cut; and loops take bounds under a new NumPy."""
+    """Patches the interpreter: float32 is rounded to bfloat16, not truncated, and loop bounds work with a new NumPy."""
     from triton import language
     from triton.runtime import interpreter
 
@@ -20,7 +20,7 @@ def prepare_interpreter() -> None:
         return torch.from_numpy(values.copy()).bfloat16().view(torch.int16).numpy().view("uint16")
 
     def patch_with_index(tensor: Any, *rest: Any) -> None:
-        """Triton before 3.9 converts an array of one number, which NumPy from 2.4 on refuses."""
+        """Triton before 3.9 converts an array of one value to an int, which NumPy from 2.4 on refuses."""
         patch_tensor(tensor, *rest)
         tensor.__index__ = lambda self: int(self.handle.data.item())
 

@@ -1,14 +1,14 @@
 """Compares the estimate of memory with what a run takes: python -m benchmarks.memory
 
-Draws 64x64 pictures with the demo in processes of their own, on the CPU in float32, and compares the most memory that
-each process held with the estimate. What it held after a smaller run, with PyTorch and the weights in, is subtracted.
+Draws 64x64 pictures with the demo on the CPU in float32, each run in its own process, and compares the peak memory of
+the process with the estimate. The peak after a smaller run, with PyTorch and the weights loaded, is subtracted.
 """
 
 from __future__ import annotations
 
-import json
+import argparse
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 
@@ -18,7 +18,7 @@ from lumina_core.device import peak_bytes
 from lumina_core.memory import Demand, plan_memory, weights_of
 from lumina_core.pipeline import Lumina
 
-from .own_process import in_own_process
+from .own_process import in_own_process, measure_named_case
 
 SIDE, PROMPT = 8, (9,) * 40
 
@@ -57,12 +57,11 @@ class Measured:
 
 
 def measure(case: Case) -> Measured:
-    """Runs a case in a process of its own."""
     return Measured(**in_own_process("benchmarks.memory", case))
 
 
 def run_here(case: Case) -> Measured:
-    """Runs a case in this process, which must be a fresh one."""
+    """Runs a case in this process, which must be new."""
     device = torch.device("cpu")
     lumina = Lumina.load("demo", device=device, dtype=torch.float32)
     lumina.sample(Case(1).request)
@@ -75,10 +74,10 @@ def run_here(case: Case) -> Measured:
 
 
 def main() -> int:
-    """Prints a table in Markdown; with a case as JSON, what it measured."""
-    if len(sys.argv) > 1:
-        print(json.dumps(asdict(run_here(Case(**json.loads(sys.argv[1]))))))
+    """Prints a table in Markdown; with a case as JSON, its measurement."""
+    if measure_named_case(Case, run_here):
         return 0
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     print("| batch | decoder | window | cache | estimated | measured | error |\n|---|---|---|---|---|---|---|")
     for case in CASES:
         found = measure(case)

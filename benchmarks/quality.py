@@ -1,6 +1,6 @@
-"""Scores the demo checkpoint the way GenEval does: python -m benchmarks.quality [--truth | --reconstruct]
+"""Scores the demo checkpoint by GenEval's questions: python -m benchmarks.quality [--truth | --reconstruct]
 
-Every category's captions come from a stream that training never draws from; shapes are recognised in the pictures.
+Captions come from a random stream that training does not use. A recogniser reads the shapes from the pictures.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ import numpy as np
 
 from lumina_core.decoding.settings import DecodeSettings
 from lumina_core.device import choose_device
-from lumina_core.errors import LuminaError
 from training.world import CATEGORIES, Sample, fresh_samples, judge, judge_strict, recognise
 
-from .arguments import add_scoring_arguments, check_files
+from .arguments import add_scoring_arguments, check_files, exit_code
 from .sources import generated, reconstructed, rendered
 from .verdicts import Captioned, judged_sheet
 from .whole_numbers import positive
@@ -40,7 +39,7 @@ GOALS = {
 
 @dataclass(frozen=True)
 class Score:
-    """Shares of a category's pictures that are right, and right in every stated and unstated detail (`strict`)."""
+    """Shares of a category's pictures that are `right`, and right in every stated and unstated detail (`strict`)."""
 
     category: str
     prompts: int
@@ -52,7 +51,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Judged(Captioned):
-    """One picture with its caption and verdict, also the strict one."""
+    """One picture with its caption and both verdicts."""
 
     strict: bool
 
@@ -83,7 +82,7 @@ def score_category(
 
 
 def table(scores: Sequence[Score]) -> str:
-    """The scores as text, a line a category, then their mean."""
+    """The scores as text: one line for each category, then their mean."""
     lines = [f"{'category':<20}{'prompts':>8}{'right':>8}{'strict':>8}{'goal':>7}{'seconds':>9}"]
     for score in scores:
         mark = "" if score.right >= score.goal else "  below the goal"
@@ -98,7 +97,7 @@ def table(scores: Sequence[Score]) -> str:
 
 
 def run(options: argparse.Namespace) -> list[Score]:
-    """Scores all categories, prints each as it comes, writes what the options ask for."""
+    """Scores all categories, prints each when it is done, and writes the files that the options name."""
     kind = "truth" if options.truth else "reconstruct" if options.reconstruct else "generate"
     source, scores, judged = _source(kind, options), [], []
     for category in CATEGORIES:
@@ -151,13 +150,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line: 0, or 2 with one line on stderr saying what is wrong with the input."""
-    try:
-        run(parse_arguments(arguments))
-    except (LuminaError, OSError) as error:
-        print(f"quality: {error}", file=sys.stderr)
-        return 2
-    return 0
+    """Runs the command line: 0, or 2 with one line on stderr for bad input."""
+    return exit_code("quality", lambda: run(parse_arguments(arguments)))
 
 
 if __name__ == "__main__":

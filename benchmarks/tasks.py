@@ -1,7 +1,7 @@
 """Scores every task on two panels by the truth: python -m benchmarks.tasks [--truth | --reconstruct]
 
-The world that renders a condition knows the right answer: which objects stand where, what a map looks like, what an
-edit changes. Samples come from a stream that training never draws from.
+The world that renders a condition knows the right answer: where objects are, what a map looks like, and what an edit
+changes. Samples come from a random stream that training does not use.
 """
 
 from __future__ import annotations
@@ -15,17 +15,19 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
+from PIL import Image
 
+from lumina_core.decoding.request import Request
 from lumina_core.decoding.settings import DecodeSettings
 from lumina_core.device import choose_device
-from lumina_core.errors import LuminaError
-from lumina_core.pipeline import Request, draw
+from lumina_core.pictures.images import to_pixels
+from lumina_core.pipeline import Lumina
 from lumina_core.tokens.prompts import find_template
 from training.codes import task_prompt
 from training.world import EDITS, MAPS, TaskSample, canny, fresh_tasks, render
 
-from .arguments import add_scoring_arguments, check_files
-from .sources import GRID_SIDE, load_demo, reconstructor, to_pictures
+from .arguments import add_scoring_arguments, check_files, exit_code
+from .sources import GRID_SIDE, draw_pictures, reconstructor
 from .verdicts import Captioned, Verdict, judge_task, judged_sheet
 from .whole_numbers import positive
 
@@ -34,7 +36,7 @@ KINDS = (
     ("subject", None),
     *(("edit", kind) for kind in EDITS),
 )
-# Of pictures that are right; of objects for control; the edge F1 of maps.
+# Least mean score; see `judge_task` for what the score of a task is.
 GOALS = {"pair": 0.85, "control": 0.90, "predict": 0.85, "subject": 0.80, "edit": 0.80}
 Panels = tuple[np.ndarray, np.ndarray]
 Source = Callable[[Sequence[TaskSample], int], list[Panels]]
@@ -42,7 +44,7 @@ Source = Callable[[Sequence[TaskSample], int], list[Panels]]
 
 @dataclass(frozen=True)
 class TaskScore:
-    """Mean score of a task's pictures, 0 to 1, and what of them is right in every detail (`right`)."""
+    """The mean score of a task's pictures, 0 to 1, and the share that is right in every detail (`right`)."""
 
     task: str
     kind: str | None
@@ -54,11 +56,11 @@ class TaskScore:
     seconds: float
 
 
-def condition_of(asked: TaskSample) -> np.ndarray:
-    """The picture that a user gives: for edges what Canny's method finds, not the world's own outlines."""
-    if asked.upper.map == "canny":
-        return canny(render(asked.upper.scene))
-    return render(asked.upper.scene, asked.upper.map)
+def condition_of(sample: TaskSample) -> np.ndarray:
+    """The picture that a user gives; for edges it is Canny's result, not the world's own outlines."""
+    if sample.upper.map == "canny":
+        return canny(render(sample.upper.scene))
+    return render(sample.upper.scene, sample.upper.map)
 
 
 def rendered(samples: Sequence[TaskSample], seed: int) -> list[Panels]:
@@ -67,7 +69,7 @@ def rendered(samples: Sequence[TaskSample], seed: int) -> list[Panels]:
 
 
 def reconstructed(checkpoint: str, movqgan: str | None, device: torch.device) -> Source:
-    """The truth after the MoVQGAN's encoder and decoder."""
+    """A source of the truth after MoVQGAN's encoder and decoder."""
     reconstruct = reconstructor(checkpoint, movqgan, device)
 
     def source(samples: Sequence[TaskSample], seed: int) -> list[Panels]:
@@ -78,20 +80,17 @@ def reconstructed(checkpoint: str, movqgan: str | None, device: torch.device) ->
 
 
 def generated(checkpoint: str, movqgan: str | None, device: torch.device, settings: DecodeSettings) -> Source:
-    """Draws each sample behind its condition's codes. Picture k of a call has seed `seed` + k."""
-    demo = load_demo(checkpoint, device, movqgan=movqgan)
+    """A source that draws each sample after its condition's codes. Picture k of a call has seed `seed` + k."""
+    lumina = Lumina.load(checkpoint, movqgan=movqgan, device=device, dtype=torch.float32)
 
-    @torch.inference_mode()
     def source(samples: Sequence[TaskSample], seed: int) -> list[Panels]:
-        prompts = [demo.tokenizer.encode_prompt(task_prompt(one)) for one in samples]
+        prompts = [lumina.tokenizer.encode_prompt(task_prompt(one)) for one in samples]
         given, conditions = None, None
         if find_template(samples[0].task).needs_condition:
             conditions = [condition_of(one) for one in samples]
-            pixels = torch.from_numpy(np.stack(conditions)).permute(0, 3, 1, 2).float() / 127.5 - 1
-            given = demo.movqgan.encode(pixels.to(device)).cpu()
+            given = lumina.encode(torch.cat([to_pixels(Image.fromarray(one)) for one in conditions]))
         request = Request(prompts, 2 * GRID_SIDE, GRID_SIDE, given, replace(settings, seed=seed))
-        canvases = to_pictures(demo.movqgan.decode(draw(demo.transformer, demo.vocabulary, request).codes.to(device)))
-        uppers, lowers = zip(*(np.split(canvas, 2) for canvas in canvases), strict=True)
+        uppers, lowers = zip(*(np.split(canvas, 2) for canvas in draw_pictures(lumina, request)), strict=True)
         return list(zip(conditions or uppers, lowers, strict=True))
 
     return source
@@ -135,7 +134,7 @@ def table(scores: Sequence[TaskScore]) -> str:
 
 
 def run(options: argparse.Namespace) -> list[TaskScore]:
-    """Scores all tasks and kinds, prints each as it comes, writes what the options ask for."""
+    """Scores all tasks and kinds, prints each when it is done, and writes the files that the options name."""
     source, scores, captioned = _source(options), [], []
     for task, kind in KINDS:
         if options.tasks and task not in options.tasks:
@@ -175,13 +174,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line: 0, or 2 with one line on stderr saying what is wrong with the input."""
-    try:
-        run(parse_arguments(arguments))
-    except (LuminaError, OSError) as error:
-        print(f"tasks: {error}", file=sys.stderr)
-        return 2
-    return 0
+    """Runs the command line: 0, or 2 with one line on stderr for bad input."""
+    return exit_code("tasks", lambda: run(parse_arguments(arguments)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Judges the answer to a task on two panels: recognised objects and map pixels against the world's truth."""
+"""Judges pictures of two-panel tasks: recognised objects and pixels of maps against the world's truth."""
 
 from __future__ import annotations
 
@@ -10,15 +10,7 @@ import numpy as np
 from PIL import Image
 
 from lumina_core.pictures.contact_sheet import contact_sheet
-from training.world import (
-    FoundObject,
-    Recognised,
-    SceneObject,
-    TaskSample,
-    recognise,
-    render,
-    scene_of,
-)
+from training.world import FoundObject, Recognised, SceneObject, TaskSample, recognise, render, scene_of
 
 MOST_OFF = 4.0
 BRIGHT = 96
@@ -35,7 +27,7 @@ class Captioned:
 
 
 def judged_sheet(judged: Sequence[Captioned]) -> Image.Image:
-    """A contact sheet of all pictures with their captions; those that are right have a green frame."""
+    """A contact sheet of all pictures with their captions; right ones have a green frame."""
     pictures = [Image.fromarray(one.picture) for one in judged]
     captions = [textwrap.fill(one.caption, CAPTION_WIDTH) for one in judged]
     return contact_sheet(pictures, captions, {index for index, one in enumerate(judged) if one.right})
@@ -43,56 +35,56 @@ def judged_sheet(judged: Sequence[Captioned]) -> Image.Image:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`score` is the task's own measure, 0 to 1; `right` whether the whole picture is. `depth_rmse` in [0, 1] greys."""
+    """`score` is the task's own measure, 0 to 1; `right`: all is right; `depth_rmse` is that of greys in [0, 1]."""
 
     score: float
     right: bool
     depth_rmse: float | None = None
 
 
-def judge_task(asked: TaskSample, upper: np.ndarray, lower: np.ndarray) -> Verdict:
+def judge_task(sample: TaskSample, upper: np.ndarray, lower: np.ndarray) -> Verdict:
     """The verdict on a sample's two panels, uint8 [64, 64, 3].
 
-    control: the share of the objects at their place in their shape. pair, predict: F1 of the map's bright pixels,
-    one pixel off allowed, against the map of the truth; in a pair, of what is recognised in the upper panel. subject:
-    there in its shape, colour and size. edit: everything as the world would have it.
+    The score of control is the share of objects at their place in their shape. That of pair and predict is F1 of the
+    map's bright pixels, one pixel off allowed, against the true map, which for pair is that of the scene recognised in
+    the upper panel. subject scores 1 if the subject is there in its shape, colour and size, edit if all is right.
     """
-    if asked.task == "control":
-        return _control(asked, recognise(lower))
-    if asked.task == "subject":
-        return _subject(asked, recognise(lower))
-    if asked.task == "edit":
-        return _edit(asked, recognise(lower))
-    truth = asked.lower.scene if asked.task == "predict" else scene_of(recognise(upper))
-    return _map(render(truth, asked.map), lower, asked.map == "depth")
+    if sample.task == "control":
+        return _control(sample, recognise(lower))
+    if sample.task == "subject":
+        return _subject(sample, recognise(lower))
+    if sample.task == "edit":
+        return _edit(sample, recognise(lower))
+    truth = sample.lower.scene if sample.task == "predict" else scene_of(recognise(upper))
+    return _map(render(truth, sample.map), lower, sample.map == "depth")
 
 
-def _control(asked: TaskSample, found: Recognised) -> Verdict:
-    shown = [thing for thing in asked.lower.scene.objects if asked.map != "pose" or thing.shape.startswith("person")]
+def _control(sample: TaskSample, found: Recognised) -> Verdict:
+    shown = [thing for thing in sample.lower.scene.objects if sample.map != "pose" or thing.shape.startswith("person")]
     placed = [any(_is(thing, other, colour=False) for other in found.objects) for thing in shown]
-    complete = len(found.objects) == len(asked.lower.scene.objects)
+    complete = len(found.objects) == len(sample.lower.scene.objects)
     return Verdict(float(np.mean(placed)), all(placed) and complete)
 
 
-def _subject(asked: TaskSample, found: Recognised) -> Verdict:
-    subject = asked.changed
+def _subject(sample: TaskSample, found: Recognised) -> Verdict:
+    subject = sample.changed
     assert subject is not None
     kept = any(
         (thing.shape, thing.colour, thing.size) == (subject.shape, subject.colour, subject.size)
         for thing in found.objects
     )
-    company = [thing for thing in asked.lower.scene.objects if thing != subject]
+    company = [thing for thing in sample.lower.scene.objects if thing != subject]
     there = all(any((o.shape, o.colour) == (c.shape, c.colour) for o in found.objects) for c in company)
-    complete = len(found.objects) == 1 + len(company) and found.background == asked.lower.scene.background
+    complete = len(found.objects) == 1 + len(company) and found.background == sample.lower.scene.background
     return Verdict(float(kept), kept and there and complete)
 
 
-def _edit(asked: TaskSample, found: Recognised) -> Verdict:
-    """An added object may stand anywhere, all else stands where it stood."""
-    scene, left = asked.lower.scene, list(found.objects)
+def _edit(sample: TaskSample, found: Recognised) -> Verdict:
+    """An added object may be anywhere; all others must be where they were."""
+    scene, left = sample.lower.scene, list(found.objects)
     right = found.background == scene.background and len(left) == len(scene.objects)
     for thing in scene.objects:
-        anywhere = asked.edit == "add" and thing == asked.changed
+        anywhere = sample.edit == "add" and thing == sample.changed
         match = next((other for other in left if _is(thing, other, colour=True, anywhere=anywhere)), None)
         if match is None:
             return Verdict(0.0, False)
@@ -115,7 +107,7 @@ def _map(truth: np.ndarray, drawn: np.ndarray, depth: bool) -> Verdict:
 
 
 def edge_f1(truth: np.ndarray, drawn: np.ndarray) -> float:
-    """F1 of two masks, bool [H, W]: a pixel is right when the other mask has one within one pixel. 1 for two empty."""
+    """F1 of two masks, bool [H, W]; a pixel matches if the other mask has one within a pixel. 1 for two empty masks."""
     if not truth.any() and not drawn.any():
         return 1.0
     precision, recall = _covered(drawn, truth), _covered(truth, drawn)

@@ -1,11 +1,10 @@
-"""What fewer bits cost: python -m benchmarks.weights [--scenes 512] [--prompts 24] [--json FILE]
+"""What smaller weights and caches cost: python -m benchmarks.weights [--scenes 512] [--prompts 24] [--json FILE]
 
-Each form of the weights and of the key/value cache says how likely it finds the codes of fresh rendered scenes: the
-mean negative log-likelihood in nats a code, how much more that is than with fp32 weights (with its standard error over
-the scenes), the mean Kullback-Leibler divergence of its distributions from those of fp32, and for how many codes the
-likeliest is the same. Then each draws prompts greedily, and says how many codes it has in common with fp32: one that
-differs leads all behind it elsewhere. All but bf16 compute in fp32. With a cache in few bits every token is read from
-it, the prompt's too.
+Each form of the weights and of the key/value cache is compared with fp32 on the codes of fresh rendered scenes: the
+mean negative log-likelihood in nats a code, its excess over fp32 (with the standard error over the scenes), the mean
+Kullback-Leibler divergence of the distributions, and the share of codes for which the likeliest is the same. Then each
+draws prompts greedily, and the codes in common with fp32 are counted; after the first difference the rest can differ
+too. All but bf16 compute in fp32. Every token is read from the cache, the prompt's too.
 """
 
 from __future__ import annotations
@@ -21,59 +20,57 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lumina_core.checkpoint.config import TransformerConfig
-from lumina_core.checkpoint.find import CheckpointFiles, find_checkpoint, load_tokenizer
+from lumina_core.checkpoint.find import Checkpoint, open_checkpoint
 from lumina_core.decoding.settings import DecodeSettings
-from lumina_core.errors import InputError, LuminaError
+from lumina_core.errors import InputError
 from lumina_core.model.kv_cache import KVCache
-from lumina_core.model.load import read_transformer, weight_bytes
-from lumina_core.model.transformer import Transformer
-from lumina_core.pictures.sizes import CODE_PIXELS
-from lumina_core.pipeline import Request, draw
-from lumina_core.quant.schemes import Int4, Int8
-from lumina_core.quant.weights import WeightsPlan
-from lumina_core.tokens.prompts import build_prompt
-from lumina_core.tokens.vocabulary import Vocabulary
+from lumina_core.model.load import load_transformer, weight_bytes
+from lumina_core.pipeline import Lumina
 from training.codes import Batch, make_batches
-from training.world import CANVAS, CATEGORIES, sample
+from training.world import CATEGORIES, sample
 from training.world.sampling import FRESH_STREAM
+
+from .arguments import exit_code
+from .sources import caption_request
 
 BATCH = 32
 
 
 @dataclass(frozen=True)
 class Form:
-    """How weights and cache are stored."""
+    """How weights and cache are stored, as a user chooses them."""
 
-    weights: WeightsPlan
+    weights: str
     kv_cache: str = "auto"
 
 
 REFERENCE = "fp32"
 FORMS = {
-    REFERENCE: Form(WeightsPlan(torch.float32)),
-    "fp32, int8 cache": Form(WeightsPlan(torch.float32), "int8"),
-    "fp32, int4 cache": Form(WeightsPlan(torch.float32), "int4"),
-    "bf16": Form(WeightsPlan(torch.bfloat16)),
-    "int8": Form(WeightsPlan(torch.float32, Int8())),
-    "int4": Form(WeightsPlan(torch.float32, Int4())),
-    "int4, int8 cache": Form(WeightsPlan(torch.float32, Int4()), "int8"),
-    "int4, int4 cache": Form(WeightsPlan(torch.float32, Int4()), "int4"),
+    REFERENCE: Form("fp32"),
+    "fp32, int8 cache": Form("fp32", "int8"),
+    "fp32, int4 cache": Form("fp32", "int4"),
+    "bf16": Form("bf16"),
+    "int8": Form("int8"),
+    "int4": Form("int4"),
+    "int4, int8 cache": Form("int4", "int8"),
+    "int4, int4 cache": Form("int4", "int4"),
 }
 
 
 @dataclass(frozen=True)
 class Model:
-    """A transformer and how it keeps keys and values."""
+    """A loaded model and how it stores keys and values."""
 
-    transformer: Transformer
+    lumina: Lumina
     kv_cache: str = "auto"
 
 
 @dataclass(frozen=True)
 class Score:
-    """A form against fp32: nats a code, nats more, their standard error, divergence, share of codes whose likeliest is
-    the same, bytes of the weights; `drawn` is the share of codes that greedy pictures have in common.
+    """A form compared with fp32.
+
+    `nats` of a code, `more` of them than fp32 with the standard `error` of that, `divergence` from fp32, share of codes
+    whose `likeliest` is the same, `bytes` of the weights; `drawn` is the share of codes that greedy pictures share.
     """
 
     form: str
@@ -86,19 +83,17 @@ class Score:
     drawn: float = 1.0
 
 
-def fresh_batches(files: CheckpointFiles, scenes: int, seed: int) -> list[Batch]:
-    """Captioned scenes of a stream that training never draws from."""
-    tokenizer = load_tokenizer(files.tokenizer)
-    vocabulary = Vocabulary.of(tokenizer, TransformerConfig.from_file(files.config))
+def fresh_batches(checkpoint: Checkpoint, scenes: int, seed: int) -> list[Batch]:
+    """Captioned scenes from a random stream that training does not use."""
     rng = np.random.default_rng([FRESH_STREAM, seed, len(CATEGORIES)])
     sizes = [min(BATCH, scenes - start) for start in range(0, scenes, BATCH)]
-    return [make_batches(rng, size, 1, tokenizer, vocabulary)[0] for size in sizes]
+    return [make_batches(rng, size, 1, checkpoint.tokenizer, checkpoint.vocabulary)[0] for size in sizes]
 
 
 @torch.inference_mode()
 def log_probs(model: Model, batch: Batch) -> Tensor:
-    """Log-probabilities [B,h·w,codes] of every code of a batch's pictures, all read through the cache."""
-    transformer, (rows, length) = model.transformer, batch.input_ids.shape
+    """Log-probabilities [B,h·w,codes] of every code of a batch's pictures, with every token read from the cache."""
+    transformer, (rows, length) = model.lumina.transformer, batch.input_ids.shape
     kinds = {"dtype": transformer.dtype, "device": transformer.device, "kv_cache": model.kv_cache}
     plan = KVCache(transformer.config, rows, length, **kinds).plan(torch.arange(length).expand(rows, -1), length)
     hidden = transformer.hidden_states(transformer.embed(batch.input_ids), plan)
@@ -111,9 +106,9 @@ def score(form: str, model: Model, reference: Model, batches: Sequence[Batch]) -
     nats, more, divergence, likeliest = [], [], [], []
     for batch in batches:
         expected, found = log_probs(reference, batch), log_probs(model, batch)
-        own, theirs = (-logs.gather(-1, batch.codes[..., None]).squeeze(-1).mean(1) for logs in (found, expected))
+        own, of_reference = (-logs.gather(-1, batch.codes[..., None]).squeeze(-1).mean(1) for logs in (found, expected))
         nats.append(own)
-        more.append(own - theirs)
+        more.append(own - of_reference)
         divergence.append((expected.exp() * (expected - found)).sum(-1).mean(1))
         likeliest.append((expected.argmax(-1) == found.argmax(-1)).float().mean(1))
     difference = torch.cat(more)
@@ -124,26 +119,23 @@ def score(form: str, model: Model, reference: Model, batches: Sequence[Batch]) -
         error=(difference.std() / len(difference) ** 0.5).item(),
         divergence=torch.cat(divergence).mean().item(),
         likeliest=torch.cat(likeliest).mean().item(),
-        bytes=weight_bytes(model.transformer, model.transformer.dtype),
+        bytes=weight_bytes(model.lumina.transformer, model.lumina.transformer.dtype),
     )
 
 
-def draw_greedily(model: Model, files: CheckpointFiles, prompts: int, seed: int) -> Tensor:
+def draw_greedily(model: Model, prompts: int, seed: int) -> Tensor:
     """Codes [prompts,h,w] of fresh captions, always the likeliest."""
-    tokenizer = load_tokenizer(files.tokenizer)
-    vocabulary = Vocabulary.of(tokenizer, model.transformer.config)
     rng = np.random.default_rng([FRESH_STREAM, seed, len(CATEGORIES) + 1])
-    texts = [build_prompt("t2i", CANVAS, CANVAS, sample(rng).caption) for _ in range(prompts)]
+    captions = [sample(rng).caption for _ in range(prompts)]
     settings = DecodeSettings(top_k=1, kv_cache=model.kv_cache)
-    side = CANVAS // CODE_PIXELS
-    request = Request([tokenizer.encode_prompt(text) for text in texts], side, side, settings=settings)
-    return draw(model.transformer, vocabulary, request).codes
+    return model.lumina.sample(caption_request(model.lumina, captions, settings)).codes
 
 
 def table(scores: Sequence[Score]) -> str:
     """The scores in Markdown."""
     lines = [
-        "| weights | nats a code | more than fp32 | divergence from fp32 | same likeliest | drawn alike | MiB |",
+        "| weights | nats a code | more than fp32 | divergence from fp32 | same likeliest code "
+        "| codes in common | MiB |",
         "|---|---|---|---|---|---|---|",
     ]
     lines += [
@@ -154,21 +146,22 @@ def table(scores: Sequence[Score]) -> str:
     return "\n".join(lines)
 
 
-def load(files: CheckpointFiles, form: str) -> Model:
+def load(checkpoint: Checkpoint, form: str) -> Model:
     """The checkpoint in one of the FORMS."""
-    return Model(read_transformer(files, FORMS[form].weights), FORMS[form].kv_cache)
+    transformer = load_transformer(checkpoint, weights=FORMS[form].weights, dtype=torch.float32)
+    return Model(Lumina(transformer, checkpoint.vocabulary, checkpoint.tokenizer), FORMS[form].kv_cache)
 
 
 def run(options: argparse.Namespace) -> list[Score]:
-    """Scores every form, prints them and writes what the options ask for."""
-    files = find_checkpoint(options.checkpoint)
-    batches = fresh_batches(files, options.scenes, options.seed)
-    reference = load(files, REFERENCE)
-    expected = draw_greedily(reference, files, options.prompts, options.seed)
+    """Scores every form, prints the scores and writes the file that the options name."""
+    checkpoint = open_checkpoint(options.checkpoint)
+    batches = fresh_batches(checkpoint, options.scenes, options.seed)
+    reference = load(checkpoint, REFERENCE)
+    expected = draw_greedily(reference, options.prompts, options.seed)
     scores = []
     for form in FORMS:
-        model = load(files, form)
-        codes = draw_greedily(model, files, options.prompts, options.seed)
+        model = load(checkpoint, form)
+        codes = draw_greedily(model, options.prompts, options.seed)
         alike = (codes == expected).float().mean().item()
         scores.append(replace(score(form, model, reference, batches), drawn=alike))
     print(table(scores))
@@ -187,7 +180,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--scenes", type=int, default=512)
     parser.add_argument("--prompts", type=int, default=24, help="drawn greedily")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument("--json", type=Path, help="file for the scores")
     options = parser.parse_args(arguments)
     if options.scenes < 2:
         raise InputError(f"scenes is {options.scenes}; expected at least 2")
@@ -197,13 +190,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 
 def main() -> int:
-    """Runs the command line: 0, or 2 with one line on stderr saying what is wrong with the input."""
-    try:
-        run(parse_arguments())
-    except (LuminaError, OSError) as error:
-        print(f"weights: {error}", file=sys.stderr)
-        return 2
-    return 0
+    """Runs the command line: 0, or 2 with one line on stderr for bad input."""
+    return exit_code("weights", lambda: run(parse_arguments()))
 
 
 if __name__ == "__main__":

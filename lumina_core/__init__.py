@@ -1,4 +1,4 @@
-"""The engine of Lumina-mGPT 2.0: transformer, MoVQGAN, tokenizer, decoding. Independent of ComfyUI.
+"""Inference engine of Lumina-mGPT 2.0: transformer, MoVQGAN, tokenizer, decoding. Independent of ComfyUI.
 
 from lumina_core import Lumina
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .pipeline import Drawing, Lumina
     from .tokens.tokenizer import Tokenizer
 
-# Imported when they are asked for, so that a part can be used without all others.
+# Imported on first access, so that one part can be used without the others.
 _MODULES = {
     "DecodeSettings": "decoding.settings",
     "Drawing": "pipeline",

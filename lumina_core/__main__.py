@@ -1,4 +1,4 @@
-"""Command line: python -m lumina_core generate|encode|decode|convert|info."""
+"""Command line: python -m lumina_core generate|encode|decode|convert|info|bench."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""A checkpoint into one file, its blocks' linear weights quantised or not, passing through tensor by tensor."""
+"""Converts a checkpoint to one file, tensor by tensor; the blocks' linear weights are quantised if requested."""
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from .checkpoint.find import Checkpoint, open_checkpoint
-from .checkpoint.output_files import OutputFiles, explained, target_of
+from .checkpoint.output_files import OutputFiles, explain_write_errors, real_path
+from .checkpoint.published import is_block_linear, packed_name, published_shapes
 from .checkpoint.single_file import MOVQGAN_PREFIX, PLAIN_WEIGHTS, SingleFile
 from .checkpoint.tensor_writer import FileLayout, TensorWriter, lay_out
 from .checkpoint.tensors import TensorSpec, TensorStore, dtype_name
 from .errors import InputError
-from .model.load import published_shapes
-from .model.source import WeightSource, is_block_linear, piece_name, piece_specs
+from .model.source import WeightSource, packed_tensor_specs
 from .movqgan.load import empty_movqgan, read_movqgan
 from .pictures.sizes import CODE_PIXELS
 from .quant.schemes import SCHEMES, Scheme, quantize
@@ -26,7 +26,7 @@ CONVERT_WEIGHTS = (*SCHEMES, PLAIN_WEIGHTS)
 
 @dataclass(frozen=True)
 class Conversion:
-    """A conversion that was found possible: everything is read but the numbers."""
+    """A checked conversion. The headers are read; the tensors are not."""
 
     store: TensorStore
     published: tuple[str, ...]
@@ -37,30 +37,30 @@ class Conversion:
     sources: frozenset[Path]
 
     def __len__(self) -> int:
-        """Steps that `write` reports."""
+        """Number of tensors that `write` reports."""
         return len(self.published) + len(self.movqgan)
 
     def write(self, out: Path, on_step: Callable[[], object] | None = None) -> None:
-        """Makes the file `out`, whole or not at all; `on_step` is called after each tensor that was read.
+        """Writes the file `out` completely or not at all. Calls `on_step` after each tensor that is read.
 
-        Raises InputError when it cannot be written there; a full disk is noticed before the work.
+        Raises InputError when the file cannot be written. The free disk space is checked first.
         """
-        self.check_place(out)
+        self.check_output(out)
         with OutputFiles() as files:
             files.write(out, lambda file: self._write(file, on_step))
 
-    def check_place(self, out: Path) -> None:
-        """Raises InputError for a place that the file cannot go to, or that has no room for it."""
+    def check_output(self, out: Path) -> None:
+        """Raises InputError for a wrong suffix, one of the input files, or too little disk space."""
         if out.suffix != ".safetensors":
-            raise InputError(f"cannot write {out}: its suffix is {out.suffix!r}; expected .safetensors")
-        if target_of(out) in self.sources:
-            raise InputError(f"cannot write {out}: it is one of the files to convert; choose another name")
-        with explained(out):
-            free = shutil.disk_usage(target_of(out).parent).free
+            raise InputError(f"cannot write {out}: the suffix is {out.suffix!r}; expected .safetensors")
+        if real_path(out) in self.sources:
+            raise InputError(f"cannot write {out}: it is one of the files to convert; expected another name")
+        with explain_write_errors(out):
+            free = shutil.disk_usage(real_path(out).parent).free
         if free < self.layout.size:
             raise InputError(
-                f"cannot write {out}: it takes {self.layout.size:,} bytes and {free:,} are free; make room, or choose "
-                "another folder"
+                f"cannot write {out}: it takes {self.layout.size:,} bytes and {free:,} are free; free some "
+                "disk space, or choose another folder"
             )
 
     def _write(self, file: BinaryIO, on_step: Callable[[], object] | None) -> None:
@@ -75,8 +75,8 @@ class Conversion:
     def _steps(self) -> Iterator[dict[str, Tensor]]:
         for name in self.published:
             if self.scheme is not None and is_block_linear(name):
-                pieces = quantize(self.scheme, self.store.get_alone(name), self.device, name)
-                yield {piece_name(name, key): piece for key, piece in pieces.items()}
+                packed = quantize(self.scheme, self.store.get_alone(name), self.device, name)
+                yield {packed_name(name, key): tensor for key, tensor in packed.items()}
             else:
                 yield {name: self.store.get_alone(name)}
         for name, tensor in self.movqgan.items():
@@ -86,21 +86,21 @@ class Conversion:
 def plan_conversion(
     checkpoint: str | Path, weights: str, movqgan: Path | None = None, device: torch.device | str = "cpu"
 ) -> Conversion:
-    """A checkpoint's conversion to `weights`; int8 and int4 leave all but the blocks' linear weights as they are.
+    """The conversion of a checkpoint to `weights`. int8 and int4 change only the blocks' linear weights.
 
-    The MoVQGAN goes in as it is: `movqgan`, or else the checkpoint's own, if it has one. Numbers are worked out on
-    `device`. Raises CheckpointError and InputError for anything that cannot be converted.
+    The file also contains the MoVQGAN, unchanged: `movqgan`, or else the checkpoint's own, if there is one. Weights are
+    quantised on `device`. Raises CheckpointError and InputError for anything that cannot be converted.
     """
     source = open_checkpoint(checkpoint)
     config, scheme = source.config, _scheme(source, weights)
-    _ = source.vocabulary  # raises where tokenizer and config do not fit
+    source.check_tokenizer()
     codec = movqgan or source.movqgan
     codec_tensors = {} if codec is None else _read_movqgan(codec, source)
     store, published = source.tensors, published_shapes(config)
     WeightSource(store, published, None, scheme, device).check(str(source.path))
     specs = {**_transformer_specs(store, published, scheme), **_movqgan_specs(codec_tensors)}
     single = SingleFile(source.path, weights, source.config_values, dict(source.tokenizer_files.texts))
-    sources = frozenset(target_of(path) for path in (*store.paths, codec) if path is not None)
+    sources = frozenset(real_path(path) for path in (*store.paths, codec) if path is not None)
     return Conversion(
         store, tuple(published), scheme, device, codec_tensors, lay_out(specs, single.metadata()), sources
     )
@@ -111,8 +111,7 @@ def _scheme(source: Checkpoint, weights: str) -> Scheme | None:
         raise InputError(f"weights is {weights!r}; expected one of {', '.join(CONVERT_WEIGHTS)}")
     if source.scheme is not None:
         raise InputError(
-            f"{source.path} is converted to {source.scheme} already, which cannot be undone; convert the checkpoint "
-            "that it was made from"
+            f"{source.path} is converted to {source.scheme} already; expected the checkpoint that it was converted from"
         )
     return SCHEMES.get(weights)
 
@@ -123,7 +122,7 @@ def _transformer_specs(
     kinds, specs = store.dtypes, dict[str, TensorSpec]()
     for name, shape in published.items():
         if scheme is not None and is_block_linear(name):
-            specs |= {piece_name(name, key): spec for key, spec in piece_specs(name, shape, scheme).items()}
+            specs |= packed_tensor_specs(name, shape, scheme)
         else:
             specs[name] = TensorSpec("BF16" if scheme is None else kinds[name], shape)
     return specs

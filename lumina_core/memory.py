@@ -12,8 +12,8 @@ from .decoding.loop import cache_length
 from .decoding.request import Request
 from .device import gigabytes
 from .errors import OutOfMemory
+from .kernels.kv_tensor import KV_CACHES
 from .model.kv_cache import KVCache
-from .model.kv_store import KV_CACHES
 from .model.load import empty_transformer, weight_bytes
 from .model.transformer import Transformer
 from .movqgan.autoencoder import MoVQGAN
@@ -104,9 +104,6 @@ def check_fits(demand: Demand, budget: Budget) -> None:
         )
 
 
-# The estimate
-
-
 def plan_memory(demand: Demand) -> MemoryPlan:
     """The estimated bytes of a run."""
     config, request, dtype = demand.config, demand.request, demand.weights.dtype
@@ -166,9 +163,6 @@ def _layer_bytes(demand: Demand) -> int:
     query = config.num_attention_heads * config.head_dim
     attention = 5 * query + 2 * config.num_key_value_heads * config.head_dim
     return (3 * config.hidden_size + max(attention, 4 * config.intermediate_size)) * demand.weights.dtype.itemsize
-
-
-# Smaller settings
 
 
 @dataclass(frozen=True)

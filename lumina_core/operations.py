@@ -1,4 +1,4 @@
-"""The layer classes of the models where a caller names no others."""
+"""Default layer classes of the models. ComfyUI nodes pass their own namespace of the same names instead."""
 
 from torch import Tensor, nn
 
@@ -12,7 +12,7 @@ RMSNorm = nn.RMSNorm
 
 
 class Embedding(nn.Embedding):
-    """An embedding that is not initialised on the meta device, where that takes torch two seconds in every process."""
+    """An embedding that is not initialised on the meta device, which takes torch two seconds in every process."""
 
     def reset_parameters(self) -> None:
         if not self.weight.is_meta:
@@ -20,7 +20,7 @@ class Embedding(nn.Embedding):
 
 
 class Linear(nn.Linear):
-    """A linear layer without bias, by the faster matmul."""
+    """A linear layer without bias, by `kernels.linear`."""
 
     def forward(self, x: Tensor) -> Tensor:
         assert self.bias is None, "the transformer's linear layers have no bias"

@@ -103,9 +103,9 @@ class Lumina:
         `given_height`, the picture of which so many pixels are continued. `settings` are the fields of DecodeSettings.
         `on_step` reports progress; an exception that it raises ends the run. Raises InputError and OutOfMemory.
         """
+        check_condition(task, condition is not None, given_height is not None)
+        check_size(width, height, _limits(self.config, self.vocabulary))
         text, given = build_prompt(task, width, height, prompt, map, object), None
-        if condition is None and (find_template(task).needs_condition or given_height is not None):
-            raise InputError(f"the task {task} came without a picture for the upper panel; expected `condition`")
         if condition is not None:
             given = self.encode(condition_pixels(condition, width, height, given_height))
         request = build_request(self, text, width, height, batch, given, DecodeSettings(**settings))
@@ -126,13 +126,13 @@ class Lumina:
     def encode(self, pixels: Tensor) -> Tensor:
         """Codes [N,h,w] on the CPU of pixels [N,3,H,W] in [-1,1]."""
         codec = self._codec()
-        return torch.cat([encode_picture(codec, one.to(codec.device)).cpu() for one in pixels.split(1)])
+        return torch.cat([encode_picture(codec, one.to(codec.weight_device)).cpu() for one in pixels.split(1)])
 
     @torch.inference_mode()
     def decode(self, codes: Tensor) -> list[Image.Image]:
         """Pictures of codes [N,h,w], decoded one at a time."""
         codec = self._codec()
-        return [to_image(decode_picture(codec, one.to(codec.device))) for one in codes.split(1)]
+        return [to_image(decode_picture(codec, one.to(codec.weight_device))) for one in codes.split(1)]
 
     def _codec(self) -> MoVQGAN:
         if self.movqgan is None:
@@ -166,6 +166,20 @@ def load_codec(checkpoint: Checkpoint, movqgan: str | Path | None, device: torch
     codec = load_movqgan(path, device=device, checkpoint=checkpoint)
     codec.config.check_codes(checkpoint.config.codebook_size, CODE_PIXELS, str(path))
     return codec
+
+
+def check_condition(task: str, is_given: bool, is_continued: bool) -> None:
+    """Raises InputError unless a condition is given exactly where the task, or continuing a picture, needs one."""
+    needed = find_template(task).needs_condition or is_continued
+    if is_continued and not is_given:
+        raise InputError("the given height came without a picture; name the one to continue with --condition")
+    if needed and not is_given:
+        raise InputError(f"the task {task} needs a picture for the upper panel; name one with --condition")
+    if is_given and not needed:
+        raise InputError(
+            f"the task {task} takes no picture for the upper panel; leave --condition out, choose another task, or "
+            "continue the picture with --given-height"
+        )
 
 
 def build_request(

@@ -1,1 +1,1 @@
-"""The ComfyUI nodes: the only code here that imports ComfyUI, most of it through `comfy_adapter`."""
+"""The ComfyUI nodes. No other package imports ComfyUI; most of these imports are in `comfy_adapter`."""

@@ -18,11 +18,11 @@ from .pictures import from_pictures, to_pictures
 from .types import CATEGORY
 
 VERIFIERS = ("1", "2", "3")
-NO_LATENT = "Best of N has no latent to give: connect the sampler's latent to it"
+NO_LATENT = "Best of N has no latent to output: connect the sampler's latent to it"
 
 
 def join_images(images: Sequence[Tensor]) -> Tensor:
-    """One batch [B,H,W,C] of several. Raises InputError when they differ in size."""
+    """Several batches as one [B,H,W,C]. Raises InputError when they differ in size."""
     sizes = sorted({f"{image.shape[2]}x{image.shape[1]}" for image in images})
     if len({image.shape[1:] for image in images}) > 1:
         raise InputError(f"the pictures have sizes {', '.join(sizes)}; expected one size and one number of channels")
@@ -30,21 +30,21 @@ def join_images(images: Sequence[Tensor]) -> Tensor:
 
 
 def verifiers_of(latent: dict | None, likelihood_weight: float, given: dict[str, tuple[list, float]]) -> list[Verifier]:
-    """The latent's likelihoods, if it holds any, and what was `given`: scores and weight by name."""
+    """The verifiers: the latent's likelihoods, if it holds any, and the `given` scores and weights by name."""
     likelihoods = likelihoods_of(latent) if latent else None
     own = [Verifier("likelihood", likelihoods, likelihood_weight)] if likelihoods else []
     return own + [Verifier(name, flat_scores(name, scores), weight) for name, (scores, weight) in given.items()]
 
 
 def draw_sheet(images: Tensor, ranking: Ranking, keep: int) -> Tensor:
-    """The contact sheet [1,H,W,3] of all pictures, the best first, those to keep framed."""
+    """The contact sheet [1,H,W,3] of all pictures, the best first, the first `keep` framed."""
     pictures = [to_rgb(picture) for picture in to_pictures(images)]
     ordered = [pictures[index] for index in ranking.order]
     return from_pictures([contact_sheet(ordered, list(map(ranking.caption, ranking.order)), range(keep))])
 
 
 def check_latent(latent: dict | None, pictures: int) -> None:
-    """Raises InputError for a latent of another number of pictures."""
+    """Raises InputError for a latent that holds another number of pictures."""
     if latent is not None and len(latent["samples"]) != pictures:
         raise InputError(
             f"the latent holds {len(latent['samples'])} pictures, the images are {pictures}; connect the latent that "
@@ -61,15 +61,15 @@ def _scores_input(number: str) -> io.Float.Input:
         f"scores_{number}",
         optional=True,
         force_input=True,
-        tooltip="One number for each picture, from any node: a list, or a node that runs once for each picture.",
+        tooltip="One number per picture: a list, or a node that runs once per picture.",
     )
 
 
 class BestOfN(io.ComfyNode):
     """The best pictures of a batch.
 
-    Scores come in three fixed inputs and not in one that grows, as each has a weight of its own, a widget. The node
-    takes lists, so that numbers from a node that ran once for each picture arrive together.
+    Scores have three fixed inputs instead of a growing one, as each has a weight widget. The node takes lists, so that
+    numbers from a node that ran once for each picture arrive together.
     """
 
     @classmethod
@@ -78,22 +78,24 @@ class BestOfN(io.ComfyNode):
             node_id="LuminaMGPT2_BestOfN",
             display_name="Best of N",
             category=CATEGORY,
-            description="Chooses the best pictures of a batch by the model's own likelihood and by scores from other "
-            "nodes. Scores are combined by rank, so that their scales do not matter.",
+            description="Chooses the best pictures of a batch by the model's likelihood and scores from other nodes. "
+            "Scores are combined by rank, so their scales do not matter.",
             is_input_list=True,
             inputs=[
                 io.Image.Input("images", tooltip="The pictures to choose from."),
                 io.Latent.Input(
-                    "latent", optional=True, tooltip="The sampler's, for the likelihood and to give the best one back."
+                    "latent",
+                    optional=True,
+                    tooltip="The sampler's latent, for the likelihood and best_latent.",
                 ),
                 *map(_scores_input, VERIFIERS),
-                io.Int.Input("keep", default=1, min=1, max=64, tooltip="How many to give, the best first."),
+                io.Int.Input("keep", default=1, min=1, max=64, tooltip="Number of pictures to keep, best first."),
                 _weight_input(
-                    "likelihood_weight", "Say of the model's own likelihood. 0: shown only; below 0: reversed."
+                    "likelihood_weight", "Weight of the model's likelihood. 0: shown only; below 0: reversed."
                 ),
                 *(
                     _weight_input(
-                        f"weight_{number}", f"Say of scores_{number}. 0: shown only; below 0: less is better."
+                        f"weight_{number}", f"Weight of scores_{number}. 0: shown only; below 0: lower is better."
                     )
                     for number in VERIFIERS
                 ),

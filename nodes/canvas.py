@@ -21,10 +21,10 @@ TO_BE_DRAWN = 0.5
 def make_canvas(
     movqgan: MoVQGANVae, image: Tensor, mask: Tensor | None, width: int, height: int, given_height: int | None = None
 ) -> CanvasData:
-    """A canvas with each picture of an IMAGE at its top; `given_height` as in `condition_panel`."""
+    """A canvas with the pictures of an IMAGE as its top rows; `given_height` as in `condition_panel`."""
     panels = [condition_panel(picture, width, height, given_height) for picture in to_pictures(image, mask)]
     if not panels:
-        raise InputError("no picture came; expected at least one")
+        raise InputError("the image input holds no picture; expected at least one")
     codes = movqgan.encode_planes(torch.cat([to_pixels(panel) for panel in panels]))
     return CanvasData(width, height, codes, from_pictures(panels))
 
@@ -37,14 +37,14 @@ def show_canvas(canvas: CanvasData) -> Tensor:
 
 
 def split(image: Tensor, canvas: CanvasData | None, reconstruct: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Top, bottom and the whole of each picture; the top holds the canvas's own pixels unless `reconstruct`.
+    """The top, the bottom and the whole of each picture; the top has the canvas's pixels unless `reconstruct`.
 
-    Without a canvas the picture is cut in the middle. Raises InputError when picture and canvas do not match.
+    Without a canvas the picture is split in the middle. Raises InputError if picture and canvas do not match.
     """
     if canvas is None:
         height = image.shape[1]
         if height % 2:
-            raise InputError(f"the picture is {height} high; expected an even height, to be cut in the middle")
+            raise InputError(f"the picture is {height} high; expected an even height, to split it in the middle")
         return image[:, : height // 2], image[:, height // 2 :], image
     _check_match(image, canvas)
     given = canvas.given_height
@@ -65,12 +65,12 @@ def _check_match(image: Tensor, canvas: CanvasData) -> None:
 
 def canvas_schema(image: str, sides: list[io.Input], **names: str) -> io.Schema:
     """The schema of a node that makes a canvas; `image` is that input's tooltip."""
-    mask = "The mask of Load Image, if the picture has alpha: what is transparent becomes white."
+    mask = "The mask of Load Image, if the picture has alpha. Transparent areas become white."
     return io.Schema(
         category=CATEGORY,
         inputs=[
             io.Image.Input("image", tooltip=image),
-            io.Vae.Input("vae", tooltip="From Load MoVQGAN; encodes the given rows, once."),
+            io.Vae.Input("vae", tooltip="From Load MoVQGAN. Encodes the given rows."),
             *sides,
             io.Mask.Input("mask", optional=True, tooltip=mask),
         ],
@@ -80,19 +80,19 @@ def canvas_schema(image: str, sides: list[io.Input], **names: str) -> io.Schema:
 
 
 class StitchPanels(io.ComfyNode):
-    """A picture as the upper panel of a canvas."""
+    """Places a picture in the upper panel of a canvas."""
 
     @classmethod
     def define_schema(cls):
         return canvas_schema(
-            "Any size: scaled to cover the upper panel, then cropped to its centre. A batch works.",
+            "Picture or batch of any size. Scaled to cover the upper panel, then cropped to its centre.",
             [
                 side_input("width", 512, "Of the whole canvas."),
-                side_input("height", 1024, "Of the whole canvas: each panel is half as high. 64x128 for the demo."),
+                side_input("height", 1024, "Of the whole canvas; each panel has half of it. 64x128 for the demo."),
             ],
             node_id="LuminaMGPT2_StitchPanels",
             display_name="Stitch Panels",
-            description="Puts a picture into the upper panel of a canvas. The SJD Sampler draws the lower panel.",
+            description="Places a picture in the upper panel of a canvas. The SJD Sampler draws the lower panel.",
         )
 
     @classmethod
@@ -106,7 +106,7 @@ class StitchPanels(io.ComfyNode):
 
 
 class ContinuePicture(StitchPanels):
-    """The first rows of a picture as the top of a canvas."""
+    """Keeps the top rows of a picture as a canvas."""
 
     @classmethod
     def define_schema(cls):
@@ -116,20 +116,20 @@ class ContinuePicture(StitchPanels):
             min=CODE_PIXELS,
             max=MAX_SIDE - CODE_PIXELS,
             step=CODE_PIXELS,
-            tooltip=f"Pixels to keep of the picture's top, a multiple of {CODE_PIXELS}.",
+            tooltip=f"Height in pixels of the part to keep, a multiple of {CODE_PIXELS}.",
         )
         sides = [side_input(name, 768, "Of the whole canvas. 64x64 for the demo.") for name in ("width", "height")]
         return canvas_schema(
-            "Scaled to the canvas's width. A batch works.",
+            "Picture or batch. Scaled to the canvas width.",
             [*sides, given_height],
             node_id="LuminaMGPT2_ContinuePicture",
             display_name="Continue Picture",
-            description="Keeps the first rows of a picture. The SJD Sampler draws what is below.",
+            description="Keeps the top rows of a picture. The SJD Sampler draws the rest.",
         )
 
 
 class SplitPanels(io.ComfyNode):
-    """A drawn picture, taken apart."""
+    """Splits a picture into its panels."""
 
     @classmethod
     def define_schema(cls):
@@ -137,21 +137,21 @@ class SplitPanels(io.ComfyNode):
             node_id="LuminaMGPT2_SplitPanels",
             display_name="Split Panels",
             category=CATEGORY,
-            description="Takes a result apart into its upper and its lower panel.",
+            description="Splits a decoded picture into its upper and its lower panel.",
             inputs=[
-                io.Image.Input("image", tooltip="The decoded result."),
+                io.Image.Input("image", tooltip="The decoded picture."),
                 LuminaCanvas.Input(
                     "canvas",
                     optional=True,
-                    tooltip="The canvas that the sampler drew on: cut where its given rows end, and these are your own "
-                    "pixels again. Without one the picture is cut in the middle.",
+                    tooltip="Canvas that the picture was drawn on. Splits where its given rows end and restores their "
+                    "pixels. Without one: splits in the middle.",
                 ),
                 io.Boolean.Input(
                     "reconstruct",
                     default=False,
                     optional=True,
                     advanced=True,
-                    tooltip="Leave the given rows as the MoVQGAN decoded them, instead of your own pixels.",
+                    tooltip="Keep the given rows as decoded by the MoVQGAN.",
                 ),
             ],
             outputs=[

@@ -7,7 +7,7 @@ from .vae import require_movqgan
 
 
 class MoVQGANDecode(io.ComfyNode):
-    """Codes to pictures."""
+    """Decodes codes to pictures."""
 
     @classmethod
     def define_schema(cls):
@@ -15,9 +15,9 @@ class MoVQGANDecode(io.ComfyNode):
             node_id="LuminaMGPT2_MoVQGANDecode",
             display_name="MoVQGAN Decode",
             category=CATEGORY,
-            description="Turns the sampler's codes into pictures, exactly as VAE Decode does.",
+            description="Decodes the sampler's codes to pictures. The result is that of VAE Decode.",
             inputs=[
-                io.Latent.Input("samples", tooltip="The sampler's latent, or that of MoVQGAN Encode or VAE Encode."),
+                io.Latent.Input("samples", tooltip="From SJD Sampler, MoVQGAN Encode or VAE Encode."),
                 io.Vae.Input("vae", tooltip="From Load MoVQGAN."),
             ],
             outputs=[io.Image.Output(display_name="image")],
@@ -30,7 +30,7 @@ class MoVQGANDecode(io.ComfyNode):
 
 
 class MoVQGANEncode(io.ComfyNode):
-    """Pictures to codes."""
+    """Encodes pictures to codes."""
 
     @classmethod
     def define_schema(cls):
@@ -38,7 +38,7 @@ class MoVQGANEncode(io.ComfyNode):
             node_id="LuminaMGPT2_MoVQGANEncode",
             display_name="MoVQGAN Encode",
             category=CATEGORY,
-            description="Turns pictures into codes: a latent that MoVQGAN Decode and VAE Decode turn back.",
+            description="Encodes pictures to codes. MoVQGAN Decode or VAE Decode decodes them again.",
             inputs=[
                 io.Image.Input("image", tooltip="Sides in multiples of 8 pixels. Alpha is blended on white."),
                 io.Vae.Input("vae", tooltip="From Load MoVQGAN."),

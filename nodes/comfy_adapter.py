@@ -1,4 +1,4 @@
-"""What the nodes need of ComfyUI: model folders, memory, layers, progress and interrupt."""
+"""The parts of ComfyUI that the nodes use: model folders, memory, layers, progress and interrupt."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ DEMO_NAME = "demo (built in)"
 
 
 def register_model_folder() -> None:
-    """Makes `models/lumina_mgpt2` known to ComfyUI, beside those that extra_model_paths.yaml gives."""
+    """Registers `models/lumina_mgpt2` with ComfyUI, in addition to the folders of extra_model_paths.yaml."""
     folder = os.path.join(folder_paths.models_dir, MODEL_FOLDER)
     folder_paths.add_model_folder_path(MODEL_FOLDER, folder)
-    with contextlib.suppress(OSError):  # a read-only models folder is fine, it then just holds no checkpoint
+    with contextlib.suppress(OSError):  # a read-only models folder has no checkpoint
         os.makedirs(folder, exist_ok=True)
 
 
 def checkpoint_names() -> list[str]:
-    """The demo, then every checkpoint under the model folders: a folder with a config.json, or a single file."""
+    """The demo, then every checkpoint in the model folders: a folder with a config.json, or a single file."""
     files = [Path(name) for name in folder_paths.get_filename_list(MODEL_FOLDER)]
     folders = {file.parent for file in files if file.name == "config.json"} - {Path(".")}
     singles = [
@@ -53,7 +53,7 @@ def checkpoint_names() -> list[str]:
 
 
 def checkpoint_path(name: str) -> str:
-    """What `lumina_core` takes for a name of the list. Raises InputError when it is not there (any more)."""
+    """The path of a checkpoint in the list. Raises InputError when it does not exist (any more)."""
     if name == DEMO_NAME:
         return DEMO
     if name in checkpoint_names():
@@ -64,20 +64,20 @@ def checkpoint_path(name: str) -> str:
 
 
 def new_checkpoint_path(prefix: str) -> Path:
-    """A file in models/lumina_mgpt2 that is not there yet: the prefix and a number, as ComfyUI's savers name theirs.
+    """The path of a new file in models/lumina_mgpt2: the prefix and a number, as in ComfyUI's save nodes.
 
-    Raises InputError for a prefix that leads out of the folder, or to where the loader would not list the file.
+    Raises InputError for a prefix outside the folder, or one that the loader would not list.
     """
     root = os.path.join(folder_paths.models_dir, MODEL_FOLDER)
     try:
         folder, name, number, *_ = folder_paths.get_save_image_path(prefix, root)
-    except Exception as error:  # a plain one is what ComfyUI raises for a prefix that leads out of the folder
-        raise InputError(f"filename_prefix is {prefix!r}, no name in models/{MODEL_FOLDER}: {error}") from error
+    except Exception as error:  # what ComfyUI raises for a prefix outside the folder
+        raise InputError(f"filename_prefix is {prefix!r}; expected a name in models/{MODEL_FOLDER}: {error}") from error
     inside = Path(folder) != Path(root) and os.path.exists(os.path.join(folder, "config.json"))
     if name in (".", "..") or name.lower().startswith("movqgan") or inside:
         raise InputError(
-            f"filename_prefix is {prefix!r}; expected a name that does not begin with movqgan, in no folder of a "
-            "checkpoint: the loader would not list the file"
+            f"filename_prefix is {prefix!r}; expected a name that does not begin with movqgan and is not in the "
+            "folder of a checkpoint, since the loader would not list the file"
         )
     while os.path.exists(path := os.path.join(folder, f"{name}_{number:05}_.safetensors")):
         number += 1
@@ -85,18 +85,18 @@ def new_checkpoint_path(prefix: str) -> Path:
 
 
 def checkpoint_name(path: Path) -> str:
-    """The name by which the list has a file in models/lumina_mgpt2."""
+    """The name in the list of a file in models/lumina_mgpt2."""
     return path.relative_to(os.path.join(folder_paths.models_dir, MODEL_FOLDER)).as_posix()
 
 
 def movqgan_names() -> list[str]:
-    """The demo's, then the files of models/vae, those called "movqgan" first."""
+    """The demo, then the files in models/vae, those with "movqgan" in the name first."""
     names = folder_paths.get_filename_list(VAE_FOLDER)
     return [DEMO_NAME, *sorted(names, key=lambda name: ("movqgan" not in name.lower(), name))]
 
 
 def movqgan_path(name: str) -> Path:
-    """The file for a name of the list. Raises InputError when it is not there (any more)."""
+    """The path of a MoVQGAN in the list. Raises InputError when it does not exist (any more)."""
     found = find_movqgan(DEMO_FOLDER) if name == DEMO_NAME else folder_paths.get_full_path(VAE_FOLDER, name)
     if found is None:
         raise InputError(f"the MoVQGAN {name!r} is not in models/{VAE_FOLDER}; choose another or put it there")
@@ -104,7 +104,7 @@ def movqgan_path(name: str) -> Path:
 
 
 def file_stamp(paths: Sequence[Path]) -> str:
-    """A text that changes when one of the files does, so that a replaced file is loaded again."""
+    """A string that changes when a file changes, so that a replaced file is loaded again."""
     stats = [(path, path.stat()) for path in paths if path.is_file()]
     return ";".join(f"{path}:{stat.st_size}:{stat.st_mtime_ns}" for path, stat in stats)
 
@@ -113,7 +113,7 @@ def file_stamp(paths: Sequence[Path]) -> str:
 
 
 def nothing(why: str) -> ExecutionBlocker:
-    """For an output that has no value this time: nodes that use it do not run, and ComfyUI tells the user why."""
+    """The value of an output that has none: nodes that use it do not run, and ComfyUI shows the reason."""
     return ExecutionBlocker(why)
 
 
@@ -121,11 +121,11 @@ def nothing(why: str) -> ExecutionBlocker:
 
 
 class Operations(comfy.ops.disable_weight_init):
-    """ComfyUI's layers, which it can move, offload and cast; filled the plain way, also under dynamic VRAM."""
+    """ComfyUI's layers, which it can move, offload and cast. State dicts load as in torch, also under dynamic VRAM."""
 
     class Linear(comfy.ops.disable_weight_init.Linear):
         def forward(self, x):
-            # ComfyUI's way casts and patches weights, which those that stay on the CPU as they are do not need.
+            # ComfyUI's forward casts and patches weights. Weights used on the CPU in their own dtype need neither.
             on_cpu = x.device.type == self.weight.device.type == "cpu" and self.weight.dtype == x.dtype
             return linear(x, self.weight) if on_cpu and not self.weight_function else super().forward(x)
 
@@ -134,7 +134,7 @@ class Operations(comfy.ops.disable_weight_init):
 
     class GroupNorm(comfy.ops.disable_weight_init.GroupNorm):
         def cast_affine(self, like):
-            """Weight and bias on the device and in the numbers of a tensor, for MoVQGAN's strips."""
+            """Weight and bias on the device and in the dtype of `like`, for decoding in strips."""
             weight, bias, stream = comfy.ops.cast_bias_weight(self, like, offloadable=True)
             weight, bias = weight.clone(), bias.clone()
             comfy.ops.uncast_bias_weight(self, self.weight, self.bias, stream)
@@ -146,71 +146,70 @@ class Operations(comfy.ops.disable_weight_init):
 
 
 def model_device() -> torch.device:
-    """Where the transformer runs."""
+    """The device that the transformer runs on."""
     return management.get_torch_device()
 
 
 def model_offload_device() -> torch.device:
-    """Where the transformer waits."""
+    """The device that holds the transformer while it is not in use."""
     return management.unet_offload_device()
 
 
 def vae_device() -> torch.device:
-    """Where the MoVQGAN runs."""
+    """The device that the MoVQGAN runs on."""
     return management.vae_device()
 
 
 def vae_offload_device() -> torch.device:
-    """Where the MoVQGAN waits."""
+    """The device that holds the MoVQGAN while it is not in use."""
     return management.vae_offload_device()
 
 
 def output_device() -> torch.device:
-    """Where ComfyUI wants pictures and latents."""
+    """The device that ComfyUI keeps pictures and latents on."""
     return management.intermediate_device()
 
 
 def compute_dtype() -> torch.dtype:
-    """What to compute in where the user names nothing: bf16 where the device is good at it, else fp32."""
+    """The default dtype of the computation: bf16 if the device supports it well, else fp32."""
     return torch.bfloat16 if management.should_use_bf16(model_device()) else torch.float32
 
 
 def vae_dtype() -> torch.dtype:
-    """fp32, which gives the codes that the transformer was trained on, unless ComfyUI was started with another."""
+    """fp32, whose codes the transformer was trained on, unless ComfyUI was started with another VAE dtype."""
     return management.vae_dtype(vae_device(), [torch.float32])
 
 
 def patcher_of(module: nn.Module, device: torch.device, offload_device: torch.device, dynamic: bool = True):
-    """The module under ComfyUI's memory management (by dynamic VRAM where ComfyUI has it, unless not `dynamic`)."""
+    """ComfyUI's model patcher of a module: that of dynamic VRAM if ComfyUI has it and `dynamic` is set."""
     plain = comfy.model_patcher.ModelPatcher
     kind = getattr(comfy.model_patcher, "CoreModelPatcher", plain) if dynamic else plain
     return kind(module, load_device=device, offload_device=offload_device)
 
 
 def load(patchers: Sequence, bytes_needed: float) -> None:
-    """Brings models to their devices and frees `bytes_needed` there for the run."""
+    """Loads models on their devices and frees `bytes_needed` there for the run."""
     management.load_models_gpu(list(patchers), memory_required=bytes_needed)
 
 
 def memory_budget() -> Budget:
-    """What a run may take: on a GPU beside the weights, of which ComfyUI streams in what has no room."""
+    """The memory that a run may use. On a GPU the weights do not count: ComfyUI streams in those that do not fit."""
     device = model_device()
     return Budget(total_bytes(device), with_weights=device.type == "cpu")
 
 
 def total_bytes(device: torch.device) -> int:
-    """All memory of a device."""
     return management.get_total_memory(device)
 
 
 def free_bytes(device: torch.device) -> int:
-    """What a run can take of a device now."""
+    """The memory of a device that a run can allocate now."""
     return management.get_free_memory(device)
 
 
 @contextlib.contextmanager
 def unloading_when_full() -> Iterator[None]:
-    """Takes every model off the devices where memory runs out within, as ComfyUI does for its own errors."""
+    """Unloads every model if the body runs out of memory, as ComfyUI does for its own errors."""
     try:
         yield
     except OutOfMemoryError:
@@ -221,7 +220,7 @@ def unloading_when_full() -> Iterator[None]:
 
 
 def release_memory() -> None:
-    """Gives what a run no longer holds back to the device."""
+    """Frees the cached memory that a run no longer uses."""
     management.soft_empty_cache()
 
 
@@ -229,30 +228,30 @@ def release_memory() -> None:
 
 
 def check_interrupted_at_layers(module: nn.Module) -> None:
-    """From now on the user's interrupt ends any use of a module before its next convolution."""
+    """Adds a check for the user's interrupt before every convolution of a module."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             layer.register_forward_pre_hook(lambda *_: check_interrupted())
 
 
 def check_interrupted() -> None:
-    """Raises ComfyUI's own exception when the user cancelled; it must not be caught."""
+    """Raises ComfyUI's own exception if the user cancelled. It must not be caught."""
     management.throw_exception_if_processing_interrupted()
 
 
 def preview_wanted() -> bool:
-    """Whether the user's preview setting (`--preview-method`, or the frontend's) asks for previews."""
+    """Whether previews are on, by `--preview-method` or the setting of the frontend."""
     return args.preview_method != LatentPreviewMethod.NoPreviews
 
 
 class Progress:
-    """ComfyUI's progress bar of the node that runs."""
+    """ComfyUI's progress bar of the current node."""
 
     def __init__(self, total: int):
         self._bar = comfy.utils.ProgressBar(total)
 
     def update(self, done: int, preview: Image.Image | None = None) -> None:
-        """Shows `done` steps and a preview picture. Raises ComfyUI's interrupt."""
+        """Shows `done` steps and a preview. Raises ComfyUI's exception if the user cancelled."""
         self._bar.update_absolute(done, preview=None if preview is None else ("JPEG", preview, args.preview_size))
 
 

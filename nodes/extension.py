@@ -1,4 +1,4 @@
-"""The list of nodes that ComfyUI asks for."""
+"""The extension: lists the nodes for ComfyUI."""
 
 from comfy_api.latest import ComfyExtension, io
 
@@ -14,7 +14,7 @@ from .thinking import ThinkingAnswer, ThinkingInstruction
 
 
 class LuminaMGPT2Extension(ComfyExtension):
-    """All nodes of the pack."""
+    """The nodes of this pack."""
 
     async def on_load(self) -> None:
         comfy_adapter.register_model_folder()

@@ -1,4 +1,4 @@
-"""What the sampler's LATENT holds of each picture beside its samples, and LATENTs joined and picked by picture."""
+"""The log-likelihoods in the sampler's LATENT, and LATENTs joined and indexed by picture."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from torch import Tensor
 from ..lumina_core.decoding.settings import DecodeResult
 from ..lumina_core.errors import InputError
 
-# Each picture's log-likelihood in nats per code, a list of floats.
+# A list of floats: each picture's log-likelihood in nats per code.
 LIKELIHOOD_KEY = "lumina_nats_per_code"
 
 
 def with_likelihood(latent: dict, result: DecodeResult) -> dict:
-    """The LATENT of a run's codes with their log-likelihoods."""
+    """The LATENT with the log-likelihoods of its pictures added."""
     return latent | {LIKELIHOOD_KEY: list(result.log_likelihood_per_code)}
 
 
 def likelihoods_of(latent: dict) -> tuple[float, ...] | None:
-    """The log-likelihoods in a LATENT; None where it has none or was cut or repeated since it was drawn."""
+    """The log-likelihoods in a LATENT; None if it has none, or if its batch has changed since the run."""
     likelihoods = latent.get(LIKELIHOOD_KEY)
     return tuple(likelihoods) if likelihoods and len(likelihoods) == len(latent["samples"]) else None
 
 
 def join_latents(latents: Sequence[dict]) -> dict:
-    """One LATENT of several: what all of them hold. Raises InputError when their pictures differ in size."""
+    """Several LATENTs as one, with the keys that all of them have. Raises InputError for different picture sizes."""
     shapes = sorted({tuple(latent["samples"].shape[1:]) for latent in latents})
     if len(shapes) > 1:
-        raise InputError(f"the latents have shapes {shapes} beside the batch; expected pictures of one size")
+        raise InputError(f"the latents have shapes {shapes} without the batch; expected pictures of one size")
     shared = set.intersection(*map(set, latents))
     return {key: _joined([latent[key] for latent in latents]) for key in latents[0] if key in shared}
 
 
 def pick_pictures(latent: dict, order: Sequence[int]) -> dict:
-    """The LATENT of the pictures `order`, with what it holds of each of them."""
+    """The LATENT of the pictures with the indices `order`, in that order, with all values that belong to them."""
     count = len(latent["samples"])
     return {key: _picked(value, order, count) for key, value in latent.items()}
 

@@ -11,12 +11,12 @@ from . import comfy_adapter as comfy_ui
 from .types import CATEGORY, LuminaModel, ManagedLumina, ManagedTransformer
 from .vae import load_movqgan_vae
 
-# Stored workflows hold the names; new ones go to the end.
+# Stored workflows contain these names; new ones are appended.
 WEIGHTS = ["auto", "bf16", "fp32", "int8", "int4"]
 
 
 def load_model(name: str, weights: str, compile: str) -> ManagedLumina:
-    """Loads the checkpoint of a name; its weights wait on the offload device."""
+    """Loads a checkpoint by its name in the list, with its weights on the offload device."""
     checkpoint = open_checkpoint(comfy_ui.checkpoint_path(name))
     vocabulary, device, offload_device = checkpoint.vocabulary, comfy_ui.model_device(), comfy_ui.model_offload_device()
     with comfy_ui.unloading_when_full():
@@ -29,7 +29,7 @@ def load_model(name: str, weights: str, compile: str) -> ManagedLumina:
             work_device=device,
         )
     set_compile(transformer, compile)
-    # CUDA graphs need weights that stay in place: they then move as a whole, not by dynamic VRAM.
+    # CUDA graphs need weights at fixed addresses: they move as a whole, not by dynamic VRAM.
     dynamic = not captures(compile, device)
     patcher = comfy_ui.patcher_of(ManagedTransformer(transformer), device, offload_device, dynamic)
     lumina = Lumina(transformer, vocabulary, checkpoint.tokenizer, checkpoint=checkpoint.path)
@@ -37,7 +37,7 @@ def load_model(name: str, weights: str, compile: str) -> ManagedLumina:
 
 
 def checkpoint_stamp(name: str) -> str:
-    """Changes when a file of the checkpoint does; empty when it cannot be found, which loading reports better."""
+    """A string that changes when a file of the checkpoint changes; empty if it cannot be opened."""
     try:
         return comfy_ui.file_stamp(open_checkpoint(comfy_ui.checkpoint_path(name)).files)
     except LuminaError:
@@ -45,7 +45,7 @@ def checkpoint_stamp(name: str) -> str:
 
 
 class LoadModel(io.ComfyNode):
-    """A checkpoint from models/lumina_mgpt2, or the built-in demo."""
+    """Loads a checkpoint from models/lumina_mgpt2, or the built-in demo."""
 
     @classmethod
     def define_schema(cls):
@@ -59,15 +59,15 @@ class LoadModel(io.ComfyNode):
                     "checkpoint",
                     options=comfy_ui.checkpoint_names(),
                     default=comfy_ui.DEMO_NAME,
-                    tooltip="A folder or a .safetensors file in models/lumina_mgpt2. The demo is tiny, needs no "
-                    "download and draws coloured shapes at 64x64.",
+                    tooltip="Folder or .safetensors file in models/lumina_mgpt2. The built-in demo is a tiny model "
+                    "that draws coloured shapes at 64x64.",
                 ),
                 io.Combo.Input(
                     "weights",
                     options=WEIGHTS,
                     default="auto",
-                    tooltip="Form of the weights. auto: as a converted file has them, else bf16 where the device is "
-                    "good at it, else fp32. int8 and int4 take about a half and a quarter of bf16's memory.",
+                    tooltip="Dtype of the weights. auto: as stored in a converted file, else bf16 if the device "
+                    "supports it well, else fp32. int8 and int4: about half and a quarter of the memory of bf16.",
                 ),
                 io.Combo.Input(
                     "compile",
@@ -75,8 +75,8 @@ class LoadModel(io.ComfyNode):
                     default=OFF,
                     optional=True,
                     advanced=True,
-                    tooltip="auto: steps are captured as CUDA graphs on a GPU, where the weights have room. on: and "
-                    "the blocks are compiled by torch.compile, which takes a while once and may round otherwise.",
+                    tooltip="auto: CUDA graphs on a GPU, if all weights fit. on: also torch.compile, which takes a "
+                    "minute or so the first time and may round differently.",
                 ),
             ],
             outputs=[LuminaModel.Output(display_name="model")],
@@ -92,7 +92,7 @@ class LoadModel(io.ComfyNode):
 
 
 class LoadMoVQGAN(io.ComfyNode):
-    """A MoVQGAN as a VAE for our nodes and the core ones."""
+    """Loads a MoVQGAN as a VAE for the nodes of this pack and the core nodes."""
 
     @classmethod
     def define_schema(cls):
@@ -100,13 +100,13 @@ class LoadMoVQGAN(io.ComfyNode):
             node_id="LuminaMGPT2_LoadMoVQGAN",
             display_name="Load MoVQGAN",
             category=CATEGORY,
-            description="Loads the picture codec of Lumina-mGPT 2.0. The core VAE Decode and VAE Encode nodes take it.",
+            description="Loads the VAE of Lumina-mGPT 2.0. VAE Decode and VAE Encode accept it.",
             inputs=[
                 io.Combo.Input(
                     "movqgan",
                     options=comfy_ui.movqgan_names(),
                     default=comfy_ui.DEMO_NAME,
-                    tooltip="movqgan_270M.ckpt (or a .safetensors of it) in models/vae; the demo belongs to the demo "
+                    tooltip="movqgan_270M.ckpt, or a .safetensors of it, in models/vae. The demo belongs to the demo "
                     "checkpoint.",
                 ),
             ],

@@ -1,4 +1,4 @@
-"""ComfyUI's IMAGE [B,H,W,C] in 0…1 to and from planes in [-1,1] and Pillow's pictures."""
+"""Converts ComfyUI's IMAGE [B,H,W,C] in 0…1 to and from planes in [-1,1] and Pillow pictures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CHANNELS = (1, 3, 4)
 
 
 def check_image(image: Tensor) -> None:
-    """Raises InputError for what is no IMAGE of grey, RGB or RGBA."""
+    """Raises InputError for anything but an IMAGE of grey, RGB or RGBA."""
     if image.ndim != 4 or image.shape[-1] not in CHANNELS:
         raise InputError(f"the picture has shape {tuple(image.shape)}; expected [B,H,W,C] with 1, 3 or 4 channels")
 
@@ -35,19 +35,19 @@ def from_planes(planes: Tensor) -> Tensor:
 
 
 def to_pictures(image: Tensor, mask: Tensor | None = None) -> list[Image.Image]:
-    """Pillow pictures of 8 bits of an IMAGE; `mask` [B,H,W] is 1 where they are transparent, as Load Image gives it."""
+    """8-bit Pillow pictures of an IMAGE; `mask` [B,H,W] is 1 where they are transparent, as from Load Image."""
     check_image(image)
     values = (_with_alpha(image, mask).float() * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
     return [Image.fromarray(one.squeeze(-1) if one.shape[-1] == 1 else one) for one in values]
 
 
 def from_pictures(pictures: Sequence[Image.Image]) -> Tensor:
-    """An IMAGE [B,H,W,3] of RGB pictures of one size; saving it gives the same pixels."""
+    """An IMAGE [B,H,W,3] of RGB pictures of one size; saving it writes the same pixels."""
     return torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]).astype(np.float32) / 255.0)
 
 
 def _with_alpha(image: Tensor, mask: Tensor | None) -> Tensor:
-    """The pictures with the mask as alpha. A mask of zeros says nothing: Load Image makes one for every picture."""
+    """The pictures with the mask as alpha. A mask of zeros is ignored: Load Image makes one for every picture."""
     if mask is None or not mask.any():
         return image
     mask = mask if mask.ndim == 3 else mask[None]

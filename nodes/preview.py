@@ -1,4 +1,4 @@
-"""A preview picture that grows row by row."""
+"""The preview of a run, which grows row by row."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Up to so many codes a preview decodes the whole picture: it is cheap, and norms over a few rows look odd there.
+# Pictures of up to so many codes are previewed whole: decoding is cheap, and norms over few rows distort them.
 WHOLE_CODES = 32 * 32
-# A preview may take this share of the time between two previews at most.
+# Largest share of a run's time that previews take.
 PREVIEW_SHARE = 0.2
 
 
 class GrowingPreview:
-    """Draws the finished rows of the first picture of a batch on grey."""
+    """Shows the finished rows of the first picture of a batch on grey."""
 
     def __init__(self, movqgan: MoVQGANVae, grid_h: int, grid_w: int):
         self._movqgan = movqgan
@@ -36,10 +36,10 @@ class GrowingPreview:
         self._off = False
 
     def draw(self, codes: Tensor, rows: int) -> Image.Image | None:
-        """The picture of codes [1,h,w] whose first `rows` rows are final; None when it is not worth a new one yet.
+        """The preview of codes [1,h,w] whose first `rows` rows are final; None without a new row, or too early.
 
-        The last one, which stays on the node, is always worth it. When memory runs out there are no more previews, and
-        the log says so: the run needs none.
+        The last preview, which stays on the node, is always drawn. Running out of memory disables the previews of the
+        run, with a warning.
         """
         if self._off:
             return None
@@ -55,14 +55,14 @@ class GrowingPreview:
             if not is_out_of_memory(error):
                 raise
             self._off = True
-            logger.warning("out of memory while decoding a preview: this run goes on without previews")
+            logger.warning("out of memory while decoding a preview: this run continues without previews")
             return None
         self._rows = rows
         self._next_time = time.monotonic() + (time.monotonic() - started) / PREVIEW_SHARE
         return to_image(self._pixels)
 
     def _decode(self, codes: Tensor, first: int, rows: int) -> Tensor:
-        """Pixels of the rows `first` to `rows`; in a whole picture the last final one goes on below."""
+        """Pixels of the rows `first` to `rows`. To decode a picture whole, its last final row is repeated below."""
         if not self._whole:
             return self._movqgan.decode_rows(codes[:, :rows], first, rows)
         below = codes[:, rows - 1 : rows].expand(-1, codes.shape[1] - rows, -1)

@@ -6,7 +6,7 @@ from ..lumina_core.tokens.prompts import MAPS, find_template
 from .sizes import side_input, validate_size
 from .types import CATEGORY, LuminaCanvas, LuminaPrompt, TaskPromptData
 
-# Stored workflows hold the names; new ones go to the end.
+# Stored workflows contain these names; new ones are appended.
 TASKS = {
     "text to image": "t2i",
     "image pair": "pair",
@@ -15,7 +15,7 @@ TASKS = {
     "edit": "edit",
     "predict": "predict",
 }
-# Read by web/task_prompt.js, which hides the widget while the input is connected, or for all but these tasks.
+# web/task_prompt.js hides the widget while this input is connected, or for tasks not in `lumina_tasks`.
 UNLESS_CANVAS = {"lumina_hidden_by": "canvas"}
 
 
@@ -25,14 +25,14 @@ def _tasks_with(name: str) -> dict:
 
 def _side_input(name: str) -> io.Int.Input:
     tooltip = (
-        "Of the whole canvas; a connected canvas says it instead. The published model was trained around 768x768 and "
-        "512x512, and around 512x1024 with two panels, the demo at 64x64 and 64x128."
+        "Size of the whole canvas; a connected canvas overrides it. The published model was trained around 768x768 and "
+        "512x512, and around 512x1024 with two panels; the demo at 64x64 and 64x128."
     )
     return side_input(name, 768, tooltip, UNLESS_CANVAS)
 
 
 class TaskPrompt(io.ComfyNode):
-    """The instruction in the wording that the model was trained on."""
+    """Writes the prompt of a task in the wording that the model was trained on."""
 
     @classmethod
     def define_schema(cls):
@@ -40,22 +40,21 @@ class TaskPrompt(io.ComfyNode):
             node_id="LuminaMGPT2_TaskPrompt",
             display_name="Task Prompt",
             category=CATEGORY,
-            description="Words a task the way the model was trained on it. The second output shows the full prompt.",
+            description="Writes the prompt of a task in the wording that the model was trained on.",
             inputs=[
                 io.Combo.Input(
                     "task",
                     options=list(TASKS),
                     default="text to image",
-                    tooltip="What to draw from what. image pair: a picture and its map, from text. controllable: a "
-                    "picture from a map. predict: a map from a picture. All from controllable on need Stitch Panels.",
+                    tooltip="image pair: a picture and its map, from text. controllable: a picture from a map. "
+                    "predict: a map from a picture. controllable, subject-driven, edit and predict need Stitch Panels.",
                 ),
                 io.String.Input(
                     "prompt",
                     multiline=True,
                     dynamic_prompts=True,
                     default="",
-                    tooltip="What the picture shows, or what to change in it. Names of special tokens are taken as "
-                    "plain text.",
+                    tooltip="What the picture shows, or what to change in it. Names of special tokens are plain text.",
                 ),
                 _side_input("width"),
                 _side_input("height"),
@@ -64,30 +63,29 @@ class TaskPrompt(io.ComfyNode):
                     options=list(MAPS),
                     default="depth",
                     optional=True,
-                    tooltip="The kind of map beside the picture.",
+                    tooltip="Kind of map.",
                     extra_dict=_tasks_with("map"),
                 ),
                 io.String.Input(
                     "object",
                     default="",
                     optional=True,
-                    tooltip="What the given picture shows, such as: a red mug.",
+                    tooltip="What the given picture shows, for example: a red mug.",
                     extra_dict=_tasks_with("object"),
                 ),
                 io.String.Input(
                     "template",
                     multiline=True,
                     default="",
-                    placeholder="wording of your own; empty: built in",
+                    placeholder="your own wording; empty: the built-in one",
                     optional=True,
                     advanced=True,
-                    tooltip="Replaces the task's wording; {width}, {height}, {prompt}, {map} and {object} are filled "
-                    "in. Empty is the built-in one.",
+                    tooltip="Replaces the built-in wording. May use {width}, {height}, {prompt}, {map}, {object}.",
                 ),
                 LuminaCanvas.Input(
                     "canvas",
                     optional=True,
-                    tooltip="From Stitch Panels or Continue Picture: width and height then come from it.",
+                    tooltip="From Stitch Panels or Continue Picture. Sets width and height.",
                 ),
             ],
             outputs=[

@@ -1,4 +1,4 @@
-"""A run's report as text, and its acceptance map as a picture."""
+"""The report of a run as text, and its acceptance map as a picture."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GIVEN_GREY = 0.5
 
 
 def report_text(result: DecodeResult) -> str:
-    """Forwards, accepted tokens, seconds, kernels and log-likelihoods of a run, for reading."""
+    """Forwards, accepted tokens, seconds, kernels and log-likelihoods of a run, as text for the user."""
     settings, tokens = result.settings, result.sampled_tokens
     pictures, grid_h, grid_w = result.codes.shape
     window = "" if settings.decoder == "ar" else f", window {settings.window_size}"
@@ -35,9 +35,9 @@ def report_text(result: DecodeResult) -> str:
 
 
 def acceptance_map(steps: Tensor, cell: int) -> Tensor:
-    """A picture [B,h·cell,w·cell,3] in 0…1 of the forward [B,h,w] that accepted each code.
+    """A picture [B,h·cell,w·cell,3] in 0…1 of `steps` [B,h,w], the forward that accepted each code.
 
-    The colour is the order of the forwards, every other one darker; given codes (−1) are grey.
+    The colour follows the order of the forwards; every other forward is darker. Given codes (−1) are grey.
     """
     ramp = torch.tensor(RAMP)
     last = steps.amax(dim=(1, 2), keepdim=True).clamp_min(1)

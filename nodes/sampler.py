@@ -5,11 +5,11 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lumina_core.decoding.request import Request
-from ..lumina_core.decoding.settings import DECODERS, DecodeResult, DecodeSettings, StepReport
+from ..lumina_core.decoding.settings import DECODERS, MAX_SEED, DecodeResult, DecodeSettings, StepReport
 from ..lumina_core.errors import InputError
+from ..lumina_core.kernels.kv_tensor import KV_CACHES
 from ..lumina_core.memory import Demand, check_fits, plan_memory, weights_of
 from ..lumina_core.model.compile import captures
-from ..lumina_core.model.kv_store import KV_CACHES
 from ..lumina_core.pictures.sizes import CODE_PIXELS
 from ..lumina_core.pipeline import build_request
 from ..lumina_core.tokens.prompts import find_template
@@ -20,8 +20,6 @@ from .report import acceptance_map, report_text
 from .types import CATEGORY, CanvasData, LuminaCanvas, LuminaModel, LuminaPrompt, ManagedLumina, TaskPromptData
 from .vae import MoVQGANVae, require_movqgan
 
-BIGGEST_SEED = 0xFFFFFFFFFFFFFFFF
-
 
 def make_request(
     model: ManagedLumina,
@@ -30,29 +28,29 @@ def make_request(
     settings: DecodeSettings,
     canvas: CanvasData | None = None,
 ) -> Request:
-    """A request for `batch_size` pictures, or as many for each picture of the canvas. Raises InputError."""
+    """A request for `batch_size` pictures, or for that many of each picture of the canvas. Raises InputError."""
     given = None
     if canvas is not None:
         prompt, given = prompt.on_canvas(canvas), canvas.codes.repeat_interleave(batch_size, 0)
         batch_size = len(given)
     elif find_template(prompt.task).needs_condition:
         raise InputError(
-            f"the task {prompt.task} needs a picture for the upper panel; connect Stitch Panels to the input canvas"
+            f"the task {prompt.task} needs a picture in the upper panel; connect Stitch Panels to the input canvas"
         )
     return build_request(model.lumina, prompt.text, prompt.width, prompt.height, batch_size, given, settings)
 
 
 def check_codebook(model: ManagedLumina, movqgan: MoVQGANVae) -> None:
-    """Raises InputError when the MoVQGAN does not belong to the transformer."""
+    """Raises InputError if the MoVQGAN does not belong to the transformer."""
     drawn, decoded = model.lumina.config.codebook_size, movqgan.first_stage_model.config.codebook_size
     if drawn != decoded:
         raise InputError(
-            f"the model draws {drawn} codes, the MoVQGAN has {decoded}; choose the MoVQGAN that belongs to {model.name}"
+            f"the model has {drawn} codes, the MoVQGAN {decoded}; choose the MoVQGAN that belongs to {model.name}"
         )
 
 
 class Watcher:
-    """Progress, preview and cancel: `on_step` is called after every forward or every few."""
+    """Progress, preview and cancel. `on_step` is called after each forward on a CPU, after every few on a GPU."""
 
     def __init__(self, movqgan: MoVQGANVae, request: Request):
         self._progress = comfy_ui.Progress(request.codes_to_draw)
@@ -61,7 +59,7 @@ class Watcher:
         self._canvas = request.canvas
 
     def on_step(self, report: StepReport) -> None:
-        """Raises ComfyUI's own exception when the user cancelled, which ends the run."""
+        """Updates progress and preview. Raises ComfyUI's own exception if the user cancelled, which ends the run."""
         comfy_ui.check_interrupted()
         picture = None
         if self._preview is not None:
@@ -71,14 +69,14 @@ class Watcher:
 
 
 def sample(model: ManagedLumina, movqgan: MoVQGANVae, request: Request) -> DecodeResult:
-    """Draws a request under ComfyUI's memory management. Raises OutOfMemory before the run or during it."""
+    """Draws a request under ComfyUI's memory management. Raises OutOfMemory before or during the run."""
     lumina, codec = model.lumina, movqgan.first_stage_model.config
     transformer = lumina.transformer
     captured = captures(transformer.compile_choice, comfy_ui.model_device())
     demand = Demand(lumina.config, weights_of(transformer), request, codec, captured)
     check_fits(demand, comfy_ui.memory_budget())
     comfy_ui.load([model.patcher, movqgan.patcher], plan_memory(demand).run)
-    # The engine runs on the device of this norm, which ComfyUI may have left behind when short of memory.
+    # The model runs on the device of this norm, which ComfyUI may have left on the CPU when short of memory.
     transformer.norm.to(model.patcher.load_device)
     watcher = Watcher(movqgan, request)
     with comfy_ui.unloading_when_full():
@@ -86,7 +84,7 @@ def sample(model: ManagedLumina, movqgan: MoVQGANVae, request: Request) -> Decod
 
 
 class SJDSampler(io.ComfyNode):
-    """Draws pictures token by token, several tokens a forward."""
+    """Draws pictures token by token, several tokens per forward."""
 
     @classmethod
     def define_schema(cls):
@@ -94,19 +92,19 @@ class SJDSampler(io.ComfyNode):
             node_id="LuminaMGPT2_SJDSampler",
             display_name="SJD Sampler",
             category=CATEGORY,
-            description="Draws pictures by (speculative Jacobi) decoding. A seed gives the same picture with the "
-            "decoders gumbel and ar, at every window, up to rounding: they differ in speed only.",
+            description="Draws pictures by speculative Jacobi decoding, several tokens per forward. Up to rounding, a "
+            "seed draws the same picture with the decoders gumbel and ar, at every window.",
             inputs=[
                 LuminaModel.Input("model", tooltip="From Load Lumina-mGPT 2.0."),
-                io.Vae.Input("vae", tooltip="From Load MoVQGAN; makes the latent and the previews."),
+                io.Vae.Input("vae", tooltip="From Load MoVQGAN. Used for the latent and the previews."),
                 LuminaPrompt.Input("prompt", tooltip="From Task Prompt."),
                 io.Int.Input(
                     "seed",
                     default=0,
                     min=0,
-                    max=BIGGEST_SEED,
+                    max=MAX_SEED,
                     control_after_generate=True,
-                    tooltip="Picture k of a batch is the picture of seed + k alone, up to rounding.",
+                    tooltip="Picture k of a batch has the seed seed + k.",
                 ),
                 io.Float.Input(
                     "cfg",
@@ -115,14 +113,14 @@ class SJDSampler(io.ComfyNode):
                     max=30.0,
                     step=0.1,
                     round=0.01,
-                    tooltip="How closely to follow the prompt. At 1 the unconditional branch is not run.",
+                    tooltip="How closely to follow the prompt. 1 skips the unconditional branch.",
                 ),
                 io.Int.Input(
                     "top_k",
                     default=4096,
                     min=1,
                     max=16384,
-                    tooltip="Choose each token among this many likeliest codes. 1 is greedy.",
+                    tooltip="Number of most likely codes to sample from. 1 is greedy.",
                 ),
                 io.Float.Input(
                     "temperature",
@@ -131,14 +129,14 @@ class SJDSampler(io.ComfyNode):
                     max=10.0,
                     step=0.01,
                     round=0.001,
-                    tooltip="Above 1 more varied, below 1 safer.",
+                    tooltip="Above 1 for more variety, below 1 for less.",
                 ),
                 io.Int.Input(
                     "batch_size",
                     default=1,
                     min=1,
                     max=64,
-                    tooltip="Pictures drawn in one go; with a canvas, for each picture in it.",
+                    tooltip="Pictures drawn at once. With a canvas: for each of its pictures.",
                 ),
                 io.Combo.Input(
                     "decoder",
@@ -146,8 +144,8 @@ class SJDSampler(io.ComfyNode):
                     default=DECODERS[0],
                     optional=True,
                     advanced=True,
-                    tooltip="gumbel: several tokens a forward, the same picture as ar up to rounding. ar: one token a "
-                    "forward. sjd, coupled: speculative sampling, the same distribution with other pictures.",
+                    tooltip="gumbel: several tokens per forward, the picture of ar up to rounding. ar: one token per "
+                    "forward. sjd, coupled: speculative sampling, the distribution of ar but another picture.",
                 ),
                 io.Int.Input(
                     "window",
@@ -156,13 +154,13 @@ class SJDSampler(io.ComfyNode):
                     max=128,
                     optional=True,
                     advanced=True,
-                    tooltip="Tokens drafted per forward; ar ignores it.",
+                    tooltip="Maximum number of tokens per forward. ar ignores it.",
                 ),
                 LuminaCanvas.Input(
                     "canvas",
                     optional=True,
-                    tooltip="From Stitch Panels or Continue Picture: what is below its given rows is drawn. "
-                    "Width and height come from it.",
+                    tooltip="From Stitch Panels or Continue Picture. Sets width and height; the sampler draws below "
+                    "its given rows.",
                 ),
                 io.Combo.Input(
                     "kv_cache",
@@ -170,8 +168,8 @@ class SJDSampler(io.ComfyNode):
                     default=KV_CACHES[0],
                     optional=True,
                     advanced=True,
-                    tooltip="How the memory of the tokens so far is kept. auto: as it is computed. int8: half of what "
-                    "bf16 takes, int4: a third; a few tokens are drawn differently.",
+                    tooltip="Dtype of the key/value cache. auto: as computed. int8 and int4: about half and a third of "
+                    "the memory of bf16; a few tokens are drawn differently.",
                 ),
             ],
             outputs=[

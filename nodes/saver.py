@@ -12,15 +12,15 @@ from . import comfy_adapter as comfy_ui
 from .types import CATEGORY, LuminaModel, ManagedLumina
 from .vae import MoVQGANVae, require_movqgan
 
-# Stored workflows hold the names; new ones go to the end.
+# Stored workflows contain these names; new ones are appended.
 SAVE_WEIGHTS = ["int4", "int8", "bf16"]
 
 
 def save_checkpoint(model: ManagedLumina, vae: MoVQGANVae | None, weights: str, prefix: str) -> Path:
-    """Converts the files that a model was loaded from into a new one that the loader lists; the new file's path.
+    """Converts the files that a model was loaded from to one new file, tensor by tensor; returns its path.
 
-    Tensor by tensor, never all in memory. Raises InputError and CheckpointError for what cannot be converted or
-    written, and ComfyUI's interrupt; no file is left then.
+    Raises InputError and CheckpointError if it cannot be converted or written, and ComfyUI's own exception if the
+    user cancelled. Then no file is left.
     """
     source, movqgan = comfy_ui.checkpoint_path(model.name), None if vae is None else vae.source
     conversion = plan_conversion(source, weights, movqgan, comfy_ui.model_device())
@@ -36,7 +36,7 @@ def save_checkpoint(model: ManagedLumina, vae: MoVQGANVae | None, weights: str, 
 
 
 class SaveCheckpoint(io.ComfyNode):
-    """A loaded checkpoint into one portable file."""
+    """Saves a loaded checkpoint as one file."""
 
     @classmethod
     def define_schema(cls):
@@ -44,26 +44,26 @@ class SaveCheckpoint(io.ComfyNode):
             node_id="LuminaMGPT2_SaveCheckpoint",
             display_name="Save Lumina Checkpoint",
             category=CATEGORY,
-            description="Writes the checkpoint into one .safetensors file in models/lumina_mgpt2 that needs nothing "
-            "beside it, with smaller weights if asked for.",
+            description="Saves a checkpoint as one .safetensors file in models/lumina_mgpt2, with config, tokenizer "
+            "and MoVQGAN, quantised or in bf16.",
             inputs=[
-                LuminaModel.Input("model", tooltip="From Load Lumina-mGPT 2.0. Its files are read anew."),
+                LuminaModel.Input("model", tooltip="From Load Lumina-mGPT 2.0. Its files are read again."),
                 io.Combo.Input(
                     "weights",
                     options=SAVE_WEIGHTS,
                     default=SAVE_WEIGHTS[0],
-                    tooltip="Form of the weights in the file. A checkpoint in int8 or int4 cannot be converted again.",
+                    tooltip="Dtype of the weights in the file. An int8 or int4 checkpoint cannot be converted again.",
                 ),
                 io.String.Input(
                     "filename_prefix",
                     default="lumina_mgpt2",
-                    tooltip="Name of the file, in models/lumina_mgpt2; a number is put behind it, so no file is ever "
-                    "overwritten. May have folders and %year%, %month%, %day% and so on in it.",
+                    tooltip="Name of the file in models/lumina_mgpt2. A number is appended, so no file is overwritten. "
+                    "May contain folders and %year%, %month%, %day% and so on.",
                 ),
                 io.Vae.Input(
                     "vae",
                     optional=True,
-                    tooltip="From Load MoVQGAN: goes into the file too. Default: the checkpoint's own, if it has one.",
+                    tooltip="MoVQGAN to include, from Load MoVQGAN. Default: the checkpoint's own, if it has one.",
                 ),
             ],
             outputs=[io.String.Output(display_name="checkpoint")],

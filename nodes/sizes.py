@@ -1,4 +1,4 @@
-"""Width and height of a picture, as widgets."""
+"""Widgets for width and height, and their validation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..lumina_core.pictures.sizes import MAX_SIDE, UNIT_PIXELS, check_size
 
 
 def validate_size(width: int | None, height: int | None) -> bool | str:
-    """The result of a node's `validate_inputs`. A side that comes over a link is None and counts as legal."""
+    """The result of a node's `validate_inputs`. A side that arrives over a link is None and counts as legal."""
     try:
         check_size(UNIT_PIXELS if width is None else width, UNIT_PIXELS if height is None else height)
     except InputError as error:

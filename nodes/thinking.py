@@ -1,4 +1,4 @@
-"""Thinking Instruction and Thinking Answer: a language model improves the prompt before the picture is drawn."""
+"""Thinking Instruction and Thinking Answer: a language model improves the prompt before drawing."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from ..lumina_core.tokens.thinking import AIMS, read_answer, thinking_instructio
 from .prompt import TASKS
 from .types import CATEGORY
 
-THOUGHTFUL_TASKS = [name for name, task in TASKS.items() if task in AIMS]
+TASKS_TO_IMPROVE = [name for name, task in TASKS.items() if task in AIMS]
 
 
 class ThinkingInstruction(io.ComfyNode):
-    """What to ask a language model."""
+    """Writes the instruction for a language model."""
 
     @classmethod
     def define_schema(cls):
@@ -20,14 +20,14 @@ class ThinkingInstruction(io.ComfyNode):
             node_id="LuminaMGPT2_ThinkingInstruction",
             display_name="Thinking Instruction",
             category=CATEGORY,
-            description="Words an instruction for any language model's node: think the prompt through and write it "
-            "better. Its answer goes to Thinking Answer.",
+            description="Writes an instruction for a language model to think the prompt through and improve it. "
+            "Connect the model's answer to Thinking Answer.",
             inputs=[
                 io.Combo.Input(
-                    "task", options=THOUGHTFUL_TASKS, default=THOUGHTFUL_TASKS[0], tooltip="As in Task Prompt."
+                    "task", options=TASKS_TO_IMPROVE, default=TASKS_TO_IMPROVE[0], tooltip="As in Task Prompt."
                 ),
                 io.String.Input("prompt", multiline=True, dynamic_prompts=True, default="", tooltip="What to draw."),
-                io.Int.Input("max_words", default=120, min=10, max=500, tooltip="The most words to ask for."),
+                io.Int.Input("max_words", default=120, min=10, max=500, tooltip="Maximum number of words to ask for."),
             ],
             outputs=[
                 io.String.Output(display_name="instruction"),
@@ -41,7 +41,7 @@ class ThinkingInstruction(io.ComfyNode):
 
 
 class ThinkingAnswer(io.ComfyNode):
-    """What to make of a language model's answer."""
+    """Reads the improved prompt from a language model's answer."""
 
     @classmethod
     def define_schema(cls):
@@ -49,17 +49,17 @@ class ThinkingAnswer(io.ComfyNode):
             node_id="LuminaMGPT2_ThinkingAnswer",
             display_name="Thinking Answer",
             category=CATEGORY,
-            description="Takes the improved prompt out of a language model's answer. An empty or broken answer gives "
-            "the plain prompt, and what_happened says so.",
+            description="Extracts the improved prompt from a language model's answer. An empty or broken answer is "
+            "replaced by the original prompt.",
             inputs=[
                 io.String.Input("answer", force_input=True, tooltip="From the language model's node."),
-                io.String.Input("prompt", force_input=True, tooltip="From Thinking Instruction: the plain prompt."),
+                io.String.Input("prompt", force_input=True, tooltip="From Thinking Instruction, the original prompt."),
                 io.Int.Input(
                     "max_characters",
                     default=1000,
                     min=50,
                     max=10000,
-                    tooltip="A longer answer is cut, behind a whole sentence where there is one.",
+                    tooltip="Maximum length. A longer prompt is cut after its last complete sentence.",
                 ),
             ],
             outputs=[

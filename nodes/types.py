@@ -1,4 +1,4 @@
-"""The pack's own link types and the values that travel on them."""
+"""The link types of this pack and their values."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LuminaCanvas = io.Custom("LUMINA_CANVAS")
 
 
 class ManagedTransformer(nn.Module):
-    """The transformer as ComfyUI's model patcher takes it: the patcher sets attributes such as `device` on it."""
+    """The transformer for ComfyUI's model patcher, which sets attributes such as `device` on its module."""
 
     def __init__(self, transformer: Transformer):
         super().__init__()
@@ -30,23 +30,23 @@ class ManagedTransformer(nn.Module):
 
 @dataclass(frozen=True)
 class ManagedLumina:
-    """A loaded model on a LUMINA_MGPT2 link; `patcher` is ComfyUI's handle on its weights, `name` that in the list."""
+    """A loaded model (LUMINA_MGPT2): `patcher` is ComfyUI's handle of its weights, `name` its name in the list."""
 
     name: str
     lumina: Lumina
     patcher: Any
 
     def is_dynamic(self) -> bool:
-        """Whether dynamic VRAM moves the weights; ComfyUI's cache calls this."""
+        """Whether dynamic VRAM moves the weights. ComfyUI's cache calls this."""
         is_dynamic = getattr(self.patcher, "is_dynamic", None)
         return bool(is_dynamic and is_dynamic())
 
 
 @dataclass(frozen=True)
 class CanvasData:
-    """A picture to be finished: `pixels` [B,h,width,3] in 0…1 are given at its top, `codes` [B,h/8,width/8] are theirs.
+    """A canvas with given top rows: `pixels` [B,h,width,3] in 0…1 and their `codes` [B,h/8,width/8].
 
-    `width` and `height` are the whole canvas in pixels.
+    `width` and `height` are the size of the whole canvas in pixels.
     """
 
     width: int
@@ -61,7 +61,7 @@ class CanvasData:
 
 @dataclass(frozen=True)
 class TaskPromptData:
-    """What to draw: a task and its inputs as `build_prompt` takes them, and the whole canvas in pixels."""
+    """What to draw: the arguments of `build_prompt`. `width` and `height` are the size of the whole canvas."""
 
     task: str
     prompt: str
@@ -73,11 +73,11 @@ class TaskPromptData:
 
     @cached_property
     def text(self) -> str:
-        """The full prompt as the model reads it. Raises InputError for an input that the task needs and lacks."""
+        """The full prompt that the model reads. Raises InputError if an input of the task is missing."""
         return build_prompt(self.task, self.width, self.height, self.prompt, self.map, self.object, self.template)
 
     def on_canvas(self, canvas: CanvasData) -> TaskPromptData:
-        """The same, worded for the size of a canvas."""
+        """The same prompt at the size of a canvas."""
         if (self.width, self.height) == (canvas.width, canvas.height):
             return self
         return replace(self, width=canvas.width, height=canvas.height)

@@ -1,4 +1,4 @@
-"""MoVQGAN as the VAE object that ComfyUI's own nodes call."""
+"""The MoVQGAN as a VAE object for ComfyUI's core nodes."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ SAME_CODE = 1e-3
 
 
 class MoVQGANVae:
-    """A MoVQGAN for the core nodes VAE Decode and VAE Encode, tiled or not, and for ours.
+    """A MoVQGAN for the core nodes VAE Decode and VAE Encode, tiled or not, and for the nodes of this pack.
 
-    Latents are the code vectors [B,4,H/8,W/8]; a latent that is none is snapped to the nearest codes before decoding.
-    `source` is the file that it was loaded from.
+    Latents are code vectors [B,4,H/8,W/8]; other vectors are snapped to the nearest codes before decoding. `source` is
+    the file that the MoVQGAN was loaded from.
     """
 
     latent_dim = 2
@@ -40,14 +40,14 @@ class MoVQGANVae:
         self.downscale_ratio = self.upscale_ratio = movqgan.config.downscale
         self.patcher = comfy_ui.patcher_of(movqgan, self.device, comfy_ui.vae_offload_device())
 
-    # What core nodes call
+    # The interface of ComfyUI's VAE
 
     def decode(self, samples: Tensor, vae_options: dict | None = None) -> Tensor:
         """Pictures [B,H,W,3] in 0…1 of latents [B,4,h,w]."""
         return self.decode_codes(self.snap(samples))
 
     def decode_tiled(self, samples: Tensor, tile_x=64, tile_y=64, overlap=16, tile_t=None, overlap_t=None) -> Tensor:
-        """As `decode`, in tiles of latents; the picture's norms and attention then see a tile each, not the whole."""
+        """As `decode`, in tiles of latents. Norms and attention cover a tile, not the whole picture."""
         tile_x, tile_y = tile_x or 64, tile_y or 64
         overlap = min(overlap if overlap is not None else 16, min(tile_x, tile_y) // 2)
         vectors = self.lookup(self.snap(samples))
@@ -82,7 +82,7 @@ class MoVQGANVae:
         return None
 
     def throw_exception_if_invalid(self) -> None:
-        """Never invalid: a broken file is an error at loading."""
+        """Does nothing: a broken file raises an error while loading."""
 
     def get_sd(self) -> dict[str, Tensor]:
         return self.first_stage_model.state_dict()
@@ -98,7 +98,7 @@ class MoVQGANVae:
     # Codes
 
     def snap(self, samples: Tensor) -> Tensor:
-        """Codes [B,h,w] nearest to latents [B,4,h,w]. Raises InputError for a latent of another model."""
+        """The codes [B,h,w] nearest to latents [B,4,h,w]. Raises InputError for a latent of another model."""
         if samples.ndim == 5 and samples.shape[2] == 1:
             samples = samples[:, :, 0]
         if samples.ndim != 4 or samples.shape[1] != self.latent_channels:
@@ -109,45 +109,46 @@ class MoVQGANVae:
         return self.first_stage_model.nearest(samples.to(self.device)).cpu()
 
     def codes_of(self, latent: dict) -> Tensor:
-        """Codes [B,h,w] of a LATENT: the ones stored in it while they still fit its samples, else the nearest."""
+        """The codes [B,h,w] of a LATENT: the stored ones if they match its samples, else the nearest."""
         samples, codes = latent["samples"], latent.get(CODES_KEY)
         if codes is not None and self._are_codes_of(codes, samples):
             return codes
         return self.snap(samples)
 
     def latent_of(self, codes: Tensor) -> dict:
-        """The LATENT of codes [B,h,w]: their vectors, and the codes themselves."""
+        """The LATENT of codes [B,h,w]: their vectors and the codes."""
         codes = codes.cpu()
         return {"samples": self.lookup(codes).to(self.output_device), CODES_KEY: codes}
 
     def lookup(self, codes: Tensor) -> Tensor:
-        """Code vectors [B,4,h,w] (float32, host) of codes [B,h,w]."""
+        """Code vectors [B,4,h,w] (float32, on the CPU) of codes [B,h,w]."""
         self.load(0)
         return self.first_stage_model.lookup(codes.to(self.device)).float().cpu()
 
     def encode_codes(self, pixels: Tensor) -> Tensor:
-        """Codes [B,H/8,W/8] of pictures [B,H,W,C] in 0…1. Raises InputError when a side is no multiple of 8."""
+        """Codes [B,H/8,W/8] of pictures [B,H,W,C] in 0…1. Raises InputError if a side is not a multiple of 8."""
         planes = to_planes(pixels)
         self.first_stage_model.check_pixels(planes)
         return self.encode_planes(planes)
 
     def encode_planes(self, planes: Tensor) -> Tensor:
-        """Codes [B,H/8,W/8], on the host, of planes [B,3,H,W] in [-1,1], one picture at a time; as `decode_codes`."""
+        """Codes [B,H/8,W/8] on the CPU of planes [B,3,H,W] in [-1,1]; memory as in `decode_codes`."""
         self.make_room(*(side // self.downscale_ratio for side in planes.shape[-2:]))
         with comfy_ui.unloading_when_full():
             return torch.cat([self._encode_one(plane) for plane in planes.split(1)])
 
     def decode_codes(self, codes: Tensor) -> Tensor:
-        """Pictures [B,H,W,3] in 0…1 of codes [B,h,w], one at a time.
+        """Pictures [B,H,W,3] in 0…1 of codes [B,h,w], decoded one at a time.
 
-        In strips, which give the same picture, where it does not fit whole. Raises OutOfMemory when they do not either.
+        A picture that does not fit in memory is decoded in strips, with the same result up to rounding. Raises
+        OutOfMemory if strips do not fit either.
         """
         self.make_room(*codes.shape[-2:])
         with comfy_ui.unloading_when_full():
             return torch.cat([from_planes(self._decode_one(one)) for one in codes.split(1)])
 
     def decode_rows(self, codes: Tensor, first_row: int, end_row: int) -> Tensor:
-        """Pixels [1,3,8·rows,W] in [-1,1], on the host, of some rows of one picture's codes [1,h,w]; a preview."""
+        """Pixels [1,3,8·rows,W] in [-1,1] on the CPU of some rows of codes [1,h,w], for a preview."""
         return self.first_stage_model.decode_rows(codes.to(self.device), first_row, end_row).float().cpu()
 
     def _are_codes_of(self, codes: Tensor, samples: Tensor) -> bool:
@@ -161,13 +162,13 @@ class MoVQGANVae:
         comfy_ui.load([self.patcher], bytes_needed)
 
     def make_room(self, grid_h: int, grid_w: int) -> None:
-        """Loads the weights, with room for a picture: whole if the device is large enough, else in strips."""
+        """Loads the weights and frees memory for one picture: whole if the device is large enough, else in strips."""
         whole = self.picture_bytes(grid_h, grid_w)
         fits = whole + self.patcher.model_size() <= comfy_ui.total_bytes(self.device)
         self.load(whole if fits else self.picture_bytes(grid_h, grid_w, STRIP_ROWS))
 
     def picture_bytes(self, grid_h: int, grid_w: int, strip_rows: int | None = None) -> int:
-        """About what encoding or decoding one picture takes beside the weights, whole or in strips."""
+        """Estimated bytes to encode or decode one picture, without the weights; whole or in strips."""
         return self.first_stage_model.config.picture_bytes(grid_h, grid_w, self.vae_dtype.itemsize, strip_rows)
 
     def _decode_one(self, codes: Tensor) -> Tensor:
@@ -185,7 +186,7 @@ class MoVQGANVae:
 
 
 def load_movqgan_vae(path: Path) -> MoVQGANVae:
-    """The VAE object of a MoVQGAN file."""
+    """Loads a MoVQGAN file as a VAE object."""
     movqgan = load_movqgan(
         path, dtype=comfy_ui.vae_dtype(), device=comfy_ui.vae_offload_device(), operations=comfy_ui.Operations
     )
@@ -193,9 +194,7 @@ def load_movqgan_vae(path: Path) -> MoVQGANVae:
 
 
 def require_movqgan(vae: object) -> MoVQGANVae:
-    """The VAE, if it is a MoVQGAN. Raises InputError for another model's."""
+    """The VAE, if it is a MoVQGAN. Raises InputError otherwise."""
     if not isinstance(vae, MoVQGANVae):
-        raise InputError(
-            f"the VAE is a {type(vae).__name__} of another model; connect the output of Load MoVQGAN instead"
-        )
+        raise InputError(f"the VAE is a {type(vae).__name__} of another model; connect the output of Load MoVQGAN")
     return vae

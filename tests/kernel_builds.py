@@ -1,4 +1,4 @@
-"""Builds every kernel for NVIDIA GPUs, down to the machine's code, where there is none. As a program: what fails."""
+"""Builds every kernel for NVIDIA GPUs to machine code, without a GPU. As a program: what fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every kernel is compared with its twin on, interpreted or on a GPU. As a program: how far off each is."""
+"""The inputs on which kernels are compared with their references, interpreted or on a GPU. As a program: the errors."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from torch import Tensor
 
 from benchmarks.interpreter import prepare_interpreter
 from lumina_core.kernels import reference
-from lumina_core.kernels.kv_tensor import Stored
+from lumina_core.kernels.kv_tensor import KV_CACHES, KVTensor
 from lumina_core.kernels.samples import (
-    add_sample,
+    add_rms_norm_sample,
     attention_sample,
     draw_sample,
-    gate_sample,
-    heads_sample,
     int4_sample,
     int8_sample,
-    logits_sample,
+    qkv_sample,
+    silu_gate_sample,
+    topk_sample,
 )
-from lumina_core.kernels.select import load, numbers
-from lumina_core.model.kv_cache import BlockKernels, KVCache
-from lumina_core.model.kv_store import KV_CACHES
+from lumina_core.kernels.select import Choice, load
+from lumina_core.kernels.self_test import result_tensors
+from lumina_core.model.run_kernels import BlockKernels, RunKernels
 from lumina_core.model.transformer import Transformer
 
 from .core.toys import toy_transformer
 
 BF16, FP32 = torch.bfloat16, torch.float32
-# Of the largest number of the result: float32 sums in another order; the same rounded to bfloat16 on the way.
+# Of the largest value of the result: float32 sums in another order; the same rounded to bfloat16 on the way.
 TOLERANCE = {FP32: 1e-5, BF16: 0.02}
 
 
@@ -47,23 +47,23 @@ class Case:
 
     @property
     def gpu_tolerance(self) -> float:
-        """A GPU divides otherwise: a number between two codes of a cache may become either, of which 4 bits have 15."""
-        return 0.15 if self.kernel == "place_heads" and self.sizes["kv_cache"] != "auto" else self.tolerance
+        """A GPU divides differently: a value between two codes of a cache may become either, and int4 has 16 codes."""
+        return 0.15 if self.kernel == "qkv_norm_rope_store" and self.sizes["kv_cache"] != "auto" else self.tolerance
 
     def difference(self, device: str) -> float:
-        """The largest difference over the largest number of the twin's result; inf where one is no number."""
+        """The largest difference over the largest value of the reference's result; inf where one is NaN."""
         arguments = self.sample(device, **self.sizes)
         result = load(self.kernel)(*arguments)
-        # Some write to their arguments, so the twin gets others.
+        # Some write to their arguments, so the reference gets others.
         expected_result = getattr(reference, self.kernel)(*clean(self.sample(device, **self.sizes)))
-        pairs = list(zip(numbers(result), numbers(expected_result), strict=True))
+        pairs = list(zip(result_tensors(result), result_tensors(expected_result), strict=True))
         assert all(found.shape == expected.shape for found, expected in pairs)
         return max(largest_difference(found.double(), expected.double()) for found, expected in pairs)
 
 
 @dataclass(frozen=True)
 class Forward:
-    """A window's forward by all kernels of a block against one operation at a time, in bfloat16."""
+    """A window's forward by all kernels of a block against operation by operation, in bfloat16."""
 
     kv_cache: str
     tolerance: float = 0.03
@@ -74,10 +74,10 @@ class Forward:
 
     def difference(self, device: str) -> float:
         model = forward_model(toy_transformer(64, hidden=64, heads=4), BF16, model_parallel_size=2).to(device)
-        block_kernels = BlockKernels(*(load(name) for name in ("place_heads", "silu_gate", "add_norm")))
-        found = window_states(model, self.kv_cache, load("window_attention"), block_kernels)
-        expected = window_states(model, self.kv_cache, reference.window_attention, None)
-        # By the norm: a number between two codes of the cache may become either.
+        blocks = BlockKernels(*(load(name) for name in ("qkv_norm_rope_store", "silu_gate", "add_rms_norm")))
+        kernels = RunKernels(Choice(load("window_attention"), True, "tested here"), blocks)
+        found, expected = (window_states(model, self.kv_cache, each) for each in (kernels, RunKernels()))
+        # By the norm: a value between two codes of the cache may become either.
         pairs = [(one.double(), other.double()) for one, other in zip(found, expected, strict=True)]
         return max(float((one - other).norm() / other.norm()) for one, other in pairs)
 
@@ -91,25 +91,22 @@ def forward_model(toy: Transformer, dtype: torch.dtype, **changes: Any) -> Trans
     return model.to(dtype).eval().requires_grad_(False)
 
 
-def window_states(
-    model: Transformer, kv_cache: str, attention: Callable[..., Tensor], kernels: BlockKernels | None
-) -> tuple[Tensor, Tensor]:
-    """States of a window of five tokens behind two prompts of 9 and 20, and the keys that it left."""
+def window_states(model: Transformer, kv_cache: str, kernels: RunKernels) -> tuple[Tensor, Tensor]:
+    """States of a window of five tokens after two prompts of 9 and 20, and the keys that it wrote."""
     rows, length = 2, 40
-    stored = {"dtype": model.dtype, "device": model.device, "kv_cache": kv_cache}
-    cache = KVCache(model.config, rows, length, **stored, window_attention=attention, block_kernels=kernels)
+    cache = model.make_cache(rows, length, kv_cache, kernels)
     ids = torch.randint(0, model.config.vocab_size, (rows, 25), generator=torch.Generator().manual_seed(0))
     for row, prompt in enumerate((9, 20)):
         model.hidden_states(model.embed(ids[row : row + 1, :prompt]), cache.prefill_plan(row, prompt))
     input_pos = torch.tensor([[9], [20]]) + torch.arange(5)
     states = model.hidden_states(model.embed(ids[:, -5:]), cache.plan(input_pos.to(model.device), length))
-    return states, cache.keys.read(1, length)
+    return states, cache.layers[1].keys.read(length, model.dtype)
 
 
 def clean(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     """Arguments with a finite cache: torch's attention multiplies what is masked by 0."""
     return tuple(
-        replace(part, numbers=part.numbers.nan_to_num(posinf=0)) if isinstance(part, Stored) else part
+        replace(part, values=part.values.nan_to_num(posinf=0)) if isinstance(part, KVTensor) else part
         for part in arguments
     )
 
@@ -128,8 +125,8 @@ def attention(dtype: torch.dtype, kv_cache: str, **sizes: Any) -> Case:
     return case("window_attention", attention_sample, dtype, kv_cache=kv_cache, **sizes)
 
 
-def heads(dtype: torch.dtype, kv_cache: str, **sizes: Any) -> Case:
-    return case("place_heads", heads_sample, dtype, kv_cache=kv_cache, **sizes)
+def qkv(dtype: torch.dtype, kv_cache: str, **sizes: Any) -> Case:
+    return case("qkv_norm_rope_store", qkv_sample, dtype, kv_cache=kv_cache, **sizes)
 
 
 def draw(count: int, top_k: int) -> Case:
@@ -137,7 +134,7 @@ def draw(count: int, top_k: int) -> Case:
 
 
 def topk(count: int, top_k: int) -> Case:
-    return Case("topk_cut", logits_sample, 0.0, {"count": count, "top_k": top_k})
+    return Case("topk_cut", topk_sample, 0.0, {"count": count, "top_k": top_k})
 
 
 SMALL: Mapping[str, Case | Forward] = {
@@ -163,17 +160,17 @@ SMALL: Mapping[str, Case | Forward] = {
     "int4, less than a group": case("int4_matmul", int4_sample, FP32, rows=17, in_features=96, out_features=10),
     "int8, bf16": case("int8_matmul", int8_sample, BF16),
     "int8, odd sizes": case("int8_matmul", int8_sample, FP32, rows=18, in_features=301, out_features=70),
-    "heads, plain, bf16": heads(BF16, "auto"),
-    "heads, plain, fp32": heads(FP32, "auto", heads=(6, 2), head_dim=16, norms=1),
-    "heads, int8, bf16": heads(BF16, "int8", splits=1),
-    "heads, int8, fp32": heads(FP32, "int8", heads=(6, 2)),
-    "heads, int4, bf16": heads(BF16, "int4", head_dim=128),
-    "heads, int4, fp32": heads(FP32, "int4", splits=3, norms=4, head_dim=128),
-    "heads, int4, one group a half": heads(FP32, "int4", head_dim=32),
-    "gate, bf16": case("silu_gate", gate_sample, BF16),
-    "gate, fp32": case("silu_gate", gate_sample, FP32, splits=1, width=20),
-    "add, bf16": case("add_norm", add_sample, BF16),
-    "add, fp32": case("add_norm", add_sample, FP32, splits=1, size=64),
+    "qkv, plain, bf16": qkv(BF16, "auto"),
+    "qkv, plain, fp32": qkv(FP32, "auto", heads=(6, 2), head_dim=16, norms=1),
+    "qkv, int8, bf16": qkv(BF16, "int8", splits=1),
+    "qkv, int8, fp32": qkv(FP32, "int8", heads=(6, 2)),
+    "qkv, int4, bf16": qkv(BF16, "int4", head_dim=128),
+    "qkv, int4, fp32": qkv(FP32, "int4", splits=3, norms=4, head_dim=128),
+    "qkv, int4, one group a half": qkv(FP32, "int4", head_dim=32),
+    "gate, bf16": case("silu_gate", silu_gate_sample, BF16),
+    "gate, fp32": case("silu_gate", silu_gate_sample, FP32, splits=1, width=20),
+    "add, bf16": case("add_rms_norm", add_rms_norm_sample, BF16),
+    "add, fp32": case("add_rms_norm", add_rms_norm_sample, FP32, splits=1, size=64),
     **{f"forward, {kv_cache}": Forward(kv_cache) for kv_cache in KV_CACHES},
     **{f"draw, {k} of {count}": draw(count, k) for count, k in ((1000, 1), (1000, 50), (300, 300), (16_384, 4096))},
     **{
@@ -200,14 +197,14 @@ LARGE: Mapping[str, Case | Forward] = (
     }
     | {
         **{
-            f"heads, {tokens} tokens, {kv_cache}": heads(
+            f"qkv, {tokens} tokens, {kv_cache}": qkv(
                 BF16, kv_cache, tokens=tokens, heads=(32, 32), head_dim=128, splits=2, norms=1
             )
             for tokens in (2, 64)
             for kv_cache in KV_CACHES
         },
-        "gate, 64 tokens": case("silu_gate", gate_sample, BF16, tokens=64, width=11_008, splits=1),
-        "add, 2 tokens": case("add_norm", add_sample, BF16, tokens=2, size=4096, splits=6),
+        "gate, 64 tokens": case("silu_gate", silu_gate_sample, BF16, tokens=64, width=11_008, splits=1),
+        "add, 2 tokens": case("add_rms_norm", add_rms_norm_sample, BF16, tokens=2, size=4096, splits=6),
     }
 )
 

@@ -17,7 +17,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lumina_core.checkpoint.config import TransformerConfig
 from lumina_core.checkpoint.find import load_tokenizer
-from lumina_core.model.load import EMBEDDING, HEAD, load_transformer, placements, published_shapes
+from lumina_core.checkpoint.published import EMBEDDING, HEAD, published_shapes
+from lumina_core.model.load import load_transformer, placements
 from lumina_core.model.transformer import Transformer
 from lumina_core.movqgan.load import load_movqgan
 from lumina_core.tokens.tokenizer import Tokenizer

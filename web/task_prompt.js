@@ -1,9 +1,10 @@
-// Hides the widgets of Task Prompt that its task does not use. They keep their place and value in the workflow.
+// Hides the widgets of Task Prompt that its task does not use. Hidden widgets keep their place and value.
 import { app } from "../../scripts/app.js";
 
 const NODE = "LuminaMGPT2_TaskPrompt";
 
-// The schema says it: `lumina_tasks` are the tasks that use a widget, `lumina_hidden_by` is an input that replaces it.
+// Widget options in the schema: `lumina_tasks` lists the tasks that use the widget; `lumina_hidden_by` names the input
+// that replaces it.
 function isUnused(node, { lumina_tasks: tasks, lumina_hidden_by: replacement }) {
   const task = node.widgets.find((widget) => widget.name === "task").value;
   const isConnected = node.inputs?.some((input) => input.name === replacement && input.link != null);

@@ -1,7 +1,7 @@
 """Captures, replays and frees the demo's steps in this process: python -m benchmarks.gpu_suite.allocator_child good
 
-`failing` makes every capture invalid by waiting for the device in it. Each event is a JSON line as soon as it happened,
-so that the last one tells how far a process came that was ended.
+`failing` invalidates every capture by waiting for the device during it. Each event is printed as a JSON line when it
+happens, so that the last line shows how far a killed process came.
 """
 
 from __future__ import annotations
@@ -12,69 +12,60 @@ import logging
 import sys
 
 import torch
-from torch import Tensor
 
-from lumina_core.decoding import cuda_graph
+from lumina_core.decoding import cuda_graph, loop
 from lumina_core.decoding.settings import DecodeResult, DecodeSettings
-from lumina_core.pipeline import Request, draw
-from lumina_core.tokens.prompts import build_prompt
+from lumina_core.decoding.window import Window
+from lumina_core.pipeline import Lumina
 
-from ..sources import GRID_SIDE, Demo, load_demo
+from ..sources import caption_request
 from .context import emit
 from .processes import end_with_parent
 
-loop = sys.modules["lumina_core.decoding.loop"]
-PROMPT, SIDE, BYTES = "a red circle left of a blue square", 64, 2**28
+PROMPT, BYTES = "a red circle left of a blue square", 2**28
 
 
 class Failing:
-    """A capture in which the host waits for the device, which no capture allows."""
+    """A capture during which the host waits for the device, which no capture allows."""
 
-    def __init__(self, capture: cuda_graph.Capture):
-        self._capture = capture
+    def __init__(self, capture: cuda_graph.Capture, window: Window):
+        self._capture, self._window = capture, window
 
-    def first(self, step: cuda_graph.Step) -> Tensor:
-        return self._capture.first(step)
+    def first(self, step: cuda_graph.Step) -> None:
+        self._capture.first(step)
 
     def capture(self, step: cuda_graph.Step) -> cuda_graph.Step:
-        def waiting() -> Tensor:
-            accepted = step()
-            accepted.cpu()
-            raise_on_cpu(accepted)
-            return accepted
+        def waiting() -> None:
+            step()
+            self._window.pos.cpu()
+            if self._window.pos.device.type == "cpu":  # as in a dry run, where waiting is no error
+                raise RuntimeError("a capture made to fail")
 
         return self._capture.capture(waiting)
 
 
-class StandIn:
-    """Captures on a CPU, for a dry run: a replay does what the step does."""
+class CPUCapture:
+    """A capture for a dry run on a CPU: a replay repeats the step."""
 
-    def first(self, step: cuda_graph.Step) -> Tensor:
-        return step()
+    def first(self, step: cuda_graph.Step) -> None:
+        step()
 
     def capture(self, step: cuda_graph.Step) -> cuda_graph.Step:
         step()
         return step
 
 
-def raise_on_cpu(accepted: Tensor) -> None:
-    """Where no device refuses to be waited for, as in a dry run."""
-    if accepted.device.type == "cpu":
-        raise RuntimeError("a capture made to fail")
-
-
-class Noted(logging.Handler):
-    """Tells why steps are not captured."""
+class WarningEvents(logging.Handler):
+    """Reports why steps are not captured."""
 
     def emit(self, record: logging.LogRecord) -> None:
         emit(not_captured_for=record.getMessage()[:300])
 
 
-def drawn(demo: Demo) -> DecodeResult:
-    prompt = demo.tokenizer.encode_prompt(build_prompt("t2i", SIDE, SIDE, PROMPT))
+def draw(lumina: Lumina) -> DecodeResult:
     # One token a forward: all steps are of one kind, which is captured at the second.
     settings = DecodeSettings(decoder="ar", seed=3, kv_cache="int8")
-    return draw(demo.transformer, demo.vocabulary, Request([prompt], GRID_SIDE, GRID_SIDE, settings=settings))
+    return lumina.sample(caption_request(lumina, [PROMPT], settings))
 
 
 @torch.inference_mode()
@@ -84,24 +75,25 @@ def main() -> int:
     parser.add_argument("--dry-run", action="store_true")
     options = parser.parse_args()
     end_with_parent()
-    logging.getLogger("lumina_core.decoding.cuda_graph").addHandler(Noted(logging.WARNING))
+    logging.getLogger(cuda_graph.__name__).addHandler(WarningEvents(logging.WARNING))
     device = torch.device("cpu" if options.dry_run else "cuda")
     emit(backend=torch.cuda.get_allocator_backend() if device.type == "cuda" else "none")
-    demo = load_demo("demo", device, torch.float32 if options.dry_run else torch.bfloat16)
+    dtype = torch.float32 if options.dry_run else torch.bfloat16
+    lumina = Lumina.load("demo", device=device, dtype=dtype, compile="off")
     capturing: list[cuda_graph.CapturedSteps] = []
 
-    def make_captured(window) -> cuda_graph.CapturedSteps:
-        capture = StandIn() if options.dry_run else cuda_graph.CudaCapture(device)
-        capturing.append(cuda_graph.CapturedSteps(window, Failing(capture) if options.kind == "failing" else capture))
+    def make_captured(window: Window) -> cuda_graph.CapturedSteps:
+        capture = CPUCapture() if options.dry_run else cuda_graph.CudaCapture(device)
+        failing = options.kind == "failing"
+        capturing.append(cuda_graph.CapturedSteps(window, Failing(capture, window) if failing else capture))
         return capturing[-1]
 
     make_plain = loop.make_steps
-    demo.transformer.compile_choice = "off"
-    plain = drawn(demo)
+    plain = draw(lumina)
     emit(drawn="plain")
-    # Past what the pack refuses by itself: that is what is tried here.
+    # Not through `make_steps`, which refuses to capture under cudaMallocAsync: what happens then is tested here.
     loop.make_steps = make_captured
-    captured = drawn(demo)
+    captured = draw(lumina)
     emit(drawn="captured", captured=capturing[-1].captured, same=torch.equal(plain.codes, captured.codes))
     capturing.clear()
     gc.collect()
@@ -111,7 +103,7 @@ def main() -> int:
     emit(freed=True)
     loop.make_steps = make_plain
     torch.empty(BYTES if device.type == "cuda" else 1, dtype=torch.uint8, device=device).fill_(1)
-    again = drawn(demo)
+    again = draw(lumina)
     emit(drawn="plain again", same_again=torch.equal(plain.codes, again.codes))
     return 0
 

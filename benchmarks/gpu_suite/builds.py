@@ -12,10 +12,10 @@ import torch
 
 from lumina_core.checkpoint.config import TransformerConfig
 from lumina_core.checkpoint.find import DEMO_FOLDER
+from lumina_core.kernels.kv_tensor import KV_CACHES
 from lumina_core.kernels.tiles import AttentionTile, MatmulTile, attention_tile, padded_chunks
-from lumina_core.model.kv_store import KV_CACHES
 from lumina_core.model.load import linear_shapes
-from lumina_core.model.make_cache import TEST_SLOTS
+from lumina_core.model.run_kernels import TEST_SLOTS
 from lumina_core.timing.steps import PROMPT_TOKENS, canvas_reaching
 from lumina_core.timing.synthetic import SYNTHETIC
 
@@ -44,9 +44,9 @@ def cache_slots() -> int:
 def all_builds(dry_run: bool) -> list[Build]:
     """First what a run uses, then what is only swept; each variant once."""
     if dry_run:
-        of_each = {one.kernel: one for one in _once(_of_a_run(SYNTHETIC["tiny"].transformer, ("int8",), (1,), 128))}
+        of_each = {one.kernel: one for one in _once(_of_a_run(SYNTHETIC["tiny"].config, ("int8",), (1,), 128))}
         return list(of_each.values())[:DRY_BUILDS]
-    published, demo = SYNTHETIC["7b"].transformer, TransformerConfig.from_file(DEMO_FOLDER / "config.json")
+    published, demo = SYNTHETIC["7b"].config, TransformerConfig.from_file(DEMO_FOLDER / "config.json")
     return _once(
         itertools.chain(
             _of_a_run(published, KV_CACHES, WIDTHS, cache_slots()),
@@ -65,13 +65,13 @@ def _of_a_run(
     config: TransformerConfig, kv_caches: Sequence[str], widths: Sequence[int], length: int
 ) -> Iterator[Build]:
     yield from _matmuls(config, lambda problem: [problem.tile_in_use()])
-    # In a cache of the run's length, and of that of the self-tests, whose chunks are joined by another variant.
+    # In a cache of the run's length, and of that of the self-tests, whose chunks are combined by another variant.
     for kv_cache, width, slots in itertools.product(kv_caches, widths, (length, TEST_SLOTS + 1)):
         tile = attention_tile(width * config.num_attention_heads // config.num_key_value_heads, torch.bfloat16)
         yield _attention(config, kv_cache, width, slots, tile)
-    for kernel in ("place_heads", "silu_gate", "add_norm"):
+    for kernel in ("qkv_norm_rope_store", "silu_gate", "add_rms_norm"):
         for splits in sorted({1, rest.splits_in_use(kernel, config)}):
-            for kv_cache in kv_caches if kernel == "place_heads" else ("",):
+            for kv_cache in kv_caches if kernel == "qkv_norm_rope_store" else ("",):
                 problem = rest.Problem(config, 2, splits, kv_cache)
                 arguments = partial(rest.ARGUMENTS[kernel], problem, "cpu")
                 yield Build(kernel, f"{config.hidden_size} {kv_cache}, {splits} splits", arguments, {})
@@ -84,11 +84,11 @@ def _of_a_run(
 def _matmuls(config: TransformerConfig, tiles: Callable[[matmul.Problem], Sequence[MatmulTile]]) -> Iterator[Build]:
     for scheme, problem in itertools.product(SCHEMES, matmul.problems(linear_shapes(config), ROWS)):
         for tile in tiles(problem):
-            # How often the inputs are split changes the code no more than by the format of the sums.
+            # How often the inputs are split changes the code no more than by the dtype of the partial sums.
             variant = {**asdict(tile), "splits": min(tile.splits, 2)}
             whole = [size % 128 == 0 for size in problem.shape]
             arguments = partial(matmul_arguments, scheme, problem.shape, problem.rows, "cpu")
-            yield Build(f"{scheme}_matmul", f"{variant} {whole}", arguments, {"joined": False, "tile": tile})
+            yield Build(f"{scheme}_matmul", f"{variant} {whole}", arguments, {"sum_splits": False, "tile": tile})
 
 
 def _swept_attention(config: TransformerConfig) -> Iterator[Build]:

@@ -9,7 +9,7 @@ import torch
 from lumina_core.decoding.settings import DecodeSettings
 from lumina_core.model.transformer import Transformer
 from lumina_core.quant.weights import plan_weights
-from lumina_core.timing.steps import ACCEPTED_FROM, StepTime, StepTimer, accepted_by
+from lumina_core.timing.steps import ACCEPTED_FROM, StepTime, StepTimer
 from lumina_core.timing.synthetic import SYNTHETIC, make_transformer
 
 from .context import Context, emit
@@ -19,7 +19,7 @@ KV_CACHE = "int8"
 
 def synthetic(context: Context, weights: str) -> Transformer:
     """Of random weights, in the number format in which a GPU computes; its kernels are told as a figure."""
-    config = SYNTHETIC[context.model].transformer
+    config = SYNTHETIC[context.model].config
     transformer = make_transformer(config, plan_weights(weights, None, torch.bfloat16), context.device)
     emit(model=context.model, weights=weights, kernel=transformer.matmul_kernel)
     return transformer
@@ -28,7 +28,8 @@ def synthetic(context: Context, weights: str) -> Transformer:
 def timer_of(transformer: Transformer, contexts: tuple[int, ...], widest: int) -> StepTimer:
     """A timer of steps with the 8-bit cache; what attends is told as a figure."""
     timer = StepTimer(transformer, max(contexts), widest, DecodeSettings(kv_cache=KV_CACHE))
-    emit(kv=KV_CACHE, attention=timer.cache.attention_kernel, fused_blocks=timer.cache.block_kernels is not None)
+    kernels = timer.cache.kernels
+    emit(kv=KV_CACHE, attention=str(kernels.attention), fused_blocks=kernels.blocks is not None)
     return timer
 
 
@@ -46,7 +47,7 @@ def figure_of(one: StepTime, weights: str, compile_choice: str) -> dict[str, Any
         "ceiling_ms": 1000 * one.ceiling,
         "share": one.share,
         "first_ms": 1000 * one.first,
-        "accepted": accepted_by(one.window),
+        "accepted": one.accepted,
         "accepted_from": ACCEPTED_FROM,
-        "tokens_per_second": one.tokens_per_second(accepted_by(one.window)),
+        "tokens_per_second": one.tokens_per_second,
     }

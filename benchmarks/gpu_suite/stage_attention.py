@@ -6,7 +6,7 @@ import itertools
 
 import torch
 
-from lumina_core.model.kv_store import KV_CACHES
+from lumina_core.kernels.kv_tensor import KV_CACHES
 from lumina_core.timing.steps import copy_bandwidth
 from lumina_core.timing.synthetic import SYNTHETIC
 
@@ -27,7 +27,7 @@ def run(context: Context) -> None:
     widths, contexts, slots = (WIDTHS, CONTEXTS, cache_slots())
     if context.dry_run:
         widths, contexts, slots = DRY_WIDTHS, DRY_CONTEXTS, DRY_SLOTS
-    config = SYNTHETIC[context.model].transformer
+    config = SYNTHETIC[context.model].config
     problems = [attention.Problem(config, *each, slots) for each in itertools.product(KINDS, widths, contexts)]
     emit_sweeps(
         attention.sweep(problem, attention.tiles_of(problem)[: DRY_TILES if context.dry_run else None], clock)

@@ -22,7 +22,7 @@ DRY_TILES = 2
 def run(context: Context) -> None:
     clock = Clock(context.device, copy_bandwidth(context.device))
     emit(copy_bytes_per_second=clock.bandwidth)
-    shapes = linear_shapes(SYNTHETIC[context.model].transformer)
+    shapes = linear_shapes(SYNTHETIC[context.model].config)
     problems = matmul.problems(shapes, ROWS[:1] if context.dry_run else ROWS)
     if context.dry_run:
         problems = problems[:1]

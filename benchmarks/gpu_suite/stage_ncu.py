@@ -22,7 +22,7 @@ METRICS = {
 }
 # A kernel's name in Triton, and the micro-benchmark that runs it.
 RUNS = {
-    "_int4_product": ("int4_matmul", "--layers", "gate_up_proj", "--rows", "64"),
+    "_int4_matmul": ("int4_matmul", "--layers", "gate_up_proj", "--rows", "64"),
     "_attend_chunk": ("window_attention", "--kv", "int8", "--windows", "32", "--context", "5120"),
 }
 LAUNCHES_SKIPPED, LAUNCHES = 4, 2

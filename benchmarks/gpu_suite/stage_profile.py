@@ -8,7 +8,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from lumina_core.model.compile import set_compile
-from lumina_core.timing.steps import SETTING_UP, StepTimer, timed
+from lumina_core.timing.steps import WARM_UP_STEPS, StepTimer, timed
 
 from .context import Context, emit
 from .models import synthetic, timer_of
@@ -28,8 +28,8 @@ def run(context: Context) -> None:
 
 
 def _profile(timer: StepTimer, window: int, place: int, device: torch.device, compile_choice: str) -> None:
-    steps = timer.steps_at(window, place)
-    steps.run(SETTING_UP + 1)
+    steps = timer.step_at(window, place)
+    steps.run(WARM_UP_STEPS + 1)
     wall = timed(lambda: steps.run(PROFILED), device) / PROFILED
     cuda = device.type == "cuda"
     with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as found:

@@ -21,7 +21,7 @@ DRY_ROWS = (2,)
 def run(context: Context) -> None:
     require_triton()
     clock = Clock(context.device, copy_bandwidth(context.device))
-    config = SYNTHETIC[context.model].transformer
+    config = SYNTHETIC[context.model].config
     emit_sweeps(
         rest.sweep(
             kernel,

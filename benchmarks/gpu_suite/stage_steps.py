@@ -36,8 +36,8 @@ def run(context: Context) -> None:
 
 def check_fast(transformer: Transformer, timer: StepTimer, uncaptured: int) -> None:
     """Raises RuntimeError where the steps were not those that a GPU should run: their times are no figures of it."""
-    slow = [name for name in (transformer.matmul_kernel, timer.cache.attention_kernel) if "triton" not in name]
-    slow += [] if timer.cache.block_kernels else ["blocks not fused"]
+    slow = [name for name in (transformer.matmul_kernel, str(timer.cache.kernels.attention)) if "triton" not in name]
+    slow += [] if timer.cache.kernels.blocks else ["blocks not fused"]
     slow += [f"{uncaptured} settings not captured"] if uncaptured else []
     if slow:
         raise RuntimeError(f"steps ran the slow way: {'; '.join(slow)}")

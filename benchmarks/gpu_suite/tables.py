@@ -1,4 +1,4 @@
-"""What the suite measured, as Markdown."""
+"""The suite's results as Markdown tables."""
 
 from __future__ import annotations
 
@@ -7,21 +7,26 @@ from types import MappingProxyType
 from typing import Any
 
 from ..kernels import Figure
-from ..kernels.choice import agrees, choose_tiles
+from ..kernels.choice import KernelChoice, agrees, choose_tiles
 
 TOP_KERNELS = 14
 Line = dict[str, Any]
+TITLES: Mapping[str, str] = MappingProxyType(
+    {"kv": "cache", "us": "µs", "beside_weights_bytes": "bytes without weights", "planned_bytes": "estimated bytes"}
+)
+"""Titles of columns; all others are the key with spaces."""
+OTHER_MATMULS = ("torch bf16", "torch int4", "torch fp8")
+SWEPT = ("µs in use", "bandwidth in use", "µs best", "bandwidth best", "best tile")
 
 
 def tables(lines: Sequence[Line]) -> str:
-    """Markdown: what became of each stage, and a table for each that has figures, with its device and date.
+    """Markdown: the outcome of each stage, and a table for each that has figures, with its device and date.
 
-    Of a stage that ran several times, the last that ended well counts, or else the last that has figures for a table.
+    Of a stage that ran several times, the last run that succeeded counts, or else the last that has figures.
     """
-    parts = [_stages(lines)]
+    parts = [_table(map(_outcome, lines), "stage", "status", "seconds", "reason", "begun", "device")]
     for name, (title, table) in TABLES.items():
-        runs = [line for line in lines if line["stage"] == name]
-        runs = [*(line for line in runs if line["status"] != "ok"), *(line for line in runs if line["status"] == "ok")]
+        runs = sorted((line for line in lines if line["stage"] == name), key=lambda line: line["status"] == "ok")
         for line in reversed(runs):
             if text := table(line["figures"]):
                 parts.append(f"### {title}\n\n{_place(line)}\n\n{text}")
@@ -29,90 +34,89 @@ def tables(lines: Sequence[Line]) -> str:
     return "\n\n".join(parts)
 
 
+def _outcome(line: Line) -> Figure:
+    begun, reason = line.get("date", "")[:19], line.get("error") or line.get("reason")
+    return {**line, "seconds": f"{line.get('seconds', 0):.0f}", "begun": begun, "reason": reason}
+
+
 def _place(line: Line) -> str:
     """Where and when a stage ran."""
-    software = f"torch {line.get('torch', 'not told')}, Triton {line.get('triton', 'not told')}"
-    place = f"{line.get('device', 'device not told')}, {line.get('date', 'no date')[:10]}, {software}"
+    software = f"torch {line.get('torch', 'unknown')}, Triton {line.get('triton', 'unknown')}"
+    place = f"{line.get('device', 'unknown device')}, {line.get('date', 'no date')[:10]}, {software}"
     return f"Dry run at toy sizes, no figures of a GPU: {place}." if line.get("dry_run") else f"{place}."
 
 
-def _stages(lines: Sequence[Line]) -> str:
-    rows = [
-        (line["stage"], line["status"], f"{line.get('seconds', 0):.0f}", line.get("error") or line.get("reason"))
-        + (line.get("date", "")[:19], line.get("device"))
-        for line in lines
-    ]
-    return _markdown(("stage", "status", "seconds", "why", "begun", "device"), rows)
+# Markdown
 
 
-def _markdown(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table; nothing where it would have no row."""
-    cells = [[_cell(value) for value in row] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *cells)) if cells else ""
+def _table(figures: Iterable[Figure], *keys: str) -> str:
+    """A row for each figure, a column for each key; empty without figures."""
+    rows = [[_cell(key, one.get(key)) for key in keys] for one in figures]
+    titles = [TITLES.get(key, key.replace("_", " ")) for key in keys]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (titles, ["---"] * len(keys), *rows)) if rows else ""
 
 
-def _together(*parts: str) -> str:
-    """Those parts that there are, as paragraphs."""
-    return "\n\n".join(part for part in parts if part)
-
-
-def _cell(value: Any) -> str:
+def _cell(key: str, value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    text = (f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}") if isinstance(value, float) else str(value)
-    return text.replace("|", "\\|").replace("\n", " ")
+    if key.endswith("_bytes") and isinstance(value, int | float):
+        return f"{value / 1e9:.2f} GB"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def _paragraphs(*parts: str) -> str:
+    return "\n\n".join(part for part in parts if part)
 
 
 def _percent(value: Any) -> str:
     return f"{value:.1%}" if isinstance(value, float) else ""
 
 
-def _gigabytes(value: Any) -> str:
-    return f"{value / 1e9:.2f} GB" if isinstance(value, int | float) else ""
+def _named(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in values.items())
 
 
 def _having(figures: Iterable[Figure], *keys: str) -> list[Figure]:
     return [one for one in figures if all(key in one for key in keys)]
 
 
+# One stage each
+
+
 def _environment(figures: Sequence[Figure]) -> str:
-    rows = []
-    for one in _having(figures, "rate"):
-        if "bytes_per_second" in one:
-            rows.append((one["rate"], f"{one['bytes_per_second'] / 1e9:,.0f} GB/s, read and written"))
-        elif "flops" in one:
-            rows.append((f"{one['rate']}, side {one['side']}", f"{one['flops'] / 1e12:,.1f} TFLOP/s"))
-        else:
-            rows.append((f"{one['rate']}, on the host", f"{one['us']:.1f} µs"))
-    return _markdown(("rate", "measured"), rows)
+    return _table(
+        [{"rate": one["rate"], "measured": _rate(one)} for one in _having(figures, "rate")], "rate", "measured"
+    )
+
+
+def _rate(one: Figure) -> str:
+    if "bytes_per_second" in one:
+        return f"{one['bytes_per_second'] / 1e9:,.0f} GB/s, read and written"
+    if "flops" in one:
+        return f"{one['flops'] / 1e12:,.1f} TFLOP/s at side {one['side']}"
+    return f"{one['us']:.1f} µs on the host"
 
 
 def _build(figures: Sequence[Figure]) -> str:
-    counts = _having(figures, "built", "of")
-    failed = [(one["kernel"], one["variant"], one["error"]) for one in _having(figures, "variant", "error")]
-    told = (
-        f"{counts[-1]['built']} of {counts[-1]['of']} kernels built in {counts[-1]['after']:.0f} s." if counts else ""
+    total = "".join(
+        f"{one['built']} of {one['of']} kernels built in {one['after']:.0f} s."
+        for one in _having(figures, "built", "of")[-1:]
     )
-    return _together(told, _markdown(("kernel", "variant", "error"), failed))
+    return _paragraphs(total, _table(_having(figures, "variant", "error"), "kernel", "variant", "error"))
 
 
 def _self_tests(figures: Sequence[Figure]) -> str:
-    rows = [
-        (one["kernel"], one.get("variant"), one.get("samples"), one.get("largest_error"), one["reason"] or "agrees")
-        for one in _having(figures, "kernel", "reason")
-    ]
-    head = "kernel", "cache", "samples", "largest error", "outcome"
-    return _together(_markdown(head, rows), _tests(figures))
+    rows = [{**one, "outcome": one["reason"] or "agrees"} for one in _having(figures, "kernel", "reason")]
+    return _paragraphs(_table(rows, "kernel", "variant", "samples", "largest_error", "outcome"), _tests(figures))
 
 
 def _tests(figures: Sequence[Figure]) -> str:
-    rows = [
-        (one["tests"], one.get("passed"), one.get("failed"), one.get("skipped"), one.get("error") or _failures(one))
-        for one in _having(figures, "tests")
-    ]
-    return _markdown(("tests", "passed", "failed", "skipped", "what"), rows)
+    rows = [{**one, "reason": one.get("error") or _failures(one)} for one in _having(figures, "tests")]
+    return _table(rows, "tests", "passed", "failed", "skipped", "reason")
 
 
 def _failures(one: Figure) -> str:
@@ -120,26 +124,34 @@ def _failures(one: Figure) -> str:
 
 
 def _steps(figures: Sequence[Figure]) -> str:
-    """A line for each window and context, captured beside not."""
-    names = [f"{one['weights']} weights: {one['kernel']}" for one in _having(figures, "weights", "kernel")]
-    names += [f"{one['kv']} cache: {one['attention']}" for one in _having(figures, "kv", "attention")]
+    """A line for each window and context, captured next to uncaptured."""
     steps = _having(figures, "window", "context", "ms")
-    found: dict[tuple[Any, ...], dict[bool, Figure]] = {}
-    for one in steps:
-        found.setdefault((one["weights"], one["kv"], one["context"], one["window"]), {})[one["compile"] != "off"] = one
-    rows = []
-    for (weights, kv, context, window), ways in sorted(found.items()):
-        auto, off = ways.get(True, {}), ways.get(False, {})
-        best = auto or off
-        rows.append(
-            (weights, kv, context, window, auto.get("ms"), auto.get("captured"), off.get("ms"), best["ceiling_ms"])
-            + (_percent(best["share"]), f"{best['tokens_per_second']:.0f} ({best['accepted']})")
-        )
-    head = "weights", "cache", "context", "window", "ms", "captured", "ms, compile off", "ceiling ms", "share"
     if not steps:
         return ""
-    source = f"Tokens accepted a step, in brackets, are {steps[0]['accepted_from']}."
-    return _together(f"{'; '.join(dict.fromkeys(names))}.", _markdown((*head, "tokens/s"), rows), source)
+    names = [f"{one['weights']} weights: {one['kernel']}" for one in _having(figures, "weights", "kernel")]
+    names += [f"{one['kv']} cache: {one['attention']}" for one in _having(figures, "kv", "attention")]
+    off = {_setting(one): one for one in steps if one["compile"] == "off"}
+    auto = {_setting(one): one for one in steps if one["compile"] != "off"}
+    rows = [_step(auto.get(setting, {}), off.get(setting, {})) for setting in sorted({**off, **auto})]
+    keys = ("weights", "kv", "context", "window", "ms", "captured", "ms, compile off", "ceiling_ms", "share")
+    source = f"Accepted tokens a step, in brackets, are {steps[0]['accepted_from']}."
+    return _paragraphs(f"{'; '.join(dict.fromkeys(names))}.", _table(rows, *keys, "tokens/s"), source)
+
+
+def _setting(one: Figure) -> tuple[Any, ...]:
+    return one["weights"], one["kv"], one["context"], one["window"]
+
+
+def _step(auto: Figure, off: Figure) -> Figure:
+    best = auto or off
+    return {
+        **best,
+        "ms": auto.get("ms"),
+        "captured": auto.get("captured"),
+        "ms, compile off": off.get("ms"),
+        "share": _percent(best["share"]),
+        "tokens/s": f"{best['tokens_per_second']:.0f} ({best['accepted']})",
+    }
 
 
 def _profile(figures: Sequence[Figure]) -> str:
@@ -151,150 +163,107 @@ def _profile(figures: Sequence[Figure]) -> str:
             f"at {total['context']}: {total['step_us']:.0f} µs a step, {total['kernels_us']:.0f} in "
             f"{total['launches']:.0f} launches, {total['between_us']:.0f} between them."
         )
-        rows = [
-            (one["kernel"], one["calls"], one["us"], _percent(one["us"] / total["kernels_us"]))
-            for one in kernels[:TOP_KERNELS]
-        ]
-        parts.append(_markdown(("kernel", "launches a step", "µs a step", "share"), rows))
-    return _together(*parts)
+        rows = [{**one, "share": _percent(one["us"] / total["kernels_us"])} for one in kernels[:TOP_KERNELS]]
+        parts.append(_table(rows, "kernel", "calls", "us", "share"))
+    return _paragraphs(*parts)
 
 
-def _named(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in values.items())
-
-
-def _swept(figures: Sequence[Figure], keys: Sequence[str]) -> dict[tuple[Any, ...], tuple[Figure, Figure]]:
-    """By problem: the figure of the tile in use, and the fastest one that gives the same result."""
-    found: dict[tuple[Any, ...], list[Figure]] = {}
+def _swept(figures: Sequence[Figure], *keys: str) -> list[Figure]:
+    """For each problem, which `keys` identify: the tile in use, and the fastest that agrees with the reference."""
+    problems: dict[tuple[Any, ...], list[Figure]] = {}
     for one in _having(figures, "tile", "us", *keys):
-        found.setdefault(tuple(one[key] for key in keys), []).append(one)
-    return {
-        key: (
-            next((one for one in ones if one["in_use"]), {}),
-            min((one for one in ones if agrees(one)), key=lambda one: one["us"], default={}),
-        )
-        for key, ones in found.items()
-    }
+        problems.setdefault(tuple(one[key] for key in keys), []).append(one)
+    rows = []
+    for problem, tiles in problems.items():
+        used = next((one for one in tiles if one["in_use"]), {})
+        best = min(filter(agrees, tiles), key=lambda one: one["us"], default={})
+        times = (value for one in (used, best) for value in (one.get("us"), _percent(one.get("share"))))
+        cells = (*problem, *times, _named(best.get("tile", {})))
+        rows.append(dict(zip((*keys, *SWEPT), cells, strict=True)))
+    return rows
 
 
 def _matmul(figures: Sequence[Figure]) -> str:
-    theirs = {
+    others = {
         (one["kernel"], one["layer"], one["rows"]): one.get("us")
-        for one in figures
-        if "tile" not in one and "layer" in one
+        for one in _having(figures, "layer")
+        if "tile" not in one
     }
     rows = [
-        (kernel, f"{layer} ({outs} × {ins})", count, used.get("us"), _percent(used.get("share")), best.get("us"))
-        + (_percent(best.get("share")), _named(best.get("tile", {})))
-        + tuple(theirs.get((name, layer, count)) for name in ("torch bf16", "torch int4", "torch fp8"))
-        for (kernel, layer, outs, ins, count), (used, best) in _swept(
-            figures, ("kernel", "layer", "out", "in", "rows")
-        ).items()
+        {**one, **{f"µs {name}": others.get((name, one["layer"], one["rows"])) for name in OTHER_MATMULS}}
+        for one in _swept(figures, "kernel", "layer", "out", "in", "rows")
     ]
-    head = "kernel", "layer", "rows", "µs in use", "bandwidth", "µs best", "bandwidth", "best tile"
-    by_layer = _markdown((*head, "µs torch bf16", "µs torch int4", "µs torch fp8"), rows)
-    return _together(by_layer, _choice(figures), _errors(figures))
+    table = _table(rows, "kernel", "layer", "out", "in", "rows", *SWEPT, *(f"µs {name}" for name in OTHER_MATMULS))
+    bandwidths = _having(figures, "copy_bytes_per_second")
+    choices = choose_tiles(figures, bandwidths[0]["copy_bytes_per_second"]) if bandwidths else []
+    return _paragraphs(table, *map(_choice, choices), _errors(figures))
 
 
-def _choice(figures: Sequence[Figure]) -> str:
-    """The tiles that the sweep speaks for, for all layers together."""
-    bandwidth = next((one["copy_bytes_per_second"] for one in _having(figures, "copy_bytes_per_second")), None)
-    if not bandwidth:
-        return ""
-    parts = []
-    for chosen in choose_tiles(figures, bandwidth):
-        rows = [(one.rows, one.in_use, one.best, *one.tile.values()) for one in chosen.rows]
-        head = "rows", "µs of all layers, in use", "µs best", "rows of a tile", "outputs", "warps", "stages"
-        parts += [f"{chosen.kernel}, best splits: {_named(chosen.splits)}."] if rows else []
-        parts.append(_markdown(head, rows))
-        if chosen.left_out:
-            counts = ", ".join(map(str, chosen.left_out))
-            parts.append(f"{chosen.kernel}: not every layer was timed at {counts} rows, of which nothing follows.")
-    return _together(*parts)
+def _choice(chosen: KernelChoice) -> str:
+    """The fastest tiles and splits of a kernel, over all layers together."""
+    rows = [
+        {"rows": one.rows, "µs of all layers, in use": one.in_use, "µs best": one.best}
+        | {f"{name} of a tile": value for name, value in one.tile.items()}
+        for one in chosen.rows
+    ]
+    counts = ", ".join(map(str, chosen.left_out))
+    return _paragraphs(
+        f"{chosen.kernel}, best splits: {_named(chosen.splits)}." if rows else "",
+        _table(rows, *(rows[0] if rows else ())),
+        f"{chosen.kernel}: not every layer was timed at {counts} rows, so no tile is chosen there." if counts else "",
+    )
 
 
 def _attention(figures: Sequence[Figure]) -> str:
-    rows = [
-        (
-            *key,
-            used.get("us"),
-            _percent(used.get("share")),
-            best.get("us"),
-            _percent(best.get("share")),
-            _named(best.get("tile", {})),
-        )
-        for key, (used, best) in _swept(figures, ("kv", "window", "context")).items()
-    ]
-    head = "cache", "window", "context", "µs in use", "bandwidth", "µs best", "bandwidth", "best tile"
-    return _together(_markdown(head, rows), _errors(figures))
+    keys = ("kv", "window", "context")
+    return _paragraphs(_table(_swept(figures, *keys), *keys, *SWEPT), _errors(figures))
 
 
 def _errors(figures: Sequence[Figure]) -> str:
-    """How often settings failed, by what they said."""
-    counts: dict[str, int] = {}
-    for one in _having(figures, "kernel", "error"):
-        said = f"{one['kernel']}: {one['error']}"
-        counts[said] = counts.get(said, 0) + 1
-    return _together(*(f"{count} settings failed: {said}" for said, count in counts.items()))
+    """How many settings failed with each error."""
+    errors = [f"{one['kernel']}: {one['error']}" for one in _having(figures, "kernel", "error")]
+    return _paragraphs(*(f"{errors.count(error)} settings failed: {error}" for error in dict.fromkeys(errors)))
 
 
 def _captured_steps(figures: Sequence[Figure]) -> str:
-    rows = [
-        (one["dtype"], one["kernel"], one["attention"], one["pictures"], one["differing_pictures"])
-        + (f"{one['differing_codes']} of {one['codes']}", one["forwards"], one["forwards_of_ar"])
-        for one in _having(figures, "compared")
-    ]
-    head = "demo in", "matmuls", "attention", "pictures", "pictures that differ", "codes that differ", "forwards"
-    return _together(_markdown((*head, "forwards of ar"), rows), _tests(figures))
+    keys = ("dtype", "kernel", "attention", "pictures", "differing_pictures", "codes", "differing_codes", "forwards")
+    return _paragraphs(_table(_having(figures, "compared"), *keys, "forwards_of_ar"), _tests(figures))
 
 
 def _allocators(figures: Sequence[Figure]) -> str:
     rows = [
-        (one["allocator"], one["kind"], one["ended"], one.get("captured"), one.get("same"), one.get("freed"))
-        + (one.get("same_again"), one.get("not_captured_for") or one.get("error"))
+        {**one, "message": one.get("not_captured_for") or one.get("error")}
         for one in _having(figures, "allocator", "ended")
     ]
-    head = "allocator", "capture", "ended", "captured", "same picture", "freed", "same again", "what it said"
-    return _markdown(head, rows)
+    return _table(rows, "allocator", "kind", "ended", "captured", "same", "freed", "same_again", "message")
 
 
 def _draw(figures: Sequence[Figure]) -> str:
-    rows = [
-        (one["run"], one["picture"], one["window"], one["seconds"], one["warm_up_seconds"], one["forwards"])
-        + (one["tokens"], *(_gigabytes(one[name]) for name in ("peak_bytes", "reserved_bytes", "planned_bytes")))
-        for one in _having(figures, "run", "seconds")
-    ]
-    head = "run", "picture", "window", "seconds", "warm-up", "forwards", "tokens", "peak", "reserved", "planned"
-    told = [
+    keys = ("run", "picture", "window", "seconds", "warm_up_seconds", "forwards", "tokens")
+    loops = [
         f"The loop took {one['loop_seconds']:.2f} s, its steps alone {one['steps_seconds']:.2f} s "
         f"({one['step_ms']:.2f} ms each): {one['loop_over_steps']:.2f} times."
         for one in _having(figures, "loop_over_steps")
     ]
-    return _together(_markdown(head, rows), *told)
+    runs = _table(_having(figures, "run", "seconds"), *keys, "peak_bytes", "reserved_bytes", "planned_bytes")
+    return _paragraphs(runs, *loops)
 
 
 def _movqgan(figures: Sequence[Figure]) -> str:
-    rows = [
-        (one["picture"], one["dtype"], one["channels_last"], one["strip_rows"] or "whole", one["ms"])
-        + (_gigabytes(one["beside_weights_bytes"]), one["off"])
-        for one in _having(figures, "picture", "ms")
-    ]
-    head = "picture", "dtype", "channels last", "rows of a strip", "ms", "beside the weights", "off from the first"
-    return _markdown(head, rows)
+    rows = [{**one, "strip_rows": one["strip_rows"] or "whole"} for one in _having(figures, "picture", "ms")]
+    return _table(rows, "picture", "dtype", "channels_last", "strip_rows", "ms", "beside_weights_bytes", "off")
 
 
 def _small_kernels(figures: Sequence[Figure]) -> str:
     rows = [
-        (one["kernel"], one["rows"], one["splits"], _named(one["options"]) or "in use", one.get("us"))
-        + (_percent(one.get("share")), one.get("error"))
+        {**one, "tile": _named(one["options"]) or "in use", "bandwidth": _percent(one.get("share"))}
         for one in _having(figures, "kernel", "rows", "options")
     ]
-    return _markdown(("kernel", "rows", "splits", "tile", "µs", "bandwidth", "error"), rows)
+    return _table(rows, "kernel", "rows", "splits", "tile", "us", "bandwidth", "error")
 
 
 def _ncu(figures: Sequence[Figure]) -> str:
-    keys = list(dict.fromkeys(key for one in figures for key in one))
-    return _markdown(keys, [[one.get(key) for key in keys] for one in figures])
+    return _table(figures, *dict.fromkeys(key for one in figures for key in one))
 
 
 TABLES: Mapping[str, tuple[str, Callable[[Sequence[Figure]], str]]] = MappingProxyType(

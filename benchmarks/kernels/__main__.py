@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from lumina_core.kernels.select import MODULES, unusable
-from lumina_core.model.kv_store import KV_CACHES
+from lumina_core.kernels.kv_tensor import KV_CACHES
+from lumina_core.kernels.select import MODULES, unsupported_reason
 from lumina_core.model.load import linear_shapes
 from lumina_core.timing.steps import PROMPT_TOKENS, canvas_reaching, copy_bandwidth
 from lumina_core.timing.synthetic import SYNTHETIC
@@ -53,12 +53,12 @@ def make_parser() -> argparse.ArgumentParser:
 
 def figures(options: argparse.Namespace, clock: Clock) -> Iterator[dict[str, Any]]:
     """A figure for each setting."""
-    config = SYNTHETIC[options.model].transformer
+    config = SYNTHETIC[options.model].config
     if options.kernel == "window_attention":
         yield from _attention(options, clock)
     elif options.kernel in rest.ARGUMENTS:
         splits = options.splits or [rest.splits_in_use(options.kernel, config)]
-        kv_caches = options.kv if options.kernel == "place_heads" else options.kv[:1]
+        kv_caches = options.kv if options.kernel == "qkv_norm_rope_store" else options.kv[:1]
         tiles = rest.tiles_of(options.kernel, options.warps or [], options.outputs or [])
         for rows, split, kv_cache in itertools.product(options.rows, splits, kv_caches):
             yield from rest.sweep(options.kernel, rest.Problem(config, rows, split, kv_cache), tiles, clock)
@@ -75,7 +75,7 @@ def figures(options: argparse.Namespace, clock: Clock) -> Iterator[dict[str, Any
 
 
 def _attention(options: argparse.Namespace, clock: Clock) -> Iterator[dict[str, Any]]:
-    config = SYNTHETIC[options.model].transformer
+    config = SYNTHETIC[options.model].config
     length = PROMPT_TOKENS + canvas_reaching(max(options.context), max(options.windows)).last + 1
     for kv_cache, width, context in itertools.product(options.kv, options.windows, options.context):
         problem = attention.Problem(config, kv_cache, width, context, length)
@@ -95,7 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
     if interpreted:
         reason = "" if importlib.util.find_spec("triton") else "triton is not installed"
     else:
-        reason = unusable(device) if torch.cuda.is_available() else "there is no CUDA device"
+        reason = unsupported_reason(device) if torch.cuda.is_available() else "there is no CUDA device"
     if reason:
         print(f"benchmarks.kernels: {reason}; TRITON_INTERPRET=1 runs them on a CPU, slowly", file=sys.stderr)
         return 2

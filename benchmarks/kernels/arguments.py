@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from lumina_core.checkpoint.config import TransformerConfig
-from lumina_core.kernels.kv_tensor import Stored
-from lumina_core.model.kv_store import make_store
+from lumina_core.kernels.kv_tensor import KVTensor
 from lumina_core.quant.schemes import SCHEMES
 
 BF16 = torch.bfloat16
@@ -20,10 +19,10 @@ Arguments = tuple[Any, ...]
 def matmul_arguments(
     scheme: str, shape: tuple[int, int], rows: int, device: torch.device | str, dtype: torch.dtype = BF16
 ) -> Arguments:
-    """Of `int4_matmul` or `int8_matmul`: x [rows,in] and what is stored of a weight with (inputs, outputs)."""
+    """Of `int4_matmul` or `int8_matmul`: x [rows,in] and the packed tensors of a weight with (inputs, outputs)."""
     in_features, out_features = shape
-    pieces = SCHEMES[scheme].pieces(in_features).values()
-    weight = (torch.empty(out_features, *piece.columns, dtype=piece.dtype, device=device) for piece in pieces)
+    specs = SCHEMES[scheme].packed_specs(in_features).values()
+    weight = (torch.empty(out_features, *spec.columns, dtype=spec.dtype, device=device) for spec in specs)
     return torch.empty(rows, in_features, dtype=dtype, device=device), *weight
 
 
@@ -33,31 +32,31 @@ def attention_arguments(
     """Of `window_attention`: two sequences, whose window begins after `context` tokens, in a cache of this length."""
     heads, kv_heads, head_dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
     query = torch.empty(2, width, heads, head_dim, dtype=BF16, device=device)
-    keys, values = (make_store(kv_cache, (1, 2, length, kv_heads, head_dim), BF16, device).stored(0) for _ in "kv")
+    keys, values = (KVTensor.empty(kv_cache, (2, length, kv_heads, head_dim), BF16, device) for _ in "kv")
     input_pos = context + torch.arange(width, device=device).expand(2, -1).contiguous()
     return query, keys, values, input_pos, length
 
 
-def heads_arguments(
+def qkv_arguments(
     config: TransformerConfig, kv_cache: str, rows: int, splits: int, device: torch.device | str
 ) -> Arguments:
-    """Of `place_heads`."""
+    """Of `qkv_norm_rope_store`."""
     heads, kv_heads, head_dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
     norms = [torch.empty(config.model_parallel_size, head_dim, dtype=BF16, device=device) for _ in range(4)]
     cos, sin = (torch.empty(rows, head_dim, dtype=BF16, device=device) for _ in range(2))
-    keys, values = (make_store(kv_cache, (1, 1, rows, kv_heads, head_dim), BF16, device).stored(0) for _ in "kv")
+    keys, values = (KVTensor.empty(kv_cache, (1, rows, kv_heads, head_dim), BF16, device) for _ in "kv")
     sums = sums_argument(rows, (heads + 2 * kv_heads) * head_dim, splits, device)
     return sums, norms[:2], norms[2:], cos, sin, torch.arange(rows, device=device), keys, values
 
 
-def add_arguments(size: int, rows: int, splits: int, device: torch.device | str) -> Arguments:
-    """Of `add_norm`."""
+def norm_arguments(size: int, rows: int, splits: int, device: torch.device | str) -> Arguments:
+    """Of `add_rms_norm`."""
     x, weight = (torch.empty(*shape, dtype=BF16, device=device) for shape in ((rows, size), (size,)))
     return x, sums_argument(rows, size, splits, device), weight, 1e-5
 
 
 def sums_argument(rows: int, out_features: int, splits: int, device: torch.device | str) -> Tensor:
-    """Partial sums of a matmul, as it leaves them."""
+    """Partial sums of a matmul."""
     return torch.empty(splits, rows, out_features, dtype=BF16 if splits == 1 else torch.float32, device=device)
 
 
@@ -86,8 +85,8 @@ def tensors(arguments: Any) -> Iterator[Tensor]:
     """All tensors in arguments."""
     if isinstance(arguments, Tensor):
         yield arguments
-    elif isinstance(arguments, Stored):
-        yield from arguments.parts
+    elif isinstance(arguments, KVTensor):
+        yield from arguments.tensors
     elif isinstance(arguments, (tuple, list)):
         for each in arguments:
             yield from tensors(each)

@@ -79,8 +79,8 @@ def sweep(
 
     def measure(tile: MatmulTile) -> Figure:
         off = float((kernel(*inputs[0], tile=tile).float() - expected).norm() / expected.norm())
-        # Partial sums are what the next kernel takes: they are not joined where time is taken. It has to read them.
-        calls = [partial(kernel, *each, joined=False, tile=tile) for each in inputs]
+        # Partial sums are what the next kernel takes: they are not added in the timed call. It has to read them.
+        calls = [partial(kernel, *each, sum_splits=False, tile=tile) for each in inputs]
         return {**_timed(clock, calls, nbytes(inputs[0])), "sums_bytes": calls[0]().nbytes, "off": off}
 
     for tile in tiles:
@@ -107,7 +107,7 @@ def _timed(clock: Clock, calls: Sequence[Call], moved: int) -> Figure:
 
 def _refilled(arguments: Arguments) -> Arguments:
     """The same x with other weights."""
-    return arguments[0], *fill(tuple(torch.empty_like(piece) for piece in arguments[1:]))
+    return arguments[0], *fill(tuple(torch.empty_like(tensor) for tensor in arguments[1:]))
 
 
 def _plain(problem: Problem, device: torch.device) -> tuple[Call, int]:
@@ -117,10 +117,10 @@ def _plain(problem: Problem, device: torch.device) -> tuple[Call, int]:
 
 def _tinygemm(problem: Problem, device: torch.device) -> tuple[Call, int]:
     x, packed, scale_zero = fill(matmul_arguments("int4", problem.shape, problem.rows, device))
-    arranged = tinygemm.Tinygemm(device).arranged({"packed": packed, "scale_zero": scale_zero})
+    repacked = tinygemm.repack({"packed": packed, "scale_zero": scale_zero}, device)
     groups, outputs = scale_zero.shape[1], scale_zero.shape[0]
-    scales = arranged["scale_zero"].view(groups, outputs, 2)
-    return partial(tinygemm.product, x, arranged["packed"], scales), nbytes((x, packed, scale_zero))
+    scales = repacked["scale_zero"].view(groups, outputs, 2)
+    return partial(tinygemm.matmul, x, repacked["packed"], scales), nbytes((x, packed, scale_zero))
 
 
 def _fp8(problem: Problem, device: torch.device) -> tuple[Call, int]:

@@ -18,12 +18,12 @@ from . import Figure
 from .arguments import (
     BF16,
     Arguments,
-    add_arguments,
     draw_arguments,
     fill,
-    heads_arguments,
     logits_argument,
     nbytes,
+    norm_arguments,
+    qkv_arguments,
     sums_argument,
 )
 from .clock import Clock, measured
@@ -50,18 +50,20 @@ class Problem:
 Make = Callable[[Problem, torch.device | str], Arguments]
 ARGUMENTS: Mapping[str, Make] = MappingProxyType(
     {
-        "place_heads": lambda one, device: heads_arguments(one.config, one.kv_cache, one.rows, one.splits, device),
+        "qkv_norm_rope_store": lambda one, device: qkv_arguments(
+            one.config, one.kv_cache, one.rows, one.splits, device
+        ),
         "silu_gate": lambda one, device: (
             sums_argument(one.rows, 2 * one.config.intermediate_size, one.splits, device),
             BF16,
         ),
-        "add_norm": lambda one, device: add_arguments(one.config.hidden_size, one.rows, one.splits, device),
+        "add_rms_norm": lambda one, device: norm_arguments(one.config.hidden_size, one.rows, one.splits, device),
         "gumbel_draw": lambda one, device: draw_arguments(one.config.codebook_size, one.rows, _top_k(one), device),
         "topk_cut": lambda one, device: (logits_argument(one.config.codebook_size, one.rows, device), _top_k(one)),
     }
 )
 # The layer whose partial sums a kernel takes; the others take none.
-LAYER = {"place_heads": "qkv_proj", "silu_gate": "gate_up_proj", "add_norm": "down_proj"}
+LAYER = {"qkv_norm_rope_store": "qkv_proj", "silu_gate": "gate_up_proj", "add_rms_norm": "down_proj"}
 
 
 def splits_in_use(kernel: str, config: TransformerConfig) -> int:
@@ -88,7 +90,7 @@ def sweep(kernel: str, problem: Problem, tiles: Sequence[Tile], clock: Clock) ->
 
     for tile in tiles:
         told = {"kernel": kernel, **problem.figures, "options": tile, "in_use": not tile}
-        told |= {"kv": problem.kv_cache} if kernel == "place_heads" else {}
+        told |= {"kv": problem.kv_cache} if kernel == "qkv_norm_rope_store" else {}
         yield measured(told, partial(measure, tile))
 
 

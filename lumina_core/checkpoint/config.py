@@ -24,7 +24,7 @@ _UNSUPPORTED_UNLESS = {
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Sizes of the transformer and of its image codes; `trained_sizes` is None for the published crop lists."""
+    """Sizes of the transformer and its image codes. `trained_sizes` None means the published list of sizes."""
 
     vocab_size: int
     hidden_size: int
@@ -44,9 +44,9 @@ class TransformerConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], source: str = "config.json") -> TransformerConfig:
-        """The config of the keys of a `config.json`; unknown keys are ignored.
+        """The config for the values of a `config.json`. Unknown keys are ignored.
 
-        Raises CheckpointError that names `source`, the key, its value and what was expected.
+        Raises CheckpointError with `source`, the key, its value and what was expected.
         """
         read = _Reader(values, source)
         read.check_supported()
@@ -75,7 +75,7 @@ class TransformerConfig:
 
     @classmethod
     def from_file(cls, path: str | Path) -> TransformerConfig:
-        """The config in a `config.json`. Raises CheckpointError for a file that is absent, damaged or unsupported."""
+        """The config in a `config.json`. Raises CheckpointError when it is missing, damaged or unsupported."""
         return cls.from_dict(read_json(Path(path)), str(path))
 
 
@@ -98,10 +98,10 @@ class _Reader:
         return value
 
     def count(self, key: str, default: int | None = None) -> int:
-        return self.read(key, default, lambda value: _is_int(value) and value > 0, "a positive whole number")
+        return self.read(key, default, lambda value: _is_int(value) and value > 0, "a positive integer")
 
     def offset(self, key: str, default: int) -> int:
-        return self.read(key, default, lambda value: _is_int(value) and value >= 0, "a whole number of at least 0")
+        return self.read(key, default, lambda value: _is_int(value) and value >= 0, "an integer of at least 0")
 
     def positive(self, key: str, default: float) -> float:
         return float(self.read(key, default, _is_positive, "a positive, finite number"))
@@ -114,7 +114,7 @@ class _Reader:
             raise self.fail("hidden_size", hidden_size, f"a multiple of num_attention_heads ({heads})")
         head_dim = self.count("head_dim", hidden_size // heads)
         if head_dim % 2:
-            raise self.fail("head_dim", head_dim, "an even number, because rotary embedding turns pairs")
+            raise self.fail("head_dim", head_dim, "an even number, because rotary embedding rotates pairs")
         return head_dim
 
     def sizes(self, key: str) -> tuple[tuple[int, int], ...] | None:
@@ -128,7 +128,7 @@ class _Reader:
     def check_supported(self) -> None:
         for key, supported in _UNSUPPORTED_UNLESS.items():
             if self.values.get(key, supported) != supported:
-                raise self.fail(key, self.values[key], f"{supported!r}, the only form that this model comes in")
+                raise self.fail(key, self.values[key], f"{supported!r}, the only supported value")
 
     def check_heads(self, config: TransformerConfig) -> None:
         heads, kv_heads, parts = config.num_attention_heads, config.num_key_value_heads, config.model_parallel_size
@@ -139,12 +139,12 @@ class _Reader:
             raise self.fail("model_parallel_size", parts, expected)
 
     def check_codes(self, config: TransformerConfig) -> None:
-        """A vocabulary that ends before all image codes is that of a text model, which `forward` serves."""
+        """Image codes are all in the vocabulary, or all outside it (a text model, which supports `forward` only)."""
         first, end = config.image_token_offset, config.image_token_offset + config.codebook_size
         if first < config.vocab_size < end:
             raise CheckpointError(
-                f"{self.source}: the vocabulary of {config.vocab_size} ends among the image codes {first} to "
-                f"{end - 1}; set image_token_offset and image_codebook_size to what the checkpoint was trained with"
+                f"{self.source}: vocab_size is {config.vocab_size}; expected at least {end}, as the image codes are "
+                f"{first} to {end - 1}: set image_token_offset and image_codebook_size to those of the trained model"
             )
 
 

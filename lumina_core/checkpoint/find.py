@@ -1,4 +1,4 @@
-"""The checkpoint that a user names: where its files are, and what they hold but for the weights."""
+"""Finds the files of a checkpoint and opens them: config, tokenizer and tensor headers."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,10 +21,10 @@ MOVQGAN_NAMES = ("movqgan.safetensors", "movqgan_270M.ckpt", "movqgan_270M.safet
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened checkpoint: headers of its tensors are read, no weights.
+    """An opened checkpoint. Opening reads the tensor headers and no weights.
 
-    `path` is what a user names: the folder, or the converted file. `single` holds what a converted file says of itself,
-    None for the published form. `movqgan` is the file that holds the MoVQGAN, if there is one.
+    `path` is the folder or the converted file. `single` is the metadata of a converted file, None for the published
+    layout. `movqgan` is the file with the MoVQGAN, if there is one.
     """
 
     path: Path
@@ -34,7 +34,7 @@ class Checkpoint:
 
     @property
     def scheme(self) -> str | None:
-        """The scheme of the blocks' linear weights, None where they are not quantised."""
+        """The quantisation scheme of the blocks' linear weights, None where they are not quantised."""
         return None if self.single is None else self.single.scheme
 
     @property
@@ -43,17 +43,17 @@ class Checkpoint:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Every file that the transformer and its tokenizer are read from."""
+        """All files of the transformer and its tokenizer."""
         return (*self.tensors.paths, *(() if self.single else (self.config_path, *self.tokenizer_files.paths)))
 
     @cached_property
     def config_values(self) -> dict[str, Any]:
-        """The values of the config. Raises CheckpointError for a file that is no JSON object."""
+        """The raw values of config.json. Raises CheckpointError when the file holds no JSON object."""
         return read_json(self.config_path) if self.single is None else self.single.config
 
     @cached_property
     def config(self) -> TransformerConfig:
-        """Raises CheckpointError for a config that this program does not support."""
+        """The config. Raises CheckpointError when it is not supported."""
         return TransformerConfig.from_dict(self.config_values, str(self.config_path))
 
     @cached_property
@@ -62,13 +62,17 @@ class Checkpoint:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """Raises CheckpointError for a tokenizer of another model."""
+        """The tokenizer. Raises CheckpointError when it is of another model."""
         return make_tokenizer(self.tokenizer_files)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """The picture tokens. Raises CheckpointError when tokenizer and config do not fit."""
+        """The picture tokens. Raises CheckpointError when tokenizer and config do not match."""
         return Vocabulary.of(self.tokenizer, self.config)
+
+    def check_tokenizer(self) -> None:
+        """Raises CheckpointError when the tokenizer is of another model or does not match the config."""
+        Vocabulary.of(self.tokenizer, self.config)
 
     @property
     def _root(self) -> Path:
@@ -76,10 +80,10 @@ class Checkpoint:
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Opens a checkpoint: the published folder, a folder with one file, a single `.safetensors`, or "demo".
+    """Opens a checkpoint: the published folder, a folder with one weight file, a single `.safetensors`, or "demo".
 
-    config.json and tokenizer.json are in the folder, or beside the single file; a converted file holds its own. Raises
-    CheckpointError that names what is missing or damaged.
+    config.json and tokenizer.json are in the same folder as the weights; a converted file contains its own. Raises
+    CheckpointError when a file is missing or damaged.
     """
     place = DEMO_FOLDER if str(path) == DEMO else Path(path)
     if place.is_dir():
@@ -88,7 +92,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         root, shards = place.parent, (place,)
     else:
         raise CheckpointError(
-            f'checkpoint {path} does not exist or is no .safetensors; expected a folder, a .safetensors file or "demo"'
+            f"checkpoint {path} does not exist or is of another type; expected a folder, a .safetensors file or 'demo'"
         )
     tensors = TensorStore(shards)
     single = read_single_file(shards[0], tensors.metadata) if len(shards) == 1 else None
@@ -97,28 +101,28 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         return Checkpoint(shards[0], tensors, shards[0] if holds_movqgan else find_movqgan(root), single)
     if not (root / CONFIG).is_file():
         raise CheckpointError(
-            f"{root / CONFIG} is missing; it belongs to the checkpoint: download it too (only a file that the command "
-            "convert made needs none)"
+            f"{root / CONFIG} is missing; download it with the checkpoint (only a file written by the command convert "
+            "needs none)"
         )
     return Checkpoint(place, tensors, find_movqgan(root), None)
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """The tokenizer of a checkpoint folder, of a `tokenizer.json` with its companions, or of a converted file.
+    """The tokenizer of a checkpoint folder, of a `tokenizer.json` and the files next to it, or of a converted file.
 
-    Raises CheckpointError for a missing or damaged file, or a token that the model needs and lacks.
+    Raises CheckpointError when a file is missing or damaged, or when a token of the model is missing.
     """
     place = DEMO_FOLDER if str(path) == DEMO else Path(path)
     if place.suffix != ".safetensors" or not place.is_file():
         return make_tokenizer(read_tokenizer_files(place))
     single = read_single_file(place, TensorStore([place]).metadata)
     if single is None:
-        raise CheckpointError(f"{place} holds no tokenizer; expected a file that the command convert made")
+        raise CheckpointError(f"{place} contains no tokenizer; expected a file written by the command convert")
     return make_tokenizer(_tokenizer_files(single))
 
 
 def find_movqgan(folder: Path) -> Path | None:
-    """The MoVQGAN file in a folder, by its usual names or as its only `movqgan*` file; else None."""
+    """The MoVQGAN file of a folder: one of MOVQGAN_NAMES, or else the only `movqgan*` file, or else None."""
     usual = [folder / name for name in MOVQGAN_NAMES if (folder / name).is_file()]
     others = sorted(folder.glob("movqgan*.safetensors")) + sorted(folder.glob("movqgan*.ckpt"))
     if usual:
@@ -139,7 +143,7 @@ def _shards(folder: Path) -> tuple[Path, ...]:
     files = [file for file in sorted(folder.glob("*.safetensors")) if not file.name.startswith("movqgan")]
     if len(files) != 1:
         found = ", ".join(file.name for file in files) or "none"
-        raise CheckpointError(f"{folder} has no {INDEX}; then exactly one .safetensors file is expected, found {found}")
+        raise CheckpointError(f"{folder} has no {INDEX}; expected it, or exactly one .safetensors file; found {found}")
     return (files[0],)
 
 
@@ -149,7 +153,7 @@ def _indexed_shards(folder: Path) -> tuple[Path, ...]:
         raise CheckpointError(f"{folder / INDEX} has no `weight_map` of tensor names to files; download it again")
     names = sorted(set(index.values()))
     if outside := [name for name in names if not name or Path(name).name != name]:
-        raise CheckpointError(f"{folder / INDEX} names {outside[0]!r}; expected names of files in its own folder")
+        raise CheckpointError(f"{folder / INDEX} lists {outside[0]!r}; expected names of files in the same folder")
     if missing := [name for name in names if not (folder / name).is_file()]:
         raise CheckpointError(f"shards missing in {folder}: {', '.join(missing)}; download them again")
     return tuple(folder / name for name in names)

@@ -1,4 +1,4 @@
-"""A safetensors file written tensor by tensor, so that its tensors never have to be in memory together."""
+"""Writes a safetensors file one tensor at a time, so that the model need not fit in memory."""
 
 import json
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ SLICE_BYTES = 2**25
 
 @dataclass(frozen=True)
 class FileLayout:
-    """Where everything lies in a file: the header's bytes, each tensor's offset behind it, the size of the whole."""
+    """The layout of a file: header bytes, each tensor's offset from the end of the header, total size in bytes."""
 
     specs: Mapping[str, TensorSpec]
     header: bytes
@@ -26,9 +26,9 @@ class FileLayout:
 
 
 def lay_out(specs: Mapping[str, TensorSpec], metadata: Mapping[str, str]) -> FileLayout:
-    """The layout of a file (github.com/huggingface/safetensors, "Format"): widest numbers first, so all are aligned.
+    """The layout of a file (github.com/huggingface/safetensors, "Format"). Wider dtypes come first, so all are aligned.
 
-    Raises CheckpointError when the header would be larger than readers accept.
+    Raises CheckpointError when the header is larger than readers accept.
     """
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     offsets, end = {}, 0
@@ -40,15 +40,15 @@ def lay_out(specs: Mapping[str, TensorSpec], metadata: Mapping[str, str]) -> Fil
     text += b" " * (-len(text) % 8)
     if len(text) > MAX_HEADER_BYTES:
         raise CheckpointError(
-            f"config and tokenizer make a header of {len(text):,} bytes; a .safetensors file holds at most "
-            f"{MAX_HEADER_BYTES:,}: check that tokenizer.json is the model's own"
+            f"config and tokenizer make a header of {len(text):,} bytes; expected at most {MAX_HEADER_BYTES:,} in a "
+            ".safetensors file: check that tokenizer.json is the model's own"
         )
-    front = len(text).to_bytes(8, "little") + text
-    return FileLayout(specs, front, offsets, len(front) + end)
+    prefix = len(text).to_bytes(8, "little") + text
+    return FileLayout(specs, prefix, offsets, len(prefix) + end)
 
 
 class TensorWriter:
-    """Puts tensors into a file of a known layout, in any order; `finish` when all are in."""
+    """Writes tensors into a file of a known layout, in any order. `finish` checks that all are written."""
 
     def __init__(self, file: BinaryIO, layout: FileLayout):
         self._file, self._layout = file, layout
@@ -56,14 +56,14 @@ class TensorWriter:
         file.write(layout.header)
 
     def put(self, name: str, tensor: Tensor) -> None:
-        """Writes a tensor, in the number format of the layout, a slice at a time."""
+        """Writes a tensor in the dtype of the layout, slice by slice."""
         spec = self._layout.specs[name]
-        assert tuple(tensor.shape) == spec.shape, f"{name} has shape {tuple(tensor.shape)}, laid out {spec.shape}"
+        assert tuple(tensor.shape) == spec.shape, f"{name} has shape {tuple(tensor.shape)}, expected {spec.shape}"
         self._missing.remove(name)
         self._file.seek(len(self._layout.header) + self._layout.offsets[name])
         for part in tensor.reshape(-1).split(SLICE_BYTES // spec.item_bytes):
-            numbers = part.to(device="cpu", dtype=DTYPES[spec.dtype]).contiguous()
-            self._file.write(memoryview(numbers.view(torch.uint8).numpy()))
+            values = part.to(device="cpu", dtype=DTYPES[spec.dtype]).contiguous()
+            self._file.write(memoryview(values.view(torch.uint8).numpy()))
 
     def finish(self) -> None:
         assert not self._missing, f"never written: {sorted(self._missing)[:5]}"

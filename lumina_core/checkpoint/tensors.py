@@ -1,4 +1,4 @@
-"""Tensors by name from safetensors files and from the official MoVQGAN pickle."""
+"""Reads tensors from safetensors files and from the official MoVQGAN pickle."""
 
 import json
 import math
@@ -28,7 +28,7 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A tensor's dtype, as safetensors files name it, and shape."""
+    """A tensor's dtype (its safetensors name) and shape."""
 
     dtype: str
     shape: Shape
@@ -43,18 +43,18 @@ class TensorSpec:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """The name of a dtype in safetensors files. Raises CheckpointError for one that no checkpoint has."""
+    """The safetensors name of a dtype. Raises CheckpointError for an unsupported dtype."""
     for name, known in DTYPES.items():
         if known == dtype:
             return name
-    raise CheckpointError(f"a tensor holds {dtype}; expected one of {', '.join(DTYPES)}")
+    raise CheckpointError(f"a tensor has dtype {dtype}; expected one of {', '.join(DTYPES)}")
 
 
 class TensorStore:
-    """Names, shapes and memory-mapped tensors of one or several safetensors files.
+    """Names, shapes and memory-mapped tensors of one or more safetensors files.
 
-    Opening reads the headers. Raises CheckpointError for a file that is absent, truncated or of another kind, and for a
-    name that two files hold.
+    Opening reads the headers. Raises CheckpointError when a file is missing, truncated or not a safetensors file, and
+    when two files contain the same name.
     """
 
     def __init__(self, paths: Iterable[Path]):
@@ -73,7 +73,7 @@ class TensorStore:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """The strings in the first file's header."""
+        """The metadata of the first file."""
         return dict(next(iter(self._files.values())).metadata() or {})
 
     @property
@@ -82,15 +82,15 @@ class TensorStore:
 
     @property
     def dtypes(self) -> dict[str, str]:
-        """Dtypes as the files name them, such as BF16."""
+        """Safetensors names of the dtypes, such as BF16."""
         return {name: self._slice(name).get_dtype() for name in self._home}
 
     def get(self, name: str) -> Tensor:
-        """The memory-mapped tensor: its bytes are read on use."""
+        """The memory-mapped tensor. Its bytes are read on first use."""
         return self._tensor(self._files[self._home[name]], name)
 
     def get_alone(self, name: str) -> Tensor:
-        """The tensor in a mapping of its own, which is freed with it: for files larger than memory."""
+        """The tensor in a mapping of its own, which is freed with the tensor; for files larger than memory."""
         return self._tensor(open_safetensors(self._home[name]), name)
 
     def _tensor(self, file: Any, name: str) -> Tensor:
@@ -104,55 +104,55 @@ class TensorStore:
 
 
 def open_safetensors(path: Path) -> Any:
-    """An open safetensors file. Raises CheckpointError when it is absent, truncated or of another kind."""
+    """An open safetensors file. Raises CheckpointError when it is missing, truncated or of another format."""
     if not path.is_file():
         raise CheckpointError(f"file {path} is missing; download it again or choose another checkpoint")
     try:
         return safe_open(path, framework="pt", device="cpu")
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
-            f"{path} is not a whole safetensors file ({error}); the download may have been cut off: get the file again"
+            f"{path} is not a complete safetensors file ({error}); the download may be incomplete: download it again"
         ) from error
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:
-    """The tensors of a PyTorch pickle, or of its `state_dict`; other values are left out.
+    """The tensors of a PyTorch pickle, or of its `state_dict`. Other values are ignored.
 
-    Only tensors and plain containers are unpickled. Raises CheckpointError for anything else, such as code.
+    Unpickles only tensors and plain containers. Raises CheckpointError for anything else, such as code.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} is not a file of plain tensors (it may hold code, which is never run); "
+            f"{path} is not a file of plain tensors (it may contain code, which is never run); "
             "expected the official MoVQGAN .ckpt or a .safetensors file"
         ) from error
-    except Exception as error:  # a damaged pickle may raise anything
-        raise CheckpointError(f"cannot read {path}: {_first_line(error)}; the file is damaged: get it again") from error
+    except Exception as error:  # a damaged pickle can raise any exception
+        raise CheckpointError(f"cannot read {path}: {_first_line(error)}; it is damaged: download it again") from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}; expected a dict of tensors")
+        raise CheckpointError(f"{path} contains a {type(content).__name__}; expected a dict of tensors")
     return {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. Raises CheckpointError when the file is absent, no JSON, or no object."""
+    """The JSON object in a file. Raises CheckpointError when the file is missing or contains no JSON object."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise CheckpointError(f"file {path} is missing; expected the published checkpoint folder's file") from error
+        raise CheckpointError(f"file {path} is missing; expected it as in the published checkpoint folder") from error
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:
         raise CheckpointError(f"{path} is not JSON ({error}); download it again") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a JSON {type(content).__name__}; expected an object of named values")
+        raise CheckpointError(f"{path} contains a JSON {type(content).__name__}; expected an object")
     return content
 
 
 def check_tensors(found: dict[str, Shape], expected: dict[str, Shape], source: str) -> None:
-    """Raises one CheckpointError that names what is missing, unexpected or misshapen."""
+    """Raises one CheckpointError that lists missing and unexpected tensors and wrong shapes."""
     problems = [f"missing `{name}`" for name in expected if name not in found]
     problems += [f"unexpected `{name}`" for name in found if name not in expected]
     problems += [
@@ -163,8 +163,8 @@ def check_tensors(found: dict[str, Shape], expected: dict[str, Shape], source: s
     if problems:
         more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise CheckpointError(
-            f"{source} does not hold this model's tensors: {'; '.join(problems[:5])}{more}. "
-            "Check that all files belong together and were downloaded whole"
+            f"{source} does not contain the tensors of this model: {'; '.join(problems[:5])}{more}. "
+            "Check that all files are of the same checkpoint and were downloaded completely"
         )
 
 

@@ -1,4 +1,4 @@
-"""`bench`: the time of a step on this device, and its share of the speed that memory bandwidth allows."""
+"""`bench`: times a decoding step on this device and compares it with the ceiling by memory bandwidth."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ..decoding.request import Request
 from ..decoding.settings import MAX_WINDOW, DecodeSettings
 from ..device import choose_device, choose_dtype, device_name, explain_out_of_memory, peak_bytes
 from ..errors import InputError
+from ..kernels.kv_tensor import KV_CACHES
 from ..model.compile import set_compile
-from ..model.kv_store import KV_CACHES
 from ..movqgan.config import MoVQGANConfig
 from ..pipeline import Lumina, load_codec
 from ..quant.weights import WeightsPlan, plan_weights
@@ -27,7 +27,6 @@ from ..timing.steps import (
     PROMPT_TOKENS,
     StepTime,
     StepTimer,
-    accepted_by,
     canvas_reaching,
     copy_bandwidth,
     timed,
@@ -41,16 +40,16 @@ from .common import (
     check_memory,
 )
 
-HELP = "time a decoding step; needs no checkpoint with --synthetic"
+HELP = "time a decoding step; --synthetic needs no checkpoint"
 MAX_CONTEXT = 2**17
-# Of the picture that MoVQGAN decodes; on a CPU a large one would take half an hour.
+# Sides of the picture that a synthetic MoVQGAN decodes; on a CPU 768 takes half an hour.
 GPU_SIDE = {"7b": 768, "2b": 768}
 SMALL_SIDE = 64
 
 
 @dataclass(frozen=True)
 class Timed:
-    """The model that is timed, the picture that its codec decodes, and the seconds that loading took."""
+    """The model to time, the side of the picture that its MoVQGAN decodes, and the loading time."""
 
     name: str
     lumina: Lumina
@@ -59,33 +58,32 @@ class Timed:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """All options of the command."""
     add_model_arguments(parser, checkpoint="demo")
     add_synthetic_argument(parser)
     add_weights_argument(parser)
     add_compile_argument(parser)
-    parser.add_argument("--kv", choices=KV_CACHES, default=DecodeSettings().kv_cache, help="dtype of the cache")
-    parser.add_argument("--windows", type=int, nargs="+", default=[1, 8, 16, 24, 32, 64], help="tokens of a step")
+    parser.add_argument("--kv", choices=KV_CACHES, default=DecodeSettings().kv_cache, help="dtype of the KV cache")
+    parser.add_argument("--windows", type=int, nargs="+", default=[1, 8, 16, 24, 32, 64], help="tokens per step")
     parser.add_argument("--context", type=int, nargs="+", default=[1024, 5120, 9216], help="tokens in the cache")
-    parser.add_argument("--cfg", type=float, default=DecodeSettings().cfg_scale, help="guidance; 1 is one sequence")
-    parser.add_argument("--steps", type=int, default=20, help="timed for each window and context")
+    parser.add_argument("--cfg", type=float, default=DecodeSettings().cfg_scale, help="guidance; 1 runs one sequence")
+    parser.add_argument("--steps", type=int, default=20, help="steps timed for each window and context")
 
 
 @torch.inference_mode()
-def run(options: argparse.Namespace, input_is_good: Callable[[], None]) -> None:
-    """Prints the ceilings, a JSON line for each window and context as it is timed, a table, and all of it as JSON."""
+def run(options: argparse.Namespace, on_input_checked: Callable[[], None]) -> None:
+    """Prints the ceilings, one JSON line per window and context as soon as it is timed, a table, and a JSON report."""
     _check(options)
     settings = DecodeSettings(cfg_scale=options.cfg, kv_cache=options.kv)
     device = choose_device(options.device)
     timed_model = _load(options, device, settings)
-    input_is_good()
+    on_input_checked()
     bandwidth = copy_bandwidth(device)
     if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()  # the models count, what was copied does not
+        torch.cuda.reset_peak_memory_stats()  # counts the model, not the copies of the bandwidth test
     print(f"{timed_model.name} on {device_name(device)}; copying moves {bandwidth / 1e9:.1f} GB/s", flush=True)
     times, attention = explain_out_of_memory(
         lambda: _times(options, timed_model, settings, bandwidth),
-        lambda: "out of memory while timing; use fewer or smaller --context, --windows, --kv int8 or --weights int4",
+        lambda: "out of memory while timing; use smaller --context or --windows, --kv int8 or --weights int4",
     )
     _print_table(times)
     decode = _decode_seconds(timed_model, device)
@@ -149,26 +147,25 @@ def _check_fits(
 def _times(
     options: argparse.Namespace, timed_model: Timed, settings: DecodeSettings, bandwidth: float
 ) -> tuple[list[StepTime], str]:
-    """The times, and the kernel of the attention."""
+    """The time of every window and context, and the name of the attention kernel."""
     timer = StepTimer(timed_model.lumina.transformer, max(options.context), max(options.windows), settings)
     for context in options.context:
-        count = timer.bytes_of(context)
+        count = timer.bytes_read(context)
         print(f"ceiling at {context}: {count / 1e9:.3f} GB a step, {1000 * count / bandwidth:.3f} ms")
     times = []
     for context in options.context:
         for window in options.windows:
             times.append(timer.measure(window, context, options.steps, bandwidth))
-            print(json.dumps(_entry(times[-1], timed_model, timer.cache.attention_kernel)), flush=True)
-    return times, timer.cache.attention_kernel
+            print(json.dumps(_entry(times[-1], timed_model, str(timer.cache.kernels.attention))), flush=True)
+    return times, str(timer.cache.kernels.attention)
 
 
 def _entry(one: StepTime, timed_model: Timed, attention: str) -> dict[str, Any]:
-    accepted = accepted_by(one.window)
     return {
         **asdict(one),
         "share": one.share,
-        "accepted": accepted,
-        "tokens_per_second": one.tokens_per_second(accepted),
+        "accepted": one.accepted,
+        "tokens_per_second": one.tokens_per_second,
         "kernel": timed_model.lumina.transformer.matmul_kernel,
         "attention": attention,
     }
@@ -177,10 +174,9 @@ def _entry(one: StepTime, timed_model: Timed, attention: str) -> dict[str, Any]:
 def _print_table(times: Sequence[StepTime]) -> None:
     print("window  context  step ms  share of the ceiling  captured  tokens/s (accepted a step)")
     for one in times:
-        accepted = accepted_by(one.window)
         print(
             f"{one.window:6}  {one.context:7}  {1000 * one.seconds:7.3f}  {one.share:20.1%}  "
-            f"{'yes' if one.captured else 'no':>8}  {one.tokens_per_second(accepted):8.1f} ({accepted})"
+            f"{'yes' if one.captured else 'no':>8}  {one.tokens_per_second:8.1f} ({one.accepted})"
         )
     print(f"tokens accepted a step are {ACCEPTED_FROM}")
 

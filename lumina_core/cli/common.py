@@ -1,4 +1,4 @@
-"""Options that several commands share, and their checks."""
+"""Options shared by several commands, and their checks."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ..decoding.request import Request
 from ..decoding.settings import DecodeSettings
 from ..device import DEVICES, available_bytes
 from ..errors import InputError
+from ..kernels.kv_tensor import KV_CACHES
 from ..memory import Budget, Demand, check_fits
 from ..model.compile import COMPILE, captures
-from ..model.kv_store import KV_CACHES
 from ..movqgan.config import MoVQGANConfig
 from ..quant.weights import AUTO, CHOICES, WeightsPlan
 from ..timing.synthetic import SYNTHETIC
@@ -23,67 +23,62 @@ MAX_BATCH = 1024
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, checkpoint: str | None = None) -> None:
-    """--checkpoint (required when there is no default), --movqgan and --device."""
+    """Adds --checkpoint (required where `checkpoint` is None), --movqgan and --device."""
     parser.add_argument(
         "--checkpoint",
         default=checkpoint,
         required=checkpoint is None,
-        help='folder in the published form, a file that convert made or with its config beside it, or "demo"',
+        help='checkpoint folder, a file written by convert, a .safetensors file next to its config.json, or "demo"',
     )
     parser.add_argument("--movqgan", type=Path, help="MoVQGAN file (default: the one in the checkpoint or its folder)")
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: cuda where there is one")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: cuda if available, else cpu")
 
 
 def add_synthetic_argument(parser: argparse.ArgumentParser) -> None:
-    """--synthetic."""
     parser.add_argument(
         "--synthetic",
         choices=tuple(SYNTHETIC),
-        help="a published model's sizes with no weights, instead of --checkpoint",
+        help="use the sizes of a published model and no weights, instead of --checkpoint",
     )
 
 
 def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
-    """--batch, --window and --kv."""
-    parser.add_argument("--batch", type=int, default=1, help="pictures drawn in one go")
+    parser.add_argument("--batch", type=int, default=1, help="number of pictures drawn together")
     parser.add_argument(
         "--window",
         type=int,
         default=DecodeSettings().window_size,
-        help="tokens of a forward; at most what is left to draw is used",
+        help="tokens per forward; at most the number of tokens left to draw is used",
     )
     parser.add_argument(
         "--kv",
         choices=KV_CACHES,
         default=DecodeSettings().kv_cache,
-        help="dtype of the key/value cache; auto: that of the computation, int8: half of bf16, a quarter of fp32, "
-        "int4: a third of bf16",
+        help="dtype of the key/value cache; auto: that of the computation, int8: half the size of bf16, int4: a third",
     )
 
 
 def add_weights_argument(parser: argparse.ArgumentParser) -> None:
-    """--weights."""
     parser.add_argument(
         "--weights",
         choices=CHOICES,
         default=AUTO,
-        help="form of the weights; auto: as a converted checkpoint has them, else bf16 on a GPU that has it, else fp32",
+        help="dtype of the weights; auto: that of a converted checkpoint, else bf16 on a GPU with bf16, else fp32",
     )
 
 
 def add_compile_argument(parser: argparse.ArgumentParser) -> None:
-    """--compile."""
     parser.add_argument(
         "--compile",
         choices=COMPILE,
         default="auto",
-        help="auto: steps are captured as CUDA graphs on a GPU, off: they are not, on: and the blocks compiled by "
-        "torch.compile, which takes a while once and may round otherwise",
+        help="auto: captures steps as CUDA graphs on a GPU, off: does not, on: also compiles the blocks by "
+        "torch.compile, which takes a while once and may change the rounding",
     )
 
 
 def check_batch(batch: int) -> None:
-    """Raises InputError for a number of pictures that is out of range."""
+    """Raises InputError when the number of pictures is out of range."""
     if not 1 <= batch <= MAX_BATCH:
         raise InputError(f"batch is {batch}; expected 1 to {MAX_BATCH} pictures")
 
@@ -96,7 +91,7 @@ def check_memory(
     movqgan: MoVQGANConfig,
     device: torch.device,
 ) -> None:
-    """Raises OutOfMemory when a run does not fit on the device, with smaller settings that do."""
+    """Raises OutOfMemory when a run does not fit on the device; the message suggests smaller settings."""
     capacity = available_bytes(device)
     if capacity is not None:
         check_fits(Demand(config, weights, request, movqgan, captures(options.compile, device)), Budget(capacity))

@@ -1,4 +1,4 @@
-"""`convert`: a checkpoint into one file that needs nothing beside it."""
+"""`convert`: writes a checkpoint as one self-contained file."""
 
 from __future__ import annotations
 
@@ -10,29 +10,28 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from ..checkpoint.output_files import check_output
 from ..convert import CONVERT_WEIGHTS, plan_conversion
 from ..device import choose_device
 from .common import add_model_arguments
-from .files import check_outputs
 
-HELP = "make one file of a checkpoint, with smaller weights if asked for"
+HELP = "write a checkpoint as one file, with quantised weights if requested"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """All options of the command."""
     add_model_arguments(parser)
-    parser.add_argument("--weights", choices=CONVERT_WEIGHTS, required=True, help="form of the blocks' linear weights")
-    parser.add_argument("--out", type=Path, required=True, help="the .safetensors file to make")
+    parser.add_argument("--weights", choices=CONVERT_WEIGHTS, required=True, help="dtype of the blocks' linear weights")
+    parser.add_argument("--out", type=Path, required=True, help="the .safetensors file to write")
 
 
 @torch.inference_mode()
-def run(options: argparse.Namespace, input_is_good: Callable[[], None]) -> None:
-    """Checks everything, then reads, converts and writes tensor by tensor."""
-    check_outputs([options.out])
+def run(options: argparse.Namespace, on_input_checked: Callable[[], None]) -> None:
+    """Checks all input, then reads, converts and writes one tensor at a time."""
+    check_output(options.out)
     device = choose_device(options.device)
     conversion = plan_conversion(options.checkpoint, options.weights, options.movqgan, device)
-    conversion.check_place(options.out)
-    input_is_good()
+    conversion.check_output(options.out)
+    on_input_checked()
     with tqdm(total=len(conversion), unit="tensor", disable=None, file=sys.stderr) as bar:
         conversion.write(options.out, bar.update)
     print(f"{options.out}: {conversion.layout.size / 2**20:,.1f} MiB, {options.weights}")

@@ -1,4 +1,4 @@
-"""`generate`: a picture from a prompt, for every task."""
+"""`generate`: draws pictures from a prompt, for all tasks."""
 
 from __future__ import annotations
 
@@ -10,22 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from tqdm import tqdm
 
 from ..checkpoint.find import Checkpoint, open_checkpoint
-from ..checkpoint.output_files import OutputFiles
+from ..checkpoint.output_files import OutputFiles, check_outputs, check_picture_suffix, numbered_paths
 from ..decoding.request import Request
-from ..decoding.settings import DECODERS, DecodeSettings, StepReport
+from ..decoding.settings import DECODERS, DecodeResult, DecodeSettings, StepReport
 from ..device import choose_device, choose_dtype, device_name, peak_bytes
-from ..errors import InputError, OutOfMemory
+from ..errors import OutOfMemory
 from ..memory import weights_of
 from ..pictures.images import load_picture
 from ..pictures.panels import condition_pixels, given_size
 from ..pictures.sizes import CODE_PIXELS
-from ..pipeline import Drawing, Lumina, build_request, load_codec
+from ..pipeline import Drawing, Lumina, build_request, check_condition, load_codec
 from ..quant.weights import plan_weights
-from ..tokens.prompts import MAPS, TASKS, build_prompt, find_template
+from ..tokens.prompts import MAPS, TASKS, build_prompt
 from .common import (
     add_batch_arguments,
     add_compile_argument,
@@ -34,41 +33,39 @@ from .common import (
     check_batch,
     check_memory,
 )
-from .files import check_outputs, check_picture_suffix, numbered
 
 HELP = "draw pictures from a prompt"
 DEFAULTS = DecodeSettings()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """All options of the command."""
     add_model_arguments(parser)
     add_weights_argument(parser)
     add_compile_argument(parser)
     _add_task_arguments(parser)
     _add_decoding_arguments(parser)
-    parser.add_argument("--out", type=Path, required=True, help="picture; several get _k before the suffix")
-    parser.add_argument("--tokens-out", type=Path, help="JSON of the pictures' tokens")
-    parser.add_argument("--stats-out", type=Path, help="JSON of forwards, seconds, bytes and log-likelihoods")
+    parser.add_argument("--out", type=Path, required=True, help="picture file; several get _k before the suffix")
+    parser.add_argument("--tokens-out", type=Path, help="JSON file for the tokens of the pictures")
+    parser.add_argument("--stats-out", type=Path, help="JSON file for forwards, seconds, bytes and log-likelihoods")
 
 
 def _add_task_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", required=True, help="what to draw")
-    parser.add_argument("--width", type=int, required=True, help="of the whole canvas, in pixels")
-    parser.add_argument("--height", type=int, required=True, help="of the whole canvas (both panels), in pixels")
+    parser.add_argument("--width", type=int, required=True, help="width of the whole canvas in pixels")
+    parser.add_argument("--height", type=int, required=True, help="height of the whole canvas (both panels) in pixels")
     parser.add_argument("--task", choices=TASKS, default="t2i")
-    parser.add_argument("--condition", type=Path, help="picture for the upper panel, where the task takes one")
+    parser.add_argument("--condition", type=Path, help="picture for the upper panel, for tasks that need one")
     parser.add_argument(
         "--given-height",
         type=int,
-        help="continue --condition: keep this many pixels of its top, at the canvas's width, and draw what is below",
+        help="continue --condition: scale it to the canvas width, keep this many pixels of its top, draw the rest",
     )
     parser.add_argument("--map", choices=tuple(MAPS), help="kind of map, for pair, control and predict")
-    parser.add_argument("--object", help="what the condition shows, for subject")
+    parser.add_argument("--object", help="description of the object in the condition, for subject")
 
 
 def _add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--cfg", type=float, default=DEFAULTS.cfg_scale, help="guidance; 1 is off")
+    parser.add_argument("--cfg", type=float, default=DEFAULTS.cfg_scale, help="classifier-free guidance; 1 is off")
     parser.add_argument("--top-k", type=int, default=DEFAULTS.top_k)
     parser.add_argument("--temperature", type=float, default=DEFAULTS.temperature)
     parser.add_argument("--seed", type=int, default=DEFAULTS.seed, help="picture k of a batch has seed + k")
@@ -76,11 +73,12 @@ def _add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
     add_batch_arguments(parser)
 
 
-def run(options: argparse.Namespace, input_is_good: Callable[[], None]) -> None:
-    """Checks everything, then loads, draws and writes."""
+def run(options: argparse.Namespace, on_input_checked: Callable[[], None]) -> None:
+    """Checks all input, then loads the model, draws the pictures and writes them."""
     outputs = _check_outputs(options)
     device = choose_device(options.device)
-    condition = _condition(options)
+    check_condition(options.task, options.condition is not None, options.given_height is not None)
+    condition = None if options.condition is None else load_picture(options.condition)
     text = build_prompt(options.task, options.width, options.height, options.prompt, options.map, options.object)
     checkpoint = open_checkpoint(options.checkpoint)
     request = _request(options, checkpoint, text)
@@ -91,43 +89,22 @@ def run(options: argparse.Namespace, input_is_good: Callable[[], None]) -> None:
     codec = load_codec(checkpoint, options.movqgan, device)
     check_memory(options, checkpoint.config, weights, request, codec.config, device)
     lumina = Lumina.load(checkpoint, movqgan=codec, weights=options.weights, device=device, compile=options.compile)
-    input_is_good()
+    on_input_checked()
     if pixels is not None:
         request = replace(request, given_codes=lumina.encode(pixels))
-    with _Progress(request.codes_to_draw) as progress:
-        result = lumina.sample(request, progress.update)
-    _write(options, outputs, Drawing(lumina, result))
+    _write(options, outputs, Drawing(lumina, _sample(lumina, request)))
 
 
 def _check_outputs(options: argparse.Namespace) -> list[Path]:
     check_batch(options.batch)
     check_picture_suffix(options.out)
-    outputs = numbered(options.out, options.batch)
+    outputs = numbered_paths(options.out, options.batch)
     check_outputs([path for path in (*outputs, options.tokens_out, options.stats_out) if path is not None])
     return outputs
 
 
-def _condition(options: argparse.Namespace) -> Image.Image | None:
-    continued = options.given_height is not None
-    needed = find_template(options.task).needs_condition or continued
-    if continued and options.condition is None:
-        raise InputError("--given-height came without a picture; name the one to continue with --condition")
-    if needed and options.condition is None:
-        raise InputError(f"the task {options.task} needs a picture for the upper panel; name one with --condition")
-    if not needed and options.condition is not None:
-        raise InputError(
-            f"the task {options.task} takes no picture as upper panel; leave --condition out, choose "
-            "another --task, or continue the picture with --given-height"
-        )
-    return load_picture(options.condition) if needed else None
-
-
 def _request(options: argparse.Namespace, checkpoint: Checkpoint, text: str) -> Request:
-    """The request; a condition is not encoded yet and stands in it as rows of code 0."""
-    given = None
-    if options.condition is not None:
-        width, height = given_size(options.width, options.height, options.given_height)
-        given = torch.zeros(height // CODE_PIXELS, width // CODE_PIXELS, dtype=torch.int64)
+    """The request. A condition is not encoded yet: rows of code 0 stand for it."""
     settings = DecodeSettings(
         cfg_scale=options.cfg,
         top_k=options.top_k,
@@ -137,29 +114,28 @@ def _request(options: argparse.Namespace, checkpoint: Checkpoint, text: str) -> 
         window_size=options.window,
         kv_cache=options.kv,
     )
-    return build_request(checkpoint, text, options.width, options.height, options.batch, given, settings)
+    request = build_request(checkpoint, text, options.width, options.height, options.batch, settings=settings)
+    if options.condition is None:
+        return request
+    width, height = given_size(options.width, options.height, options.given_height)
+    given = torch.zeros(height // CODE_PIXELS, width // CODE_PIXELS, dtype=torch.int64)
+    return replace(request, given_codes=given)
 
 
-class _Progress:
-    """A progress bar of accepted codes on a terminal."""
+def _sample(lumina: Lumina, request: Request) -> DecodeResult:
+    """Draws the codes. Shows a progress bar on a terminal."""
+    with tqdm(total=request.codes_to_draw, unit="token", disable=None, file=sys.stderr) as bar:
 
-    def __init__(self, total: int):
-        self._bar = tqdm(total=total, unit="token", disable=None, file=sys.stderr)
+        def on_step(report: StepReport) -> None:
+            bar.update(sum(report.accepted) - bar.n)
 
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def update(self, report: StepReport) -> None:
-        self._bar.update(sum(report.accepted) - self._bar.n)
+        return lumina.sample(request, on_step)
 
 
 def _write(options: argparse.Namespace, outputs: list[Path], drawing: Drawing) -> None:
-    """Decodes and writes; the statistics come last, when everything that takes memory is done.
+    """Decodes the pictures and writes all files. Statistics come last, so that the peak memory includes decoding.
 
-    Where memory runs out while decoding, the tokens are written and OutOfMemory says where.
+    When decoding runs out of memory, writes the tokens and raises OutOfMemory with their path.
     """
     vocabulary = drawing.lumina.vocabulary
     tokens = {"tokens": [vocabulary.picture_tokens(codes) for codes in drawing.codes]}
@@ -169,7 +145,7 @@ def _write(options: argparse.Namespace, outputs: list[Path], drawing: Drawing) -
         kept = options.tokens_out or options.out.with_suffix(".tokens.json")
         with OutputFiles() as files:
             files.write_json(tokens, kept)
-        raise OutOfMemory(f"{error}; the drawn tokens are in {kept}, which `decode` turns into pictures") from None
+        raise OutOfMemory(f"{error}; the tokens are saved in {kept}: `decode` converts them to pictures") from None
     with OutputFiles() as files:
         for image, path in zip(images, outputs, strict=True):
             files.write_picture(image, path)

@@ -1,4 +1,4 @@
-"""`info`: what a checkpoint is, and what a run with it takes."""
+"""`info`: describes a checkpoint and the memory that a run takes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch
 
 from ..checkpoint.config import TransformerConfig
 from ..checkpoint.find import DEMO, Checkpoint, open_checkpoint
+from ..checkpoint.published import published_shapes
 from ..decoding.request import Request
 from ..decoding.settings import DecodeSettings
 from ..device import available_bytes, choose_device, choose_dtype
 from ..memory import MOVQGAN_ITEM_BYTES, Budget, Demand, advice, movqgan_bytes, plan_memory
-from ..model.load import published_shapes
 from ..movqgan.config import MoVQGANConfig
 from ..pictures.sizes import check_size, published_sizes, warn_if_untrained
 from ..pipeline import check_request, load_codec
@@ -30,23 +30,22 @@ from .common import (
     check_batch,
 )
 
-HELP = "describe a checkpoint and what it takes to draw with it; reads no weights of the transformer"
+HELP = "describe a checkpoint and the memory that a run takes; reads no weights of the transformer"
 PROMPT_TOKENS = 64
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """All options of the command."""
     add_model_arguments(parser, checkpoint=DEMO)
     add_synthetic_argument(parser)
     add_weights_argument(parser)
-    parser.add_argument("--width", type=int, help="of a picture to draw (default: a size the model was trained on)")
-    parser.add_argument("--height", type=int, help="of a picture to draw")
+    parser.add_argument("--width", type=int, help="width of the picture (default: a size the model was trained on)")
+    parser.add_argument("--height", type=int, help="height of the picture")
     add_batch_arguments(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--json", action="store_true", help="print the description as JSON")
 
 
-def run(options: argparse.Namespace, input_is_good: Callable[[], None]) -> None:
-    """Prints the description."""
+def run(options: argparse.Namespace, on_input_checked: Callable[[], None]) -> None:
+    """Prints the description of the checkpoint, as a table or as JSON."""
     check_batch(options.batch)
     model: Checkpoint | SyntheticModel
     if options.synthetic:
@@ -57,7 +56,7 @@ def run(options: argparse.Namespace, input_is_good: Callable[[], None]) -> None:
         names = str(checkpoint.path), len(checkpoint.tensors.paths), str(options.movqgan or checkpoint.movqgan)
         movqgan = load_codec(checkpoint, options.movqgan, torch.device("cpu")).config
     values = {**_description(*names, model.config, movqgan), **_bytes(options, model, movqgan)}
-    input_is_good()
+    on_input_checked()
     if options.json:
         print(json.dumps(values))
         return
@@ -87,7 +86,7 @@ def _description(
 
 
 def _bytes(options: argparse.Namespace, model: Checkpoint | SyntheticModel, movqgan: MoVQGANConfig) -> dict[str, Any]:
-    """Bytes of the weights on the device (text rows of embedding and head stay in host memory) and of a run."""
+    """Bytes of the weights and of a run. The text rows of embedding and head stay in host memory."""
     config = model.config
     width, height = (config.trained_sizes or [max(published_sizes(), key=min)])[0]
     width = width if options.width is None else options.width

@@ -19,14 +19,14 @@ BAD_INPUT, INTERRUPTED = 2, 130
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are ours: one line, no usage in front."""
+    """Raises parse errors as InputError, so that one line is printed and no usage text."""
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message} (see {self.prog} --help)")
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Help that tells a default where there is one."""
+    """Adds the default to the help of options that have one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         has_default = action.default is not None and action.default is not False
@@ -34,8 +34,8 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
-    parser = _Parser(prog="python -m lumina_core", description="Lumina-mGPT 2.0: pictures drawn as tokens.")
+    """The argument parser with all commands."""
+    parser = _Parser(prog="python -m lumina_core", description="Draws pictures as tokens with Lumina-mGPT 2.0.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         sub = commands.add_parser(name, help=command.HELP, description=command.HELP, formatter_class=_Formatter)
@@ -44,8 +44,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command: 0, or 2 with one line on stderr saying what is wrong with the input, or 130 on Ctrl-C."""
-    with _held_warnings() as warnings:
+    """Runs one command and returns its exit code: 0, 2 for bad input (one line on stderr says what), 130 for Ctrl-C."""
+    with _deferred_warnings() as warnings:
         try:
             options = make_parser().parse_args(arguments)
             COMMANDS[options.command].run(options, warnings.flush)
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            message, code = "out of memory; ask for a smaller picture, --batch or --window", BAD_INPUT
+            message, code = "out of memory; use a smaller picture, --batch or --window", BAD_INPUT
         else:
             return 0
         warnings.buffer.clear()
@@ -68,17 +68,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @contextlib.contextmanager
-def _held_warnings() -> Iterator[logging.handlers.MemoryHandler]:
-    """Warnings are shown once the input is known to be good, so that an error stays the only line."""
-    shown = logging.StreamHandler()
-    shown.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-    held = logging.handlers.MemoryHandler(10_000, flushLevel=logging.CRITICAL + 1, target=shown)
-    held.setLevel(logging.WARNING)
-    logging.getLogger().addHandler(held)
+def _deferred_warnings() -> Iterator[logging.handlers.MemoryHandler]:
+    """Buffers warnings until a command has checked its input, so that bad input prints one line only."""
+    stderr = logging.StreamHandler()
+    stderr.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    buffer = logging.handlers.MemoryHandler(10_000, flushLevel=logging.CRITICAL + 1, target=stderr)
+    buffer.setLevel(logging.WARNING)
+    logging.getLogger().addHandler(buffer)
     logging.captureWarnings(True)
     try:
-        yield held
+        yield buffer
     finally:
         logging.captureWarnings(False)
-        logging.getLogger().removeHandler(held)
-        held.close()
+        logging.getLogger().removeHandler(buffer)
+        buffer.close()

@@ -6,8 +6,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..kernels.select import retry_failed
-from ..model.make_cache import new_cache
 from ..model.transformer import Transformer
 from ..tokens.vocabulary import Vocabulary
 from .adaptive_window import AdaptiveWindow
@@ -62,7 +60,7 @@ def read_length(window: Window, longest_prompt: int, accepted_to: int, since_syn
     cache where a kernel reads only the filled part, so that one captured step serves the whole run.
     """
     cache = window.cache
-    if cache.window_attention is not None:
+    if cache.kernels.attention.is_kernel:
         return cache.length
     furthest = min(accepted_to + since_sync * window.width, window.canvas.last)
     needed = longest_prompt + furthest + window.slots_run(width)
@@ -74,13 +72,13 @@ class _Run:
     """A window and what the host knows of it: `accepted_to` of each picture, as of `since_sync` forwards ago."""
 
     def __init__(self, transformer: Transformer, vocabulary: Vocabulary, request: Request):
-        retry_failed()
         self.transformer, self.vocabulary, self.request = transformer, vocabulary, request
         self.canvas, self.settings = request.canvas, request.settings
         pictures = len(request.prompts)
         rows = pictures * (2 if self.settings.guided else 1)
         length = cache_length(self.canvas, request.longest_prompt, self.settings)
-        self.cache = new_cache(transformer, rows, length, self.settings.kv_cache, self.settings.width)
+        kernels = transformer.choose_kernels(self.settings.kv_cache, self.settings.width, length)
+        self.cache = transformer.make_cache(rows, length, self.settings.kv_cache, kernels)
         prompt_lengths = [len(prompt) for prompt in request.prompts]
         self.window = Window(transformer, self.canvas, self.cache, prompt_lengths, self.settings, vocabulary.end_of_row)
         self.window.tokens.copy_(self.canvas.place_codes(request.given, self.window.length))
@@ -156,5 +154,5 @@ class _Run:
             warm_up_seconds=self.steps.warm_up_seconds,
             settings=self.settings,
             matmul_kernel=self.transformer.matmul_kernel,
-            attention_kernel=self.cache.attention_kernel,
+            attention_kernel=str(self.cache.kernels.attention),
         )

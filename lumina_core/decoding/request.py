@@ -34,6 +34,9 @@ class Request:
     def __post_init__(self) -> None:
         if not self.prompts:
             raise InputError("the request has no prompt; expected one for each picture")
+        if min(self.grid_h, self.grid_w) < 1:
+            size = f"{self.grid_w * CODE_PIXELS}x{self.grid_h * CODE_PIXELS}"
+            raise InputError(f"the size is {size}; expected at least one row and one column of codes")
         window = min(self.settings.window_size, self.canvas.tokens_to_draw)
         object.__setattr__(self, "settings", replace(self.settings, window_size=window))
 

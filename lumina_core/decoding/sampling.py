@@ -1,15 +1,11 @@
-"""From logits to the distribution that tokens are drawn from."""
+"""Guidance, sampling and acceptance: pure functions of logits, distributions, drafts and random numbers.
 
-import logging
-from functools import partial
+`target_probs` is the model's distribution p at a slot in this forward, `draft_probs` the distribution q that the slot's
+draft was drawn from.
+"""
 
 import torch
 from torch import Tensor
-
-from ..kernels.samples import draw_sample, logits_sample
-from ..kernels.select import Choice, Remembered, Sample, choose
-
-logger = logging.getLogger(__name__)
 
 
 def guide(cond: Tensor, uncond: Tensor, cfg_scale: float) -> Tensor:
@@ -18,42 +14,42 @@ def guide(cond: Tensor, uncond: Tensor, cfg_scale: float) -> Tensor:
     return uncond + cfg_scale * (cond - uncond)
 
 
-def cut(logits: Tensor, top_k: int) -> Tensor:
-    """Logits with all but the k largest at −inf; ties with the k-th stay (as in the published program)."""
-    if top_k >= logits.shape[-1]:
-        return logits
-    found: Tensor = _choose(logits.device, logits.shape[-1]).function(logits, top_k)
-    return found
-
-
-def topk_samples(device: torch.device, count: int) -> list[Sample]:
-    """Inputs for the self-tests of a top-k cut of rows of `count` logits."""
-    return [partial(logits_sample, device, count)]
-
-
-def draw_samples(device: torch.device, count: int) -> list[Sample]:
-    """Inputs for the self-tests of draws from `count` logits: with a top-k cut, and without."""
-    return [partial(draw_sample, device, count, top_k) for top_k in (50, count)]
-
-
-@Remembered
-def _choose(device: torch.device, count: int) -> Choice:
-    """What cuts rows of `count` logits on a device, tried once in the life of the program: kernel or twin, equal."""
-    choice = choose("topk_cut", device, *topk_samples(device, count))
-    logger.info("top-k of %d logits: %s", count, choice)
-    return choice
-
-
-@Remembered
-def choose_draw(device: torch.device, count: int) -> Choice:
-    """What draws from rows of `count` logits on a device by the Gumbel-max trick: a kernel, or its twin."""
-    choice = choose("gumbel_draw", device, *draw_samples(device, count))
-    logger.info("draws from %d logits: %s", count, choice)
-    return choice
-
-
 def sample_inverse(weights: Tensor, uniform: Tensor) -> Tensor:
     """A draw [...] from weights [...,K] (any positive sum) by the inverse of their cumulative sum at uniform [...]."""
     cumulative = weights.cumsum(-1, dtype=torch.float64)
     target = uniform.double().unsqueeze(-1) * cumulative[..., -1:]
     return torch.searchsorted(cumulative, target, right=True).squeeze(-1).clamp_(max=weights.shape[-1] - 1)
+
+
+def accept_length(agree: Tensor) -> Tensor:
+    """Tokens [N] that a forward accepts: the drafts before the first disagreement in agree [N,W−1], and one more."""
+    return 1 + agree.long().cumprod(1).sum(1)
+
+
+def accept(target_probs: Tensor, draft_probs: Tensor, drafts: Tensor, uniform: Tensor) -> Tensor:
+    """Whether each draft [N,S] is accepted: u < min(1, p/q) (arXiv 2211.17192, section 2.3)."""
+    target = target_probs.gather(-1, drafts.unsqueeze(-1)).squeeze(-1)
+    draft = draft_probs.gather(-1, drafts.unsqueeze(-1)).squeeze(-1)
+    return uniform * draft < target
+
+
+def residual(target_probs: Tensor, draft_probs: Tensor) -> Tensor:
+    """Weights of the residual distribution (p − q)₊, not normalised (arXiv 2211.17192, section 2.3).
+
+    Where p and q are equal but for rounding there is no residual, and p takes its place.
+    """
+    left = (target_probs - draft_probs).clamp_min(0)
+    return torch.where(left.sum(-1, keepdim=True) > 0, left, target_probs)
+
+
+def couple(
+    target_probs: Tensor, draft_probs: Tensor, drafts: Tensor, uniform: Tensor, again: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Maximal coupling: the draft where it is accepted, else a draw from the residual. Tokens, and what was accepted.
+
+    Each token has law p, and equals its draft with the largest possible probability 1 − TV(p, q)
+    (arXiv 2510.24211). `uniform` and `again` are independent uniforms [N,S].
+    """
+    accepted = accept(target_probs, draft_probs, drafts, uniform)
+    redrawn = sample_inverse(residual(target_probs, draft_probs), again)
+    return torch.where(accepted, drafts, redrawn), accepted

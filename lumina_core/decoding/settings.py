@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import InputError
-from ..model.kv_store import KV_CACHES
+from ..kernels.kv_tensor import KV_CACHES
 
 DECODERS = ("gumbel", "ar", "sjd", "coupled")
 NEW_DRAFTS = ("above", "left", "random", "guess")

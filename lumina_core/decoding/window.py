@@ -55,7 +55,7 @@ class Window:
         self.steps = torch.zeros((), dtype=torch.int64, device=device)
         codes = transformer.config.codebook_size
         draft_probs = torch.zeros(pictures, width - 1, codes if settings.keeps_draft_probs else 0, device=device)
-        self.rule = make_rule(settings.decoder, draft_probs, settings.top_k)
+        self.rule = make_rule(settings.decoder, draft_probs, settings.top_k, cache.kernels)
         index = torch.arange(self.length, device=device)
         self.end_of_row = canvas.is_end_of_row(index)
         self.forced = self.end_of_row | (index > canvas.last)
@@ -90,7 +90,7 @@ class Window:
         following = index[:, :width] + 1
         drafts = self.tokens.gather(1, following[:, :-1])
         prepared = self.rule.prepare(logits)
-        tokens, accepted = self.rule.settle(prepared, drafts, self._slots(following))
+        tokens, accepted = self.rule.accept(prepared, drafts, self._slots(following))
         self.tokens.scatter_(1, following, torch.where(self.forced[following], 0, tokens))
         self._move(logits, prepared, following, torch.minimum(accepted, self.canvas.last - self.pos))
 
@@ -128,7 +128,7 @@ class Window:
         new = NewDrafts(self.canvas, self.tokens, known, logits[:, -1], self._slots(index))
         drafts, draft_probs = new.make(self.settings.new_drafts, self.rule)
         self.tokens.scatter_(1, index, torch.where(self.forced[index], 0, drafts))
-        self.rule.remember(logits, accepted, draft_probs)
+        self.rule.commit(logits, accepted, draft_probs)
 
 
 Drafts = tuple[Tensor, Callable[[], Tensor]]

@@ -1,7 +1,7 @@
-"""Tokens drawn by the Gumbel-max trick in one pass over their logits, in a Triton kernel.
+"""Draws by the Gumbel-max trick in one pass over the logits, in a Triton kernel.
 
-The noise of every code is made where it is added: it is a hash of the picture's key, the token's index and the code,
-and need not be stored.
+The noise of a code is a hash of the picture's key, the token's index and the code; it is computed where it is added and
+never stored.
 """
 
 import torch
@@ -11,12 +11,12 @@ from torch import Tensor
 from triton.language.extra import libdevice
 
 from ..errors import InputError
-from .noise import GOLDEN, GUMBEL, LARGEST_UNIFORM, LEAST_UNIFORM, MULTIPLY_1, MULTIPLY_2
-from .topk import MOST_LOGITS, kth_largest, warps_for
+from .noise import GOLDEN, GUMBEL, MAX_UNIFORM, MIN_UNIFORM, MULTIPLY_1, MULTIPLY_2
+from .topk import MAX_LOGITS, kth_largest, warps_for
 
 _GOLDEN, _MULTIPLY_1, _MULTIPLY_2 = tl.constexpr(GOLDEN), tl.constexpr(MULTIPLY_1), tl.constexpr(MULTIPLY_2)
-_STREAM, _LEAST, _LARGEST = tl.constexpr(GUMBEL), tl.constexpr(LEAST_UNIFORM), tl.constexpr(LARGEST_UNIFORM)
-# Below it four terms of the series of log1p are exact to float32.
+_STREAM, _MIN, _MAX = tl.constexpr(GUMBEL), tl.constexpr(MIN_UNIFORM), tl.constexpr(MAX_UNIFORM)
+# Below it four terms of the series of −log1p(−u) are exact in float32.
 _SERIES = tl.constexpr(2.0**-7)
 
 
@@ -31,8 +31,8 @@ def _mix(x):
 
 @triton.jit
 def _gumbel(bits, INTERPRETED: tl.constexpr):
-    """Standard Gumbel noise of hashes; the interpreter has no libdevice."""
-    uniform = tl.minimum(tl.maximum((bits >> 11).to(tl.float32) * 1.1102230246251565e-16, _LEAST), _LARGEST)
+    """Standard Gumbel noise of hashes; Triton's interpreter has no libdevice."""
+    uniform = tl.minimum(tl.maximum((bits >> 11).to(tl.float32) * 1.1102230246251565e-16, _MIN), _MAX)
     if INTERPRETED:
         series = uniform * (1 + uniform * (0.5 + uniform * (1 / 3 + uniform * 0.25)))
         return -tl.log(tl.where(uniform < _SERIES, series, -tl.log(1 - uniform)))
@@ -57,16 +57,16 @@ def _draw_row(
 
 
 def gumbel_draw(logits: Tensor, keys: Tensor, index: Tensor, top_k: int, warps: int | None = None) -> Tensor:
-    """Tokens [N,S] of logits [N,S,K] for pictures with keys [N] at token indices [N,S]. As its twin of `eager`.
+    """Tokens [N,S] of logits [N,S,K] for pictures with keys [N] at token indices [N,S]. See the reference.
 
-    A program, of so many `warps` (None: by K), has one token. In float32, none of them NaN; k is 1 or more, K at most
-    65,536. Raises InputError for others.
+    A program of `warps` (None: by K) has one token. No logit is NaN. Raises InputError unless the dtype is float32, k
+    at least 1 and K at most 65,536.
     """
     pictures, slots, count = logits.shape
-    if logits.dtype != torch.float32 or top_k < 1 or count > MOST_LOGITS:
+    if logits.dtype != torch.float32 or top_k < 1 or count > MAX_LOGITS:
         raise InputError(
-            f"{count} logits in {logits.dtype} and top-k {top_k}; expected at most {MOST_LOGITS} in torch.float32 and "
-            "1 or more: use the eager twin for others"
+            f"{count} logits in {logits.dtype} and top-k {top_k}; expected at most {MAX_LOGITS} in torch.float32 and "
+            "1 or more: use the reference for others"
         )
     out = torch.empty(pictures, slots, dtype=torch.int64, device=logits.device)
     block = triton.next_power_of_2(count)

@@ -1,4 +1,4 @@
-"""Random numbers that belong to (seed, position) and to nothing else: no generator, no order, no device.
+"""Counter-based random numbers: functions of (seed, position), without generator state, order or device.
 
 Every number is a hash of its coordinates (SplitMix64's output function, Steele et al., OOPSLA 2014).
 """
@@ -10,7 +10,7 @@ from torch import Tensor
 
 GUMBEL, ACCEPT, REDRAW, FRESH = range(4)
 GOLDEN, MULTIPLY_1, MULTIPLY_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
-LEAST_UNIFORM, LARGEST_UNIFORM = 2.0**-54, 1 - 2.0**-24
+MIN_UNIFORM, MAX_UNIFORM = 2.0**-54, 1 - 2.0**-24
 
 
 def _signed(value: int) -> int:
@@ -45,7 +45,7 @@ def hashed(keys: Tensor, stream: int, *coordinates: Tensor) -> Tensor:
 
 def to_uniform(bits: Tensor) -> Tensor:
     """Hashes as float32 in (0, 1), fine-grained near 0 (53 bits before rounding)."""
-    return (_shift_right(bits, 11).float() * 2.0**-53).clamp_(LEAST_UNIFORM, LARGEST_UNIFORM)
+    return (_shift_right(bits, 11).float() * 2.0**-53).clamp_(MIN_UNIFORM, MAX_UNIFORM)
 
 
 def to_gumbel(bits: Tensor) -> Tensor:
@@ -54,6 +54,6 @@ def to_gumbel(bits: Tensor) -> Tensor:
 
 
 def gumbel_noise(keys: Tensor, index: Tensor, codes: int) -> Tensor:
-    """Gumbel noise [N,W,codes] of pictures with keys [N] at token indices [N,W]: the same whenever it is asked for."""
+    """Gumbel noise [N,W,codes] of pictures with keys [N] at token indices [N,W]."""
     at = hashed(keys[:, None], GUMBEL, index)
     return to_gumbel(mix(at[..., None] ^ torch.arange(codes, device=keys.device)))

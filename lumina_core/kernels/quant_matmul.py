@@ -1,9 +1,8 @@
-"""Products with weights in 4 and 8 bits that are given back in registers, in a Triton kernel.
+"""Matmuls with int4 and int8 weights that are dequantised in registers, in Triton kernels.
 
-Weights of 4 bits are the numbers that the scheme's `dequantize` gives, rounded to the format of x; codes of 8 bits are
-exact in it, and their scale multiplies the sums. The sums are in float32, taken in another order than the twin's. How
-inputs are split over programs depends on the weight alone. Weights stand on the left of the product, where a GPU takes
-them from registers.
+int4 weights are the values of the scheme's `dequantize`, rounded to the dtype of x; int8 codes are exact in it, and
+their scale multiplies the sums. Sums are in float32, in another order than the reference's. How inputs are split over
+programs depends on the weight alone. Weights are the left operand, which a GPU takes from registers.
 """
 
 from typing import Any
@@ -14,12 +13,12 @@ import triton.language as tl
 from torch import Tensor
 
 from ..errors import InputError
-from .dot import bytes_as_bfloat16, dot
-from .reference import GROUP_SIZE, LOWEST_CODE, join
-from .tiles import MOST_ROWS, MatmulTile, matmul_tile, split_groups
+from .dot import dot, int8_to_bfloat16
+from .reference import GROUP_SIZE, LOWEST_CODE, add_splits
+from .tiles import MAX_ROWS, MatmulTile, matmul_tile, split_groups
 
-# A word's codes, two at a time, as weights in bfloat16. Put under the bits 0x4300, a code c is the number 128 + c; from
-# it 136 is taken, which leaves c − 8, exactly; then come scale and zero, with one rounding.
+# Two of a word's codes as bfloat16 weights. Under the bits 0x4300 a code c reads as 128 + c; subtracting 136 leaves
+# c − 8 exactly; scale and zero are applied with one rounding.
 WEIGHTS = tl.constexpr(
     "{ .reg .b32 codes, mask, high, one, shift; mov.b32 mask, 0x000f000f; mov.b32 high, 0x43004300; "
     "mov.b32 one, 0x3f803f80; mov.b32 shift, 0xc308c308; lop3.b32 codes, $1, mask, high, 0xea; "
@@ -40,8 +39,8 @@ def _int4_weights(
 ):
     """Weights [ROWS,SIZE] of the lowest codes of both halves of words [ROWS,SIZE/2], rounded to `dtype`.
 
-    The words hold neighbouring weights. FAST is for bfloat16 on a GPU: scale and zero stand in both halves of words
-    there, and the rounding is one instead of two.
+    The two codes of a word are neighbours. FAST is for bfloat16 on a GPU: scale and zero are words that hold the value
+    in both halves, and there is one rounding instead of two.
     """
     if FAST:
         scales, zeros = tl.broadcast_to(scale, words.shape), tl.broadcast_to(zero, words.shape)
@@ -57,7 +56,7 @@ def _int4_weights(
 
 @triton.jit
 def _halves(words, FAST: tl.constexpr):
-    """The bfloat16 numbers in the low and the high halves of words: each twice in a word if FAST, else in float32."""
+    """The bfloat16 values in the low and the high halves of words: each twice in a word if FAST, else in float32."""
     if FAST:
         return (words & 0xFFFF) | (words << 16), ((words >> 16) & 0xFFFF) | (words & -0x10000)
     else:  # noqa: RET505 - Triton compiles one of the branches
@@ -66,13 +65,13 @@ def _halves(words, FAST: tl.constexpr):
 
 @triton.jit
 def _inputs(x, m, k, real, in_features, WHOLE: tl.constexpr):
-    """Inputs [BLOCK_M,len(k)] of the rows m, 0 outside; if WHOLE, all k lie inside."""
+    """Inputs [BLOCK_M,len(k)] of the rows m, 0 outside; if WHOLE, all k are inside."""
     mask = real[:, None] if WHOLE else real[:, None] & (k < in_features)[None, :]
     return tl.load(x + m[:, None] * in_features + k[None, :], mask=mask, other=0)
 
 
 @triton.jit(do_not_specialize=["rows", "groups", "groups_each"])
-def _int4_product(
+def _int4_matmul(
     x,
     packed,
     scale_zero,
@@ -90,11 +89,11 @@ def _int4_product(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """One tile [BLOCK_M,BLOCK_N] of the product over some groups of inputs, worked out as its transpose."""
+    """One tile [BLOCK_M,BLOCK_N] of the result over some groups of inputs, computed as its transpose."""
     split = tl.program_id(1)
     n, m = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N), tl.program_id(2) * BLOCK_M + tl.arange(0, BLOCK_M)
     real, word, k = m < rows, tl.arange(0, GROUP // 8), tl.arange(0, GROUP // 4)
-    # Rows behind the last one repeat it, and are not stored.
+    # Rows after the last one repeat it and are not stored.
     weight_row = tl.minimum(n, out_features - 1)
     sums = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
     for group in range(split * groups_each, tl.minimum((split + 1) * groups_each, groups)):
@@ -111,7 +110,7 @@ def _int4_product(
 
 
 @triton.jit(do_not_specialize=["rows", "groups", "groups_each"])
-def _int8_product(
+def _int8_matmul(
     x,
     codes,
     scale,
@@ -127,7 +126,7 @@ def _int8_product(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """As `_int4_product`; the scale of a row is multiplied in at its end."""
+    """As `_int4_matmul`; the scale of a row multiplies its sums at the end."""
     split = tl.program_id(1)
     n, m = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N), tl.program_id(2) * BLOCK_M + tl.arange(0, BLOCK_M)
     real, weight_row = m < rows, tl.minimum(n, out_features - 1)
@@ -140,7 +139,7 @@ def _int8_product(
         if WIDEN:
             weights = weights.to(tl.float32)
         elif inputs.dtype == tl.bfloat16:
-            weights = bytes_as_bfloat16(weights)
+            weights = int8_to_bfloat16(weights)
         sums += dot(weights.to(inputs.dtype), tl.trans(inputs), WIDEN)
     _store(sums * tl.load(scale + weight_row)[:, None], out, m, n, split, rows, out_features, real)
 
@@ -153,41 +152,39 @@ def _store(sums, out, m, n, split, rows, out_features, real):
 
 
 def int4_matmul(
-    x: Tensor, packed: Tensor, scale_zero: Tensor, joined: bool = True, tile: MatmulTile | None = None
+    x: Tensor, packed: Tensor, scale_zero: Tensor, sum_splits: bool = True, tile: MatmulTile | None = None
 ) -> Tensor:
-    """x [M,in] in bfloat16 or float32 times the transpose of a 4-bit weight [out,in], [M,out] in the format of x.
+    """x [M,in] times the transpose of an int4 weight [out,in], [M,out] in the dtype of x. See the reference.
 
-    `packed` uint8 [out,groups·64], `scale_zero` bfloat16 [out,groups,2], `joined`: as in `eager`; `tile` stands in for
-    that of `matmul_tile`. Raises InputError for others.
+    `scale_zero` is in bfloat16; `tile` replaces that of `matmul_tile`. Raises InputError for other shapes and for a
+    dtype of x that is neither bfloat16 nor float32.
     """
     groups = triton.cdiv(x.shape[-1], GROUP_SIZE)
     _check(x, (packed, (groups * GROUP_SIZE // 2,)), (scale_zero, (groups, 2)))
     words = packed.view(torch.int32), scale_zero.view(torch.int32)
     fast = x.is_cuda and x.dtype == torch.bfloat16
-    return _product(_int4_product, x, words, joined, tile, LOWEST=LOWEST_CODE, FAST=fast)
+    return _matmul(_int4_matmul, x, words, sum_splits, tile, LOWEST=LOWEST_CODE, FAST=fast)
 
 
-def int8_matmul(x: Tensor, codes: Tensor, scale: Tensor, joined: bool = True, tile: MatmulTile | None = None) -> Tensor:
-    """x [M,in] in bfloat16 or float32 times the transpose of an 8-bit weight [out,in], [M,out] in the format of x.
-
-    `codes` int8 [out,in], `scale` float32 [out], `joined`: as in `eager`; `tile` stands in for that of `matmul_tile`.
-    Raises InputError for others.
-    """
-    _check(x, (codes, (x.shape[-1],)), (scale, ()))
-    return _product(_int8_product, x, (codes, scale), joined, tile)
-
-
-def _product(
-    kernel: Any, x: Tensor, pieces: tuple[Tensor, ...], joined: bool, tile: MatmulTile | None, **options: Any
+def int8_matmul(
+    x: Tensor, codes: Tensor, scale: Tensor, sum_splits: bool = True, tile: MatmulTile | None = None
 ) -> Tensor:
-    (rows, in_features), out_features = x.shape, pieces[0].shape[0]
+    """As `int4_matmul`, with an int8 weight."""
+    _check(x, (codes, (x.shape[-1],)), (scale, ()))
+    return _matmul(_int8_matmul, x, (codes, scale), sum_splits, tile)
+
+
+def _matmul(
+    kernel: Any, x: Tensor, weight: tuple[Tensor, ...], sum_splits: bool, tile: MatmulTile | None, **options: Any
+) -> Tensor:
+    (rows, in_features), out_features = x.shape, weight[0].shape[0]
     tile = matmul_tile(rows, in_features, out_features, x.dtype) if tile is None else tile
     splits, groups_each = split_groups(in_features, tile.splits)
-    kept = x.dtype if splits == 1 else torch.float32
-    partial_sums = torch.empty(splits, rows, out_features, dtype=kept, device=x.device)
+    dtype = x.dtype if splits == 1 else torch.float32
+    partial_sums = torch.empty(splits, rows, out_features, dtype=dtype, device=x.device)
     kernel[triton.cdiv(out_features, tile.outputs), splits, triton.cdiv(rows, tile.rows)](
         x.contiguous(),
-        *pieces,
+        *weight,
         partial_sums,
         rows,
         out_features,
@@ -203,19 +200,19 @@ def _product(
         num_stages=tile.stages,
         **options,
     )
-    return join(partial_sums, x.dtype) if joined else partial_sums
+    return add_splits(partial_sums, x.dtype) if sum_splits else partial_sums
 
 
-def _check(x: Tensor, *pieces: tuple[Tensor, tuple[int, ...]]) -> None:
-    if x.dim() != 2 or x.dtype not in MOST_ROWS:
+def _check(x: Tensor, *weight: tuple[Tensor, tuple[int, ...]]) -> None:
+    if x.dim() != 2 or x.dtype not in MAX_ROWS:
         raise InputError(
-            f"input {list(x.shape)} in {x.dtype}; expected [rows,in] in one of {', '.join(map(str, MOST_ROWS))}: "
-            "use the eager twin for others"
+            f"input {list(x.shape)} in {x.dtype}; expected [rows,in] in one of {', '.join(map(str, MAX_ROWS))}: "
+            "use the reference for others"
         )
-    out_features = pieces[0][0].shape[0]
-    for piece, columns in pieces:
-        if piece.shape != (out_features, *columns) or not piece.is_contiguous() or piece.device != x.device:
+    out_features = weight[0][0].shape[0]
+    for packed, columns in weight:
+        if packed.shape != (out_features, *columns) or not packed.is_contiguous() or packed.device != x.device:
             raise InputError(
-                f"a piece {list(piece.shape)} on {piece.device} for an input {list(x.shape)} on {x.device}; expected "
-                f"it contiguous, {[out_features, *columns]} and on the same device"
+                f"a packed tensor {list(packed.shape)} on {packed.device} for an input {list(x.shape)} on {x.device}; "
+                f"expected {[out_features, *columns]}, contiguous and on the same device"
             )

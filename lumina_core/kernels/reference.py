@@ -1,14 +1,14 @@
-"""What every kernel computes, in plain torch operations: their twins, of the same signature.
+"""The reference of every kernel in plain torch operations, with the kernel's signature.
 
-Products that are split along their inputs come as partial sums [splits,tokens,out]; a kernel that goes on with them
-adds them up and rounds once, so that no kernel need do that alone. A split of 1 is the product itself.
+A matmul that is split along its inputs returns partial sums [splits,tokens,out]. The kernel that consumes them adds
+them and rounds once; a split of 1 is the result itself.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .kv_tensor import Stored
+from .kv_tensor import KVTensor
 from .noise import gumbel_noise
 
 GROUP_SIZE = 128
@@ -17,43 +17,52 @@ LOWEST_CODE = -8
 HEAD_NORM_EPS = 1e-5
 
 
-def window_attention(query: Tensor, keys: Stored, values: Stored, input_pos: Tensor, kv_len: int) -> Tensor:
-    """Attention of a window [R,W,heads,head_dim] over a cache of R rows; a query sees the slots up to its own position.
+def window_attention(query: Tensor, keys: KVTensor, values: KVTensor, input_pos: Tensor, kv_len: int) -> Tensor:
+    """Attention of a window [R,W,heads,head_dim] over a cache of R rows, in the dtype of the query.
 
-    `input_pos` [R,W] are the queries' positions; `kv_len` is a bound, known to the host, that none of them reaches.
-    Query heads h·g to h·g + g − 1 look at key/value head h. Gives [R,W,heads,head_dim] in the format of the query.
+    A query at `input_pos` [R,W] sees the slots up to its own position; all positions are less than `kv_len`, which the
+    host knows. Query heads h·g to h·g + g − 1 attend to key/value head h.
     """
     key, value = (stored.read(kv_len, query.dtype) for stored in (keys, values))
-    slots = torch.arange(kv_len, device=query.device)
+    mask = torch.arange(kv_len, device=query.device) <= input_pos[:, None, :, None]
+    return attend(query, key, value, mask)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Softmax attention [R,S,heads,head_dim] over keys and values [R,kv_len,kv_heads,head_dim].
+
+    `mask` [R,1,S,kv_len] is true where a query sees a slot; None is causal.
+    """
     mixed = F.scaled_dot_product_attention(
         query.transpose(1, 2),
         key.transpose(1, 2),
         value.transpose(1, 2),
-        attn_mask=(slots <= input_pos[:, :, None]).unsqueeze(1),
+        attn_mask=mask,
+        is_causal=mask is None,
         enable_gqa=query.shape[2] != key.shape[2],
     )
     return mixed.transpose(1, 2)
 
 
-def int4_matmul(x: Tensor, packed: Tensor, scale_zero: Tensor, joined: bool = True) -> Tensor:
-    """x [M,in] times the transpose of a 4-bit weight [out,in], [M,out] in the format of x.
+def int4_matmul(x: Tensor, packed: Tensor, scale_zero: Tensor, sum_splits: bool = True) -> Tensor:
+    """x [M,in] times the transpose of an int4 weight [out,in], [M,out] in the dtype of x.
 
-    `packed` uint8 [out,groups·64] holds codes as `unpack_codes` takes them; scale and zero, which are `scale_zero`
-    [out,groups,2], serve 128 neighbours: weight = scale · (code − 8) + zero. What is packed behind the weight's width
-    is not used. If not `joined`, it is partial sums [splits,M,out].
+    `packed` uint8 [out,groups·64] holds codes (see `unpack_codes`), `scale_zero` [out,groups,2] a scale and a zero for
+    128 neighbours: weight = scale · (code − 8) + zero. Codes beyond the weight's inputs are ignored. Without
+    `sum_splits` the result is partial sums [splits,M,out].
     """
     scale, zero = scale_zero.float().split(1, -1)
     weight = (unpack_codes(packed) + LOWEST_CODE) * scale + zero
-    product = F.linear(x, weight.flatten(1)[:, : x.shape[1]].to(x.dtype))
-    return product if joined else product[None]
+    result = F.linear(x, weight.flatten(1)[:, : x.shape[1]].to(x.dtype))
+    return result if sum_splits else result[None]
 
 
 def unpack_codes(packed: Tensor) -> Tensor:
     """Codes 0 to 15 in float32 [out,groups,128] of bytes [out,groups·64].
 
-    A group is 16 words of 32 bits, the lowest byte first. Word w has in its low half, from its lowest bits on, the
-    codes 2·w, 32 + 2·w, 64 + 2·w and 96 + 2·w, and in its high half the codes behind them: shifted and masked, a word
-    gives two neighbours.
+    A group is 16 words of 32 bits, the lowest byte first. Word w holds in its low half, from its lowest bits on, the
+    codes 2·w, 32 + 2·w, 64 + 2·w and 96 + 2·w, and in its high half the codes that follow each of them: a word that is
+    shifted and masked gives two neighbours.
     """
     words = packed.view(torch.int32)
     quarters = torch.empty(4, *words.shape, dtype=torch.int32, device=packed.device)
@@ -64,19 +73,19 @@ def unpack_codes(packed: Tensor) -> Tensor:
 
 
 def pack_codes(codes: Tensor) -> Tensor:
-    """Bytes [out,groups·64] of codes [out,groups,128]; what `unpack_codes` takes apart."""
+    """Bytes [out,groups·64] of codes [out,groups,128]: the inverse of `unpack_codes`."""
     by_bytes = codes.to(torch.uint8).unflatten(2, (2, 2, 16, 2)).permute(0, 1, 4, 5, 2, 3)
     return (by_bytes[..., 0] | by_bytes[..., 1] << 4).flatten(1)
 
 
-def int8_matmul(x: Tensor, codes: Tensor, scale: Tensor, joined: bool = True) -> Tensor:
-    """x [M,in] times the transpose of an 8-bit weight [out,in], [M,out] in the format of x.
+def int8_matmul(x: Tensor, codes: Tensor, scale: Tensor, sum_splits: bool = True) -> Tensor:
+    """x [M,in] times the transpose of an int8 weight [out,in], [M,out] in the dtype of x.
 
-    `codes` int8 [out,in], `scale` float32 [out]: weight = scale · code. If not `joined`, it is partial sums
-    [splits,M,out].
+    `codes` int8 [out,in], `scale` float32 [out]: weight = scale · code. Without `sum_splits` the result is partial
+    sums [splits,M,out].
     """
-    product = F.linear(x, (codes.float() * scale[:, None]).to(x.dtype))
-    return product if joined else product[None]
+    result = F.linear(x, (codes.float() * scale[:, None]).to(x.dtype))
+    return result if sum_splits else result[None]
 
 
 def topk_cut(logits: Tensor, top_k: int) -> Tensor:
@@ -86,16 +95,27 @@ def topk_cut(logits: Tensor, top_k: int) -> Tensor:
 
 
 def gumbel_draw(logits: Tensor, keys: Tensor, index: Tensor, top_k: int) -> Tensor:
-    """Tokens [N,S]: argmax(log p + g) of logits [N,S,K], all but the k largest of which are cut off.
+    """Tokens [N,S]: argmax(log p + g), draws from the softmax of the k largest of the logits [N,S,K] in float32.
 
-    The noise g is that of pictures with keys [N] at token indices [N,S].
+    The Gumbel-max trick (arXiv 1411.0030); the noise g is that of pictures with keys [N] at token indices [N,S]. A CPU
+    is slow at finding the k-th largest, so there it is found only where the argmax of all is not among the k; the host
+    has to read which those are.
     """
-    noise, count = gumbel_noise(keys, index, logits.shape[-1]), logits.shape[-1]
-    return ((topk_cut(logits, top_k) if top_k < count else logits) + noise).argmax(-1)
+    noise = gumbel_noise(keys, index, logits.shape[-1])
+    if top_k >= logits.shape[-1]:
+        return (logits + noise).argmax(-1)
+    if logits.device.type != "cpu":
+        return (topk_cut(logits, top_k) + noise).argmax(-1)
+    best = (logits + noise).argmax(-1, keepdim=True)
+    outside = (logits > logits.gather(-1, best)).sum(-1) >= top_k
+    tokens = best.squeeze(-1)
+    if outside.any():
+        tokens[outside] = (topk_cut(logits[outside], top_k) + noise[outside]).argmax(-1)
+    return tokens
 
 
-def join(partial_sums: Tensor, dtype: torch.dtype) -> Tensor:
-    """The product [tokens,out] of its partial sums."""
+def add_splits(partial_sums: Tensor, dtype: torch.dtype) -> Tensor:
+    """The matmul's result [tokens,out] of its partial sums."""
     return partial_sums[0].to(dtype) if len(partial_sums) == 1 else partial_sums.sum(0).to(dtype)
 
 
@@ -111,50 +131,50 @@ def head_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x [...,heads,head_dim] by rotary position embedding (arXiv 2104.09864, half-rotation form).
+    """Rotary position embedding of x [...,heads,head_dim] (arXiv 2104.09864, half-rotation form).
 
-    cos and sin are [...,1,head_dim] in the format of x.
+    cos and sin are [...,1,head_dim] in the dtype of x.
     """
     half = x.shape[-1] // 2
     rotated = torch.cat((-x[..., half:], x[..., :half]), dim=-1)
     return x * cos + rotated * sin
 
 
-def place_heads(
+def qkv_norm_rope_store(
     partial_sums: Tensor,
     query_norm: tuple[Tensor, Tensor],
     key_norm: tuple[Tensor, Tensor],
     cos: Tensor,
     sin: Tensor,
     slots: Tensor,
-    keys: Stored,
-    values: Stored,
-) -> tuple[Tensor, Stored, Stored]:
-    """Queries [tokens,heads,head_dim], normed and rotated; keys, normed and rotated too, and values go to their slots.
+    keys: KVTensor,
+    values: KVTensor,
+) -> tuple[Tensor, KVTensor, KVTensor]:
+    """Queries [tokens,heads,head_dim] after norm and RoPE; stores keys after norm and RoPE, and values, at the slots.
 
-    In the partial sums [splits,tokens,(heads + 2·kv_heads)·head_dim] queries come first, then keys, then values; slots
-    [tokens] count those of all rows in turn. Norms are weight and bias as in `head_norm`; cos and sin
-    [tokens,head_dim] are in the format of the computation. Gives what it wrote to as well.
+    The partial sums [splits,tokens,(heads + 2·kv_heads)·head_dim] hold queries, then keys, then values; slots [tokens]
+    count through all rows. Norms are weight and bias as in `head_norm`; cos and sin [tokens,head_dim] are in the dtype
+    of the computation. Returns `keys` and `values` too, which it has written to.
     """
-    kv_heads, head_dim = keys.numbers.shape[2], cos.shape[1]
+    kv_heads, head_dim = keys.values.shape[2], cos.shape[1]
     heads = partial_sums.shape[-1] // head_dim - 2 * kv_heads
-    split = join(partial_sums, cos.dtype).unflatten(-1, (-1, head_dim)).split((heads, kv_heads, kv_heads), dim=1)
+    qkv = add_splits(partial_sums, cos.dtype).unflatten(-1, (-1, head_dim)).split((heads, kv_heads, kv_heads), dim=1)
     query, key = (
         apply_rope(head_norm(part, *norm), cos[:, None], sin[:, None])
-        for part, norm in zip(split, (query_norm, key_norm), strict=False)
+        for part, norm in zip(qkv, (query_norm, key_norm), strict=False)
     )
     keys.write(slots, key)
-    values.write(slots, split[2])
+    values.write(slots, qkv[2])
     return query, keys, values
 
 
 def silu_gate(partial_sums: Tensor, dtype: torch.dtype) -> Tensor:
     """silu(gate) · up [tokens,width] in `dtype` of partial sums [splits,tokens,2·width], gates first."""
-    gate, up = join(partial_sums, dtype).chunk(2, dim=-1)
+    gate, up = add_splits(partial_sums, dtype).chunk(2, dim=-1)
     return F.silu(gate) * up
 
 
-def add_norm(x: Tensor, partial_sums: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """x [tokens,size] plus the product of partial sums [splits,tokens,size], and the RMSNorm of that."""
-    x = x + join(partial_sums, x.dtype)
+def add_rms_norm(x: Tensor, partial_sums: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """x [tokens,size] plus the sum of partial sums [splits,tokens,size], and the RMSNorm of that."""
+    x = x + add_splits(partial_sums, x.dtype)
     return x, F.rms_norm(x, weight.shape, weight, eps)

@@ -1,4 +1,4 @@
-"""Whether a model's steps are compiled: the choice, and the compiling of the blocks."""
+"""The user's choice of `compile`, and the compilation of the blocks."""
 
 import logging
 import time
@@ -14,13 +14,13 @@ logger = logging.getLogger(__name__)
 
 AUTO, ON, OFF = "auto", "on", "off"
 COMPILE = (AUTO, ON, OFF)
-PARTS = ("before", "behind")
-# Rounds between operations as they would one by one, so that a token seldom differs.
+PARTS = ("qkv", "finish")
+# Rounds between operations as the blocks do uncompiled, so that a token seldom differs.
 OPTIONS: dict[str, Any] = {"emulate_precision_casts": True}
 
 
 def set_compile(transformer: Transformer, choice: str) -> Transformer:
-    """The transformer with this choice of COMPILE, which drawing heeds. Raises InputError for another."""
+    """The transformer with this choice of COMPILE. Raises InputError for another."""
     if choice not in COMPILE:
         raise InputError(f"compile is {choice!r}; expected one of {', '.join(COMPILE)}")
     transformer.compile_choice = choice
@@ -28,16 +28,15 @@ def set_compile(transformer: Transformer, choice: str) -> Transformer:
 
 
 def captures(choice: str, device: torch.device) -> bool:
-    """Whether steps on a device are to be captured, by a choice of COMPILE."""
+    """Whether steps on a device are captured, by a choice of COMPILE."""
     return choice != OFF and device.type == "cuda"
 
 
 def compile_blocks(transformer: Transformer) -> float:
-    """Compiles what is around the attention of every block, once; the seconds that it took.
+    """Compiles the parts of every block around its attention, once; returns the seconds that it took.
 
-    Raises InputError where torch.compile does not work.
-    All blocks share the code that is made for the first. It is made when they first run, a little of it here, so that
-    what is missing (a C++ compiler on a CPU, Triton on a GPU) shows before any work.
+    All blocks share the code of the first. A small input runs here, so that what is missing (a C++ compiler on a CPU,
+    Triton on a GPU) shows before any work. Raises InputError where torch.compile does not work.
     """
     if transformer.compiled:
         return 0.0
@@ -49,7 +48,7 @@ def compile_blocks(transformer: Transformer) -> float:
     try:
         _try_block(transformer)
     except Exception as error:  # whatever the compiler raises
-        _take_back(transformer)
+        _undo(transformer)
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         message = f"compile is on, and torch.compile does not work here: {reason}; choose auto or off"
         raise InputError(message) from error
@@ -62,11 +61,11 @@ def _try_block(transformer: Transformer) -> None:
     config, block = transformer.config, transformer.blocks[0]
     x = torch.zeros(2, 8, config.hidden_size, dtype=transformer.dtype, device=transformer.device)
     table = rope_table(8, config.head_dim, config.rope_theta, dtype=x.dtype, device=x.device)
-    query, _, _ = block.before(x, *(part[None, :, None] for part in table))
-    block.behind(x, query.flatten(2))
+    query, _, _ = block.qkv(x, *(part[None, :, None] for part in table))
+    block.finish(x, query.flatten(2))
 
 
-def _take_back(transformer: Transformer) -> None:
+def _undo(transformer: Transformer) -> None:
     for block in transformer.blocks:
         for part in PARTS:
             delattr(block, part)

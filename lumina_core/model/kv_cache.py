@@ -1,54 +1,42 @@
-"""A static key/value cache, written by position."""
+"""A static key/value cache, written by position, and the attention of a forward with or without it."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..checkpoint.config import TransformerConfig
-from ..kernels.kv_tensor import Stored
-from .kv_store import AUTO, bytes_per_head, make_store
+from ..kernels import reference
+from ..kernels.kv_tensor import AUTO, KVTensor
 from .rope import rope_table
-
-WindowAttention = Callable[[Tensor, Stored, Stored, Tensor, int], Tensor]
-
-
-@dataclass(frozen=True)
-class BlockKernels:
-    """What does the rest of a block beside products and attention; of the form of their twins in `kernels.eager`."""
-
-    place_heads: Callable[..., Any]
-    silu_gate: Callable[..., Tensor]
-    add_norm: Callable[..., tuple[Tensor, Tensor]]
+from .run_kernels import RunKernels
 
 
 @dataclass(frozen=True)
-class AttentionPlan:
-    """What all layers of one forward share.
+class LayerCache:
+    """Keys and values of one layer; `slots` [n] count through all rows."""
 
-    cos, sin [R,S,1,head_dim]; mask [R,1,S,kv_len] (true: may look), or None for plain causal attention over the tokens
-    of this forward; with a cache, `slots` [R·S] are where keys and values go and `kv_len` how much of it is read.
-    Where the cache attends itself, `window_pos` [R,S] are the positions of this forward's tokens, and stand for a mask.
-    """
+    keys: KVTensor
+    values: KVTensor
 
-    cos: Tensor
-    sin: Tensor
-    mask: Tensor | None = None
-    cache: "KVCache | None" = None
-    slots: Tensor | None = None
-    kv_len: int = 0
-    window_pos: Tensor | None = None
+    def write(self, slots: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Stores keys and values [R,S,kv_heads,head_dim] at slots [R·S]."""
+        self.keys.write(slots, keys.flatten(0, 1))
+        self.values.write(slots, values.flatten(0, 1))
+
+    def copy_row(self, source: int, target: int, length: int) -> None:
+        """Copies the first `length` slots of one row to another."""
+        self.keys.copy_row(source, target, length)
+        self.values.copy_row(source, target, length)
 
 
 class KVCache:
-    """Keys and values [rows, length, kv_heads, head_dim] of every layer; a token's slot is its position.
+    """Keys and values [rows,length,kv_heads,head_dim] of every layer; a token's slot is its position.
 
-    A query sees the slots up to its own position, so taking a token back is writing another one at its position.
-    `kv_cache` is how they are stored, one of KV_CACHES: auto (as they are, in `dtype`), int8 or int4.
-    `window_attention`, of the form of its twin in `kernels.eager`, attends over what is stored as it is stored;
-    `block_kernels` then do the rest of a block beside its products. `attention_kernel` names what attends, for reports.
+    A query sees the slots up to its own position, so a token is taken back by writing another at its position.
+    `kv_cache` is one of KV_CACHES; `kernels` attend over the cache, and fuse the blocks where they can.
     """
 
     def __init__(
@@ -60,16 +48,15 @@ class KVCache:
         dtype: torch.dtype,
         device: torch.device | str,
         kv_cache: str = AUTO,
-        window_attention: WindowAttention | None = None,
-        block_kernels: BlockKernels | None = None,
-        attention_kernel: str = "torch",
+        kernels: RunKernels | None = None,
     ):
         self.rows, self.length = rows, length
-        self.window_attention, self.block_kernels = window_attention, block_kernels
-        self.attention_kernel = attention_kernel
-        shape = (config.num_hidden_layers, rows, length, config.num_key_value_heads, config.head_dim)
-        # Zeros, not empty: what was never written is masked, but NaN times zero would still be NaN.
-        self.keys, self.values = (make_store(kv_cache, shape, dtype, device) for _ in range(2))
+        self.kernels = RunKernels() if kernels is None else kernels
+        shape = (rows, length, config.num_key_value_heads, config.head_dim)
+        self.layers = [
+            LayerCache(*(KVTensor.empty(kv_cache, shape, dtype, device) for _ in "kv"))
+            for _ in range(config.num_hidden_layers)
+        ]
         self.cos, self.sin = rope_table(length, config.head_dim, config.rope_theta, dtype=dtype, device=device)
         self._row_start = torch.arange(rows, device=device)[:, None] * length
         self._slot_index = torch.arange(length, device=device)
@@ -78,65 +65,83 @@ class KVCache:
     def bytes_needed(
         config: TransformerConfig, rows: int, length: int, dtype: torch.dtype, kv_cache: str = AUTO
     ) -> int:
-        """Bytes that a cache of this size takes."""
-        heads = 2 * config.num_hidden_layers * config.num_key_value_heads
-        return rows * length * heads * bytes_per_head(kv_cache, config.head_dim, dtype)
+        """Bytes of the keys and values of a cache of this size."""
+        shape = (rows, length, config.num_key_value_heads, config.head_dim)
+        return 2 * config.num_hidden_layers * KVTensor.empty(kv_cache, shape, dtype, "meta").nbytes
 
-    def plan(self, input_pos: Tensor, kv_len: int) -> AttentionPlan:
-        """The plan of a forward over tokens at `input_pos` [R,S]; `kv_len` is at least the largest position + 1."""
-        by_itself = self.window_attention is not None
-        return AttentionPlan(
+    def plan(self, input_pos: Tensor, kv_len: int) -> WindowPlan:
+        """A forward over tokens at `input_pos` [R,S]; `kv_len` is at least the largest position + 1."""
+        return WindowPlan(
             cos=self.cos[input_pos].unsqueeze(2),
             sin=self.sin[input_pos].unsqueeze(2),
-            mask=None if by_itself else (self._slot_index[:kv_len] <= input_pos[:, :, None]).unsqueeze(1),
             cache=self,
             slots=(input_pos + self._row_start).flatten(),
+            input_pos=input_pos,
             kv_len=kv_len,
-            window_pos=input_pos if by_itself else None,
         )
 
-    def prefill_plan(self, row: int, length: int) -> AttentionPlan:
-        """The plan of a forward over the first `length` tokens [1,S] of one row, which see only one another."""
+    def prefill_plan(self, row: int, length: int) -> CausalPlan:
+        """A forward over the first `length` tokens [1,S] of one row, which attend to one another only."""
         assert length <= self.length, "the prompt is longer than the cache"
-        return AttentionPlan(
+        return CausalPlan(
             cos=self.cos[None, :length, None],
             sin=self.sin[None, :length, None],
             cache=self,
             slots=self._row_start[row] + self._slot_index[:length],
         )
 
-    def update(self, layer: int, keys: Tensor, values: Tensor, plan: AttentionPlan) -> tuple[Tensor, Tensor]:
-        """Writes this forward's keys and values [R,S,kv_heads,head_dim].
-
-        Gives all readable ones [R,kv_len,kv_heads,head_dim] as they are stored, this forward's too, so that a token
-        finds the same whether the one before it came in this forward or in another; of a prefill, whose mask is None,
-        its own as they came.
-        """
-        self._write(layer, keys, values, plan)
-        if plan.mask is None:
-            return keys, values
-        return self.keys.read(layer, plan.kv_len), self.values.read(layer, plan.kv_len)
-
-    def attend(self, layer: int, query: Tensor, keys: Tensor, values: Tensor, plan: AttentionPlan) -> Tensor:
-        """Writes this forward's keys and values and gives what its queries [R,S,heads,head_dim] find, of that shape."""
-        self._write(layer, keys, values, plan)
-        return self.attend_stored(query, self.stored(layer), plan)
-
-    def stored(self, layer: int) -> tuple[Stored, Stored]:
-        """Keys and values of a layer."""
-        return self.keys.stored(layer), self.values.stored(layer)
-
-    def attend_stored(self, query: Tensor, stored: tuple[Stored, Stored], plan: AttentionPlan) -> Tensor:
-        """What queries [R,S,heads,head_dim] find in a layer where this forward's keys and values are already."""
-        assert self.window_attention is not None and plan.window_pos is not None
-        return self.window_attention(query, *stored, plan.window_pos, plan.kv_len)
-
-    def _write(self, layer: int, keys: Tensor, values: Tensor, plan: AttentionPlan) -> None:
-        assert plan.slots is not None
-        self.keys.write(layer, plan.slots, keys.flatten(0, 1))
-        self.values.write(layer, plan.slots, values.flatten(0, 1))
-
     def copy_row(self, source: int, target: int, length: int) -> None:
         """Copies the first `length` slots of one row to another (a prompt that several pictures share)."""
-        for store in (self.keys, self.values):
-            store.copy_row(source, target, length)
+        for layer in self.layers:
+            layer.copy_row(source, target, length)
+
+
+@dataclass(frozen=True)
+class CausalPlan:
+    """Causal attention among the tokens of this forward, whose keys and values go to `slots` [S] of a cache, if any.
+
+    cos, sin [1,S,1,head_dim] are the tokens' positions.
+    """
+
+    cos: Tensor
+    sin: Tensor
+    cache: KVCache | None = None
+    slots: Tensor | None = None
+
+    def attend(self, layer: int, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """The attention's output [R,S,heads,head_dim] in a layer."""
+        if self.cache is not None and self.slots is not None:
+            self.cache.layers[layer].write(self.slots, keys, values)
+        return reference.attend(query, keys, values)
+
+
+@dataclass(frozen=True)
+class WindowPlan:
+    """Attention over a cache of tokens at `input_pos` [R,S], whose keys and values go to `slots` [R·S].
+
+    All keys are read as they are stored, also those of this forward: a token finds the same whether the one before it
+    came in this forward or in another. `kv_len` bounds the slots that are read; cos, sin are [R,S,1,head_dim].
+    """
+
+    cos: Tensor
+    sin: Tensor
+    cache: KVCache
+    slots: Tensor
+    input_pos: Tensor
+    kv_len: int
+
+    def attend(self, layer: int, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """The attention's output [R,S,heads,head_dim] in a layer."""
+        self.cache.layers[layer].write(self.slots, keys, values)
+        return self.attend_cached(layer, query)
+
+    def attend_cached(self, layer: int, query: Tensor) -> Tensor:
+        """As `attend`, where this forward's keys and values are in the cache already."""
+        stored = self.cache.layers[layer]
+        found: Tensor = self.cache.kernels.attention.function(
+            query, stored.keys, stored.values, self.input_pos, self.kv_len
+        )
+        return found
+
+
+AttentionPlan = CausalPlan | WindowPlan

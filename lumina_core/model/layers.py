@@ -1,4 +1,4 @@
-"""Layers of the Chameleon-form transformer. `operations` is a namespace of layer classes: `torch.nn`, or ComfyUI's."""
+"""Layers of the Chameleon transformer. `operations` is a namespace of layer classes: `torch.nn`, or ComfyUI's."""
 
 from typing import Any
 
@@ -9,6 +9,8 @@ from torch.nn import functional as F
 from ..checkpoint.config import TransformerConfig
 from ..kernels import reference
 from .kv_cache import AttentionPlan
+
+BLOCK_LINEARS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 
 
 class HeadNorm(nn.Module):
@@ -23,7 +25,7 @@ class HeadNorm(nn.Module):
         return reference.head_norm(x, *self.weight_and_bias(x))
 
     def weight_and_bias(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Both on the device and in the format of x."""
+        """Both on the device and in the dtype of x."""
         return self.weight.to(x), self.bias.to(x)
 
 
@@ -41,7 +43,7 @@ class Attention(nn.Module):
         self.k_norm = HeadNorm(config.model_parallel_size, head_dim)
 
     def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries [R,S,heads,head_dim], keys and values [R,S,kv_heads,head_dim] of tokens that stand at cos, sin."""
+        """Queries [R,S,heads,head_dim], keys and values [R,S,kv_heads,head_dim] of tokens at positions cos, sin."""
         qkv = self.qkv_proj(x).unflatten(-1, (-1, self.head_dim))
         query, key, value = qkv.split(self.heads, dim=2)
         return (
@@ -50,25 +52,9 @@ class Attention(nn.Module):
             value,
         )
 
-    def mix(self, query: Tensor, key: Tensor, value: Tensor, layer: int, plan: AttentionPlan) -> Tensor:
-        """What each token sees of its own values and the cache's [R,S,heads·head_dim]."""
-        if plan.cache is not None and plan.window_pos is not None:
-            return plan.cache.attend(layer, query, key, value, plan).flatten(2)
-        if plan.cache is not None:
-            key, value = plan.cache.update(layer, key, value, plan)
-        mixed = F.scaled_dot_product_attention(
-            query.transpose(1, 2),
-            key.transpose(1, 2),
-            value.transpose(1, 2),
-            attn_mask=plan.mask,
-            is_causal=plan.mask is None,
-            enable_gqa=self.heads[0] != self.heads[1],
-        )
-        return mixed.transpose(1, 2).flatten(2)
-
 
 class MLP(nn.Module):
-    """down(silu(gate(x)) · up(x)), gate and up in one product."""
+    """down(silu(gate(x)) · up(x)), gate and up in one matmul."""
 
     def __init__(self, config: TransformerConfig, operations: Any):
         super().__init__()
@@ -81,9 +67,9 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each with a skip; the norms before them, or behind them where `swin_norm` is set.
+    """Attention and MLP, each with a residual connection; norms before them, or after them with `swin_norm`.
 
-    In three parts, so that what is around the attention can be compiled: the cache is written and read between.
+    `qkv` and `finish` are what can be compiled; the attention between them writes and reads the cache.
     """
 
     def __init__(self, config: TransformerConfig, operations: Any):
@@ -96,20 +82,20 @@ class Block(nn.Module):
 
     @property
     def linears(self) -> tuple[Any, ...]:
-        """The linear layers."""
+        """The linear layers, in the order of BLOCK_LINEARS."""
         attention, mlp = self.self_attn, self.mlp
         return attention.qkv_proj, attention.o_proj, mlp.gate_up_proj, mlp.down_proj
 
     def forward(self, x: Tensor, layer: int, plan: AttentionPlan) -> Tensor:
-        query, key, value = self.before(x, plan.cos, plan.sin)
-        return self.behind(x, self.self_attn.mix(query, key, value, layer, plan))
+        query, key, value = self.qkv(x, plan.cos, plan.sin)
+        return self.finish(x, plan.attend(layer, query, key, value).flatten(2))
 
-    def before(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def qkv(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of x [R,S,hidden_size]."""
         return self.self_attn.project(x if self.swin_norm else self.input_layernorm(x), cos, sin)
 
-    def behind(self, x: Tensor, mixed: Tensor) -> Tensor:
-        """The block's output [R,S,hidden_size] from its input and what the attention mixed."""
+    def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """The block's output [R,S,hidden_size] from its input and the attention's [R,S,heads·head_dim]."""
         attended = self.self_attn.o_proj(mixed)
         if self.swin_norm:
             x = x + self.input_layernorm(attended)

@@ -1,4 +1,4 @@
-"""Published tensors into the transformer's layers."""
+"""Loads published tensors into the transformer's layers."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -12,30 +12,27 @@ from torch import Tensor
 from .. import operations as default_operations
 from ..checkpoint.config import TransformerConfig
 from ..checkpoint.find import Checkpoint, open_checkpoint
-from ..checkpoint.tensors import Shape
+from ..checkpoint.published import EMBEDDING, HEAD, is_block_linear, packed_name, published_shapes
 from ..device import explain_out_of_memory, gigabytes
-from ..quant.linear import PLAIN, Kernel, QuantizedLinear, quantized_operations
-from ..quant.schemes import SCHEMES, Pieces
-from ..quant.triton_matmul import choose_kernel
+from ..quant.linear import PLAIN, MatmulBackend, QuantizedLinear, quantized_operations
+from ..quant.schemes import SCHEMES, PackedTensors
+from ..quant.select import choose_backend
 from ..quant.weights import AUTO, WeightsPlan, plan_weights
-from .source import WeightSource, is_block_linear, piece_name
+from .source import WeightSource
 from .transformer import Transformer
 
 logger = logging.getLogger(__name__)
 
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-
 
 @dataclass(frozen=True)
 class Placement:
-    """Rows `source_rows` of a published tensor (all where None) become rows from `first_row` of a parameter."""
+    """Rows `source_rows` of a published tensor (None: all) are the rows from `first_row` on of a parameter."""
 
     parameter: str
     source_rows: range | None = None
     first_row: int = 0
 
     def cut(self, source: Tensor) -> Tensor:
-        """The rows of the published tensor."""
         return source if self.source_rows is None else source[self.source_rows.start : self.source_rows.stop]
 
 
@@ -50,7 +47,7 @@ def load_transformer(
 ) -> Transformer:
     """The transformer of a checkpoint (folder, single `.safetensors`, "demo", or an opened one), in eval mode.
 
-    `weights` is the form of the blocks' linear weights: auto (as the checkpoint has them), int8, int4 (quantised while
+    `weights` is the dtype of the blocks' linear weights: auto (as in the checkpoint), int8, int4 (quantised while
     they are read), bf16 or fp32 (which replace `dtype`, that of everything else). `work_device` is where the model
     runs, if it waits on another `device`; weights are quantised there.
 
@@ -65,8 +62,8 @@ def load_transformer(
     tensors = WeightSource(store, published_shapes(config), checkpoint.scheme, plan.scheme, work_device)
     tensors.check(str(checkpoint.path))
     model = explain_out_of_memory(
-        lambda: build_transformer(config, plan, store.get, tensors.pieces, device, work_device, operations),
-        lambda: _no_room(checkpoint, plan),
+        lambda: build_transformer(config, plan, store.get, tensors.packed, device, work_device, operations),
+        lambda: _out_of_memory(checkpoint, plan),
     )
     model.text_embedding, model.text_head = store.get(EMBEDDING), store.get(HEAD)
     return model
@@ -76,25 +73,25 @@ def build_transformer(
     config: TransformerConfig,
     plan: WeightsPlan,
     get: Callable[[str], Tensor],
-    get_pieces: Callable[[str], Pieces],
+    get_packed: Callable[[str], PackedTensors],
     device: torch.device | str,
     work_device: torch.device | str,
     operations: Any = default_operations,
 ) -> Transformer:
-    """A transformer in eval mode on `device`, but for its text tables, that multiplies as is best on `work_device`.
+    """A transformer in eval mode on `device`, without its text tables, with the backend that is best on `work_device`.
 
-    `get(name)` gives a published tensor, `get_pieces(name)` what is stored of one that the plan has quantised.
+    `get(name)` returns a published tensor, `get_packed(name)` the packed tensors of one that the plan quantises.
     """
-    kernel = PLAIN
+    backend = PLAIN
     if plan.scheme is not None:
-        kernel = choose_kernel(plan.scheme, plan.dtype, work_device, linear_shapes(config).values())
-        logger.info("%s weights, kernel %s on %s", plan.scheme.name, kernel.name, work_device)
-    model = empty_transformer(config, plan, operations, kernel)
-    fill(model, get, plan.dtype, device, None if plan.scheme is None else get_pieces)
+        backend = choose_backend(plan.scheme, plan.dtype, work_device, linear_shapes(config).values())
+        logger.info("%s weights, matmuls on %s by %s", plan.scheme.name, work_device, backend.name)
+    model = empty_transformer(config, plan, operations, backend)
+    fill(model, get, plan.dtype, device, None if plan.scheme is None else get_packed)
     return model.eval().requires_grad_(False)
 
 
-def _no_room(checkpoint: Checkpoint, plan: WeightsPlan) -> str:
+def _out_of_memory(checkpoint: Checkpoint, plan: WeightsPlan) -> str:
     def taken(one: WeightsPlan) -> str:
         model = empty_transformer(checkpoint.config, one)
         return f"{one.name} weights take {gigabytes(weight_bytes(model, one.dtype))}"
@@ -104,16 +101,16 @@ def _no_room(checkpoint: Checkpoint, plan: WeightsPlan) -> str:
 
 
 def empty_transformer(
-    config: TransformerConfig, plan: WeightsPlan, operations: Any = default_operations, kernel: Kernel = PLAIN
+    config: TransformerConfig, plan: WeightsPlan, operations: Any = default_operations, backend: MatmulBackend = PLAIN
 ) -> Transformer:
-    """A transformer on the meta device whose blocks can hold weights as planned, and multiply by `kernel`."""
-    blocks = operations if plan.scheme is None else quantized_operations(plan.scheme, operations, kernel)
+    """A transformer on the meta device for weights as planned, whose blocks multiply by `backend`."""
+    blocks = operations if plan.scheme is None else quantized_operations(plan.scheme, operations, backend)
     with torch.device("meta"):
         return Transformer(config, operations, blocks)
 
 
 def weight_bytes(model: Transformer, dtype: torch.dtype) -> int:
-    """Bytes of a model's parameters, those that are not quantised in `dtype`; a model on meta will do."""
+    """Bytes of a model's parameters, with those that are not quantised in `dtype`; the model may be on meta."""
     total = 0
     for layer in model.modules():
         quantized = isinstance(layer, QuantizedLinear)
@@ -127,34 +124,34 @@ def fill(
     get: Callable[[str], Tensor],
     dtype: torch.dtype,
     device: torch.device | str,
-    get_pieces: Callable[[str], Pieces] | None = None,
+    get_packed: Callable[[str], PackedTensors] | None = None,
 ) -> None:
-    """Makes every parameter of a model on meta from published tensors, `get(name)` giving one at a time.
+    """Allocates and fills every parameter of a model on meta from published tensors, one at a time.
 
-    Where the blocks' linear layers are quantised, `get_pieces(name)` gives what they store of one.
+    `get(name)` returns a tensor, `get_packed(name)` the packed tensors of a quantised linear weight.
     """
     target: dict[str, Tensor] = {}
 
-    def put(parameter: str, rows: Tensor, first_row: int, kept_as: torch.dtype) -> None:
+    def put(parameter: str, rows: Tensor, first_row: int, dtype: torch.dtype) -> None:
         if parameter not in target:
-            target[parameter] = torch.empty(model.get_parameter(parameter).shape, dtype=kept_as, device=device)
+            target[parameter] = torch.empty(model.get_parameter(parameter).shape, dtype=dtype, device=device)
         target[parameter][first_row : first_row + rows.shape[0]].copy_(rows)
 
     for name in published_shapes(model.config):
         for place in placements(name, model):
-            if get_pieces is not None and is_block_linear(name):
-                for piece, rows in get_pieces(name).items():
-                    put(piece_name(place.parameter, piece), rows, place.first_row, rows.dtype)
+            if get_packed is not None and is_block_linear(name):
+                for key, rows in get_packed(name).items():
+                    put(packed_name(place.parameter, key), rows, place.first_row, rows.dtype)
             else:
                 put(place.parameter, place.cut(get(name)), place.first_row, dtype)
     model.load_state_dict(target, strict=True, assign=True)
     for layer in model.modules():
         if isinstance(layer, QuantizedLinear):
-            layer.arrange()
+            layer.repack()
 
 
 def placements(name: str, model: Transformer) -> Iterator[Placement]:
-    """Where a published tensor goes: q, k, v and gate, up are stacked, code rows are cut out of the big tables."""
+    """Where a published tensor goes: q, k, v and gate, up are stacked; code rows are cut out of the whole tables."""
     config, dim = model.config, model.config.head_dim
     query, key = config.num_attention_heads * dim, config.num_key_value_heads * dim
     own = name.removeprefix("model.")
@@ -167,29 +164,6 @@ def placements(name: str, model: Transformer) -> Iterator[Placement]:
         yield Placement(own.replace(part, fused), first_row=starts[part])
     else:
         yield Placement(own)
-
-
-def published_shapes(config: TransformerConfig) -> dict[str, Shape]:
-    """Names and shapes of a published checkpoint's tensors, without the unused `model.vqmodel.*`."""
-    hidden, mlp, dim = config.hidden_size, config.intermediate_size, config.head_dim
-    query, key = config.num_attention_heads * dim, config.num_key_value_heads * dim
-    norm = (config.model_parallel_size, dim)
-    layer: dict[str, Shape] = {
-        "self_attn.q_proj.weight": (query, hidden),
-        "self_attn.k_proj.weight": (key, hidden),
-        "self_attn.v_proj.weight": (key, hidden),
-        "self_attn.o_proj.weight": (hidden, query),
-        **{f"self_attn.{part}_norm.{kind}": norm for part in "qk" for kind in ("weight", "bias")},
-        "mlp.gate_proj.weight": (mlp, hidden),
-        "mlp.up_proj.weight": (mlp, hidden),
-        "mlp.down_proj.weight": (hidden, mlp),
-        "input_layernorm.weight": (hidden,),
-        "post_attention_layernorm.weight": (hidden,),
-    }
-    shapes: dict[str, Shape] = {EMBEDDING: (config.vocab_size, hidden)}
-    for index in range(config.num_hidden_layers):
-        shapes |= {f"model.layers.{index}.{name}": shape for name, shape in layer.items()}
-    return shapes | {"model.norm.weight": (hidden,), HEAD: (config.vocab_size, hidden)}
 
 
 def linear_shapes(config: TransformerConfig) -> dict[str, tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""The decoder-only transformer that draws pictures as tokens."""
+"""The decoder-only transformer."""
 
 from typing import Any
 
@@ -8,22 +8,24 @@ from torch.nn import functional as F
 
 from .. import operations as default_operations
 from ..checkpoint.config import TransformerConfig
+from ..kernels.kv_tensor import AUTO
 from ..kernels.linear import linear, linear_kernel
 from .fused import fused_states
-from .kv_cache import AttentionPlan, KVCache
-from .layers import Block
+from .kv_cache import AttentionPlan, CausalPlan, KVCache, WindowPlan
+from .layers import BLOCK_LINEARS, Block
 from .rope import rope_table
+from .run_kernels import RunKernels, choose_run_kernels
 
 
 class Transformer(nn.Module):
     """Embedding, blocks, norm and head.
 
-    The vocabulary is split by use. The rows of image codes are layers on the device: `code_embedding` and `code_head`.
+    The vocabulary is split by use. The rows of image codes are layers on the device, `code_embedding` and `code_head`.
     The whole tables, which only prompts and `forward` need, stay in host memory (memory-mapped from the file) as plain
-    tensors `text_embedding` and `text_head` [vocab_size, hidden_size] that no `.to()` moves.
+    tensors `text_embedding` and `text_head` [vocab_size,hidden_size] that no `.to()` moves.
 
-    `operations` is a namespace of layer classes; the blocks' own may be another, for quantised weights.
-    `compile_choice` says how drawing carries out its steps, `compiled` whether the blocks are (see compile.py).
+    `operations` is a namespace of layer classes, `block_operations` that of the blocks, for quantised weights.
+    `compile_choice` is one of COMPILE, `compiled` whether the blocks are compiled (see compile.py).
     """
 
     text_embedding: Tensor
@@ -47,7 +49,7 @@ class Transformer(nn.Module):
 
     @property
     def code_range(self) -> range:
-        """The ids of image codes; empty for a model of text alone, whose vocabulary does not hold them."""
+        """The ids of image codes; empty for a text-only model, whose vocabulary does not hold them."""
         first, end = self.config.image_token_offset, self.config.image_token_offset + self.config.codebook_size
         return range(first, end) if end <= self.config.vocab_size else range(0)
 
@@ -61,33 +63,45 @@ class Transformer(nn.Module):
 
     @property
     def matmul_kernel(self) -> str:
-        """What multiplies the blocks' weights, for reports; several, if they differ by layer."""
+        """The kernels that multiply by the blocks' weights, for reports."""
         linears = (linear for block in self.blocks for linear in block.linears)
         plain = (lambda weight: "torch.compile") if self.compiled else linear_kernel
-        names = (getattr(linear, "kernel_name", None) or plain(linear.weight) for linear in linears)
+        names = (getattr(linear, "backend_name", None) or plain(linear.weight) for linear in linears)
         return "; ".join(dict.fromkeys(names))
 
     @property
     def scratch_bytes(self) -> int:
-        """About what its widest product takes beside input and output: 0, but for quantised weights."""
+        """Bytes that the largest matmul takes beside its input and output, about; 0 unless weights are quantised."""
         return max(getattr(module, "scratch_bytes", 0) for module in self.layers.modules())
+
+    def choose_kernels(self, kv_cache: str, width: int, length: int) -> RunKernels:
+        """The kernels of a run with windows of at most `width` tokens over a cache of `length` slots."""
+        by_layer = zip(*(block.linears for block in self.blocks), strict=True)
+        counts = (tuple(sorted({getattr(linear, "splits", 1) for linear in linears})) for linears in by_layer)
+        splits = dict(zip(BLOCK_LINEARS, counts, strict=True))
+        return choose_run_kernels(self.config, self.dtype, self.device, splits, kv_cache, width, length)
+
+    def make_cache(self, rows: int, length: int, kv_cache: str = AUTO, kernels: RunKernels | None = None) -> KVCache:
+        """An empty cache on the transformer's device."""
+        dtype, device = self.dtype, self.device
+        return KVCache(self.config, rows, length, dtype=dtype, device=device, kv_cache=kv_cache, kernels=kernels)
 
     def forward(self, input_ids: Tensor, cache: KVCache | None = None, input_pos: Tensor | None = None) -> Tensor:
         """Logits [B,S,vocab_size] of every next token after input_ids [B,S].
 
-        With a cache, the tokens stand at `input_pos` [B,S] behind what it holds. For checks and for text: drawing uses
+        With a cache, the tokens are at positions `input_pos` [B,S]. For checks and for text; drawing uses
         `hidden_states` and `code_logits`.
         """
         hidden = self.hidden_states(self.embed(input_ids), self.plan(input_ids, cache, input_pos))
         return linear(hidden, self.text_head.to(hidden))
 
     def embed(self, input_ids: Tensor) -> Tensor:
-        """Embeddings [...,hidden_size] of any ids of the vocabulary, looked up in host memory."""
+        """Embeddings [...,hidden_size] of any ids, looked up in host memory."""
         rows = F.embedding(input_ids.to(self.text_embedding.device), self.text_embedding)
         return rows.to(device=self.device, dtype=self.dtype)
 
     def plan(self, tokens: Tensor, cache: KVCache | None = None, input_pos: Tensor | None = None) -> AttentionPlan:
-        """The attention plan for tokens [B,S,...]: behind a cache's content, or causal among themselves."""
+        """The attention of tokens [B,S,...]: over a cache at `input_pos`, or causal among themselves."""
         if cache is not None:
             assert input_pos is not None, "a cache needs the tokens' positions"
             return cache.plan(input_pos.to(self.device), int(input_pos.max()) + 1)
@@ -95,12 +109,11 @@ class Transformer(nn.Module):
             tokens.shape[1], self.config.head_dim, self.config.rope_theta, dtype=self.dtype, device=self.device
         )
         cos, sin = (part[None, :, None] for part in table)
-        return AttentionPlan(cos=cos, sin=sin)
+        return CausalPlan(cos, sin)
 
     def hidden_states(self, embeddings: Tensor, plan: AttentionPlan) -> Tensor:
-        """Normed states [B,S,hidden_size] behind the last block."""
-        kernels = None if plan.cache is None or plan.window_pos is None else plan.cache.block_kernels
-        if kernels is not None and not self.compiled:
+        """Normed states [B,S,hidden_size] after the last block."""
+        if isinstance(plan, WindowPlan) and (kernels := plan.cache.kernels.blocks) is not None and not self.compiled:
             return fused_states(self.blocks, self.norm, embeddings, plan, kernels)
         x = embeddings
         for index, layer in enumerate(self.layers):

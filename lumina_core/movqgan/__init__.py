@@ -1,1 +1,1 @@
-"""SBER-MoVQGAN, the picture tokeniser."""
+"""SBER-MoVQGAN, the image tokenizer."""

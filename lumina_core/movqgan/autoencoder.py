@@ -1,4 +1,4 @@
-"""SBER-MoVQGAN: pictures to a grid of codes, and back."""
+"""SBER-MoVQGAN: encodes a picture as a grid of codes and decodes codes to pixels."""
 
 from typing import Any
 
@@ -13,12 +13,12 @@ from .config import MoVQGANConfig
 from .strips import decode_in_strips, encode_in_strips
 
 STRIP_CONTEXT_ROWS = 4
-# Positions whose distances to every code are alive at once: 64 MB for 16,384 codes.
+# Positions per distance matrix in `nearest`, which takes 64 MB for 16,384 codes.
 NEAREST_POSITIONS = 1024
 
 
 class Encoder(nn.Module):
-    """Pixels [B,3,H,W] to a latent [B,C,h,w]."""
+    """Maps pixels [B,3,H,W] to a latent [B,C,h,w]."""
 
     def __init__(self, config: MoVQGANConfig, operations: Any):
         super().__init__()
@@ -41,7 +41,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A latent [B,C,h,w] and the quantised latent that conditions every norm, to pixels [B,3,H,W]."""
+    """Maps a latent [B,C,h,w] to pixels [B,3,H,W]. The quantised latent conditions every norm."""
 
     def __init__(self, config: MoVQGANConfig, operations: Any):
         super().__init__()
@@ -64,7 +64,7 @@ class Decoder(nn.Module):
 
 
 class Codebook(nn.Module):
-    """The table of code vectors."""
+    """The code vectors [codes,C]."""
 
     def __init__(self, config: MoVQGANConfig, operations: Any):
         super().__init__()
@@ -72,7 +72,7 @@ class Codebook(nn.Module):
 
 
 class MoVQGAN(nn.Module):
-    """The picture tokeniser of Lumina-mGPT 2.0. Codes are int64 [B,h,w]; pixels are [B,3,H,W] in [-1,1]."""
+    """The image tokenizer of Lumina-mGPT 2.0. Codes are int64 [B,h,w]; pixels are [B,3,H,W] in [-1,1]."""
 
     def __init__(self, config: MoVQGANConfig, operations: Any = default_operations):
         super().__init__()
@@ -88,19 +88,20 @@ class MoVQGAN(nn.Module):
         return self.quantize.embedding.weight.dtype
 
     @property
-    def device(self) -> torch.device:
+    def weight_device(self) -> torch.device:
+        """ComfyUI sets an attribute `device` on models, so this one has another name."""
         return self.quantize.embedding.weight.device
 
     def encode(self, pixels: Tensor, strip_rows: int | None = None) -> Tensor:
-        """Codes [B,h,w] of pixels [B,3,H,W] in [-1,1]; in strips of rows as `decode`.
+        """Codes [B,h,w] of pixels [B,3,H,W] in [-1,1]; `strip_rows` as in `decode`.
 
-        Raises InputError as `check_pixels`.
+        Raises InputError as `check_pixels` does.
         """
         self.check_pixels(pixels)
         return self.nearest(self.encode_latent(pixels, strip_rows))
 
     def check_pixels(self, pixels: Tensor) -> None:
-        """Raises InputError unless pixels are floats [B,3,H,W] whose sides are multiples of the downscale (8)."""
+        """Raises InputError unless pixels are floats [B,3,H,W] with H and W in multiples of the downscale (8)."""
         side, channels = self.config.downscale, self.config.picture_channels
         if pixels.ndim != 4 or pixels.shape[1] != channels or not pixels.is_floating_point():
             raise InputError(
@@ -115,22 +116,22 @@ class MoVQGAN(nn.Module):
             )
 
     def encode_latent(self, pixels: Tensor, strip_rows: int | None = None) -> Tensor:
-        """The latent [B,C,h,w] of pixels before it is snapped to the codebook."""
+        """The latent [B,C,h,w] of pixels before quantisation to the codebook."""
         pixels = pixels.to(self.dtype)
         if strip_rows is None:
             return self.quant_conv(self.encoder(pixels))
         return self.quant_conv(encode_in_strips(self.encoder, pixels, strip_rows))
 
     def decode(self, codes: Tensor, strip_rows: int | None = None) -> Tensor:
-        """Pixels [B,3,H,W] of codes [B,h,w], about [-1,1], not clamped. Raises InputError on codes out of range.
+        """Pixels [B,3,H,W] of codes [B,h,w], about in [-1,1], not clamped. Raises InputError for codes out of range.
 
-        With `strip_rows` every layer runs in strips of so many rows: the same picture but for rounding, in about a
-        third of the memory, and a little slower.
+        With `strip_rows`, every layer runs in strips of that many rows. The picture is the same but for rounding; it
+        takes about a third of the memory and a little more time.
         """
         return self.decode_latent(self.lookup(codes), strip_rows)
 
     def decode_latent(self, quantised: Tensor, strip_rows: int | None = None) -> Tensor:
-        """Pixels of the code vectors [B,C,h,w] that `lookup` gives; in strips of rows as `decode`."""
+        """Pixels [B,3,H,W] of code vectors [B,C,h,w], as `lookup` returns them; `strip_rows` as in `decode`."""
         quantised = quantised.to(self.dtype)
         latent = self.post_quant_conv(quantised)
         if strip_rows is None:
@@ -140,8 +141,8 @@ class MoVQGAN(nn.Module):
     def decode_rows(self, codes: Tensor, first_row: int, end_row: int) -> Tensor:
         """Pixels [B,3,8·(end_row−first_row),W] of some rows of codes [B,h,w], for previews.
 
-        Decodes these rows and a few around them, so norms and attention see a strip and not the whole picture: close
-        to `decode`, not equal to it.
+        Decodes these rows and STRIP_CONTEXT_ROWS above and below. Norms and attention see this part only, so the
+        result is close to `decode`, but not equal.
         """
         above = max(0, first_row - STRIP_CONTEXT_ROWS)
         below = min(codes.shape[1], end_row + STRIP_CONTEXT_ROWS)
@@ -150,20 +151,20 @@ class MoVQGAN(nn.Module):
         return pixels[:, :, (first_row - above) * side : (end_row - above) * side]
 
     def lookup(self, codes: Tensor) -> Tensor:
-        """Code vectors [B,C,h,w] of codes [B,h,w]. Raises InputError on codes out of range."""
+        """Code vectors [B,C,h,w] of codes [B,h,w]. Raises InputError for codes out of range."""
         if codes.ndim != 3 or codes.numel() == 0 or codes.is_floating_point():
-            raise InputError(f"codes are {codes.dtype} {tuple(codes.shape)}; expected whole numbers [B,h,w]")
+            raise InputError(f"codes are {codes.dtype} {tuple(codes.shape)}; expected integers [B,h,w]")
         low, high = int(codes.min()), int(codes.max())
         if low < 0 or high >= self.config.codebook_size:
-            raise InputError(f"codes lie in {low}…{high}; expected 0…{self.config.codebook_size - 1}")
+            raise InputError(f"codes are in {low}…{high}; expected 0…{self.config.codebook_size - 1}")
         return self.quantize.embedding(codes.long()).permute(0, 3, 1, 2).contiguous()
 
     def nearest(self, latent: Tensor) -> Tensor:
-        """Codes [B,h,w] of the code vectors nearest to a latent [B,C,h,w]."""
+        """Codes [B,h,w] of the code vectors nearest to a latent [B,C,h,w], by Euclidean distance in float32."""
         flat = latent.permute(0, 2, 3, 1).flatten(0, 2).float()
         table = self.quantize.embedding.weight.to(device=flat.device, dtype=torch.float32)
-        lengths = table.square().sum(1)
+        squared_norms = table.square().sum(1)
         parts = flat.split(NEAREST_POSITIONS)
-        # The vector's own length is the same for every code.
-        codes = [torch.addmm(lengths, part, table.T, alpha=-2).argmin(-1) for part in parts]
+        # |x - c|² without |x|², which is the same for every code c.
+        codes = [torch.addmm(squared_norms, part, table.T, alpha=-2).argmin(-1) for part in parts]
         return torch.cat(codes).view(latent.shape[0], *latent.shape[2:])

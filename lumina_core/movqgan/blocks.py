@@ -1,7 +1,7 @@
 """Layers of SBER-MoVQGAN. `operations` is a namespace of layer classes: `torch.nn`, or ComfyUI's.
 
-Every `latent` argument is the quantised latent [B,C,h,w] that the decoder's norms are conditioned on (MoVQ,
-arXiv 2209.09002, equation 4); the encoder has plain norms and passes none.
+Every `latent` argument is the quantised latent [B,C,h,w] that conditions the norms of the decoder (MoVQ,
+arXiv 2209.09002, equation 4). The norms of the encoder are plain, and its `latent` is None.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ NORM_EPS = 1e-6
 
 
 class SpatialNorm(nn.Module):
-    """GroupNorm whose result is scaled and shifted by 1×1 convolutions of the quantised latent."""
+    """GroupNorm(x) · scale + shift, where scale and shift are 1×1 convolutions of the quantised latent."""
 
     def __init__(self, width: int, latent_channels: int, operations: Any):
         super().__init__()
@@ -25,14 +25,14 @@ class SpatialNorm(nn.Module):
         self.conv_b = operations.Conv2d(latent_channels, width, 1)
 
     def forward(self, x: Tensor, latent: Tensor) -> Tensor:
-        # A 1×1 convolution commutes with nearest resizing, and is cheaper before it.
+        # A 1×1 convolution commutes with nearest resizing and is cheaper before it.
         scale = F.interpolate(self.conv_y(latent), size=x.shape[-2:], mode="nearest")
         shift = F.interpolate(self.conv_b(latent), size=x.shape[-2:], mode="nearest")
         return torch.addcmul(shift, self.norm_layer(x), scale)
 
 
 def make_norm(width: int, latent_channels: int | None, operations: Any) -> nn.Module:
-    """A GroupNorm, conditioned on the latent where `latent_channels` is given."""
+    """A plain GroupNorm where `latent_channels` is None, else one that is conditioned on the latent."""
     if latent_channels is None:
         return operations.GroupNorm(NORM_GROUPS, width, eps=NORM_EPS)
     return SpatialNorm(width, latent_channels, operations)
@@ -43,7 +43,7 @@ def apply_norm(norm: nn.Module, x: Tensor, latent: Tensor | None) -> Tensor:
 
 
 class ResnetBlock(nn.Module):
-    """x + conv(silu(norm(conv(silu(norm(x)))))), the skip by a 1×1 convolution where the width changes."""
+    """x + conv(silu(norm(conv(silu(norm(x)))))). Where the width changes, the skip is a 1×1 convolution of x."""
 
     def __init__(self, width_in: int, width_out: int, latent_channels: int | None, operations: Any):
         super().__init__()
@@ -60,7 +60,7 @@ class ResnetBlock(nn.Module):
 
 
 class AttnBlock(nn.Module):
-    """x + single-head self-attention over all positions."""
+    """x + proj_out(single-head self-attention over all positions of norm(x))."""
 
     def __init__(self, width: int, latent_channels: int | None, operations: Any):
         super().__init__()
@@ -80,7 +80,7 @@ class AttnBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halves both sides; pads right and bottom by one."""
+    """Pads right and bottom by one, then halves both sides by a 3×3 convolution of stride 2."""
 
     def __init__(self, width: int, operations: Any):
         super().__init__()
@@ -91,7 +91,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Doubles both sides by nearest neighbour, then a 3×3 convolution."""
+    """Doubles both sides by nearest neighbour, then applies a 3×3 convolution."""
 
     def __init__(self, width: int, operations: Any):
         super().__init__()
@@ -102,7 +102,7 @@ class Upsample(nn.Module):
 
 
 class Middle(nn.Module):
-    """Block, attention, block at the lowest resolution."""
+    """Residual block, attention, residual block at the lowest resolution."""
 
     def __init__(self, width: int, latent_channels: int | None, operations: Any):
         super().__init__()
@@ -115,7 +115,7 @@ class Middle(nn.Module):
 
 
 class Level(nn.Module):
-    """The residual blocks of one resolution, each with attention where the level has it."""
+    """The residual blocks of one resolution, each followed by attention where the level has attention."""
 
     def __init__(
         self,
@@ -141,7 +141,7 @@ class Level(nn.Module):
 
 
 class DownLevel(Level):
-    """A level of the encoder; `downsample` behind all but the last."""
+    """A level of the encoder. All levels but the last end with `downsample`."""
 
     def __init__(self, *sizes: Any, latent_channels: int | None, operations: Any, last: bool):
         super().__init__(*sizes, latent_channels=latent_channels, operations=operations)
@@ -153,7 +153,7 @@ class DownLevel(Level):
 
 
 class UpLevel(Level):
-    """A level of the decoder; `upsample` behind all but the first, which is at full resolution."""
+    """A level of the decoder. All levels but the one at full resolution end with `upsample`."""
 
     def __init__(self, *sizes: Any, latent_channels: int | None, operations: Any, last: bool):
         super().__init__(*sizes, latent_channels=latent_channels, operations=operations)

@@ -1,4 +1,4 @@
-"""The architecture of a MoVQGAN, read from the names and shapes of its tensors."""
+"""The architecture of a MoVQGAN, inferred from the names and shapes of its tensors."""
 
 import re
 from collections.abc import Mapping
@@ -7,21 +7,21 @@ from dataclasses import dataclass
 from ..errors import CheckpointError, InputError
 
 NORM_GROUPS = 32
-# At full resolution, `channels` wide, alive at once in the decoder's last level: 10 to 11 were measured on the CPU.
+# Feature maps of `channels` at full resolution that are live at once in the decoder's last level (measured: 10 to 11).
 LIVE_FEATURE_MAPS = 11
-# Rows of a layer's output that are worked out together, where a picture does not fit whole.
+# Output rows per strip, where a picture does not fit whole.
 STRIP_ROWS = 32
-# Copies of a strip's input in float32 that are alive at once: normed, modulated and what convolving takes (estimated).
+# Float32 copies of a strip's input, live at once: normalised, modulated, convolution workspace (estimated).
 LIVE_STRIPS = 5
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class MoVQGANConfig:
-    """Sizes of one MoVQGAN; level 0 is the one at full resolution.
+    """Sizes of a MoVQGAN. Level 0 is at full resolution.
 
-    `attention_levels` are the levels whose residual blocks are each followed by self-attention (the published configs
-    say this by resolution, `attn_resolutions`).
+    In `attention_levels`, self-attention follows each residual block (the published configs list them by resolution, as
+    `attn_resolutions`).
     """
 
     channels: int
@@ -40,34 +40,35 @@ class MoVQGANConfig:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Channels of every level."""
+        """Channels of each level."""
         return tuple(self.channels * m for m in self.multipliers)
 
     def picture_bytes(self, grid_h: int, grid_w: int, item_bytes: int, strip_rows: int | None = None) -> int:
-        """About what encoding or decoding one picture of codes takes beside the weights, in numbers of `item_bytes`.
+        """Estimated bytes to encode or decode one picture, without the weights. A value has `item_bytes`.
 
-        In strips it is what the last level reads, as wide as the level below it, what it makes, and a strip's own.
+        In strips these are the input of the last level (as wide as the level before it), its output and the copies of
+        one strip.
         """
         height, width = grid_h * self.downscale, grid_w * self.downscale
         if strip_rows is None:
             return LIVE_FEATURE_MAPS * height * width * self.channels * item_bytes
-        read, made = max(self.widths[:2]), self.widths[0]
-        strip = min(height, strip_rows + 2) * width * read
-        return height * width * (read + made) * item_bytes + LIVE_STRIPS * strip * 4
+        width_in, width_out = max(self.widths[:2]), self.widths[0]
+        strip = min(height, strip_rows + 2) * width * width_in
+        return height * width * (width_in + width_out) * item_bytes + LIVE_STRIPS * strip * 4
 
     def check_codes(self, codebook_size: int, code_pixels: int, source: str) -> None:
-        """Raises InputError when the codes are not those that a checkpoint draws; `source` names the MoVQGAN."""
+        """Raises InputError when a checkpoint draws other codes than these; `source` names the MoVQGAN."""
         if (self.codebook_size, self.downscale) != (codebook_size, code_pixels):
             raise InputError(
-                f"{source} has {self.codebook_size} codes of {self.downscale} pixels, the checkpoint draws "
-                f"{codebook_size} of {code_pixels}; name the MoVQGAN that belongs to it with --movqgan"
+                f"{source} has {self.codebook_size} codes of {self.downscale} pixels; expected {codebook_size} of "
+                f"{code_pixels}, as the checkpoint draws: choose the MoVQGAN of this checkpoint with --movqgan"
             )
 
 
 def infer_config(shapes: Mapping[str, Shape], source: str = "the file") -> MoVQGANConfig:
-    """Config of the MoVQGAN whose tensors have these names and shapes; `source` names them in errors.
+    """Config of the MoVQGAN whose tensors have these names and shapes; `source` names the file in errors.
 
-    Raises CheckpointError when a tensor that tells the architecture is absent or has an impossible shape.
+    Raises CheckpointError when a tensor that defines the architecture is missing or has an impossible shape.
     """
     read = _Reader(shapes, source)
     channels, picture_channels = read.shape("encoder.conv_in.weight", 4)[:2]
@@ -104,21 +105,21 @@ class _Reader:
         return tuple(shape)
 
     def count(self, pattern: str) -> int:
-        """How many different numbers there are; a gap between them shows later, as a missing tensor."""
+        """The number of distinct indices that `pattern` matches. `check_tensors` reports gaps as missing tensors."""
         found = {match.group(1) for match in map(re.compile(pattern).match, self.shapes) if match}
         if not found:
             raise CheckpointError(
-                f"{self.source} is not a MoVQGAN: it has no `encoder.down.0.block.*`; "
+                f"{self.source} is not a MoVQGAN: `encoder.down.0.block.*` is missing; "
                 "expected the tensors of SBER-MoVQGAN"
             )
         return len(found)
 
     def multipliers(self, channels: int, levels: range) -> tuple[int, ...]:
-        """The levels' widths in multiples of `channels`, both of them in whole groups of the norms."""
+        """The widths of the levels as multiples of `channels`, which is itself a multiple of NORM_GROUPS."""
         widths = [self.shape(f"encoder.down.{level}.block.0.conv1.weight", 4)[0] for level in levels]
         if channels % NORM_GROUPS or any(width % channels for width in widths):
             raise CheckpointError(
-                f"{self.source} has {channels} channels, level widths {widths}; expected a multiple of {NORM_GROUPS}, "
-                "and multiples of that: the file is damaged or of another model"
+                f"{self.source} has {channels} channels and level widths {widths}; expected channels in multiples of "
+                f"{NORM_GROUPS} and widths in multiples of the channels: the file is damaged or of another model"
             )
         return tuple(width // channels for width in widths)

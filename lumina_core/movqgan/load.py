@@ -1,4 +1,4 @@
-"""MoVQGAN from a `.safetensors` file or the official pickle."""
+"""Loads a MoVQGAN from a `.safetensors` file or from the official pickle."""
 
 import logging
 from pathlib import Path
@@ -28,23 +28,23 @@ def load_movqgan(
     operations: Any = default_operations,
     checkpoint: Checkpoint | None = None,
 ) -> MoVQGAN:
-    """The MoVQGAN in a `.safetensors` file or a `.ckpt`/`.pth` pickle, in eval mode; its tensors tell its architecture.
+    """The MoVQGAN of a `.safetensors` file or a `.ckpt`/`.pth` pickle, in eval mode.
 
-    A converted checkpoint that holds one will do; `checkpoint` is that file where it is open already. Raises
-    CheckpointError for a file that is absent, damaged, holds code, or lacks a tensor.
+    The tensors define the architecture. The file may be a converted checkpoint; `checkpoint` is that file if it is open
+    already. Raises CheckpointError when the file is missing or damaged, contains code, or lacks a tensor.
     """
     tensors = read_movqgan(path, checkpoint)
     return build_movqgan(tensors, str(path), dtype=dtype, device=device, operations=operations)
 
 
 def read_movqgan(path: str | Path, checkpoint: Checkpoint | None = None) -> dict[str, Tensor]:
-    """The tensors of a MoVQGAN file, without those of other parts (losses, EMA copies, a discriminator)."""
+    """The tensors of a MoVQGAN file, without those of other modules (losses, EMA copies, discriminator)."""
     path = Path(path)
     is_open = checkpoint is not None and path in checkpoint.tensors.paths
     tensors = _read(path, checkpoint.tensors if checkpoint is not None and is_open else None)
     own = {name: tensor for name, tensor in tensors.items() if name.startswith(OWN_PARTS)}
     if foreign := len(tensors) - len(own):
-        logger.info("%s: %d tensors of other parts ignored", path.name, foreign)
+        logger.info("%s: ignored %d tensors of other modules", path.name, foreign)
     return own
 
 
@@ -56,7 +56,7 @@ def build_movqgan(
     device: torch.device | str,
     operations: Any = default_operations,
 ) -> MoVQGAN:
-    """A MoVQGAN of these tensors; `source` names them in errors."""
+    """A MoVQGAN with these tensors; `source` names the file in errors."""
     model = empty_movqgan(tensors, source, operations)
     converted = {name: tensor.to(device=device, dtype=dtype) for name, tensor in tensors.items()}
     model.load_state_dict(converted, assign=True)
@@ -64,7 +64,7 @@ def build_movqgan(
 
 
 def empty_movqgan(tensors: dict[str, Tensor], source: str, operations: Any = default_operations) -> MoVQGAN:
-    """A MoVQGAN on the meta device that these tensors fit. Raises CheckpointError when they fit none."""
+    """A MoVQGAN on the meta device with the shapes of these tensors. Raises CheckpointError for other tensors."""
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     config = infer_config(shapes, source)
     with torch.device("meta"):

@@ -1,15 +1,15 @@
-"""The layers of MoVQGAN over strips of rows: what the whole way gives but for rounding, in a fraction of its memory.
+"""Runs the layers of MoVQGAN in strips of rows: the same result but for rounding, in a fraction of the memory.
 
-A norm's statistics are those of the whole picture, gathered strip by strip first; a 3×3 convolution reads one row
-beyond its strip. So there are no seams. Alive at once are two feature maps, the one that a layer reads and the one that
-it fills, and what a strip's rows take on the way. `quantised` is the latent that the decoder's norms are conditioned
-on. Layers inside a module list are `Any`: torch does not type them.
+A norm uses the statistics of the whole picture, accumulated strip by strip first. A 3×3 convolution reads one row
+beyond its strip. So there are no seams. Live at once are two feature maps (input and output of a layer) and the
+temporary tensors of one strip. `quantised` is the latent that conditions the norms of the decoder. Modules whose type
+torch does not know, or that import this module, are `Any`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,15 +18,12 @@ from torch.nn import functional as F
 from ..errors import InputError
 from .blocks import Downsample, Middle, SpatialNorm, Upsample
 
-if TYPE_CHECKING:
-    from .autoencoder import Decoder, Encoder
-
 Rows = Callable[[int, int], Tensor]
 
 
 @torch.no_grad()
-def decode_in_strips(decoder: Decoder, latent: Tensor, quantised: Tensor, rows: int) -> Tensor:
-    """What `decoder(latent, quantised)` gives, in strips of `rows` rows of every layer's output."""
+def decode_in_strips(decoder: Any, latent: Tensor, quantised: Tensor, rows: int) -> Tensor:
+    """The result of `decoder(latent, quantised)`, in strips of `rows` output rows of every layer."""
     strips = _Strips(rows, quantised)
     x = strips.middle(decoder.mid, strips.convolve(decoder.conv_in, latent))
     for level in reversed(decoder.up):
@@ -35,8 +32,8 @@ def decode_in_strips(decoder: Decoder, latent: Tensor, quantised: Tensor, rows: 
 
 
 @torch.no_grad()
-def encode_in_strips(encoder: Encoder, pixels: Tensor, rows: int) -> Tensor:
-    """What `encoder(pixels)` gives, in strips of `rows` rows of every layer's output."""
+def encode_in_strips(encoder: Any, pixels: Tensor, rows: int) -> Tensor:
+    """The result of `encoder(pixels)`, in strips of `rows` output rows of every layer."""
     strips = _Strips(rows, None)
     x = strips.convolve(encoder.conv_in, pixels)
     for level in encoder.down:
@@ -46,7 +43,7 @@ def encode_in_strips(encoder: Encoder, pixels: Tensor, rows: int) -> Tensor:
 
 
 class _Strips:
-    """Runs layers strip by strip. Feature maps that come in are used up: a block writes its result over them."""
+    """Runs layers strip by strip. A block overwrites its input with its output."""
 
     def __init__(self, rows: int, quantised: Tensor | None):
         if rows < 1:
@@ -77,15 +74,15 @@ class _Strips:
         return self.convolve(block.conv2, hidden, self.activated(block.norm2, hidden), add_to=skip)
 
     def shortcut(self, layer: nn.Conv2d, x: Tensor) -> Tensor:
-        """A 1×1 convolution, written over the first channels of its input where they have room for it."""
+        """A 1×1 convolution, written into the first channels of its input if there are enough."""
         out = x[:, : layer.out_channels] if layer.out_channels <= x.shape[1] else _empty(layer, x, x.shape[2])
         for first, end in self.spans(x.shape[2]):
             out[:, :, first:end] = layer(x[:, :, first:end])
         return out
 
     def attention(self, attn: Any, x: Tensor) -> Tensor:
-        """Queries come in strips; keys and values are whole, and small at the resolutions that have attention."""
-        normed = _norm_rows(attn.norm, x, self.quantised, self)
+        """Queries in strips, keys and values whole; they are small at the resolutions with attention."""
+        normed = self.normed(attn.norm, x)
         hidden = torch.cat([normed(first, end) for first, end in self.spans(x.shape[2])], 2)
         key, value = (_positions(layer(hidden)) for layer in (attn.k, attn.v))
         for first, end in self.spans(x.shape[2]):
@@ -95,10 +92,10 @@ class _Strips:
         return x
 
     def convolve(self, layer: nn.Conv2d, x: Tensor, rows: Rows | None = None, add_to: Tensor | None = None) -> Tensor:
-        """A 3×3 convolution of x [B,C,H,W], or of what `rows` makes of its rows; added to a tensor, if one is named.
+        """A 3×3 convolution of x [B,C,H,W], or of `rows(first, end)` instead of its rows; added to `add_to` if given.
 
-        The layer pads each strip by a row of zeros, which is right at the picture's edge; elsewhere the strip brings
-        the row beyond, and the padding's row falls away.
+        The layer pads each strip by a row of zeros, which is correct at the picture's edge. Elsewhere the strip
+        includes the row beyond, and the output row at the padding is dropped.
         """
         height, rows = x.shape[2], rows or (lambda first, end: x[:, :, first:end])
         out = _empty(layer, x, height) if add_to is None else add_to
@@ -128,73 +125,70 @@ class _Strips:
         return out
 
     def activated(self, norm: Any, x: Tensor) -> Rows:
-        """SiLU of a norm of x, for any of its rows."""
-        normed = _norm_rows(norm, x, self.quantised, self)
+        """A function of (first, end) that returns SiLU(norm(x)) for these rows."""
+        normed = self.normed(norm, x)
         return lambda first, end: F.silu(normed(first, end), inplace=True)
 
+    def normed(self, norm: Any, x: Tensor) -> Rows:
+        """A function of (first, end) that returns norm(x) [B,C,end−first,W] with the statistics of all of x."""
+        factor, offset = self.affine(norm.norm_layer if isinstance(norm, SpatialNorm) else norm, x)
+
+        def normed(first: int, end: int) -> Tensor:
+            return torch.addcmul(offset, x[:, :, first:end].to(offset.dtype), factor).to(x.dtype)
+
+        if self.quantised is None:
+            return normed
+        scale, shift = norm.conv_y(self.quantised), norm.conv_b(self.quantised)
+        side = x.shape[2] // self.quantised.shape[2]
+
+        def modulated(first: int, end: int) -> Tensor:
+            result = normed(first, end)
+            scales, shifts = (_resized_rows(part, side, first, end) for part in (scale, shift))
+            return torch.addcmul(shifts, result, scales, out=result)
+
+        return modulated
+
+    def affine(self, norm: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Factor and offset [B,C,1,1] in float32 with which GroupNorm(x) is x · factor + offset.
+
+        A layer that stores its weights elsewhere returns them from its method `cast_affine`.
+        """
+        mean, variance = self.group_statistics(x, norm.num_groups)
+        weight, bias = norm.cast_affine(x) if hasattr(norm, "cast_affine") else (norm.weight, norm.bias)
+        size = x.shape[1] // norm.num_groups
+        mean, variance = mean.repeat_interleave(size, 1), variance.repeat_interleave(size, 1)
+        factor = (variance + norm.eps).rsqrt() * weight.float()
+        offset = bias.float() - mean * factor
+        return factor[..., None, None], offset[..., None, None]
+
+    def group_statistics(self, x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+        """Mean and variance [B,G] of the channel groups in float32, combined strip by strip (Chan et al. 1979)."""
+        count, mean, squares = 0, x.new_zeros(1, dtype=torch.float32), x.new_zeros(1, dtype=torch.float32)
+        for first, end in self.spans(x.shape[2]):
+            part = x[:, :, first:end].float().unflatten(1, (groups, -1))
+            variance, part_mean = torch.var_mean(part, dim=(2, 3, 4), correction=0)
+            size = part[0, 0].numel()
+            total, shift = count + size, part_mean - mean
+            mean = mean + shift * (size / total)
+            squares = squares + variance * size + shift.square() * (count * size / total)
+            count = total
+        return mean, squares / count
+
     def spans(self, height: int, rows: int | None = None) -> Iterator[tuple[int, int]]:
-        """First row and end of every strip."""
+        """(first, end) of each strip of `height` rows."""
         step = rows or self.rows
         return ((first, min(height, first + step)) for first in range(0, height, step))
 
 
-def _norm_rows(norm: Any, x: Tensor, quantised: Tensor | None, strips: _Strips) -> Rows:
-    """A norm of x [B,C,H,W], by the statistics of all of x, for any of its rows."""
-    group_norm = norm.norm_layer if isinstance(norm, SpatialNorm) else norm
-    factor, offset = _affine(group_norm, x, strips)
-
-    def normed(first: int, end: int) -> Tensor:
-        return torch.addcmul(offset, x[:, :, first:end].to(offset.dtype), factor).to(x.dtype)
-
-    if quantised is None:
-        return normed
-    scale, shift, side = norm.conv_y(quantised), norm.conv_b(quantised), x.shape[2] // quantised.shape[2]
-
-    def modulated(first: int, end: int) -> Tensor:
-        result = normed(first, end)
-        scales, shifts = (_nearest_rows(part, side, first, end) for part in (scale, shift))
-        return torch.addcmul(shifts, result, scales, out=result)
-
-    return modulated
-
-
-def _nearest_rows(latent: Tensor, side: int, first: int, end: int) -> Tensor:
-    """Rows of a latent resized to `side` times its size."""
+def _resized_rows(latent: Tensor, side: int, first: int, end: int) -> Tensor:
+    """Rows `first` to `end` of a latent that is enlarged `side` times by nearest neighbour."""
     above = first // side
     resized = F.interpolate(latent[:, :, above : (end - 1) // side + 1], scale_factor=float(side), mode="nearest")
     return resized[:, :, first - above * side : end - above * side]
 
 
-def _affine(norm: Any, x: Tensor, strips: _Strips) -> tuple[Tensor, Tensor]:
-    """Factor and offset [B,C,1,1] in float32 that are a GroupNorm of all of x.
-
-    A layer that keeps its weights elsewhere gives them by a method `cast_affine`.
-    """
-    mean, variance = _group_statistics(x, norm.num_groups, strips)
-    weight, bias = norm.cast_affine(x) if hasattr(norm, "cast_affine") else (norm.weight, norm.bias)
-    size = x.shape[1] // norm.num_groups
-    mean, variance = mean.repeat_interleave(size, 1), variance.repeat_interleave(size, 1)
-    factor = (variance + norm.eps).rsqrt() * weight.float()
-    offset = bias.float() - mean * factor
-    return factor[..., None, None], offset[..., None, None]
-
-
-def _group_statistics(x: Tensor, groups: int, strips: _Strips) -> tuple[Tensor, Tensor]:
-    """Mean and variance [B,G] of groups of channels, in float32, combined strip by strip (Chan et al. 1979)."""
-    count, mean, squares = 0, x.new_zeros(1, dtype=torch.float32), x.new_zeros(1, dtype=torch.float32)
-    for first, end in strips.spans(x.shape[2]):
-        part = x[:, :, first:end].float().unflatten(1, (groups, -1))
-        variance, part_mean = torch.var_mean(part, dim=(2, 3, 4), correction=0)
-        size = part[0, 0].numel()
-        total, shift = count + size, part_mean - mean
-        mean = mean + shift * (size / total)
-        squares = squares + variance * size + shift.square() * (count * size / total)
-        count = total
-    return mean, squares / count
-
-
 def _positions(x: Tensor) -> Tensor:
-    """[B,C,H,W] as attention takes it: [B,1,H·W,C]."""
+    """[B,C,H,W] as [B,1,H·W,C], for attention."""
     return x.flatten(2).transpose(1, 2).unsqueeze(1).contiguous()
 
 

@@ -1,4 +1,4 @@
-"""The best of several pictures of one prompt, by the scores of several verifiers."""
+"""Ranks several pictures of one prompt by the scores of several verifiers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..errors import InputError
 
 @dataclass(frozen=True)
 class Verifier:
-    """What one verifier gave each picture: more is better, or less with a `weight` below 0; at 0 it has no say."""
+    """Scores of one verifier, one for each picture; higher is better unless `weight` is below 0."""
 
     name: str
     scores: tuple[float, ...]
@@ -20,23 +20,23 @@ class Verifier:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Pictures in order: `combined` is each one's score from 0 to 1, `order` their indices, the best first."""
+    """The combined score of each picture, from 0 to 1, and the scores that it comes from."""
 
     verifiers: tuple[Verifier, ...]
     combined: tuple[float, ...]
 
     @property
     def order(self) -> tuple[int, ...]:
-        """Indices, the best first; of equals the earlier first."""
+        """Indices of the pictures, the best first; the earlier first where scores are equal."""
         return tuple(sorted(range(len(self.combined)), key=lambda index: -self.combined[index]))
 
     def caption(self, index: int) -> str:
-        """A picture's scores in a few short lines."""
+        """Scores of a picture, one a line."""
         lines = [f"#{index}  score {self.combined[index]:.3f}"]
         return "\n".join(lines + [f"{one.name} {one.scores[index]:.4g}" for one in self.verifiers])
 
     def table(self) -> str:
-        """All scores as text, a line for each picture, the best first."""
+        """All scores as a text table, one picture a line, the best first."""
         names = [f"{one.name} (weight {one.weight:g})" for one in self.verifiers]
         rows = [["place", "picture", "score", *names]]
         for place, index in enumerate(self.order, 1):
@@ -47,12 +47,11 @@ class Ranking:
 
 
 def rank_pictures(verifiers: Sequence[Verifier], pictures: int) -> Ranking:
-    """Combines scores by rank: a picture's score is the weighted mean of its places with each verifier.
+    """Combines scores by rank: a picture's score is the weighted mean of its rank with each verifier.
 
-    Verifiers' scores have unlike scales and tails (nats, probabilities, yes or no). Places do not depend on them, and
-    one far-out score moves a picture by no more than its place; z-scores would let it outweigh all other verifiers.
-    With a single verifier the order is that of its scores. Raises InputError for a number of scores that is not
-    `pictures`, for one that is not finite, and when no verifier has a weight.
+    Verifiers' scores differ in scale and tails (nats, probabilities, yes or no). Ranks do not depend on either; with
+    z-scores one outlier could outweigh all other verifiers. Raises InputError for a number of scores that is not
+    `pictures`, for a score that is not finite, and when no verifier has a weight.
     """
     for verifier in verifiers:
         _check(verifier, pictures)
@@ -66,12 +65,12 @@ def rank_pictures(verifiers: Sequence[Verifier], pictures: int) -> Ranking:
         sign, share = math.copysign(1, verifier.weight), abs(verifier.weight) / total
         for index, place in enumerate(places([sign * score for score in verifier.scores])):
             combined[index] += share * place
-    # Rounded, so that the order of adding up breaks no tie.
+    # Rounded, so that the order of summation breaks no tie.
     return Ranking(tuple(verifiers), tuple(round(score, 12) for score in combined))
 
 
 def places(scores: Sequence[float]) -> list[float]:
-    """Each score's place among all, from 0 for the least to 1 for the largest; equal scores share their mean place."""
+    """Rank of each score, from 0 for the lowest to 1 for the highest; equal scores share their mean rank."""
     if len(scores) == 1:
         return [1.0]
     below = [sum(other < score for other in scores) for score in scores]
@@ -80,7 +79,7 @@ def places(scores: Sequence[float]) -> list[float]:
 
 
 def flat_scores(name: str, values: object) -> tuple[float, ...]:
-    """The numbers in nested lists, tuples, arrays and tensors, in order. Raises InputError for what is no number."""
+    """All numbers of nested lists, tuples, arrays and tensors, in order. Raises InputError for anything else."""
     if hasattr(values, "tolist"):
         values = values.tolist()
     if isinstance(values, Iterable) and not isinstance(values, str | bytes | dict):

@@ -18,7 +18,7 @@ _READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.
 
 
 def load_picture(path: str | Path) -> Image.Image:
-    """The picture in a file, upright, as 8-bit RGB with its alpha blended on white. Raises InputError if unreadable."""
+    """The picture in a file as `to_rgb`, turned upright. Raises InputError when the file cannot be read."""
     try:
         with Image.open(path) as file:
             file.load()
@@ -32,7 +32,7 @@ def load_picture(path: str | Path) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The picture as 8-bit RGB; where it has alpha a: floor(255 (1 - a) + a colour)."""
+    """The picture as 8-bit RGB, blended on white where it has alpha a: floor(255 (1 - a) + a colour)."""
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I"):
@@ -45,9 +45,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def center_crop(image: Image.Image, size: Size) -> Image.Image:
-    """The picture at exactly `size` (width, height): shrunk or grown to cover it, then its centre.
+    """The centre of the picture, scaled to cover exactly `size` (width, height).
 
-    Halved by box filter while both sides are at least twice too long, then bicubic, as the published program does.
+    A box filter halves it while both sides are at least twice too long, then bicubic, as in the published program.
     """
     width, height = size
     if 0 in image.size or width < 1 or height < 1:
@@ -64,13 +64,13 @@ def center_crop(image: Image.Image, size: Size) -> Image.Image:
 
 
 def to_pixels(image: Image.Image) -> torch.Tensor:
-    """Float32 pixels [1,3,H,W] in [-1,1] of a picture: 2 x / 255 - 1."""
+    """Pixels [1,3,H,W] (float32) in [-1,1] of a picture: 2 x / 255 - 1."""
     values = np.asarray(to_rgb(image)) / 255.0 * 2 - 1
     return torch.from_numpy(values.astype(np.float32)).permute(2, 0, 1).unsqueeze(0).contiguous()
 
 
 def to_image(pixels: torch.Tensor) -> Image.Image:
-    """The picture of pixels [1,3,H,W] or [3,H,W], whose range [-1,1] becomes 0 to 255, rounded and clamped."""
+    """The picture of pixels [1,3,H,W] or [3,H,W]: [-1,1] becomes 0 to 255, rounded and clamped."""
     pixels = pixels.squeeze(0) if pixels.ndim == 4 else pixels
     if pixels.ndim != 3 or pixels.shape[0] != 3:
         raise InputError(f"pixels have shape {tuple(pixels.shape)}; expected [1,3,H,W] or [3,H,W]")
@@ -79,14 +79,14 @@ def to_image(pixels: torch.Tensor) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits as grey of 8; a 32-bit picture within 0 to 255 holds 8 bits already."""
+    """16-bit grey as 8-bit grey; a 32-bit picture within 0 to 255 holds 8 bits already."""
     values = np.asarray(image).astype(np.int64)
     deep = image.mode != "I" or values.max() > 255
     return Image.fromarray((values // 257 if deep else values).clip(0, 255).astype(np.uint8))
 
 
 def _trim_overlong(image: Image.Image, size: Size) -> Image.Image:
-    """A far longer or wider picture than `size` cut to what the crop can see, so that growing it stays small."""
+    """The part of a far too long picture that the crop can see, so that scaling it takes little memory."""
     scale = max(size[0] / image.width, size[1] / image.height)
     if max(image.size) * scale <= _LONGEST_RESIZED:
         return image

@@ -1,1 +1,1 @@
-"""Quantised weights of linear layers, int8 and int4. Imports torch, kernels and errors only."""
+"""Linear layers with quantised weights, int8 and int4."""

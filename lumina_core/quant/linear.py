@@ -1,4 +1,4 @@
-"""A linear layer on quantised weights, and how it multiplies."""
+"""A linear layer with quantised weights, and the backend that multiplies by them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,107 +11,106 @@ from torch import Tensor, nn
 
 from ..kernels.linear import linear
 from ..kernels.tiles import split_count
-from .schemes import Pieces, Scheme
+from .schemes import PackedTensors, Scheme
 
-# Weights that are given back at a time: bounds what a product takes beside its input and output. Four times as many
-# take twice as long on a CPU, where no allocation so large is kept for the next.
+# Weights that are dequantised at a time: bounds the memory of a matmul. Four times as many take twice as long on a CPU,
+# whose allocator does not reuse blocks that large.
 PLAIN_ELEMENTS = 2**22
-# In each of them: unpacked codes, float32, the format of the computation.
+# Of each of them: unpacked codes, float32, the dtype of the computation.
 PLAIN_BYTES_PER_ELEMENT = 10
 
 
 @dataclass(frozen=True)
-class Kernel:
-    """A way to multiply: input [...,in] times the weight's transpose gives [...,out].
+class MatmulBackend:
+    """A way to multiply input [...,in] by the weight's transpose, giving [...,out].
 
-    `split` gives the product of rows [n,in] as the partial sums [splits,n,out] in which it is worked out, where it is.
-    `arrange` gives the pieces in an order that it takes, under the same shapes; None where it takes them as they are.
+    `split` returns the matmul of rows [n,in] as partial sums [splits,n,out]; None where it is not split. `repack`
+    returns the packed tensors in the backend's own order, in the same shapes; None where it takes them as they are.
     """
 
     name: str
     multiply: Callable[[Tensor, "QuantizedLinear"], Tensor]
     split: Callable[[Tensor, "QuantizedLinear"], Tensor] | None = None
-    arrange: Callable[["QuantizedLinear"], Pieces | None] | None = None
+    repack: Callable[["QuantizedLinear"], PackedTensors | None] | None = None
 
 
 class QuantizedLinear(nn.Module):
-    """A linear layer without bias whose weight is stored as a scheme's pieces, each a parameter of that name.
+    """A linear layer without bias that stores its weight as the packed tensors of a scheme, each a parameter.
 
     Parameters, not buffers: ComfyUI's model patchers move modules that own parameters. What they leave behind when
-    memory is short is brought to the input's device for the product alone.
+    memory is short goes to the input's device for the matmul alone.
     """
 
-    def __init__(self, scheme: Scheme, kernel: Kernel, in_features: int, out_features: int, bias: bool = False):
+    def __init__(self, scheme: Scheme, backend: MatmulBackend, in_features: int, out_features: int, bias: bool = False):
         super().__init__()
         assert not bias, "the transformer's linear layers have no bias"
-        self.scheme, self.kernel = scheme, kernel
+        self.scheme, self.backend = scheme, backend
         self.in_features, self.out_features = in_features, out_features
-        self.arranged = False
-        pieces = scheme.pieces(in_features)
-        self.piece_names = tuple(pieces)
-        for name, piece in pieces.items():
-            empty = torch.empty(out_features, *piece.columns, dtype=piece.dtype)
+        self.repacked = False
+        specs = scheme.packed_specs(in_features)
+        self.packed_names = tuple(specs)
+        for name, spec in specs.items():
+            empty = torch.empty(out_features, *spec.columns, dtype=spec.dtype)
             self.register_parameter(name, nn.Parameter(empty, requires_grad=False))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.kernel.multiply(x, self)
+        return self.backend.multiply(x, self)
 
     def partial_sums(self, x: Tensor) -> Tensor:
-        """The product of rows [n,in] as [splits,n,out], whose sum over the splits it is."""
-        return self.kernel.multiply(x, self)[None] if self.kernel.split is None else self.kernel.split(x, self)
+        """The matmul of rows [n,in] as [splits,n,out], to be summed over the splits."""
+        return self.backend.multiply(x, self)[None] if self.backend.split is None else self.backend.split(x, self)
 
     @property
     def splits(self) -> int:
-        """Partial sums that `partial_sums` gives."""
-        return 1 if self.kernel.split is None else split_count(self.in_features, self.out_features)
+        """The splits of `partial_sums`."""
+        return 1 if self.backend.split is None else split_count(self.in_features, self.out_features)
 
     @property
-    def kernel_name(self) -> str:
-        """What multiplies: the kernel, or plain torch where the kernel arranges weights and not those of this shape."""
-        falls_back = self.kernel.arrange is not None and not self.arranged
-        return f"plain (no weight of this shape: {self.kernel.name})" if falls_back else self.kernel.name
+    def backend_name(self) -> str:
+        """The backend, or plain torch where the backend does not take a weight of this shape."""
+        falls_back = self.backend.repack is not None and not self.repacked
+        return f"plain (no weight of this shape: {self.backend.name})" if falls_back else self.backend.name
 
     @property
-    def stored(self) -> Pieces:
-        """The pieces, where and as they are."""
-        return {name: getattr(self, name) for name in self.piece_names}
+    def packed_tensors(self) -> PackedTensors:
+        return {name: getattr(self, name) for name in self.packed_names}
 
-    def arrange(self) -> None:
-        """Puts the pieces in the order that the kernel takes, in place; the kernel alone can use them then."""
-        pieces = None if self.kernel.arrange is None else self.kernel.arrange(self)
-        if pieces is not None:
-            for name, piece in pieces.items():
-                getattr(self, name).copy_(piece)
-            self.arranged = True
+    def repack(self) -> None:
+        """Puts the packed tensors in the backend's order, in place; only the backend can use them then."""
+        tensors = None if self.backend.repack is None else self.backend.repack(self)
+        if tensors is not None:
+            for name, tensor in tensors.items():
+                getattr(self, name).copy_(tensor)
+            self.repacked = True
 
     @property
     def rows_at_a_time(self) -> int:
-        """Rows that the plain kernel gives back at a time."""
+        """Rows that `multiply_plain` dequantises at a time."""
         return min(self.out_features, max(1, PLAIN_ELEMENTS // self.in_features))
 
     @property
     def scratch_bytes(self) -> int:
-        """About what a product takes beside its input and output."""
+        """Bytes that a matmul takes beside its input and output, about."""
         return self.rows_at_a_time * self.in_features * PLAIN_BYTES_PER_ELEMENT
 
     def weight_rows(self, first: int, end: int, like: Tensor) -> Tensor:
-        """Rows `first` to `end` of the weight [out,in], on the device and in the format of `like`."""
-        assert not self.arranged, "the pieces are in an order of the kernel's own"
-        pieces: Pieces = {name: piece[first:end].to(like.device) for name, piece in self.stored.items()}
-        return self.scheme.dequantize(pieces, self.in_features).to(like.dtype)
+        """Rows `first` to `end` of the weight [out,in], on the device and in the dtype of `like`."""
+        assert not self.repacked, "the packed tensors are in the backend's own order"
+        rows: PackedTensors = {name: tensor[first:end].to(like.device) for name, tensor in self.packed_tensors.items()}
+        return self.scheme.dequantize(rows, self.in_features).to(like.dtype)
 
 
 def multiply_plain(x: Tensor, layer: QuantizedLinear) -> Tensor:
-    """The product with the weight given back some rows at a time, by plain torch operations."""
+    """The matmul by plain torch operations, with the weight dequantised some rows at a time."""
     rows = layer.rows_at_a_time
     starts = range(0, layer.out_features, rows)
     parts = [linear(x, layer.weight_rows(first, first + rows, x)) for first in starts]
     return torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
 
 
-PLAIN = Kernel("plain", multiply_plain)
+PLAIN = MatmulBackend("plain", multiply_plain)
 
 
-def quantized_operations(scheme: Scheme, operations: Any, kernel: Kernel = PLAIN) -> Any:
-    """The layer classes `operations` with linear layers that store `scheme` and multiply by `kernel`."""
-    return SimpleNamespace(Linear=partial(QuantizedLinear, scheme, kernel), RMSNorm=operations.RMSNorm)
+def quantized_operations(scheme: Scheme, operations: Any, backend: MatmulBackend = PLAIN) -> Any:
+    """The layer classes `operations` with linear layers that store `scheme` and multiply by `backend`."""
+    return SimpleNamespace(Linear=partial(QuantizedLinear, scheme, backend), RMSNorm=operations.RMSNorm)

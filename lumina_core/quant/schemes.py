@@ -1,13 +1,12 @@
-"""How a linear layer's weight [out,in] is stored in few bits: as pieces [out,...], so that rows can be cut and stacked.
+"""Quantisation schemes: a weight [out,in] as packed tensors [out,...], whose rows can be cut and stacked.
 
-What is given back is the same on every device, bit for bit: each number is one product that float32 holds exactly (4
-bits) or rounds once (8 bits), and one rounded sum.
+The dequantised weight is bit-identical on every device: a value is one multiplication, which is exact (int4) or rounded
+once (int8) in float32, and one rounded sum.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,102 +15,88 @@ from torch.nn import functional as F
 from ..errors import CheckpointError
 from ..kernels.reference import GROUP_SIZE, LOWEST_CODE, pack_codes, unpack_codes
 
-Pieces = dict[str, Tensor]
-# Weights that are quantised at a time: what stays in a CPU's cache; elsewhere what keeps the device busy.
+PackedTensors = dict[str, Tensor]
+# Weights that are quantised at a time: as many as fit a CPU's cache; elsewhere as many as keep the device busy.
 CPU_ELEMENTS, DEVICE_ELEMENTS = 2**18, 2**23
-# A flipped bit makes numbers of this size, and the range of a group that holds them overflows.
+# A flipped bit gives larger values, and the range of a group that holds them overflows.
 LARGEST = 1e36
 HIGHEST_CODE = LOWEST_CODE + 15
 
 
 @dataclass(frozen=True)
-class Piece:
+class PackedSpec:
     """A stored tensor [out,*columns]."""
 
     columns: tuple[int, ...]
     dtype: torch.dtype
 
 
-class Scheme(Protocol):
-    """A way to store a weight [out,in]."""
-
-    @property
-    def name(self) -> str: ...
-
-    def pieces(self, in_features: int) -> dict[str, Piece]:
-        """What is stored of each row of `in_features` weights."""
-
-    def quantize(self, weight: Tensor) -> Pieces:
-        """The pieces of a weight [out,in] in float32."""
-
-    def dequantize(self, pieces: Pieces, in_features: int) -> Tensor:
-        """The weight [out,in] in float32."""
-
-
 @dataclass(frozen=True)
 class Int8:
-    """One code −127 to 127 a weight and one float32 scale a row: weight = scale · code."""
+    """A code −127 to 127 for each weight and a float32 scale for each row: weight = scale · code.
+
+    `packed_specs` of so many inputs are by name; `quantize` takes and `dequantize` returns a float32 weight [out,in].
+    """
 
     name: str = "int8"
 
-    def pieces(self, in_features: int) -> dict[str, Piece]:
-        return {"codes": Piece((in_features,), torch.int8), "scale": Piece((), torch.float32)}
+    def packed_specs(self, in_features: int) -> dict[str, PackedSpec]:
+        return {"codes": PackedSpec((in_features,), torch.int8), "scale": PackedSpec((), torch.float32)}
 
-    def quantize(self, weight: Tensor) -> Pieces:
+    def quantize(self, weight: Tensor) -> PackedTensors:
         scale = (weight.abs().amax(1) / 127).clamp_min(torch.finfo(torch.float32).tiny)
         codes = (weight / scale[:, None]).round_().clamp_(-127, 127)
         return {"codes": codes.to(torch.int8), "scale": scale}
 
-    def dequantize(self, pieces: Pieces, in_features: int) -> Tensor:
-        return pieces["codes"].float().mul_(pieces["scale"][:, None])
+    def dequantize(self, packed: PackedTensors, in_features: int) -> Tensor:
+        return packed["codes"].float().mul_(packed["scale"][:, None])
 
 
 @dataclass(frozen=True)
 class Int4:
-    """One code 0 to 15 a weight; scale and zero in bfloat16 for 128 neighbours in a row: scale · (code − 8) + zero.
+    """A code 0 to 15 for each weight, a bfloat16 scale and zero for 128 neighbours: weight = scale · (code − 8) + zero.
 
-    4.25 bits a weight. This is the form of torch's kernel `_weight_int4pack_mm` (tinygemm, which torchao calls too),
-    but for the order of codes; a symmetric form would waste one of 16 codes. An input that is no multiple of 128 has
-    its last group filled up with copies of its last weight, which are stored and never used; the published sizes
-    (4096, 11008; 2048, 8192) need none.
+    4.25 bits a weight. This is the scheme of torch's `_weight_int4pack_mm` (tinygemm), but for the order of codes; a
+    symmetric scheme would waste one of 16 codes. If the inputs are no multiple of 128, the last group is padded with
+    copies of the last weight, which are stored and never used; the published sizes need no padding.
 
-    The codes are spread evenly over the range of each group, and the nearest is taken. Scales with less squared error
-    (least squares, a search of the range) had more divergence from the unrounded model on the demo
-    (benchmarks/RESULTS.md).
+    The codes span the range of each group evenly, and the nearest is taken. Scales with less squared error (least
+    squares, a search of the range) had more divergence from the unquantised model on the demo (docs/results.md).
     """
 
     name: str = "int4"
 
-    def pieces(self, in_features: int) -> dict[str, Piece]:
+    def packed_specs(self, in_features: int) -> dict[str, PackedSpec]:
         groups = -(-in_features // GROUP_SIZE)
         return {
-            "packed": Piece((groups * GROUP_SIZE // 2,), torch.uint8),
-            "scale_zero": Piece((groups, 2), torch.bfloat16),
+            "packed": PackedSpec((groups * GROUP_SIZE // 2,), torch.uint8),
+            "scale_zero": PackedSpec((groups, 2), torch.bfloat16),
         }
 
-    def quantize(self, weight: Tensor) -> Pieces:
+    def quantize(self, weight: Tensor) -> PackedTensors:
         missing = -weight.shape[1] % GROUP_SIZE
         groups = F.pad(weight, (0, missing), mode="replicate").unflatten(1, (-1, GROUP_SIZE))
         low, high = groups.aminmax(dim=-1, keepdim=True)
         step = ((high - low) / (HIGHEST_CODE - LOWEST_CODE)).clamp_min(torch.finfo(torch.bfloat16).tiny)
         scale, zero = step.bfloat16(), ((low + high) / 2 - (LOWEST_CODE + HIGHEST_CODE) / 2 * step).bfloat16()
-        # The nearest by scale and zero as they are stored.
+        # The nearest code for scale and zero as they are stored.
         codes = ((groups - zero.float()) / scale.float()).round_().clamp_(LOWEST_CODE, HIGHEST_CODE) - LOWEST_CODE
         return {"packed": pack_codes(codes), "scale_zero": torch.cat((scale, zero), -1)}
 
-    def dequantize(self, pieces: Pieces, in_features: int) -> Tensor:
-        codes = unpack_codes(pieces["packed"]).add_(LOWEST_CODE)
-        scale, zero = pieces["scale_zero"].float().split(1, -1)
+    def dequantize(self, packed: PackedTensors, in_features: int) -> Tensor:
+        codes = unpack_codes(packed["packed"]).add_(LOWEST_CODE)
+        scale, zero = packed["scale_zero"].float().split(1, -1)
         return codes.mul_(scale).add_(zero).flatten(1)[:, :in_features]
 
 
+Scheme = Int8 | Int4
 SCHEMES: Mapping[str, Scheme] = MappingProxyType({scheme.name: scheme for scheme in (Int8(), Int4())})
 
 
-def quantize(scheme: Scheme, weight: Tensor, device: torch.device | str, name: str) -> Pieces:
-    """The pieces, on `device`, of a weight [out,in] of any float format; worked out there, some rows at a time.
+def quantize(scheme: Scheme, weight: Tensor, device: torch.device | str, name: str) -> PackedTensors:
+    """The packed tensors of a weight [out,in] of any float dtype, computed on `device` some rows at a time.
 
-    Raises CheckpointError, naming the weight, when it holds a number that is not finite or beyond LARGEST.
+    Raises CheckpointError naming the weight if a value is not finite or beyond LARGEST.
     """
     on_cpu = torch.device(device).type == "cpu"
     rows = max(1, (CPU_ELEMENTS if on_cpu else DEVICE_ELEMENTS) // weight.shape[1])
@@ -123,4 +108,4 @@ def quantize(scheme: Scheme, weight: Tensor, device: torch.device | str, name: s
                 f"`{name}` holds numbers that are not finite or beyond {LARGEST:g}; the file is damaged: get it again"
             )
         parts.append(scheme.quantize(values))
-    return {piece: torch.cat([part[piece] for part in parts]) for piece in parts[0]}
+    return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}

@@ -1,4 +1,4 @@
-"""The user's choice of a number format for the weights, and what follows from it."""
+"""The user's choice of the weights' dtype, and the plan that follows from it."""
 
 from dataclasses import dataclass
 
@@ -14,14 +14,14 @@ CHOICES = (AUTO, *FLOATS, *SCHEMES)
 
 @dataclass(frozen=True)
 class WeightsPlan:
-    """`scheme` of the blocks' linear layers, None where they are plain; `dtype` of all else and of the computation."""
+    """`scheme` of the blocks' linear layers, None if not quantised; `dtype` of all else and of the computation."""
 
     dtype: torch.dtype
     scheme: Scheme | None = None
 
     @property
     def name(self) -> str:
-        """The format in one word, as it is chosen."""
+        """The choice that gives this plan."""
         if self.scheme is not None:
             return self.scheme.name
         names = {dtype: name for name, dtype in FLOATS.items()}
@@ -29,10 +29,10 @@ class WeightsPlan:
 
 
 def plan_weights(choice: str, stored: str | None, dtype: torch.dtype) -> WeightsPlan:
-    """What a choice means for a checkpoint whose blocks are `stored` in a scheme (None: plain numbers).
+    """The plan for a checkpoint whose blocks are `stored` in a scheme (None: not quantised).
 
-    auto takes the weights as they are stored; int8 and int4 quantise plain ones; bf16 and fp32 are for plain ones, and
-    stand in for `dtype`. Raises InputError for an unknown choice, or one that the stored numbers cannot serve.
+    auto takes the weights as they are stored; int8 and int4 quantise plain weights; bf16 and fp32 are for plain
+    weights and replace `dtype`. Raises InputError for an unknown choice, and for one that the stored scheme rules out.
     """
     if choice not in CHOICES:
         raise InputError(f"weights is {choice!r}; expected one of {', '.join(CHOICES)}")

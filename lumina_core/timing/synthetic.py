@@ -1,4 +1,4 @@
-"""Models of random weights in the published sizes, to plan and time without a checkpoint."""
+"""Models with random weights in the published sizes, for planning and timing without a checkpoint."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ import torch
 from torch import Tensor
 
 from ..checkpoint.config import TransformerConfig
-from ..model.load import EMBEDDING, build_transformer, published_shapes
+from ..checkpoint.published import EMBEDDING, published_shapes
+from ..model.load import build_transformer
 from ..model.transformer import Transformer
 from ..movqgan.autoencoder import MoVQGAN
 from ..movqgan.config import MoVQGANConfig
-from ..quant.schemes import Pieces, quantize
+from ..quant.schemes import PackedTensors, quantize
 from ..quant.weights import WeightsPlan
 from ..tokens.vocabulary import Vocabulary
 
-SPREAD = 0.02
+WEIGHT_STD = 0.02
 MAX_UNITS = 128
 
 
 @dataclass(frozen=True)
 class SyntheticModel:
-    """The sizes of a transformer and its codec."""
+    """The sizes of a transformer and its MoVQGAN."""
 
     config: TransformerConfig
     movqgan: MoVQGANConfig
@@ -32,7 +33,7 @@ class SyntheticModel:
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """A vocabulary of arbitrary ids, with a token for every side."""
+        """A vocabulary with arbitrary ids and grid-unit tokens for sides up to MAX_UNITS units."""
         config = self.config
         units = tuple(range(5, 5 + MAX_UNITS + 1))
         return Vocabulary(1, 2, 3, 4, units, config.image_token_offset, config.codebook_size)
@@ -75,10 +76,10 @@ SYNTHETIC: Mapping[str, SyntheticModel] = MappingProxyType(
 
 @torch.inference_mode()
 def make_transformer(config: TransformerConfig, plan: WeightsPlan, device: torch.device, seed: int = 0) -> Transformer:
-    """A transformer of random weights, made on the device tensor by tensor and quantised there.
+    """A transformer with random weights, created and quantised on the device tensor by tensor.
 
-    Its vocabulary is the image codes alone, so that the published tables, of which only those rows go to a device, need
-    not be made; any id has the same embedding in host memory.
+    Its vocabulary is the image codes only, because a device holds no other rows of embedding and head. In host memory
+    all ids share one row of zeros.
     """
     config = replace(config, vocab_size=config.codebook_size, image_token_offset=0)
     shapes = published_shapes(config)
@@ -87,25 +88,25 @@ def make_transformer(config: TransformerConfig, plan: WeightsPlan, device: torch
     def get(name: str) -> Tensor:
         if "norm" in name:
             return torch.zeros(shapes[name]) if name.endswith("bias") else torch.ones(shapes[name])
-        spread = 1.0 if name == EMBEDDING else SPREAD
-        return torch.randn(shapes[name], generator=generator, device=device, dtype=plan.dtype).mul_(spread)
+        std = 1.0 if name == EMBEDDING else WEIGHT_STD
+        return torch.randn(shapes[name], generator=generator, device=device, dtype=plan.dtype).mul_(std)
 
-    def get_pieces(name: str) -> Pieces:
+    def get_packed(name: str) -> PackedTensors:
         assert plan.scheme is not None
         return quantize(plan.scheme, get(name), device, name)
 
-    model = build_transformer(config, plan, get, get_pieces, device, device)
+    model = build_transformer(config, plan, get, get_packed, device, device)
     model.text_embedding, model.text_head = (torch.zeros(1, config.hidden_size).expand(config.vocab_size, -1),) * 2
     return model
 
 
 @torch.inference_mode()
 def make_movqgan(config: MoVQGANConfig, device: torch.device, seed: int = 0) -> MoVQGAN:
-    """A MoVQGAN of random weights in float32."""
+    """A MoVQGAN with random weights in float32."""
     generator = torch.Generator(device).manual_seed(seed)
     with torch.device("meta"):
         model = MoVQGAN(config)
     model.to_empty(device=device)
-    for part in model.parameters():
-        part.normal_(0, SPREAD, generator=generator)
+    for parameter in model.parameters():
+        parameter.normal_(0, WEIGHT_STD, generator=generator)
     return model.eval().requires_grad_(False)

@@ -1,1 +1,1 @@
-"""Text and pictures as tokens: tokenizer, vocabulary, prompt templates."""
+"""Text and pictures as tokens: tokenizer, vocabulary, prompt templates, prompt rewriting."""

@@ -1,4 +1,4 @@
-"""The wording of each task's prompt: templates that are data, to be seen and replaced."""
+"""Prompt templates of the tasks, as data that a user can read and replace."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _SIZE = ("width", "height")
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """One task's wording, with {width}, {height} (of the whole canvas), {prompt}, {map}, {object} to be filled in.
+    """The prompt of a task, with placeholders {width}, {height} (of the whole canvas), {prompt}, {map}, {object}.
 
-    `requires` are the inputs that must not be empty; `needs_condition` says that a picture is given as the upper
-    panel; `published` tells the model authors' wording from our own, for tasks whose wording they did not publish.
+    `requires` lists the inputs that must not be empty. `needs_condition` says whether the task needs a picture for the
+    upper panel. `published` is False where the model's authors published no wording and this one is ours.
     """
 
     task: str
@@ -72,7 +72,7 @@ TEMPLATES = MappingProxyType(
                 requires=("prompt",),
                 needs_condition=True,
             ),
-            # Prediction is the lower half of an image pair whose upper half is given, so it takes the pair's wording.
+            # Prediction draws the lower half of a pair whose upper half is given, so it uses the template of `pair`.
             PromptTemplate("predict", _PAIR, published=False, requires=("map",), needs_condition=True),
         )
     }
@@ -91,26 +91,26 @@ def build_prompt(
 ) -> str:
     """The full prompt of a task for a canvas of `width` by `height` pixels (both panels together).
 
-    `map` is one of MAPS, `object` the subject's description; a task ignores those that it does not use. A turn of
-    editing over several turns is the task "edit". `prompt` is taken as it is, and may be empty where the published
-    program allows it. `template` replaces the task's own wording. Raises InputError for what is unknown or lacking.
+    `map` is one of MAPS, `object` the description of the subject; tasks that do not use them ignore them. Each turn of
+    multi-turn editing is the task "edit". `prompt` is inserted unchanged, and may be empty where the published program
+    allows it. `template` replaces the text of the task's template. Raises InputError for unknown or missing inputs.
     """
     own = find_template(task)
-    wording = own.text if template is None else template
+    text = own.text if template is None else template
     values = {"width": str(width), "height": str(height), "prompt": prompt, "object": object or "", "map": ""}
     if "map" in own.requires:
         values["map"] = _map_name(task, map)
     for name in own.requires:
         if not values[name].strip():
             raise InputError(f"the task {task!r} came without {name}; expected a text that is not empty")
-    _check_wording(wording, [*_SIZE, *own.requires, *(["prompt"] if prompt.strip() else [])])
+    _check_placeholders(text, [*_SIZE, *own.requires, *(["prompt"] if prompt.strip() else [])])
     if not prompt.strip() and not own.needs_condition:
-        logger.warning("The prompt is empty: nothing but the size says what to draw.")
-    return re.sub(r"\{(\w+)\}", lambda match: values[match[1]], wording)
+        logger.warning("The prompt is empty: the model gets the size only.")
+    return re.sub(r"\{(\w+)\}", lambda match: values[match[1]], text)
 
 
 def find_template(task: str) -> PromptTemplate:
-    """The template of a task. Raises InputError that lists the tasks for an unknown one."""
+    """The template of a task. Raises InputError with the list of tasks for an unknown task."""
     if task not in TEMPLATES:
         raise InputError(f"the task is {task!r}; expected one of {', '.join(TASKS)}")
     return TEMPLATES[task]
@@ -124,14 +124,12 @@ def _map_name(task: str, map: str | None) -> str:
     return MAPS[map]
 
 
-def _check_wording(wording: str, needed: list[str]) -> None:
-    used = re.findall(r"\{([^{}]*)\}", wording)
+def _check_placeholders(text: str, needed: list[str]) -> None:
+    used = re.findall(r"\{([^{}]*)\}", text)
     unknown = [name for name in used if name not in PLACEHOLDERS]
     if unknown:
-        legal = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
-        raise InputError(f"the template has the placeholder {{{unknown[0]}}}; expected only {legal}")
+        known = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
+        raise InputError(f"the template has the placeholder {{{unknown[0]}}}; expected only {known}")
     missing = [f"{{{name}}}" for name in needed if name not in used]
     if missing:
-        raise InputError(
-            f"the template {wording!r} lacks {', '.join(missing)}; put the placeholder where its text goes"
-        )
+        raise InputError(f"the template {text!r} lacks {', '.join(missing)}; add the placeholder where its text goes")

@@ -1,6 +1,6 @@
-"""Thinking before drawing: the instruction that asks a language model for a better prompt, and reading its answer.
+"""Prompt rewriting ("thinking before drawing"): the instruction for a language model and the parser of its answer.
 
-The idea is the Lumina-mGPT 2.0 paper's (arXiv 2507.17801, inference-time scaling); the wording is ours.
+The method is from the Lumina-mGPT 2.0 paper (arXiv 2507.17801, inference-time scaling); the wording is ours.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ AIMS = MappingProxyType(
         "edit": "one clear order to change a given picture; name what changes, and what must stay as it is if in doubt",
     }
 )
-"""What the improved text is, by the tasks of `prompts.TEMPLATES` that have a prompt of the user's to improve."""
+"""Description of the text to write, for each task of `prompts.TEMPLATES` with a user prompt to improve."""
 
-# The end mark comes first, so that an answer that merely repeats the instruction holds nothing between two marks.
+# The instruction names the end mark first, so an answer that repeats the instruction has no text between two marks.
 _INSTRUCTION = f"""\
 You prepare the text for a model that draws pictures. Write {{aim}}.
 
@@ -39,7 +39,7 @@ seen. Do not explain the picture and do not praise it.
 
 Then give the result once: plain English in one paragraph of at most {{max_words}} words, without title, list or \
 quotation marks. It must end with {END_MARK} and begin with {START_MARK}. Put your thoughts before it and nothing \
-behind it.
+after it.
 
 The request: {{prompt}}"""
 
@@ -49,7 +49,7 @@ _THOUGHTS_END = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
 _FENCE = re.compile(r"^\s*```\w*\s*$|```", re.MULTILINE)
 _LABEL = re.compile(r"^(?:(?:improved|final|new)\s+)?(?:caption|prompt)\s*:\s*", re.IGNORECASE)
 _REFUSAL = re.compile(r"(?:(?:i['’]?m|i am) (?:sorry|unable)\b|sorry,|i can(?:no|['’])t\b|as an ai\b)", re.IGNORECASE)
-# What marks turns in the languages of chat: <|im_end|>, <|channel>, <turn|>, <end_of_turn>, </s>.
+# Turn markers of chat templates: <|im_end|>, <|channel>, <turn|>, <end_of_turn>, </s>.
 _TURN = re.compile(r"<\|[^<>]*>|<[^<>]*\|>|<(?:start|end)_of_turn>|</?s>")
 _WRAPPINGS = (
     *(("**", "**"), ("`", "`"), ('"', '"'), ("'", "'")),
@@ -60,38 +60,38 @@ _SENTENCE_END = re.compile(r"[.!?](?=\s)|[。！？]")
 
 @dataclass(frozen=True)
 class Thought:
-    """The text to draw, whether it is the language model's, and what happened, for reading."""
+    """The text to draw, whether it is from the language model, and a note for the user on what happened."""
 
     text: str
     from_answer: bool
     note: str
 
 
-class _BrokenError(Exception):
-    """The answer holds no text to draw; the message says why."""
+class _NoTextError(Exception):
+    """The answer contains no text to draw; the message says why."""
 
 
 def thinking_instruction(prompt: str, task: str = "t2i", max_words: int = 120) -> str:
-    """The instruction for a language model to think about a prompt. Raises InputError for nothing to think about."""
+    """The instruction for a language model to rewrite a prompt. Raises InputError for an empty prompt."""
     if task not in AIMS:
         raise InputError(f"the task is {task!r}; expected one of {', '.join(AIMS)}")
     if not prompt.strip():
-        raise InputError("the prompt is empty; expected what to draw, for the language model to think about")
+        raise InputError("the prompt is empty; expected a description for the language model to rewrite")
     return _INSTRUCTION.format(aim=AIMS[task], max_words=max_words, prompt=" ".join(prompt.split()))
 
 
 def read_answer(answer: str, prompt: str, max_characters: int = 1000) -> Thought:
-    """The text to draw out of a language model's answer: what stands between the marks, else its one paragraph.
+    """The text to draw from the answer of a language model: the text between the marks, or the only paragraph.
 
-    Thoughts, code fences, quotation marks around it and a label before it go, and so does what is longer than
-    `max_characters`, by whole sentences if there is one. Where nothing is left, or the answer is cut off, refuses or
-    rambles, it is the plain `prompt`, which is logged.
+    Removes thoughts, code fences, enclosing quotation marks and a leading label. Shortens the text to `max_characters`,
+    to whole sentences if possible. Returns `prompt` and logs a warning when the answer is empty or cut off, is a
+    refusal, or has several paragraphs and no marks.
     """
     try:
         text, note = _caption(answer)
-    except _BrokenError as broken:
-        logger.warning("Thinking before drawing: %s; the plain prompt is drawn.", broken)
-        return Thought(prompt, False, f"plain prompt: {broken}")
+    except _NoTextError as error:
+        logger.warning("Thinking before drawing: %s; the plain prompt is drawn.", error)
+        return Thought(prompt, False, f"plain prompt: {error}")
     short = _shortened(text, max_characters)
     if short != text:
         note += f", shortened from {len(text)} to {len(short)} characters"
@@ -101,31 +101,31 @@ def read_answer(answer: str, prompt: str, max_characters: int = 1000) -> Thought
 def _caption(answer: str) -> tuple[str, str]:
     text = _without_thoughts(answer)
     if not text.strip():
-        raise _BrokenError("the answer is empty")
+        raise _NoTextError("the answer is empty")
     end = text.rfind(END_MARK)
     start = text.rfind(START_MARK, 0, end if end >= 0 else None)
     if start >= 0 and end >= 0:
         return _clean(text[start + len(START_MARK) : end]), "the text between the marks"
     if start >= 0 or end >= 0:
-        raise _BrokenError(f"the answer is cut off: {START_MARK} and {END_MARK} are not both there, in this order")
+        raise _NoTextError(f"the answer is cut off: expected both {START_MARK} and {END_MARK}, in this order")
     return _clean(_only_paragraph(text)), "the whole text, which has no marks"
 
 
 def _without_thoughts(text: str) -> str:
-    """Some models' answers begin within their thoughts, and some end there."""
+    """The text after the thoughts. Some answers begin inside the thoughts, some end there."""
     text = _THOUGHTS.sub(" ", _TURN.sub(" ", text))
     text = _THOUGHTS_END.split(text)[-1]
     if _THOUGHTS_BEGIN.search(text):
-        raise _BrokenError("the answer ends within its thoughts; let the language model write more")
+        raise _NoTextError("the answer ends within its thoughts; raise the token limit of the language model")
     return text
 
 
 def _only_paragraph(text: str) -> str:
     paragraphs = [part for part in re.split(r"\n\s*\n", _FENCE.sub("", text)) if part.strip()]
     if len(paragraphs) > 1:
-        raise _BrokenError(f"the answer has {len(paragraphs)} paragraphs and no marks")
+        raise _NoTextError(f"the answer has {len(paragraphs)} paragraphs and no marks")
     if _REFUSAL.match(text.strip()):
-        raise _BrokenError("the language model refused")
+        raise _NoTextError("the language model refused")
     return "".join(paragraphs)
 
 
@@ -135,12 +135,12 @@ def _clean(text: str) -> str:
     while (bare := _unwrapped(_LABEL.sub("", text))) != text:
         text = bare
     if not any(map(str.isalpha, text)):
-        raise _BrokenError("the answer holds no words")
+        raise _NoTextError("the answer contains no words")
     return text
 
 
 def _unwrapped(text: str) -> str:
-    """The text without one pair of quotation marks, or of stars, that enclose all of it."""
+    """The text without one pair of quotation marks or asterisks around all of it."""
     for left, right in _WRAPPINGS:
         inner = text[len(left) : -len(right)]
         if inner and text == left + inner + right and left not in inner and right not in inner:
@@ -148,10 +148,10 @@ def _unwrapped(text: str) -> str:
     return text
 
 
-def _shortened(text: str, most: int) -> str:
-    """At most so many characters: whole sentences if one fits, else whole words, else what fits."""
-    if len(text) <= most:
+def _shortened(text: str, limit: int) -> str:
+    """At most `limit` characters: whole sentences if one fits, else whole words, else a cut word."""
+    if len(text) <= limit:
         return text
-    sentences = [match.end() for match in _SENTENCE_END.finditer(text) if match.end() <= most]
-    words = text.rfind(" ", 0, most + 1)
-    return text[: sentences[-1] if sentences else words if words > 0 else most]
+    sentences = [match.end() for match in _SENTENCE_END.finditer(text) if match.end() <= limit]
+    words = text.rfind(" ", 0, limit + 1)
+    return text[: sentences[-1] if sentences else words if words > 0 else limit]

@@ -1,4 +1,4 @@
-"""Text to token ids. Special tokens are looked up by name and never made from a user's text."""
+"""Converts text to token ids. User text never produces special tokens; those are looked up by name."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ IMAGE_END = "<eoss>"
 END_OF_ROW = "<reserved08799>"
 END_OF_TURN = "<reserved08706>"
 TOKENIZER = "tokenizer.json"
-COMPANIONS = ("tokenizer_config.json", "added_tokens.json", "special_tokens_map.json")
+EXTRA_FILES = ("tokenizer_config.json", "added_tokens.json", "special_tokens_map.json")
 
 
 def grid_unit_name(units: int) -> str:
-    """The name of the token for `units` grid units of 32 pixels."""
+    """The name of the token for a side of `units` grid units of 32 pixels."""
     return f"<reserved{8800 + units:05d}>"
 
 
@@ -32,7 +32,7 @@ REQUIRED_TOKENS = (IMAGE_START, IMAGE_END, END_OF_ROW, END_OF_TURN, grid_unit_na
 class Tokenizer:
     """A byte-level BPE for text, and the special tokens by name.
 
-    `text` must hold no added tokens, so that a special token's name in a user's text is encoded as text.
+    `text` has no added tokens, so that the name of a special token in user text is encoded as text.
     """
 
     text: tokenizers.Tokenizer
@@ -42,28 +42,26 @@ class Tokenizer:
 
     @property
     def bos_id(self) -> int:
-        """The token that begins a prompt."""
+        """The id of the first token of a prompt."""
         return self.token_id(self.bos)
 
     def encode_text(self, text: str) -> list[int]:
-        """Ids of `text`, special tokens' names as plain text. Raises InputError for invalid Unicode."""
+        """Ids of `text`. Names of special tokens are plain text. Raises InputError for invalid Unicode."""
         try:
             text.encode("utf-8")
         except (AttributeError, UnicodeEncodeError) as error:
-            raise InputError(
-                f"the text {text!r} is not valid Unicode ({error}); expected a string of characters"
-            ) from error
+            raise InputError(f"the text {text!r} is not valid Unicode ({error}); expected a valid string") from error
         return self.text.encode(text, add_special_tokens=False).ids
 
     def encode_prompt(self, text: str) -> list[int]:
-        """Ids of a prompt: bos, the text, end of turn. Raises InputError for invalid Unicode."""
+        """Ids of a prompt: bos, text, end of turn. Raises InputError for invalid Unicode."""
         return [self.bos_id, *self.encode_text(text), self.token_id(END_OF_TURN)]
 
     def has_token(self, name: str) -> bool:
         return self._find(name) is not None
 
     def token_id(self, name: str) -> int:
-        """The id of a token. Raises CheckpointError when the vocabulary has none of that name."""
+        """The id of a token. Raises CheckpointError when there is no token of that name."""
         found = self._find(name)
         if found is None:
             raise _missing(self.source, [name])
@@ -74,10 +72,10 @@ class Tokenizer:
 
 
 def make_tokenizer(files: TokenizerFiles) -> Tokenizer:
-    """The tokenizer of its files' texts.
+    """The tokenizer in the given files.
 
-    The special tokens come from `tokenizer.json`, `added_tokens.json` and `tokenizer_config.json`; the first that has a
-    name counts. Raises CheckpointError for a missing or damaged file, or a token that the model needs and lacks.
+    Special tokens come from `tokenizer.json`, `added_tokens.json` and `tokenizer_config.json`, in this order of
+    precedence. Raises CheckpointError when a file is missing or damaged, or when a token of the model is missing.
     """
     whole, settings = files.tokenizer(), files.values("tokenizer_config.json")
     special_ids = _special_ids(whole, settings, files.values("added_tokens.json"))
@@ -92,52 +90,51 @@ def make_tokenizer(files: TokenizerFiles) -> Tokenizer:
 def _missing(source: str, names: list[str]) -> CheckpointError:
     return CheckpointError(
         f"{source} has no token named {', '.join(names)}; expected the tokenizer of a Lumina-mGPT 2.0 checkpoint, "
-        "with added_tokens.json and tokenizer_config.json beside it if they came with it"
+        "with added_tokens.json and tokenizer_config.json in the same folder if the checkpoint has them"
     )
 
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """The texts of a tokenizer's files by name; `place` is their folder, or the converted file that holds them."""
+    """The texts of the tokenizer files by file name. `place` is their folder, or the converted file with them."""
 
     place: Path
     texts: Mapping[str, str]
     main: str = TOKENIZER
 
     def source(self, name: str) -> str:
-        """The name of a file in errors."""
+        """How errors name a file."""
         return str(self.place / name) if self.place.suffix != ".safetensors" else f"{name} in {self.place}"
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """The files in the folder."""
         return tuple(self.place / name for name in self.texts)
 
     def tokenizer(self) -> tokenizers.Tokenizer:
         source = self.source(self.main)
         if self.main not in self.texts:
-            raise CheckpointError(f"there is no tokenizer at {source}; expected the checkpoint's tokenizer.json there")
+            raise CheckpointError(f"there is no tokenizer at {source}; expected the tokenizer.json of the checkpoint")
         try:
             return tokenizers.Tokenizer.from_str(self.texts[self.main])
-        except Exception as error:  # the library raises no narrower type
+        except Exception as error:  # the library raises plain Exception
             raise CheckpointError(f"{source} is not a tokenizer ({error}); download it again") from error
 
     def values(self, name: str) -> dict[str, Any]:
-        """The JSON object in a file; empty when there is no such file."""
+        """The JSON object in a file; empty when the file does not exist."""
         try:
             values = json.loads(self.texts.get(name, "{}"))
         except ValueError as error:
             raise CheckpointError(f"cannot read {self.source(name)} ({error}); download it again") from error
         if not isinstance(values, dict):
             kind = type(values).__name__
-            raise CheckpointError(f"{self.source(name)} holds a JSON {kind}; expected an object of named values")
+            raise CheckpointError(f"{self.source(name)} contains a JSON {kind}; expected an object")
         return values
 
 
 def read_tokenizer_files(path: Path) -> TokenizerFiles:
-    """The texts of `tokenizer.json` and its companions in a folder. Raises CheckpointError when one cannot be read."""
+    """Reads `tokenizer.json` and EXTRA_FILES of a folder. Raises CheckpointError when a file cannot be read."""
     main = path / TOKENIZER if path.is_dir() else path
-    present = [file for name in (main.name, *COMPANIONS) if (file := main.with_name(name)).is_file()]
+    present = [file for name in (main.name, *EXTRA_FILES) if (file := main.with_name(name)).is_file()]
     return TokenizerFiles(main.parent, {file.name: _read_text(file) for file in present}, main.name)
 
 
@@ -149,13 +146,13 @@ def _read_text(file: Path) -> str:
 
 
 def _special_ids(whole: tokenizers.Tokenizer, settings: dict[str, Any], added: dict[str, Any]) -> dict[str, int]:
-    in_settings = settings.get("added_tokens_decoder") or {}
+    added_in_settings = settings.get("added_tokens_decoder") or {}
     try:
-        ids = {token["content"]: int(token_id) for token_id, token in in_settings.items()}
+        ids = {token["content"]: int(token_id) for token_id, token in added_in_settings.items()}
         ids.update({name: int(token_id) for name, token_id in added.items()})
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        expected = "names with whole-number ids in added_tokens.json and tokenizer_config.json"
-        raise CheckpointError(f"the special tokens cannot be read ({error!r}); expected {expected}") from error
+        expected = "names with integer ids in added_tokens.json and tokenizer_config.json"
+        raise CheckpointError(f"cannot read the special tokens ({error!r}); expected {expected}") from error
     ids.update({token.content: token_id for token_id, token in whole.get_added_tokens_decoder().items()})
     return ids
 
@@ -168,11 +165,11 @@ def _bos_name(files: TokenizerFiles, *sources: dict[str, Any]) -> str:
             if isinstance(name, str) and name:
                 return name
     settings = files.source("tokenizer_config.json")
-    raise CheckpointError(f"{settings} names neither bos_token nor eos_token; expected the token that begins a prompt")
+    raise CheckpointError(f"{settings} has neither bos_token nor eos_token; expected the first token of a prompt")
 
 
 def _without_added_tokens(whole: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    """A tokenizer with the same model (shared, not copied) and splitting rules, without added tokens."""
+    """A tokenizer with the same model (shared, not copied) and pre-tokenizer, but no added tokens."""
     text = tokenizers.Tokenizer(whole.model)
     if whole.normalizer is not None:
         text.normalizer = whole.normalizer

@@ -1,4 +1,4 @@
-"""The tokens of a picture: which are forced where, and how codes become a token list and back."""
+"""Picture tokens: a grid of codes to a token list and back."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class VocabularySizes(Protocol):
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Ids of the picture tokens. `grid_units[n]` says "n grid units"; code c is `image_token_offset` + c.
+    """Ids of the picture tokens. `grid_units[n]` means n grid units; code c is `image_token_offset` + c.
 
     A picture is start, H, W, then h rows of w codes and an end of row, then the end; h = 4 H and w = 4 W.
     """
@@ -73,18 +73,18 @@ class Vocabulary:
         return [self.image_start, self.grid_units[grid_h // CODES_PER_UNIT], self.grid_units[grid_w // CODES_PER_UNIT]]
 
     def row_tokens(self, codes: torch.Tensor) -> list[int]:
-        """Tokens of rows of codes [rows,w], each row with its end. Raises InputError for codes out of the codebook."""
+        """Tokens of codes [rows,w], each row with its end. Raises InputError for codes out of range."""
         self._check_codes(codes)
         ends = torch.full((codes.shape[0], 1), self.end_of_row, device=codes.device)
         return torch.cat([codes + self.image_token_offset, ends], dim=1).flatten().tolist()
 
     def picture_tokens(self, codes: torch.Tensor) -> list[int]:
-        """The full list of a picture of codes [h,w], start to end. Raises InputError for a bad size or code."""
+        """All tokens of a picture of codes [h,w], start to end. Raises InputError for a bad size or code."""
         rows = self.row_tokens(codes)
         return [*self.header(*codes.shape), *rows, self.image_end]
 
     def parse_picture(self, ids: Sequence[int]) -> torch.Tensor:
-        """Codes [h,w] (int64) of a picture's full token list. Raises InputError naming the first wrong position."""
+        """Codes [h,w] (int64) of all tokens of a picture. Raises InputError naming the first wrong position."""
         if len(ids) < HEADER_LENGTH:
             raise InputError(
                 f"a picture's token list has {len(ids)} tokens; expected at least its header of start, H, W"
@@ -96,10 +96,9 @@ class Vocabulary:
             raise InputError(
                 f"a picture of {grid_h} rows of {grid_w} codes came with {len(ids)} tokens; expected {expected}"
             )
-        for row in range(grid_h):
-            _expect(ids, HEADER_LENGTH + row * (grid_w + 1) + grid_w, self.end_of_row, f"the end of row {row}")
+        codes = self._parse_rows(ids, grid_h, grid_w)
         _expect(ids, expected - 1, self.image_end, "the end of the picture")
-        return self._parse_codes(ids, grid_h, grid_w)
+        return codes
 
     def _parse_side(self, ids: Sequence[int], position: int, name: str) -> int:
         """Codes of a side of a picture."""
@@ -108,11 +107,13 @@ class Vocabulary:
             raise InputError(f"token {position} of the picture is {ids[position]!r}; expected {expected}")
         return CODES_PER_UNIT * self.grid_units.index(ids[position])
 
-    def _parse_codes(self, ids: Sequence[int], grid_h: int, grid_w: int) -> torch.Tensor:
+    def _parse_rows(self, ids: Sequence[int], grid_h: int, grid_w: int) -> torch.Tensor:
         first, last = self.image_token_offset, self.image_token_offset + self.codebook_size - 1
         for position in range(HEADER_LENGTH, len(ids) - 1):
-            is_end_of_row = (position - HEADER_LENGTH) % (grid_w + 1) == grid_w
-            if not is_end_of_row and not (isinstance(ids[position], int) and first <= ids[position] <= last):
+            row, column = divmod(position - HEADER_LENGTH, grid_w + 1)
+            if column == grid_w:
+                _expect(ids, position, self.end_of_row, f"the end of row {row}")
+            elif not (isinstance(ids[position], int) and first <= ids[position] <= last):
                 raise InputError(
                     f"token {position} of the picture is {ids[position]!r}; expected an image code, {first} to {last}"
                 )

@@ -1,4 +1,4 @@
-"""A real ComfyUI server with this pack, and a client for its HTTP and websocket interface."""
+"""Starts a ComfyUI server with this pack. Includes a client for its HTTP and websocket API."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-websocket = pytest.importorskip("websocket", reason="the tests in a real ComfyUI need the package websocket-client")
+websocket = pytest.importorskip("websocket", reason="these tests need the package websocket-client")
 
 PACK = Path(__file__).parents[2]
 PACK_NAME = "comfyui-lumina-mgpt2"
@@ -31,7 +31,7 @@ PREVIEW_EVENT = 1
 
 
 def find_comfyui() -> tuple[Path, Path] | str:
-    """The ComfyUI folder and its Python, or the reason why there is none."""
+    """The ComfyUI folder and its Python, or the reason why one is missing."""
     folder = Path(os.environ.get("COMFYUI_PATH", Path.home() / "comfy" / "ComfyUI"))
     if not (folder / "main.py").is_file():
         return f"no ComfyUI at {folder}; set COMFYUI_PATH to its folder"
@@ -50,7 +50,7 @@ def free_port() -> int:
 
 @dataclass
 class Run:
-    """What the server said about one queued workflow."""
+    """The messages of the server about one queued workflow."""
 
     prompt_id: str
     executed: list[str] = field(default_factory=list)
@@ -71,7 +71,7 @@ class Run:
 
 
 class ComfyServer:
-    """ComfyUI on the CPU with a folder of its own for models, input, output and settings."""
+    """ComfyUI on the CPU with a separate base folder for models, input, output and settings."""
 
     def __init__(self, comfyui: Path, python: Path, base: Path):
         self.comfyui, self.python, self.base = comfyui, python, base
@@ -115,7 +115,7 @@ class ComfyServer:
         return self.log_path.read_text(encoding="utf-8", errors="replace")
 
     def get(self, path: str):
-        """The JSON that a path answers."""
+        """The JSON response of a path."""
         with urllib.request.urlopen(self.url + path, timeout=30) as answer:
             return json.load(answer)
 
@@ -124,28 +124,28 @@ class ComfyServer:
             return answer.read()
 
     def post(self, path: str, content: dict | None = None) -> dict:
-        """The JSON that a post answers, also where the status says no."""
+        """The JSON response to a POST, also if the status is an error."""
         body = json.dumps(content or {}).encode()
         request = urllib.request.Request(self.url + path, body, {"Content-Type": "application/json"})
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
                 return json.loads(answer.read() or b"{}")
-        except urllib.error.HTTPError as refusal:
-            return json.loads(refusal.read() or b"{}")
+        except urllib.error.HTTPError as error:
+            return json.loads(error.read() or b"{}")
 
     def free(self) -> None:
-        """Unloads the models and empties the cache, as the button in the frontend does."""
+        """Unloads the models and empties the cache, like the button in the frontend."""
         self.post("/free", {"unload_models": True, "free_memory": True})
-        time.sleep(FREE_SECONDS)  # the server does it when its queue wakes up, and says nothing of it
+        time.sleep(FREE_SECONDS)  # the server frees when its queue wakes up, and sends no message
 
     def queue(self, workflow: dict) -> dict:
-        """Queues an API workflow; the server's answer has `prompt_id`, or `error` and `node_errors`."""
+        """Queues an API workflow. The response has `prompt_id`, or `error` and `node_errors`."""
         return self.post("/prompt", {"prompt": workflow, "client_id": self.client_id})
 
     def run(self, workflow: dict, *, cancel_at: int | None = None, cancel_in: str | None = None) -> Run:
-        """Queues a workflow and listens until it ends.
+        """Queues a workflow and waits until it ends.
 
-        Cancels it at its `cancel_at`-th progress message, or shortly after the node `cancel_in` has begun.
+        Cancels it at its `cancel_at`-th progress message, or shortly after the node `cancel_in` starts.
         """
         answer = self.queue(workflow)
         assert "prompt_id" in answer, answer
@@ -168,13 +168,13 @@ class ComfyServer:
                 cancel_in = None
 
     def pictures(self, run: Run, node_id: str) -> list[Image.Image]:
-        """The pictures that an output node showed."""
+        """The pictures of an output node."""
         shown = self.get(f"/history/{run.prompt_id}")[run.prompt_id]["outputs"][node_id]["images"]
         paths = [f"/view?filename={p['filename']}&subfolder={p['subfolder']}&type={p['type']}" for p in shown]
         return [Image.open(io.BytesIO(self.get_bytes(path))).convert("RGB") for path in paths]
 
     def _note(self, run: Run, message: dict) -> bool:
-        """Takes a message into the run; whether it was the run's last."""
+        """Records a message in the run; returns whether it was the last one of the run."""
         kind, data = message["type"], message.get("data", {})
         if data.get("prompt_id") not in (None, run.prompt_id):
             return False
@@ -220,7 +220,7 @@ class ComfyServer:
 
 
 def _preview(message: bytes) -> list[Image.Image]:
-    """The picture in a binary websocket message, if it is a preview: two big-endian numbers, then the file."""
+    """The picture in a binary websocket message, if it is a preview: two big-endian integers, then the file."""
     (event,) = struct.unpack(">I", message[:4])
     if event != PREVIEW_EVENT:
         return []

@@ -1,4 +1,4 @@
-"""One ComfyUI server for all tests of this folder."""
+"""One ComfyUI server for all tests in this folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
-    """A running server with the pack and nothing else in it."""
+    """A running server with this pack as its only custom node."""
     from comfy_server import ComfyServer, find_comfyui
 
     found = find_comfyui()
@@ -28,7 +28,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
 
 @pytest.fixture(scope="session")
 def chromium_path() -> Path:
-    """A Chromium that playwright can drive."""
+    """A Chromium for playwright."""
     pytest.importorskip("playwright.sync_api", reason="the browser tests need the package playwright")
     names = ("chromium", "chromium-browser", "google-chrome")
     path = next((found for name in names if (found := shutil.which(name))), None)

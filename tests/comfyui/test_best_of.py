@@ -1,4 +1,4 @@
-"""Best of N behind the sampler: by the model's likelihood, by numbers of other nodes, and with what does not match."""
+"""Best of N after the sampler: ranking by likelihood and by scores of other nodes, and inputs that do not match."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WEIGHTS = {"likelihood_weight": 1.0, "weight_1": 1.0, "weight_2": 1.0, "weight_3
 
 
 def best_of(seed: int = 40, **inputs) -> dict:
-    """A batch of four, the choice, and everything it gives; `inputs` are Best of N's, None takes one away."""
+    """A batch of four, Best of N and all its outputs. `inputs` are those of Best of N; None removes one."""
     given = {"images": [DECODE, 0], "latent": [SAMPLER, 0], "keep": 1, **WEIGHTS, **inputs}
     given = {name: value for name, value in given.items() if value is not None}
     workflow = text_to_image(seed=seed, batch_size=BATCH) | {
@@ -31,7 +31,7 @@ def best_of(seed: int = 40, **inputs) -> dict:
 
 
 def numbers(server, workflow: dict, values: list, name: str = LIST) -> list:
-    """A link to a list of floats made by core nodes."""
+    """A link to a list of floats from core nodes."""
     if "CreateList" not in server.get("/object_info"):
         pytest.skip("this ComfyUI has no core node that makes a list of single numbers")
     for index, value in enumerate(values):
@@ -46,9 +46,9 @@ def arrays(server, run, name: str) -> list[np.ndarray]:
 
 
 def likelihoods(run) -> list[float]:
-    """As the sampler's report tells them."""
-    (told,) = re.findall(r"nats per code: (.*)", run.outputs[REPORT]["text"][0])
-    return [float(number) for number in told.split(", ")]
+    """The log-likelihoods in the sampler's report."""
+    (line,) = re.findall(r"nats per code: (.*)", run.outputs[REPORT]["text"][0])
+    return [float(number) for number in line.split(", ")]
 
 
 def refusal(server, workflow: dict) -> str:
@@ -72,14 +72,14 @@ def test_the_likeliest_picture_is_the_best(server):
     assert [int(line.split()[1]) for line in lines] == np.argsort(nats)[::-1].tolist()
 
 
-def test_a_picture_is_as_likely_alone_and_in_every_decoder_that_draws_it(server):
+def test_the_likelihood_is_the_same_alone_and_with_every_decoder(server):
     together = likelihoods(server.run(text_to_image(seed=50, batch_size=BATCH)))
     for decoder, window in (("ar", 1), ("gumbel", 7)):
         alone = likelihoods(server.run(text_to_image(seed=52, decoder=decoder, window=window)))
         assert alone == pytest.approx(together[2:3], abs=2e-3)
 
 
-def test_several_are_kept_in_order_and_framed_on_the_sheet(server):
+def test_several_pictures_are_kept_in_order_and_framed_on_the_sheet(server):
     run = server.run(best_of(keep=3))
     batch, order = arrays(server, run, SAVE), np.argsort(likelihoods(run))[::-1]
     for name in (BEST_SAVE, LATENT_SAVE):
@@ -92,11 +92,11 @@ def test_several_are_kept_in_order_and_framed_on_the_sheet(server):
     assert abs(first - batch[order[0]]).max() <= 1
 
 
-def test_more_than_there_are_gives_all(server):
+def test_keeping_more_than_the_batch_keeps_all(server):
     assert len(server.pictures(server.run(best_of(keep=64)), BEST_SAVE)) == BATCH
 
 
-def test_scores_of_other_nodes_decide(server):
+def test_scores_of_other_nodes_set_the_order(server):
     for scores, weights, best in (
         ([0.1, 0.4, 0.3, 0.2], {"likelihood_weight": 0.0}, 1),
         ([0.1, 0.4, 0.3, 0.2], {"likelihood_weight": 0.0, "weight_1": -1.0}, 0),
@@ -109,8 +109,8 @@ def test_scores_of_other_nodes_decide(server):
         assert int(run.outputs[INDEX]["text"][0]) == best
 
 
-def test_a_node_that_runs_once_for_each_picture_gives_its_numbers(server):
-    """Rebatch Images makes a list of the batch; the numbers are all 64 and so leave the order to the likelihood."""
+def test_a_node_that_runs_once_per_picture_supplies_the_scores(server):
+    """Rebatch Images makes a list of the batch. The scores are all equal, so the likelihood sets the order."""
     workflow = best_of() | {
         "40": node("RebatchImages", images=[DECODE, 0], batch_size=1),
         "41": node("GetImageSize", image=["40", 0]),
@@ -137,7 +137,7 @@ def test_lists_of_batches_are_joined(server):
     assert len(server.pictures(run, BEST_SAVE)) == len(server.pictures(run, LATENT_SAVE)) == 2 * BATCH
 
 
-def test_without_a_latent_scores_decide_and_there_is_no_latent_to_give(server):
+def test_without_a_latent_scores_set_the_order_and_best_latent_is_an_error(server):
     workflow = best_of(latent=None)
     workflow[BEST]["inputs"]["scores_3"] = numbers(server, workflow, [1.0, 2.0, 4.0, 3.0])
     run = server.run(workflow)
@@ -149,7 +149,7 @@ def test_without_a_latent_scores_decide_and_there_is_no_latent_to_give(server):
     assert run.error is not None and "connect the sampler's latent" in run.error["exception_message"]
 
 
-def test_a_number_of_scores_that_is_not_that_of_the_pictures_is_an_error(server):
+def test_a_wrong_number_of_scores_is_an_error(server):
     workflow = best_of()
     workflow[BEST]["inputs"]["scores_1"] = numbers(server, workflow, [1.0, 2.0, 3.0])
     assert "scores_1 holds 3 scores; expected 4" in refusal(server, workflow)
@@ -159,18 +159,18 @@ def test_a_number_of_scores_that_is_not_that_of_the_pictures_is_an_error(server)
     assert "scores_1 holds 1 scores; expected 4" in refusal(server, workflow)
 
 
-def test_a_score_that_is_no_number_is_an_error(server):
+def test_a_score_that_is_not_finite_is_an_error(server):
     workflow = best_of()
     workflow[BEST]["inputs"]["scores_2"] = numbers(server, workflow, [1.0, float("nan"), 3.0, 4.0])
     assert "scores_2 holds nan for picture 1" in refusal(server, workflow)
 
 
-def test_nothing_to_choose_by_is_an_error(server):
+def test_no_score_is_an_error(server):
     assert "no score to choose by" in refusal(server, best_of(latent=None))
     assert "no score to choose by" in refusal(server, best_of(likelihood_weight=0.0))
 
 
-def test_a_latent_without_likelihood_has_no_say(server):
+def test_a_latent_without_likelihood_does_not_affect_the_order(server):
     workflow = best_of(latent=["60", 0])
     workflow["60"] = node("VAEEncode", pixels=[DECODE, 0], vae=[MOVQGAN, 0])
     assert "no score to choose by" in refusal(server, workflow)
@@ -186,7 +186,7 @@ def test_a_latent_of_other_pictures_is_an_error(server):
     assert "latent holds 2 pictures, the images are 4" in refusal(server, workflow)
 
 
-def test_a_cut_batch_has_no_likelihood_rather_than_that_of_others(server):
+def test_a_cut_batch_has_no_likelihood(server):
     workflow = best_of(latent=["60", 0], images=["61", 0])
     workflow["60"] = node("LatentFromBatch", samples=[SAMPLER, 0], batch_index=1, length=2)
     workflow["61"] = node("VAEDecode", samples=["60", 0], vae=[MOVQGAN, 0])

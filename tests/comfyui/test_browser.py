@@ -1,4 +1,4 @@
-"""The example workflows in ComfyUI's own frontend, in headless Chromium."""
+"""The example workflows in ComfyUI's frontend, in headless Chromium."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SECONDS = 1000.0
 
 @pytest.fixture
 def page(server, chromium_path) -> Iterator[Page]:
-    """A browser tab with the frontend ready, for a user who has seen it before."""
+    """A browser tab with the frontend loaded and its tutorial completed."""
     from playwright.sync_api import sync_playwright
 
     server.post("/settings", {"Comfy.TutorialCompleted": True})
@@ -46,7 +46,7 @@ def page(server, chromium_path) -> Iterator[Page]:
 
 
 def open_workflow(page: Page, path: Path) -> list[dict]:
-    """Drops a stored workflow on the page; its nodes as stored."""
+    """Opens a stored workflow on the page; returns its nodes as stored."""
     nodes = json.loads(path.read_text(encoding="utf-8"))["nodes"]
     page.set_input_files("#comfy-file-input", str(path))
     page.wait_for_function(f"window.app.graph.nodes.length === {len(nodes)}", timeout=30 * SECONDS)
@@ -54,7 +54,7 @@ def open_workflow(page: Page, path: Path) -> list[dict]:
 
 
 def check_widgets(page: Page, nodes: list[dict]) -> None:
-    """Our nodes have the values that were stored."""
+    """Asserts that the nodes of this pack have their stored widget values."""
     kept = {
         node["id"]: node["widgets_values"]
         for node in page.evaluate("window.app.graph.serialize()")["nodes"]
@@ -64,7 +64,7 @@ def check_widgets(page: Page, nodes: list[dict]) -> None:
 
 
 def press_run(server, page: Page) -> dict:
-    """What the server says of the run, once it is over."""
+    """Queues the workflow on the page; returns the server's history of the finished run."""
     finished = len(server.get("/history"))
     page.click("[data-testid=queue-button]")
     for _ in range(180):
@@ -91,8 +91,8 @@ def test_example_workflow_runs_in_the_browser(server, page, workflow, tmp_path):
     assert saved(run)
 
 
-def test_thinking_workflow_runs_but_for_the_language_model(server, page, tmp_path):
-    """Its file is the user's own; a core node with an answer takes the place of Load CLIP and Generate Text."""
+def test_thinking_workflow_runs_without_a_language_model(server, page, tmp_path):
+    """A core string node with an answer replaces Load CLIP and Generate Text."""
     (workflow,) = [path for path in WORKFLOWS if path.stem == THINKING]
     check_widgets(page, open_workflow(page, workflow))
     page.screenshot(path=tmp_path / f"{THINKING}.png")
@@ -120,8 +120,8 @@ CHOOSE = f"(task) => {{ const [w] = {TASK_PROMPT}.widgets; w.value = task; w.cal
 OLD_VALUES = ["text to image", "a red circle", 64, 96]
 
 
-def test_task_prompt_shows_what_its_task_uses(page, tmp_path):
-    """Also of a workflow that was stored when the node had four widgets."""
+def test_task_prompt_shows_the_widgets_of_its_task(page, tmp_path):
+    """Also in a workflow stored when the node had four widgets."""
     workflow = json.loads((WORKFLOWS[0].parent / "text_to_image.json").read_text(encoding="utf-8"))
     (stored,) = [node for node in workflow["nodes"] if node["type"] == "LuminaMGPT2_TaskPrompt"]
     stored["widgets_values"], stored["inputs"] = OLD_VALUES, []
@@ -136,7 +136,7 @@ def test_task_prompt_shows_what_its_task_uses(page, tmp_path):
         assert set(page.evaluate(SHOWN)) == {*always, *extra}
 
 
-def test_task_prompt_hides_the_size_while_a_canvas_says_it(page):
+def test_task_prompt_hides_the_size_while_a_canvas_is_connected(page):
     open_workflow(page, WORKFLOWS[0].parent / "continue_picture.json")
     second = TASK_PROMPT.replace("find(", "findLast(")
     shown = SHOWN.replace(TASK_PROMPT, second)
@@ -166,7 +166,7 @@ CONNECT_TURN = """() => {
 
 
 def find_subgraph(page: Page, name: str, patience: int) -> bool:
-    """Adds a subgraph by the search of the page, with so much patience; whether there is one then."""
+    """Adds a subgraph from the search of the page, waiting `patience` seconds a step; returns whether it is there."""
     page.keyboard.press("Escape")
     page.wait_for_timeout(patience * SECONDS)
     page.mouse.dblclick(900, 820)
@@ -185,7 +185,7 @@ def test_edit_turn_from_the_node_search_is_a_turn_of_editing(server, page):
     assert any(find_subgraph(page, "Lumina-mGPT 2.0 Edit Turn", patience) for patience in range(1, 5))
     names = page.evaluate(CONNECT_TURN)
     assert {"prompt", "width", "height"} <= set(names)
-    assert any(name.endswith("seed") for name in names)  # older frontends number it by the node inside
+    assert any(name.endswith("seed") for name in names)  # older frontends prefix the id of the inner node
     pictures = saved(press_run(server, page))
     sizes = {
         Image.open(io.BytesIO(server.get_bytes(f"/view?filename={one['filename']}&type=output"))).size

@@ -1,4 +1,4 @@
-"""The MoVQGAN under ComfyUI's own VAE nodes and ours."""
+"""The MoVQGAN with ComfyUI's VAE nodes and the nodes of this pack."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ VAE, PICTURE, ENCODE, DECODE, SAVE = "1", "2", "3", "4", "5"
 
 @pytest.fixture
 def picture(server):
-    """A 64x96 picture in the server's input folder: a soft gradient with a red block."""
+    """A 64x96 picture in the server's input folder: a gradient with a red block."""
     pixels = np.linspace(60, 200, 64 * 96 * 3).reshape(96, 64, 3).astype(np.uint8)
     pixels[24:56, 16:40] = (220, 40, 40)
     Image.fromarray(pixels).save(server.base / "input" / "codec.png")
@@ -89,7 +89,7 @@ def test_a_picture_of_odd_size_is_an_error(server):
 
 
 @pytest.mark.parametrize("step", [ENCODE, DECODE])
-def test_cancelling_ends_a_large_picture_on_its_way(server, step):
+def test_cancel_ends_encoding_and_decoding_of_a_large_picture(server, step):
     Image.new("RGB", (1536, 1536), (200, 90, 40)).save(server.base / "input" / "large.png")
     run = server.run(codec("large.png", "ours", "ours"), cancel_in=step)
     assert run.interrupted_at == step

@@ -1,4 +1,4 @@
-"""Too little memory, by the estimate or a failed allocation: one clear message on the node, and the next, smaller run works."""
+"""Too little memory, estimated or at an allocation: one clear message on the node, and a smaller run then works."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from workflows import DECODE, MODEL, SAMPLER, SAVE, text_to_image
 
-# A custom node that stands in for a small or full device while a file of that name is there.
+# A custom node that simulates a small or full device while a file of that name exists.
 FAULTS = """
 from pathlib import Path
 
@@ -46,7 +46,7 @@ torch.nn.functional.scaled_dot_product_attention = full
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory):
-    """A server of its own, since the faults are in its process."""
+    """A separate server, since the faults patch its process."""
     from comfy_server import ComfyServer, find_comfyui
 
     class FaultyServer(ComfyServer):
@@ -63,7 +63,7 @@ def server(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture
 def fault(server):
-    """Switches a fault on until the test ends."""
+    """Enables a fault until the test ends."""
     made = []
 
     def switch(name: str):
@@ -81,22 +81,27 @@ def test_a_run_that_cannot_fit_is_refused_before_it_starts(server, fault):
     refused = server.run(text_to_image(seed=1, batch_size=64))
     assert refused.error["node_id"] == SAMPLER and not refused.progress
     message = refused.error["exception_message"]
-    assert "64 pictures of 64x64 would take about" in message and "there are 0.2 GB; smaller settings that fit: batch " in message
+    assert (
+        "64 pictures of 64x64 would take about" in message
+        and "there are 0.2 GB; smaller settings that fit: batch " in message
+    )
     assert refused.error["exception_type"].endswith("OutOfMemory")
     assert server.run(text_to_image(seed=1, batch_size=2)).succeeded
 
 
-def test_out_of_memory_on_the_way_says_so_and_a_smaller_run_works(server, fault):
+def test_out_of_memory_during_a_run_is_an_error_and_a_smaller_run_works(server, fault):
     fault("full")
     failed = server.run(text_to_image(seed=2, batch_size=4))
     assert failed.error["node_id"] == SAMPLER
     message = failed.error["exception_message"]
-    assert "out of memory while drawing 4 pictures of 64x64" in message and "smaller settings that fit: batch " in message
+    assert (
+        "out of memory while drawing 4 pictures of 64x64" in message and "smaller settings that fit: batch " in message
+    )
     smaller = server.run(text_to_image(seed=2, batch_size=1))
     assert smaller.succeeded and MODEL not in smaller.executed
 
 
-def test_the_same_run_works_when_there_is_room_again(server, fault):
+def test_the_same_run_works_once_memory_is_free(server, fault):
     path = fault("full")
     assert server.run(text_to_image(seed=3, batch_size=4)).error
     path.unlink()
@@ -104,7 +109,7 @@ def test_the_same_run_works_when_there_is_room_again(server, fault):
 
 
 @pytest.mark.parametrize("decode", ["VAEDecode", "LuminaMGPT2_MoVQGANDecode"])
-def test_a_picture_that_does_not_decode_whole_is_decoded_in_strips(server, fault, decode):
+def test_a_picture_that_does_not_fit_whole_is_decoded_in_strips(server, fault, decode):
     workflow = text_to_image(seed=4)
     workflow[DECODE]["class_type"] = decode
     expected = server.pictures(server.run(workflow), SAVE)[0]
@@ -117,7 +122,7 @@ def test_a_picture_that_does_not_decode_whole_is_decoded_in_strips(server, fault
     assert off.max() <= 1
 
 
-def test_a_picture_that_does_not_decode_in_strips_either_says_so(server, fault):
+def test_a_picture_that_does_not_fit_in_strips_either_is_an_error(server, fault):
     path = fault("no strips")
     failed = server.run(text_to_image(seed=6))
     assert failed.error["node_id"] == DECODE and failed.error["exception_type"].endswith("OutOfMemory")

@@ -1,4 +1,4 @@
-"""Which models the loaders offer."""
+"""The models that the loaders list, and quantised weights."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def offered(server, node: str, name: str) -> list[str]:
     return info["input"]["required"][name][1]["options"]
 
 
-def test_a_fresh_install_offers_the_demo(server):
+def test_a_fresh_install_lists_the_demo(server):
     assert offered(server, "LoadModel", "checkpoint")[0] == DEMO
     assert offered(server, "LoadMoVQGAN", "movqgan")[0] == DEMO
 
 
-def test_folders_single_files_and_extra_paths_are_offered(server):
+def test_folders_single_files_and_extra_paths_are_listed(server):
     models = server.base / "models" / "lumina_mgpt2"
     places = [models / "a folder", models / "maker" / "name", models / "single", server.elsewhere / "far"]
     for place in places:
@@ -41,7 +41,7 @@ def test_folders_single_files_and_extra_paths_are_offered(server):
 
 
 @pytest.mark.parametrize("weights", ["int8", "int4"])
-def test_few_bits_draw_whether_converted_before_or_while_loading(server, weights):
+def test_weights_quantised_while_loading_draw_the_picture_of_a_converted_file(server, weights):
     path = server.base / "models" / "lumina_mgpt2" / f"demo-{weights}.safetensors"
     plan_conversion(FOLDER, weights).write(path)
     assert offered(server, "LoadModel", "checkpoint") == [DEMO, path.name]

@@ -1,4 +1,4 @@
-"""What the demo draws inside ComfyUI, read back by the demo world's judge."""
+"""Pictures of the demo in ComfyUI, checked by the judge of the demo's training data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def pictures_of(server, **changes) -> list[np.ndarray]:
     return [np.asarray(picture) for picture in server.pictures(run, SAVE)]
 
 
-def test_pictures_show_what_the_prompt_says(server, monkeypatch):
+def test_pictures_match_the_prompt(server, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path, str(PACK)])
     from training.world import Claim, Spec, judge, recognise
 
@@ -33,7 +33,7 @@ def test_speed_settings_never_change_the_picture(server):
         assert np.array_equal(first, pictures_of(server, seed=11, decoder="gumbel", window=window))
 
 
-def test_a_picture_of_a_batch_is_that_of_its_own_seed(server):
+def test_a_picture_of_a_batch_is_the_picture_of_its_own_seed(server):
     for decoder in ("gumbel", "sjd", "coupled"):
         batch = pictures_of(server, seed=20, batch_size=3, decoder=decoder)
         assert np.array_equal(batch[2], pictures_of(server, seed=22, decoder=decoder)[0])

@@ -1,4 +1,4 @@
-"""Save Lumina Checkpoint: a file that the loader lists, and that draws what the model draws."""
+"""Save Lumina Checkpoint: the loader lists the file, and it draws the pictures of the saved model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NODE, SHOW = "20", "21"
 
 @pytest.fixture
 def models(server):
-    """The folder of the checkpoints; what a test saves is taken away again."""
+    """The folder of the checkpoints. Files that a test saves are deleted after it."""
     folder = server.base / "models" / "lumina_mgpt2"
     before = set(folder.rglob("*"))
     yield folder
@@ -43,7 +43,7 @@ def files_of(models: Path) -> list[str]:
     return sorted(path.relative_to(models).as_posix() for path in models.rglob("*") if path.is_file())
 
 
-def test_a_saved_checkpoint_is_listed_and_draws_what_the_model_draws(server, models, tmp_path):
+def test_a_saved_checkpoint_is_listed_and_draws_the_same_picture(server, models, tmp_path):
     saved = server.run(saving("mine/small"))
     assert saved.succeeded, saved.error
     name = "mine/small_00001_.safetensors"
@@ -68,8 +68,8 @@ def test_nothing_is_overwritten(server, models):
     assert (models / "kept_00001_.safetensors").read_bytes() == b""
 
 
-def test_cancelling_leaves_nothing_behind(server, models):
-    """The demo is converted so soon that a cancel may come too late: what was finished then is another file."""
+def test_cancel_leaves_no_partial_file(server, models):
+    """Conversion of the demo is so fast that a cancel may come too late, so each attempt has its own name."""
     for attempt in range(5):
         cancelled = server.run(saving(f"cancelled{attempt}"), cancel_at=1)
         if cancelled.interrupted:

@@ -1,4 +1,4 @@
-"""The pack in a real ComfyUI server, over HTTP and websocket."""
+"""The pack in a ComfyUI server, over HTTP and websocket."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NODES = (
 )
 
 
-def test_the_nodes_are_there(server):
+def test_the_nodes_are_registered(server):
     for name in NODES:
         info = server.get(f"/object_info/LuminaMGPT2_{name}")[f"LuminaMGPT2_{name}"]
         assert info["category"] == "Lumina-mGPT 2.0"
@@ -21,7 +21,7 @@ def test_the_nodes_are_there(server):
     assert imported and not any("IMPORT FAILED" in line for line in imported)
 
 
-def test_the_example_workflow_is_offered(server):
+def test_the_example_workflow_is_listed(server):
     templates = server.get("/workflow_templates")
     assert "text_to_image" in templates["comfyui-lumina-mgpt2"]
 
@@ -43,7 +43,7 @@ def test_draws_a_picture_with_progress_and_previews(server):
     assert "forwards" in run.outputs[REPORT]["text"][0]
 
 
-def test_a_cache_of_few_bits_draws_what_ar_draws_with_it(server):
+def test_gumbel_and_ar_draw_the_same_picture_with_an_int8_cache(server):
     runs = [server.run(text_to_image(seed=8, decoder=decoder, kv_cache="int8")) for decoder in ("gumbel", "ar")]
     assert all(run.succeeded for run in runs)
     assert all("int8 cache" in run.outputs[REPORT]["text"][0] for run in runs)

@@ -1,4 +1,4 @@
-"""Tasks that begin with a picture: every example workflow, canvases, and what a user may connect to them."""
+"""Tasks that start from a picture: example workflows, canvases, and the inputs that a user may connect."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from lumina_core.pictures.panels import condition_panel
 from lumina_core.tokens.prompts import build_prompt
 
 WORKFLOWS = sorted((PACK / "example_workflows").glob("*.json"))
-# The others are of other nodes: the browser tests run them.
+# The browser tests run the other two.
 TASK_WORKFLOWS = [path for path in WORKFLOWS if path.stem not in ("best_of_8", "think_before_drawing")]
 PICTURE, STITCH, DECODE, SPLIT, WHOLE, UPPER, LOWER, SHOWN, TEXT = (f"{n}0" for n in range(1, 10))
 
 
 def conditioned(picture: str, stitch: dict | None = None, **prompt) -> dict:
-    """A picture as the upper panel of a 64x128 canvas, with its alpha; `prompt` are inputs of Task Prompt."""
+    """Draws below a picture, with its alpha, on a 64x128 canvas. `prompt` sets inputs of Task Prompt."""
     workflow = {name: one for name, one in text_to_image().items() if name in (MODEL, MOVQGAN, PROMPT, SAMPLER)}
     workflow |= {
         PICTURE: node("LoadImage", image=picture),
@@ -43,7 +43,7 @@ def conditioned(picture: str, stitch: dict | None = None, **prompt) -> dict:
 
 @pytest.fixture
 def save(server):
-    """Saves a picture, or pixels, in the server's input folder."""
+    """Saves a picture or pixels in the server's input folder."""
     saved = []
 
     def one(picture: Image.Image | np.ndarray, name: str = "condition.png") -> Path:
@@ -76,7 +76,7 @@ def message(run) -> str:
 
 
 def owner(workflow: dict, kind: str, source: str) -> str:
-    """The one node of a kind that is connected to a node."""
+    """The only node of a kind that has `source` as an input."""
     (found,) = [
         name
         for name, one in workflow.items()
@@ -121,14 +121,14 @@ def test_every_task_has_an_example(server):
     assert {path.stem for path in WORKFLOWS} <= set(templates)
 
 
-def test_a_turn_of_editing_begins_with_what_the_turn_before_drew(server):
+def test_an_edit_turn_starts_from_the_picture_of_the_turn_before(server):
     workflow = api_form(server, PACK / "example_workflows" / "edit_three_turns.json")
     first, *_ = [name for name, one in workflow.items() if one["class_type"] == "LuminaMGPT2_SplitPanels"]
     second = owner(workflow, "LuminaMGPT2_StitchPanels", first)
     extra = {"lower": node("PreviewImage", images=[first, 1]), "shown": node("PreviewImage", images=[second, 1])}
     run = server.run({**workflow, **extra})
     (lower,), (shown,) = pixels(server, run, "lower"), pixels(server, run, "shown")
-    # Saving a picture cuts its fractions off, the next turn rounds them.
+    # Save Image truncates; the next turn rounds.
     assert np.abs(lower.astype(int) - shown[:64]).max() <= 1
 
 
@@ -144,7 +144,7 @@ def test_a_turn_of_editing_begins_with_what_the_turn_before_drew(server):
         ("predict", "predict", {"map": "hed"}),
     ],
 )
-def test_the_full_prompt_is_worded_for_the_canvas(server, save, task, label, inputs):
+def test_the_full_prompt_has_the_size_of_the_canvas(server, save, task, label, inputs):
     path = save(noise(64, 64))
     run = server.run(conditioned(path.name, task=label, prompt="a cup", **inputs))
     assert run.succeeded, run.error
@@ -152,7 +152,7 @@ def test_the_full_prompt_is_worded_for_the_canvas(server, save, task, label, inp
     assert run.outputs[TEXT]["text"] == [build_prompt(task, 64, 128, "a cup", **used)]
 
 
-def test_the_sampler_alone_takes_the_size_from_the_canvas_too(server, save):
+def test_the_canvas_of_the_sampler_overrides_the_size_of_the_prompt(server, save):
     path = save(noise(64, 64))
     both = server.run(conditioned(path.name))
     workflow = conditioned(path.name)
@@ -161,7 +161,7 @@ def test_the_sampler_alone_takes_the_size_from_the_canvas_too(server, save):
     assert np.array_equal(pixels(server, both, WHOLE), pixels(server, server.run(workflow), WHOLE))
 
 
-def test_a_template_of_ones_own(server):
+def test_a_custom_template(server):
     workflow = text_to_image(prompt="a cup")
     workflow["text"] = node("PreviewAny", source=[PROMPT, 1])
     workflow[PROMPT]["inputs"]["template"] = "Draw {prompt} at {width} by {height}."
@@ -180,7 +180,7 @@ def test_a_template_of_ones_own(server):
         ({"task": "edit", "prompt": ""}, "'edit' came without prompt"),
     ],
 )
-def test_an_input_that_the_task_needs_is_an_error(server, inputs, expected):
+def test_a_missing_input_of_the_task_is_an_error(server, inputs, expected):
     workflow = text_to_image()
     workflow[PROMPT]["inputs"] |= inputs
     run = server.run(workflow)
@@ -208,7 +208,7 @@ def test_a_task_without_its_picture_is_an_error(server, task):
         pytest.param(noise(2500, 1800), id="huge"),
     ],
 )
-def test_the_given_panel_is_the_published_preprocessing_of_the_file(server, save, picture):
+def test_the_given_panel_is_preprocessed_as_in_the_published_program(server, save, picture):
     path = save(picture)
     run = server.run(conditioned(path.name))
     (whole,), (upper,), (lower,) = (pixels(server, run, name) for name in (WHOLE, UPPER, LOWER))
@@ -223,16 +223,16 @@ def test_the_given_panel_is_the_published_preprocessing_of_the_file(server, save
         pytest.param(np.arange(0, 2**16, 2**4, dtype=np.uint16).reshape(64, 64), id="16 bits"),
     ],
 )
-def test_grey_and_deep_pictures_are_taken_as_load_image_gives_them(server, save, picture):
+def test_grey_and_16_bit_pictures_match_load_image(server, save, picture):
     workflow = conditioned(save(picture).name)
     workflow["loaded"] = node("PreviewImage", images=[PICTURE, 0])
     run = server.run(workflow)
     (loaded,), (upper,) = pixels(server, run, "loaded"), pixels(server, run, UPPER)
-    # Saving a picture cuts its fractions off, where the panel rounds them.
+    # Save Image truncates; the panel rounds.
     assert np.abs(upper.astype(int) - loaded).max() <= 1
 
 
-def test_the_reconstruction_is_there_when_asked_for(server, save):
+def test_reconstruct_keeps_the_decoded_given_rows(server, save):
     workflow = conditioned(save(noise(64, 64)).name)
     workflow["decoded"] = node("PreviewImage", images=[DECODE, 0])
     workflow[SPLIT]["inputs"]["reconstruct"] = True
@@ -269,7 +269,7 @@ def test_a_batch_of_conditions_has_a_picture_for_each(server, save, each):
 
 
 def test_a_list_of_conditions_of_different_sizes_has_a_picture_for_each(server):
-    """Pictures that do not fit into one batch come as a list, which ComfyUI runs every node on one by one."""
+    """Pictures of different sizes arrive as a list, and ComfyUI runs every node once for each."""
     loader = "LoadImageDataSetFromFolder"
     if loader not in server.get("/object_info"):
         pytest.skip(f"this ComfyUI has no {loader}")
@@ -332,7 +332,7 @@ def test_a_picture_is_continued_from_any_number_of_rows(server, save, given_heig
 def test_previews_show_the_given_rows_and_grow_below_them(server, save):
     square = np.full((64, 64, 3), 255, np.uint8)
     square[16:40, 16:40] = (220, 30, 35)
-    # On white: a picture on grey would look as if it were still to be drawn.
+    # On white, since grey marks rows that are still to be drawn.
     workflow = conditioned(save(square).name, prompt="make the square green")
     workflow[SAMPLER]["inputs"]["decoder"] = "ar"
     previews = server.run(workflow).previews
@@ -346,14 +346,14 @@ def test_previews_show_the_given_rows_and_grow_below_them(server, save):
     ("given_height", "expected"),
     [(64, "multiple of 8 from 8 to 56"), (12, "multiple of 8"), (56, "is 32 high at the canvas's width of 64")],
 )
-def test_a_picture_that_cannot_be_continued_so_is_an_error(server, save, given_height, expected):
+def test_a_wrong_given_height_is_an_error(server, save, given_height, expected):
     stitch = node("LuminaMGPT2_ContinuePicture", width=64, height=64, given_height=given_height)
     run = server.run(conditioned(save(noise(128, 64)).name, stitch, task="text to image"))
     assert run.error["node_id"] == STITCH and expected in message(run)
 
 
 def test_the_given_rows_are_encoded_once(server, save):
-    """Another seed leaves the canvas as it is."""
+    """Another seed does not run Stitch Panels again."""
     workflow = conditioned(save(noise(64, 64)).name)
     server.run(workflow)
     workflow[SAMPLER]["inputs"]["seed"] = 77

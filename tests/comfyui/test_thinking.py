@@ -1,4 +1,4 @@
-"""Thinking before drawing, with a core string node in the language model's place."""
+"""Thinking before drawing, with a core string node instead of a language model."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_improved_prompt_is_drawn(server):
 
 
 @pytest.mark.parametrize("answer", ["", "<caption>a red circ", "I'm sorry, I can't help with that."])
-def test_a_broken_answer_draws_the_plain_prompt_and_says_so(server, answer):
+def test_a_broken_answer_draws_the_original_prompt_and_reports_it(server, answer):
     run = server.run(thinking(answer))
     assert run.succeeded, run.error
     assert shown(run, FULL).endswith(PLAIN)

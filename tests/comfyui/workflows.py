@@ -1,4 +1,4 @@
-"""Workflows in the form that ComfyUI's HTTP interface takes."""
+"""Workflows in ComfyUI's API format."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OPTIONAL_OF_SAMPLER = ("decoder", "window", "kv_cache")
 
 
 def text_to_image(prompt: str = "a red circle left of a blue square", **changes) -> dict:
-    """Demo, 64x64, core VAE Decode and Save Image; `changes` are inputs of any node, by name."""
+    """Draws with the demo at 64x64, core VAE Decode and Save Image. `changes` sets inputs of any node, by name."""
     workflow = {
         MODEL: node("LuminaMGPT2_LoadModel", checkpoint=DEMO, weights="auto"),
         MOVQGAN: node("LuminaMGPT2_LoadMoVQGAN", movqgan=DEMO),
@@ -47,7 +47,7 @@ def node(kind: str, **inputs) -> dict:
 
 
 def api_form(server, path: Path) -> dict:
-    """A stored workflow in the form that the HTTP interface takes, as the frontend makes it."""
+    """A stored workflow converted to the API format, as the frontend does."""
     graph = json.loads(path.read_text(encoding="utf-8"))
     sources = {link[0]: [str(link[1]), link[2]] for link in graph["links"]}
     drawn = [one for one in graph["nodes"] if one["type"] != "MarkdownNote"]

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import tokenizers
-import torch
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 from lumina_core.convert import plan_conversion
+from lumina_core.pipeline import Lumina
 
 from .checkpoints import make_checkpoint
 from .cli_runs import CommandLine, save_noise
@@ -25,12 +25,6 @@ SPECIAL_TOKENS = (
     "<reserved08799>",
     *(f"<reserved{8800 + units:05d}>" for units in range(9)),
 )
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    """Small models gain nothing from threads, which on a busy machine wait for one another."""
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -72,7 +66,13 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -
     return make_checkpoint(tmp_path_factory.mktemp("checkpoints") / "small", tokenizer_file)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
+def small(checkpoint: Path) -> Lumina:
+    """The small checkpoint, loaded in float32 with its MoVQGAN; nothing changes it."""
+    return Lumina.load(checkpoint, device="cpu")
+
+
+@pytest.fixture(scope="session")
 def whole(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small checkpoint, converted to int4."""
     out = tmp_path_factory.mktemp("converted") / "whole.safetensors"

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from lumina_core.decoding.settings import DecodeSettings
-from lumina_core.errors import Cancelled
+from lumina_core.decoding.request import Request
+from lumina_core.decoding.settings import DecodeSettings, StepReport
 from lumina_core.kernels import reference
 from lumina_core.kernels.select import Choice
-from lumina_core.model import make_cache
+from lumina_core.model import run_kernels
+from lumina_core.model.kv_cache import WindowPlan
 from lumina_core.model.load import load_transformer
 from lumina_core.model.transformer import Transformer
-from lumina_core.pipeline import Request, draw
-from lumina_core.quant.linear import Kernel, QuantizedLinear, multiply_plain
+from lumina_core.pipeline import Lumina
+from lumina_core.quant.linear import MatmulBackend, QuantizedLinear, multiply_plain
 from lumina_core.quant.weights import plan_weights
-from lumina_core.timing.steps import PROMPT_TOKENS, SETTING_UP, StepTime, StepTimer, accepted_by, canvas_reaching
+from lumina_core.timing.steps import PROMPT_TOKENS, WARM_UP_STEPS, StepTime, StepTimer, canvas_reaching
 from lumina_core.timing.synthetic import SYNTHETIC, make_transformer
 
 from .cli_runs import CommandLine
@@ -67,17 +69,17 @@ def test_the_report_names_what_multiplied_and_what_attended(
         assert one["kernel"].startswith(kernel) and one["attention"].startswith(attention)
 
 
-def test_a_setting_is_told_before_the_next_is_timed(lumina: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[int] = []
+def test_a_setting_is_printed_before_the_next_is_timed(lumina: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    printed: list[int] = []
     measure = StepTimer.measure
 
     def noted(self: StepTimer, *arguments: object) -> StepTime:
-        told.append(sum(line.startswith("{") for line in lumina.said().splitlines()))
+        printed.append(sum(line.startswith("{") for line in lumina.said().splitlines()))
         return measure(self, *arguments)
 
     monkeypatch.setattr(StepTimer, "measure", noted)
     lumina.run("bench", *QUICK)
-    assert told == [0, 1, 1, 1]
+    assert printed == [0, 1, 1, 1]
 
 
 def test_a_checkpoint_is_timed_too(lumina: CommandLine) -> None:
@@ -102,7 +104,7 @@ def test_options_out_of_range(lumina: CommandLine, options: tuple, expected: str
 
 
 def test_what_cannot_fit_is_refused_before_it_is_made(lumina: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lumina_core.cli.bench.available_bytes", lambda _: 10**9)
+    monkeypatch.setattr("lumina_core.cli.common.available_bytes", lambda _: 10**9)
     monkeypatch.setattr("lumina_core.cli.bench.make_transformer", lambda *_: pytest.fail("weights were made"))
     line = lumina.run("bench", "--synthetic", "7b", "--device", "cpu").refusal()
     assert "would take about" in line and "there are 1.0 GB" in line
@@ -115,7 +117,7 @@ def test_bytes_of_a_step_are_what_it_reads(cfg_scale: float, kv_cache: str) -> N
     timer = StepTimer(model, 200, 8, DecodeSettings(cfg_scale=cfg_scale, kv_cache=kv_cache))
     weights = sum(part.nbytes for name, part in model.named_parameters() if not name.startswith("code_embedding"))
     token = 2 * 2 * 2 * (32 * 4 if kv_cache == "auto" else 32 + 4)
-    assert timer.bytes_of(200) == weights + (2 if cfg_scale != 1 else 1) * 200 * token
+    assert timer.bytes_read(200) == weights + (2 if cfg_scale != 1 else 1) * 200 * token
 
 
 def noted_reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int]]:
@@ -124,7 +126,7 @@ def noted_reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int]]:
     hidden_states = Transformer.hidden_states
 
     def note(self: Transformer, embeddings: torch.Tensor, plan) -> torch.Tensor:
-        if plan.kv_len:
+        if isinstance(plan, WindowPlan):
             noted.append((embeddings.shape[0], int(plan.slots[0]), plan.kv_len))
         return hidden_states(self, embeddings, plan)
 
@@ -133,14 +135,14 @@ def noted_reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int]]:
 
 
 def make_tiny(weights: str = "fp32") -> Transformer:
-    return make_transformer(SYNTHETIC["tiny"].transformer, plan_weights(weights, None, torch.float32), CPU)
+    return make_transformer(SYNTHETIC["tiny"].config, plan_weights(weights, None, torch.float32), CPU)
 
 
 @pytest.mark.parametrize("window", [1, 8])
-def test_steps_stand_where_they_are_said_to(window: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_read_the_cache_where_they_are_placed(window: int, monkeypatch: pytest.MonkeyPatch) -> None:
     noted = noted_reads(monkeypatch)
     StepTimer(make_tiny(), 150, window, DecodeSettings()).measure(window, 150, 3, 1e9)
-    assert noted == [(2, 150, 192)] * (SETTING_UP + 3)
+    assert noted == [(2, 150, 192)] * (WARM_UP_STEPS + 3)
 
 
 @pytest.mark.parametrize("kernel", [False, True])
@@ -149,24 +151,30 @@ def test_a_step_reads_as_much_of_the_cache_as_drawing_does_there(
     window: int, kernel: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if kernel:
-        choice = Choice(reference.window_attention, "triton", "")
-        monkeypatch.setattr(make_cache, "_choose_attention", lambda *_: choice)
-        monkeypatch.setattr(make_cache, "_choose_block_kernels", lambda *_: None)
+        monkeypatch.setattr(
+            run_kernels,
+            "choose",
+            lambda name, *_: Choice(getattr(reference, name), name == "window_attention", ""),
+        )
     sizes, noted = SYNTHETIC["tiny"], noted_reads(monkeypatch)
     transformer = make_tiny("bf16")
     # A wide picture like that of the bench, so that the caches are of the same length.
     request = Request([[9] * PROMPT_TOKENS], 8, 96, settings=DecodeSettings(window_size=window, adapt_window=False))
-    monkeypatch.setattr("lumina_core.timing.steps.canvas_reaching", lambda *_: request.canvas)
-    with pytest.raises(Cancelled):
-        draw(transformer, sizes.vocabulary, request, should_cancel=lambda: len(noted) > 40)
+
+    def stop_after_40_forwards(_: StepReport) -> None:
+        if len(noted) > 40:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Lumina(transformer, sizes.vocabulary).sample(request, stop_after_40_forwards)
     drawn, noted[:] = noted[::10], []
-    timer = StepTimer(transformer, 500, window, DecodeSettings())
+    timer = StepTimer(transformer, 500, window, DecodeSettings(), request.canvas)
     for _, context, _ in drawn:
         timer.measure(window, context, 1, 1e9)
-    assert noted[:: SETTING_UP + 1] == drawn
+    assert noted[:: WARM_UP_STEPS + 1] == drawn
 
 
-def test_the_picture_reaches_behind_the_window_and_is_no_smaller_than_768() -> None:
+def test_the_picture_reaches_past_the_window_and_is_no_smaller_than_768() -> None:
     assert (canvas_reaching(1024, 64).grid_h, canvas_reaching(9216, 64).grid_h) == (96, 96)
     for context in (9360, 9400, 20_000):
         assert context - PROMPT_TOKENS + 64 <= canvas_reaching(context, 64).last + 1
@@ -176,19 +184,19 @@ def test_the_picture_reaches_behind_the_window_and_is_no_smaller_than_768() -> N
 def test_a_synthetic_model_multiplies_as_a_loaded_one(
     weights: str, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arranged = []
-    kernel = Kernel("marked", multiply_plain, arrange=arranged.append)
-    monkeypatch.setattr("lumina_core.model.load.choose_kernel", lambda *_: kernel)
+    repacked = []
+    backend = MatmulBackend("marked", multiply_plain, repack=repacked.append)
+    monkeypatch.setattr("lumina_core.model.load.choose_backend", lambda *_: backend)
     loaded = load_transformer(checkpoint, weights=weights)
-    assert len(arranged) == sum(isinstance(layer, QuantizedLinear) for layer in loaded.modules()) > 0
-    arranged.clear()
+    assert len(repacked) == sum(isinstance(layer, QuantizedLinear) for layer in loaded.modules()) > 0
+    repacked.clear()
     made = make_tiny(weights)
     layers = [layer for layer in made.modules() if isinstance(layer, QuantizedLinear)]
-    assert layers and all(layer.kernel is kernel for layer in layers) and arranged == layers
+    assert layers and all(layer.backend is backend for layer in layers) and repacked == layers
 
 
 def test_numbers_of_a_step() -> None:
     one = StepTime(8, 100, seconds=0.02, ceiling=0.005, first=1.0)
-    assert one.share == 0.25 and one.tokens_per_second(4.0) == 200
-    accepted = [accepted_by(window) for window in (1, 7, 8, 16, 24, 31, 32, 128)]
+    assert one.share == 0.25 and one.tokens_per_second == pytest.approx(2.6 / 0.02)
+    accepted = [replace(one, window=window).accepted for window in (1, 7, 8, 16, 24, 31, 32, 128)]
     assert accepted == [1.0, 1.0, 2.6, 3.4, 3.5, 3.5, 3.5, 3.6]

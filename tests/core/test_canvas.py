@@ -16,7 +16,7 @@ canvases = pytest.mark.parametrize("canvas", [Canvas(*sides) for sides in CANVAS
 
 
 @canvases
-def test_what_is_drawn_begins_behind_the_given_and_ends_with_the_last_code(canvas: Canvas) -> None:
+def test_what_is_drawn_begins_after_the_given_and_ends_with_the_last_code(canvas: Canvas) -> None:
     index = torch.arange(canvas.first, canvas.last + 1)
     ends = canvas.is_end_of_row(index)
     assert len(index) == canvas.tokens_to_draw
@@ -60,3 +60,10 @@ def test_codes_are_counted_without_ends_of_row(canvas: Canvas) -> None:
 def test_a_row_must_be_left_to_draw(given_rows: int) -> None:
     with pytest.raises(InputError, match=f"{given_rows} rows are given; expected at most 3 of 4"):
         Canvas(4, 4, given_rows)
+
+
+def test_accept_lengths_are_the_tokens_of_each_forward() -> None:
+    canvas = Canvas(2, 2)
+    steps = torch.full((2, canvas.last + 3), -1)
+    steps[:, canvas.first : canvas.last + 1] = torch.tensor([[0, 1, 1, 1, 2], [0, 1, 2, 3, 4]])
+    assert canvas.accept_lengths(steps) == ((3, 1), (1, 1, 1, 1))

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,10 +16,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from lumina_core.checkpoint.find import INDEX
-from lumina_core.cli import generate as generate_command
+from lumina_core.decoding.loop import OnStep
+from lumina_core.decoding.request import Request
+from lumina_core.decoding.settings import DecodeResult
 from lumina_core.pictures.images import load_picture, to_image
 from lumina_core.pictures.panels import condition_pixels
-from lumina_core.pipeline import Request
+from lumina_core.pipeline import Lumina
 from lumina_core.tokens.prompts import build_prompt
 
 from .checkpoints import SHARDS
@@ -43,13 +44,13 @@ CONDITIONED = ("control", "subject", "edit", "predict")
 def requests(monkeypatch: pytest.MonkeyPatch) -> list[Request]:
     """The requests that reach the engine."""
     seen: list[Request] = []
-    draw = generate_command.draw
+    sample = Lumina.sample
 
-    def watched(transformer: Any, vocabulary: Any, request: Request, **callbacks: Any) -> Any:
+    def watched(self: Lumina, request: Request, on_step: OnStep | None = None) -> DecodeResult:
         seen.append(request)
-        return draw(transformer, vocabulary, request, **callbacks)
+        return sample(self, request, on_step)
 
-    monkeypatch.setattr(generate_command, "draw", watched)
+    monkeypatch.setattr(Lumina, "sample", watched)
     return seen
 
 
@@ -115,7 +116,7 @@ def test_stats_say_what_the_run_took(lumina: CommandLine) -> None:
     assert stats["attention"] == "torch (the kernels are for torch.bfloat16, not torch.float32)"
     assert stats["sampled_tokens"] == 2 * 16 and 0 < stats["seconds"] < 600
     histogram = {int(length): count for length, count in stats["accept_histogram"].items()}
-    # The prompt's forward settles one of 19 tokens, which the count of forwards leaves out.
+    # The prompt's forward accepts one of 19 tokens, which the count of forwards leaves out.
     assert sum(length * count for length, count in histogram.items()) == 2 * (19 - 1)
     assert sum(histogram.values()) / 2 <= stats["nfe"] <= sum(histogram.values())
     assert all(1 <= length <= 19 and count > 0 for length, count in histogram.items())
@@ -226,14 +227,14 @@ def test_single_file_and_movqgan_elsewhere(lumina: CommandLine, tmp_path: Path) 
     assert lumina.path("single.png").read_bytes() == lumina.path("o.png").read_bytes()
 
 
-def test_untrained_size_is_told_once(lumina: CommandLine) -> None:
+def test_an_untrained_size_is_warned_of_once(lumina: CommandLine) -> None:
     done = lumina.generate("--height", 96)
     assert done.code == 0 and done.err.startswith("WARNING: ") and done.err.count("\n") == 1
     assert "32x96" in done.err and "32x64" in done.err
 
 
 @pytest.mark.parametrize("prompt", ["", " \n"])
-def test_empty_prompt_is_told_and_drawn(lumina: CommandLine, prompt: str) -> None:
+def test_an_empty_prompt_is_warned_of_and_drawn(lumina: CommandLine, prompt: str) -> None:
     done = lumina.generate("--prompt", prompt)
     assert done.code == 0 and done.err.startswith("WARNING: ") and done.err.count("\n") == 1
     assert "prompt is empty" in done.err and len(lumina.tokens()) == 1

@@ -73,12 +73,12 @@ def with_two_movqgans(folder: Path) -> None:
     ("spoil", "expected"),
     [
         pytest.param(without_shard, f"shards missing in {{}}: {SHARDS[1]}", id="shard missing"),
-        pytest.param(with_cut_shard, "is not a whole safetensors file", id="shard cut off"),
-        pytest.param(with_cut_header, "is not a whole safetensors file", id="header cut off"),
+        pytest.param(with_cut_shard, "is not a complete safetensors file", id="shard cut off"),
+        pytest.param(with_cut_header, "is not a complete safetensors file", id="header cut off"),
         pytest.param(with_wrong_shape, f"`{NORM}` has shape [31], expected [32]", id="wrong shape"),
         pytest.param(without_tensor, f"missing `{NORM}`", id="tensor missing"),
         pytest.param(lambda folder: (folder / INDEX).unlink(), "exactly one .safetensors file", id="no index"),
-        pytest.param(lambda folder: (folder / INDEX).write_text("{"), "cannot read", id="bad index"),
+        pytest.param(lambda folder: (folder / INDEX).write_text("{"), "is not JSON", id="bad index"),
         pytest.param(lambda folder: (folder / "config.json").unlink(), "config.json is missing", id="no config"),
         pytest.param(lambda folder: (folder / "config.json").write_text("{"), "is not JSON", id="bad config"),
         pytest.param(
@@ -95,16 +95,16 @@ def with_two_movqgans(folder: Path) -> None:
         pytest.param(lambda folder: (folder / "movqgan.safetensors").unlink(), "--movqgan", id="no MoVQGAN"),
         pytest.param(with_two_movqgans, "--movqgan", id="two MoVQGANs"),
         pytest.param(
-            lambda folder: cut_in_half(folder / "movqgan.safetensors"), "whole safetensors", id="MoVQGAN cut off"
+            lambda folder: cut_in_half(folder / "movqgan.safetensors"), "complete safetensors", id="MoVQGAN cut off"
         ),
         pytest.param(
             lambda folder: save_movqgan(folder / "movqgan.safetensors", codebook_size=32),
-            "has 32 codes of 8 pixels, the checkpoint draws 64 of 8",
+            "has 32 codes of 8 pixels; expected 64 of 8, as the checkpoint draws",
             id="codebook of another size",
         ),
         pytest.param(
             lambda folder: save_movqgan(folder / "movqgan.safetensors", multipliers=(1, 1, 1)),
-            "has 64 codes of 4 pixels, the checkpoint draws 64 of 8",
+            "has 64 codes of 4 pixels; expected 64 of 8, as the checkpoint draws",
             id="codes of another size",
         ),
     ],
@@ -130,7 +130,7 @@ def test_code_in_a_pickle_is_not_run(lumina: CommandLine, tmp_path: Path) -> Non
     torch.save({"state_dict": Trap(trap)}, tmp_path / "zipped.ckpt")
     for file in (path, tmp_path / "zipped.ckpt"):
         lumina.refuses_to_generate(
-            "--movqgan", file, expected=f"{file} is not a file of plain tensors (it may hold code, which is never run)"
+            "--movqgan", file, expected=f"{file} is not a file of plain tensors (it may contain code, which is never"
         )
         assert not trap.exists()
 

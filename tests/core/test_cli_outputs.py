@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tqdm import tqdm
 
-from lumina_core.cli import generate as generate_command
+from lumina_core import pipeline
 from lumina_core.errors import CheckpointError
+from lumina_core.pipeline import Lumina
 
 from .cli_runs import CommandLine
 
@@ -48,12 +50,12 @@ def test_output_through_a_link_is_written_to_its_file(lumina: CommandLine, tmp_p
 @pytest.mark.parametrize(
     ("out", "expected"),
     [
-        ("{}/absent/o.png", "absent does not exist; make it first"),
-        ("{}/o", "the suffix '' is no picture's; expected .png"),
-        ("{}/o.txt", "the suffix '.txt' is no picture's"),
-        ("{}/o.xbm", "the suffix '.xbm' is no picture's"),
-        ("", "the suffix '' is no picture's"),
-        ("{}", "the suffix '' is no picture's"),
+        ("{}/absent/o.png", "absent does not exist; create it first"),
+        ("{}/o", "the suffix is ''; expected one of .png"),
+        ("{}/o.txt", "the suffix is '.txt'"),
+        ("{}/o.xbm", "the suffix is '.xbm'"),
+        ("", "the suffix is ''"),
+        ("{}", "the suffix is ''"),
         ("{}/folder_0.png", "it is a folder"),
         ("{}/file/o.png", "Not a directory"),
         pytest.param("/proc/o.png", "cannot write /proc/o", marks=NEEDS_PROC),
@@ -71,7 +73,7 @@ def test_pictures_that_cannot_be_written(lumina: CommandLine, out: str, expected
 @pytest.mark.parametrize("option", ["--tokens-out", "--stats-out"])
 def test_json_that_cannot_be_written(lumina: CommandLine, option: str) -> None:
     lumina.path("folder").mkdir()
-    for name, expected in (("folder", "it is a folder"), ("absent/t.json", "make it first")):
+    for name, expected in (("folder", "it is a folder"), ("absent/t.json", "create it first")):
         lumina.refuses_to_generate(option, lumina.path(name), expected=expected)
 
 
@@ -152,8 +154,8 @@ def interrupt(*_: object, **__: object) -> None:
 @pytest.mark.parametrize(
     ("owner", "name"),
     [
-        pytest.param(generate_command, "load_transformer", id="loading"),
-        pytest.param(generate_command._Progress, "update", id="drawing"),
+        pytest.param(pipeline, "load_transformer", id="loading"),
+        pytest.param(tqdm, "update", id="drawing"),
         pytest.param(Image.Image, "save", id="writing"),
     ],
 )
@@ -164,7 +166,7 @@ def test_interrupt(lumina: CommandLine, monkeypatch: pytest.MonkeyPatch, owner: 
     before = lumina.files()
     done = lumina.generate("--prompt", prompt)
     assert (done.code, done.out, lumina.files()) == (130, "", before)
-    told = [] if prompt or name == "load_transformer" else ["WARNING: The prompt is empty: nothing but the size says"]
+    told = [] if prompt or name == "load_transformer" else ["WARNING: The prompt is empty: the model gets the size"]
     *warnings, last = done.err.splitlines()
     assert last == "lumina_core: cancelled; nothing was written"
     assert [line[: len(words)] for line, words in zip(warnings, told, strict=True)] == told
@@ -185,7 +187,7 @@ def unreadable(*_: object, **__: object) -> None:
 @pytest.mark.parametrize(
     ("fail", "expected"),
     [
-        (out_of_memory, "out of memory; ask for a smaller picture, --batch or --window"),
+        (out_of_memory, "out of memory; use a smaller picture, --batch or --window"),
         (damaged, "several lines of it"),
         (unreadable, "cannot read or write model.safetensors: Permission denied"),
     ],
@@ -193,12 +195,12 @@ def unreadable(*_: object, **__: object) -> None:
 def test_errors_from_within_are_one_line(
     lumina: CommandLine, monkeypatch: pytest.MonkeyPatch, fail: Callable[..., None], expected: str
 ) -> None:
-    monkeypatch.setattr(generate_command, "draw", fail)
+    monkeypatch.setattr(Lumina, "sample", fail)
     lumina.refuses_to_generate(expected=expected)
 
 
 def test_what_is_no_fault_of_the_input_is_not_hidden(lumina: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generate_command, "draw", lambda *_, **__: np.zeros(1)[2])
+    monkeypatch.setattr(Lumina, "sample", lambda *_, **__: np.zeros(1)[2])
     with pytest.raises(IndexError):
         lumina.generate()
     assert lumina.files() == {}

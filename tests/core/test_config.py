@@ -91,5 +91,5 @@ def test_file_that_is_no_config(tmp_path: Path, content: str | bytes) -> None:
 
 
 def test_absent_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="cannot read the config"):
+    with pytest.raises(CheckpointError, match=r"config\.json is missing"):
         TransformerConfig.from_file(tmp_path / "config.json")

@@ -16,12 +16,11 @@ from torch import Tensor
 
 from lumina_core import load_movqgan, load_tokenizer, load_transformer
 from lumina_core.checkpoint.config import TransformerConfig
-from lumina_core.checkpoint.find import CheckpointFiles, find_checkpoint
+from lumina_core.checkpoint.find import open_checkpoint
+from lumina_core.checkpoint.published import EMBEDDING, HEAD, is_block_linear, packed_name, published_shapes
 from lumina_core.checkpoint.tensor_writer import TensorWriter, lay_out
 from lumina_core.checkpoint.tensors import TensorSpec, TensorStore
 from lumina_core.convert import CONVERT_WEIGHTS, plan_conversion
-from lumina_core.model.load import EMBEDDING, HEAD, published_shapes
-from lumina_core.model.source import is_block_linear, piece_name
 from lumina_core.model.transformer import Transformer
 from lumina_core.quant.schemes import SCHEMES, quantize
 
@@ -109,18 +108,18 @@ def test_only_the_blocks_linear_weights_are_quantised(
     assert len(names) == 7 * config.num_hidden_layers
     expected = {name: source[name] for name in published_shapes(config) if name not in names}
     for name in names:
-        pieces = quantize(SCHEMES[weights], source[name], "cpu", name)
-        expected |= {piece_name(name, key): piece for key, piece in pieces.items()}
+        packed = quantize(SCHEMES[weights], source[name], "cpu", name)
+        expected |= {packed_name(name, key): tensor for key, tensor in packed.items()}
     assert_same(found, expected)
 
 
 @pytest.mark.parametrize("weights", CONVERT_WEIGHTS)
 def test_everything_is_in_the_file(convert: Callable[..., Path], checkpoint: Path, weights: str) -> None:
     file = convert(weights)
-    scheme = weights if weights in SCHEMES else None
-    assert find_checkpoint(file) == CheckpointFiles(file.parent, file, (file,), file, file, scheme)
-    assert find_checkpoint(file).place == file
-    assert TransformerConfig.from_file(file) == TransformerConfig.from_file(checkpoint / "config.json")
+    opened, source = open_checkpoint(file), open_checkpoint(checkpoint)
+    assert opened.path == opened.movqgan == file and opened.files == (file,)
+    assert opened.scheme == (weights if weights in SCHEMES else None)
+    assert (opened.config, opened.vocabulary) == (source.config, source.vocabulary)
     own, published = load_tokenizer(file), load_tokenizer(checkpoint)
     assert own.encode_prompt("a red square") == published.encode_prompt("a red square")
     assert (own.special_ids, own.bos) == (published.special_ids, published.bos)
@@ -134,18 +133,19 @@ def test_a_folder_that_holds_only_a_converted_file_is_a_checkpoint(
     folder = tmp_path / "folder"
     folder.mkdir()
     moved = file.rename(folder / file.name)
-    assert find_checkpoint(folder) == find_checkpoint(moved)
+    assert open_checkpoint(folder).path == open_checkpoint(moved).path == moved
+    assert open_checkpoint(folder).single == open_checkpoint(moved).single is not None
 
 
 def test_movqgan_may_be_named_or_left_out(convert: Callable[..., Path], checkpoint: Path, tmp_path: Path) -> None:
     bare = Path(shutil.copytree(checkpoint, tmp_path / "bare"))
     codec = (bare / "movqgan.safetensors").rename(tmp_path / "codec.safetensors")
     file = convert("bf16", bare)
-    assert find_checkpoint(file).movqgan is None
+    assert open_checkpoint(file).movqgan is None
     assert not any(name.startswith("movqgan.") for name in load_file(file))
     assert_same(load_movqgan(convert("int4", bare, movqgan=codec)).state_dict(), load_movqgan(codec).state_dict())
     shutil.copy(codec, tmp_path / "movqgan.safetensors")
-    assert find_checkpoint(file).movqgan == tmp_path / "movqgan.safetensors"
+    assert open_checkpoint(file).movqgan == tmp_path / "movqgan.safetensors"
 
 
 @pytest.mark.parametrize("weights", SCHEMES)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lumina_core import load_transformer
-from lumina_core.checkpoint.find import INDEX, find_checkpoint
+from lumina_core.checkpoint.find import INDEX, open_checkpoint
 from lumina_core.checkpoint.tensor_writer import TensorWriter, lay_out
 from lumina_core.checkpoint.tensors import TensorSpec
 from lumina_core.errors import CheckpointError
@@ -72,8 +72,8 @@ def test_converted_once_is_converted(lumina: CommandLine, whole: Path, weights: 
         (("--weights", "fp32"), "invalid choice: 'fp32'"),
         (("--checkpoint", "absent"), "checkpoint absent does not exist"),
         (("--movqgan", "absent.ckpt"), "MoVQGAN file absent.ckpt is missing"),
-        (("--out", "{}/c.bin"), "its suffix is '.bin'; expected .safetensors"),
-        (("--out", "{}/absent/c.safetensors"), "absent does not exist; make it first"),
+        (("--out", "{}/c.bin"), "the suffix is '.bin'; expected .safetensors"),
+        (("--out", "{}/absent/c.safetensors"), "absent does not exist; create it first"),
         (("--out", "{}"), "it is a folder"),
     ],
 )
@@ -187,10 +187,10 @@ def test_interrupt_leaves_no_file(lumina: CommandLine, monkeypatch: pytest.Monke
 def test_a_file_is_replaced_when_the_new_one_is_whole(lumina: CommandLine) -> None:
     lumina.path("c.safetensors").write_text("old")
     lumina.run(*convert(lumina)).succeeded()
-    assert find_checkpoint(lumina.path("c.safetensors")).scheme == "int4" and list(lumina.files()) == ["c.safetensors"]
+    assert open_checkpoint(lumina.path("c.safetensors")).scheme == "int4" and list(lumina.files()) == ["c.safetensors"]
 
 
 def test_header_that_readers_would_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lumina_core.checkpoint.tensor_writer.MAX_HEADER_BYTES", 100)
-    with pytest.raises(CheckpointError, match=r"make a header of .* bytes; a \.safetensors file holds at most 100"):
+    with pytest.raises(CheckpointError, match=r"make a header of .* bytes; expected at most 100"):
         lay_out({"a": TensorSpec("F32", (1,))}, {"tokenizer": "x" * 100})

@@ -9,7 +9,7 @@ import pytest
 
 from lumina_core.decoding.settings import DECODERS, MAX_SEED, MAX_WINDOW, NEW_DRAFTS, DecodeSettings
 from lumina_core.errors import InputError
-from lumina_core.model.kv_store import KV_CACHES
+from lumina_core.kernels.kv_tensor import KV_CACHES
 
 BAD = [
     *(("cfg_scale", value, "cfg") for value in (-0.1, 100.5, math.nan, math.inf, "4", None, True)),
@@ -60,5 +60,5 @@ def test_guidance_is_off_at_cfg_1_alone() -> None:
     ]
 
 
-def test_ar_looks_at_one_token_whatever_the_window() -> None:
+def test_ar_runs_one_token_whatever_the_window() -> None:
     assert [DecodeSettings(decoder=decoder, window_size=9).width for decoder in DECODERS] == [9, 1, 9, 9]

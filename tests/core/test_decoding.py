@@ -1,7 +1,10 @@
-"""The engine: batches, the cache, cancelling, progress, counts, and input that it refuses before any work."""
+"""The engine: batches, the cache, progress, cancelling, counts, and input that it refuses before any work."""
 
 from __future__ import annotations
 
+import gc
+import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import pytest
@@ -9,12 +12,12 @@ import torch
 from torch import Tensor
 
 from lumina_core.checkpoint.config import TransformerConfig
+from lumina_core.decoding.request import Request
 from lumina_core.decoding.settings import NEW_DRAFTS, DecodeResult, DecodeSettings, StepReport
-from lumina_core.errors import Cancelled, InputError
-from lumina_core.model import make_cache
+from lumina_core.errors import InputError
 from lumina_core.model.kv_cache import KVCache
 from lumina_core.model.transformer import Transformer
-from lumina_core.pipeline import Request, draw
+from lumina_core.pipeline import Lumina
 
 from .toys import Toy, toy_transformer, toy_vocabulary
 
@@ -51,6 +54,20 @@ def forwards(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     return shapes
 
 
+@pytest.fixture
+def caches(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[KVCache]]:
+    """The caches of all runs that follow."""
+    made: list[weakref.ref[KVCache]] = []
+    init: Callable[..., None] = KVCache.__init__
+
+    def noted(self: KVCache, *arguments: object, **options: object) -> None:
+        init(self, *arguments, **options)
+        made.append(weakref.ref(self))
+
+    monkeypatch.setattr(KVCache, "__init__", noted)
+    return made
+
+
 def line_ids(toy: Toy, prompt: tuple[int, ...], codes: Tensor) -> list[int]:
     return [*prompt, *toy.picture_ids[:3], *toy.vocabulary.row_tokens(codes)]
 
@@ -64,7 +81,7 @@ def test_picture_k_is_the_picture_of_seed_plus_k_alone(toy: Toy, decoder: str, w
         alone = replace(toy, prompts=(prompt,)).decode(replace(settings, seed=settings.seed + k), 1)
         assert torch.equal(alone.codes[0], together.codes[k])
         assert alone.accept_lengths[0] == together.accept_lengths[k]
-        assert torch.equal(alone.settled_step[0], together.settled_step[k])
+        assert torch.equal(alone.accept_step[0], together.accept_step[k])
 
 
 def test_seeds_differ_and_repeat(toy: Toy) -> None:
@@ -75,47 +92,65 @@ def test_seeds_differ_and_repeat(toy: Toy) -> None:
 
 
 @every_decoder
-def test_drafts_that_are_taken_back_leave_no_trace_in_the_cache(
+def test_rejected_drafts_leave_no_trace_in_the_cache(
     toy: Toy, decoder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Up to the last settled token that was read, it holds what one pass over the finished picture writes."""
-    caches: list[KVCache] = []
+    """Up to the last accepted token that was read, it holds what one pass over the finished picture writes."""
+    kept: list[KVCache] = []
+    init: Callable[..., None] = KVCache.__init__
 
-    class Kept(KVCache):
-        def __init__(self, *args: object, **kwargs: object):
-            super().__init__(*args, **kwargs)
-            caches.append(self)
+    def noted(self: KVCache, *arguments: object, **options: object) -> None:
+        init(self, *arguments, **options)
+        kept.append(self)
 
-    monkeypatch.setattr(make_cache, "KVCache", Kept)
+    monkeypatch.setattr(KVCache, "__init__", noted)
     result, model = toy.decode(replace(SETTINGS, decoder=decoder), PICTURES), toy.transformer
     assert decoder == "ar" or any(1 in lengths for lengths in result.accept_lengths)
     for row, prompt in enumerate([*toy.prompts, (), (), ()]):
         ids = line_ids(toy, prompt, result.codes[row % PICTURES])[: len(prompt) + toy.canvas.last]
         fresh = KVCache(model.config, 1, len(ids), dtype=torch.float32, device="cpu")
         model.hidden_states(model.embed(torch.tensor([ids])), fresh.prefill_plan(0, len(ids)))
-        for found, expected in ((caches[0].keys, fresh.keys), (caches[0].values, fresh.values)):
-            for layer in range(model.config.num_hidden_layers):
-                kept, whole = found.read(layer, len(ids))[row], expected.read(layer, len(ids))[0]
-                torch.testing.assert_close(kept, whole, atol=1e-5, rtol=1e-5)
+        for found, expected in zip(kept[0].layers, fresh.layers, strict=True):
+            for written, whole in ((found.keys, expected.keys), (found.values, expected.values)):
+                read, all_at_once = (part.read(len(ids), torch.float32) for part in (written, whole))
+                torch.testing.assert_close(read[row], all_at_once[0], atol=1e-5, rtol=1e-5)
+
+
+class Interrupted(Exception):
+    """Raised by a caller."""
+
+
+def interrupt_at(forward: int) -> Callable[[StepReport], None]:
+    def on_step(report: StepReport) -> None:
+        if report.nfe == forward:
+            raise Interrupted(f"after {forward} forwards")
+
+    return on_step
 
 
 @every_decoder
-def test_cancelled_at_any_forward_leaves_nothing_behind(toy: Toy, decoder: str) -> None:
+def test_an_exception_of_the_caller_ends_the_run_and_the_next_one_is_right(toy: Toy, decoder: str) -> None:
     settings = replace(SETTINGS, decoder=decoder)
     before = toy.decode(settings, 1)
-    for forwards in range(before.nfe):
-        asked = iter([False] * forwards + [True])
-        with pytest.raises(Cancelled, match=f"cancelled after {forwards} forwards"):
-            toy.decode(settings, 1, should_cancel=lambda asked=asked: next(asked))
-    assert torch.equal(toy.decode(settings, 1, should_cancel=lambda: False).codes, before.codes)
+    for forward in range(1, before.nfe + 1):
+        with pytest.raises(Interrupted, match=f"after {forward} forwards"):
+            toy.decode(settings, 1, interrupt_at(forward))
+    assert torch.equal(toy.decode(settings, 1, lambda _: None).codes, before.codes)
 
 
-def test_an_error_of_the_caller_comes_through(toy: Toy) -> None:
+def test_a_run_that_is_interrupted_holds_nothing(toy: Toy, caches: list[weakref.ref[KVCache]]) -> None:
+    with pytest.raises(Interrupted):
+        toy.decode(SETTINGS, PICTURES, interrupt_at(2))
+    gc.collect()
+    assert len(caches) == 1 and caches[0]() is None
+
+
+def test_ctrl_c_in_a_callback_comes_through(toy: Toy) -> None:
     def interrupt(_: StepReport) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        toy.decode(SETTINGS, 1, on_step=interrupt)
+        toy.decode(SETTINGS, 1, interrupt)
 
 
 @every_decoder
@@ -124,14 +159,14 @@ def test_reports_grow_to_the_final_picture(toy: Toy, decoder: str) -> None:
     result = toy.decode(replace(SETTINGS, decoder=decoder), PICTURES, on_step=reports.append)
     given, total = len(toy.given_codes) * toy.grid_w, toy.canvas.codes_to_draw
     assert [report.nfe for report in reports] == list(range(1, result.nfe + 1))
-    assert reports[-1].settled == (total,) * PICTURES and torch.equal(reports[-1].codes, result.codes)
+    assert reports[-1].accepted == (total,) * PICTURES and torch.equal(reports[-1].codes, result.codes)
     for report, following in zip(reports, [*reports[1:], reports[-1]], strict=True):
         assert report.total == total and report.codes.shape == result.codes.shape
-        assert all(now <= later for now, later in zip(report.settled, following.settled, strict=True))
-        for k, settled in enumerate(report.settled):
-            end = given + settled
+        assert all(now <= later for now, later in zip(report.accepted, following.accepted, strict=True))
+        for k, accepted in enumerate(report.accepted):
+            end = given + accepted
             assert torch.equal(report.codes[k].flatten()[:end], result.codes[k].flatten()[:end])
-            steps = result.settled_step[k].flatten()
+            steps = result.accept_step[k].flatten()
             assert (steps[:end] <= report.nfe).all() and (steps[end:] > report.nfe).all()
 
 
@@ -148,13 +183,13 @@ def test_counts_agree(toy: Toy, result: DecodeResult) -> None:
     )
 
 
-def test_steps_are_those_of_the_accepted_lengths(toy: Toy, result: DecodeResult) -> None:
+def test_accept_steps_agree_with_accept_lengths(toy: Toy, result: DecodeResult) -> None:
     canvas, given = toy.canvas, len(toy.given_codes)
     index = torch.arange(canvas.first, canvas.last + 1)
-    for lengths, steps in zip(result.accept_lengths, result.settled_step, strict=True):
-        settled_by = [0, *(step for step, length in enumerate(lengths, 1) for _ in range(length))]
+    for lengths, steps in zip(result.accept_lengths, result.accept_step, strict=True):
+        accepted_by = [0, *(step for step, length in enumerate(lengths, 1) for _ in range(length))]
         assert (steps[:given] == -1).all()
-        assert torch.equal(torch.tensor(settled_by)[~canvas.is_end_of_row(index)], steps[given:].flatten())
+        assert torch.equal(torch.tensor(accepted_by)[~canvas.is_end_of_row(index)], steps[given:].flatten())
 
 
 def test_codes_are_codes_and_given_rows_stay(toy: Toy, result: DecodeResult) -> None:
@@ -170,7 +205,7 @@ def test_windows_save_forwards(toy: Toy) -> None:
     assert max(forwards[decoder] for decoder in DECODERS[1:]) < forwards["ar"]
 
 
-def test_nfe_counts_the_forwards_behind_the_prompts(toy: Toy, forwards: list[tuple[int, ...]]) -> None:
+def test_nfe_counts_the_forwards_after_the_prompts(toy: Toy, forwards: list[tuple[int, ...]]) -> None:
     result = toy.decode(SETTINGS, PICTURES)
     different_sequences = PICTURES + 1
     assert len(forwards) == different_sequences + result.nfe
@@ -182,31 +217,40 @@ def test_the_smallest_picture_is_drawn_from_the_prompt_alone(toy: Toy, decoder: 
     tiny = Toy(toy.transformer, 1, 1, toy.prompts, torch.zeros(0, 1, dtype=torch.int64))
     result = tiny.decode(replace(SETTINGS, decoder=decoder, window_size=1), PICTURES)
     assert (result.nfe, result.accept_lengths, result.codes.shape) == (0, ((),) * PICTURES, (PICTURES, 1, 1))
-    assert not result.settled_step.any()
+    assert not result.accept_step.any()
+
+
+# What cannot be drawn
+
+GRID = torch.zeros(8, 4, dtype=torch.int64)
+PROMPT = (20, 4)
+
+
+def sample(toy: Toy, *prompts: tuple[int, ...], **request: object) -> Tensor:
+    """Codes by the checked way: a canvas of 8 rows of 4 codes where none is named."""
+    values = {"grid_h": 8, "grid_w": 4, "settings": SETTINGS, **request}
+    lumina = Lumina(toy.transformer, toy_vocabulary(CODES))
+    return lumina.sample(Request(prompts, **values)).codes
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """A request on a canvas of 8 rows of 4 codes, and what its error says."""
+    """A request, and what its error says."""
 
     says: str
-    prompts: tuple[tuple[int, ...], ...] = ((20, 4),)
+    prompts: tuple[tuple[int, ...], ...] = (PROMPT,)
     grid: tuple[int, int] = (8, 4)
     given_codes: Tensor | None = None
-    window: int = 7
 
 
-GRID = torch.zeros(8, 4, dtype=torch.int64)
 REFUSALS = {
-    "window larger than the picture": Refusal("window is 40; expected at most 39", window=40),
-    "window larger than what is left": Refusal("window is 5; expected at most 4", given_codes=GRID[:7], window=5),
     "nothing left to draw": Refusal("8 rows are given; expected at most 7 of 8", given_codes=GRID),
     "given rows of another width": Refusal(r"\(2, 3\); expected \[rows,4\]", given_codes=GRID[:2, :3]),
     "given rows of other pictures": Refusal(r"expected \[rows,4\] or \[1,rows,4\]", given_codes=GRID.view(2, 4, 4)),
     "one line of codes": Refusal(r"\(4,\); expected", given_codes=GRID[0]),
     "given codes out of the codebook": Refusal("codes run from 64 to 64", given_codes=GRID[:1] + CODES),
     "given codes that are no whole numbers": Refusal("torch.float32", given_codes=GRID[:1].float()),
-    "no prompt": Refusal("no prompt came", prompts=()),
+    "no prompt": Refusal("the request has no prompt", prompts=()),
     "a side of no whole units": Refusal("multiple", grid=(8, 6)),
     "a picture beyond the context": Refusal("nearest legal size", grid=(16, 16)),
     "a prompt beyond the context": Refusal("nearest legal size", prompts=((20,) * 215,)),
@@ -216,31 +260,32 @@ REFUSALS = {
 
 @pytest.mark.parametrize("refusal", REFUSALS.values(), ids=REFUSALS)
 def test_refused_before_the_first_forward(toy: Toy, forwards: list[tuple[int, ...]], refusal: Refusal) -> None:
-    settings = replace(SETTINGS, window_size=refusal.window)
-    request = Request(refusal.prompts, *refusal.grid, refusal.given_codes, settings)
+    grid_h, grid_w = refusal.grid
     with pytest.raises(InputError, match=refusal.says):
-        draw(toy.transformer, toy_vocabulary(CODES), request)
+        sample(toy, *refusal.prompts, grid_h=grid_h, grid_w=grid_w, given_codes=refusal.given_codes)
     assert forwards == []
 
 
-def test_the_engine_itself_refuses_a_window_that_does_not_fit(toy: Toy, forwards: list[tuple[int, ...]]) -> None:
-    with pytest.raises(InputError, match="window is 30; expected at most 29"):
-        toy.decode(replace(SETTINGS, window_size=30), 1)
-    assert forwards == []
-    toy.decode(replace(SETTINGS, window_size=29), 1)
-    toy.decode(replace(SETTINGS, window_size=30, decoder="ar"), 1)
+@pytest.mark.parametrize("given_rows", [0, 7])
+@every_decoder
+def test_a_window_larger_than_what_is_left_is_reduced_to_that(toy: Toy, decoder: str, given_rows: int) -> None:
+    given, left = GRID[:given_rows], (8 - given_rows) * 5 - 1
+    settings = replace(SETTINGS, decoder=decoder, window_size=128)
+    request = Request([PROMPT], 8, 4, given, settings)
+    assert request.settings == replace(settings, window_size=left)
+    fitting = sample(toy, PROMPT, given_codes=given, settings=replace(settings, window_size=left))
+    assert torch.equal(sample(toy, PROMPT, given_codes=given, settings=settings), fitting)
+    if decoder == "gumbel":
+        ar = replace(settings, decoder="ar")
+        assert torch.equal(sample(toy, PROMPT, given_codes=given, settings=ar), fitting)
 
 
 def test_the_longest_prompt_that_fits_is_drawn(toy: Toy) -> None:
     config: TransformerConfig = toy.transformer.config
     longest = config.max_position_embeddings - (3 + 8 * 5 + 1)
-    request = Request([[20] * longest, [21]], 8, 4, None, SETTINGS)
-    assert draw(toy.transformer, toy_vocabulary(CODES), request).codes.shape == (2, 8, 4)
+    assert sample(toy, (20,) * longest, (21,)).shape == (2, 8, 4)
 
 
 def test_an_empty_prompt_draws_without_guidance(toy: Toy) -> None:
-    guided, unguided = (
-        draw(toy.transformer, toy_vocabulary(CODES), Request([()], 8, 4, None, replace(SETTINGS, cfg_scale=scale)))
-        for scale in (3.0, 1.0)
-    )
-    assert torch.equal(guided.codes, unguided.codes)
+    guided, unguided = (sample(toy, (), settings=replace(SETTINGS, cfg_scale=scale)) for scale in (3.0, 1.0))
+    assert torch.equal(guided, unguided)

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from lumina_core.checkpoint.find import load_tokenizer
+from lumina_core.decoding.request import Request
 from lumina_core.decoding.settings import NEW_DRAFTS, DecodeSettings
 from lumina_core.kernels.noise import gumbel_noise, picture_keys
 from lumina_core.model.load import load_transformer
@@ -22,7 +23,7 @@ from lumina_core.movqgan.autoencoder import MoVQGAN
 from lumina_core.movqgan.load import load_movqgan
 from lumina_core.pictures.images import load_picture, to_image
 from lumina_core.pictures.panels import condition_pixels
-from lumina_core.pipeline import Request, draw
+from lumina_core.pipeline import Lumina
 from lumina_core.tokens.tokenizer import Tokenizer
 from lumina_core.tokens.vocabulary import Vocabulary
 
@@ -49,7 +50,7 @@ def transformer() -> Transformer:
 def drawn(transformer: Transformer, settings: DecodeSettings, given_codes: Tensor, **changes: Any) -> Tensor:
     """The pictures [4,h,w] of all prompts."""
     request = Request(PROMPTS, GRID_H, GRID_W, given_codes, replace(settings, **changes))
-    return draw(transformer, toy_vocabulary(CODES), request).codes
+    return Lumina(transformer, toy_vocabulary(CODES)).sample(request).codes
 
 
 @pytest.mark.parametrize(("settings", "given"), CASES)
@@ -119,7 +120,7 @@ class Published:
         settings = DecodeSettings(cfg_scale=expected["cfg"], top_k=1, decoder=decoder, window_size=window)
         prompt = self.tokenizer.encode_prompt(expected["prompt"])
         request = Request([prompt], height // 8, width // 8, given, settings)
-        return draw(self.transformer, self.vocabulary, request).codes
+        return Lumina(self.transformer, self.vocabulary).sample(request).codes
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,16 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from lumina_core.decoding.rules import GumbelRule, Slots, SpeculativeRule
-from lumina_core.decoding.sampling import cut, guide
+from lumina_core.decoding import rules, sampling
+from lumina_core.decoding import window as window_module
+from lumina_core.decoding.rules import GumbelRule, Rule, Slots, SpeculativeRule
 from lumina_core.decoding.settings import DecodeSettings
+from lumina_core.decoding.window import Drafts, NewDrafts
+from lumina_core.kernels.reference import topk_cut
 
 from .toys import Toy, fit, toy_transformer
 
-# `lumina_core.decoding.decode` is a function by now, and so it is with other names: patches need the modules.
-ACCEPT, DRAFTS, RULES, WINDOW = (
-    importlib.import_module(f"lumina_core.decoding.{name}") for name in ("accept", "drafts", "rules", "window")
-)
 WAYS = ("above", "left", "random", "guess")
 WINDOWS = (2, 3, 5, 8)
 # Pictures of 3 rows of 2 codes below a given row, 8 tokens; 3 of 4 codes are possible at each: 729 outcomes.
@@ -57,45 +55,45 @@ def long() -> tuple[Toy, Tensor]:
     return toy, toy.law(LONG)
 
 
-def p_value(toy: Toy, law: Tensor, settings: DecodeSettings, pictures: int = PICTURES) -> float:
-    return fit(toy.counts(toy.decode(settings, pictures)), law)
+def p_value(toy: Toy, law: Tensor, settings: DecodeSettings) -> float:
+    return fit(toy.counts(toy.decode(settings, PICTURES)), law)
 
 
-def of(settings: DecodeSettings, decoder: str, window: int, way: str, seed: int = 0) -> DecodeSettings:
-    return replace(settings, decoder=decoder, window_size=window, new_drafts=way, seed=seed)
+def of(settings: DecodeSettings, decoder: str, width: int, way: str, seed: int = 0) -> DecodeSettings:
+    return replace(settings, decoder=decoder, window_size=width, new_drafts=way, seed=seed)
 
 
-@pytest.mark.parametrize(("decoder", "window", "way"), CASES)
-def test_law(guided: tuple[Toy, Tensor], decoder: str, window: int, way: str) -> None:
-    seed = PICTURES * CASES.index((decoder, window, way))
-    assert p_value(*guided, of(GUIDED, decoder, window, way, seed)) > THRESHOLD
+@pytest.mark.parametrize(("decoder", "width", "way"), CASES)
+def test_law(guided: tuple[Toy, Tensor], decoder: str, width: int, way: str) -> None:
+    seed = PICTURES * CASES.index((decoder, width, way))
+    assert p_value(*guided, of(GUIDED, decoder, width, way, seed)) > THRESHOLD
 
 
-@pytest.mark.parametrize(("decoder", "window", "way"), LONG_CASES)
-def test_law_over_many_steps(long: tuple[Toy, Tensor], decoder: str, window: int, way: str) -> None:
-    seed = PICTURES * LONG_CASES.index((decoder, window, way))
-    assert p_value(*long, of(LONG, decoder, window, way, seed)) > THRESHOLD
+@pytest.mark.parametrize(("decoder", "width", "way"), LONG_CASES)
+def test_law_over_many_steps(long: tuple[Toy, Tensor], decoder: str, width: int, way: str) -> None:
+    seed = PICTURES * LONG_CASES.index((decoder, width, way))
+    assert p_value(*long, of(LONG, decoder, width, way, seed)) > THRESHOLD
 
 
 def drop_residual(patch: Patch) -> None:
     """A rejected draft is redrawn from p."""
-    patch.setattr(ACCEPT, "residual", lambda target_probs, draft_probs: target_probs)
+    patch.setattr(sampling, "residual", lambda target_probs, draft_probs: target_probs)
 
 
 def warp_again(patch: Patch) -> None:
     """Temperature and top-k a second time, on the residual. (Top-k alone cuts nothing: its codes are among p's k.)"""
-    residual = ACCEPT.residual
+    residual = sampling.residual
 
     def warped(target_probs: Tensor, draft_probs: Tensor) -> Tensor:
         logits = residual(target_probs, draft_probs).log() / GUIDED.temperature
-        return cut(logits, GUIDED.top_k).softmax(-1)
+        return topk_cut(logits, GUIDED.top_k).softmax(-1)
 
-    patch.setattr(ACCEPT, "residual", warped)
+    patch.setattr(sampling, "residual", warped)
 
 
 def reuse_uniform(patch: Patch) -> None:
     """The number that rejected the draft also redraws it."""
-    patch.setattr(RULES, "REDRAW", RULES.ACCEPT)
+    patch.setattr(rules, "REDRAW", rules.ACCEPT)
 
 
 def same_uniform_in_all_steps(patch: Patch) -> None:
@@ -106,13 +104,13 @@ def same_uniform_in_all_steps(patch: Patch) -> None:
 
 def misname_new_drafts(patch: Patch) -> None:
     """Copied codes count as drawn uniformly."""
-    copies = DRAFTS._copies
+    make = NewDrafts.make
 
-    def misnamed(entrance: object, source: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
-        drafts, probs = copies(entrance, source)
+    def misnamed(new: NewDrafts, way: str, rule: Rule) -> Drafts:
+        drafts, probs = make(new, way, rule)
         return drafts, lambda: torch.full_like(probs(), 1 / probs().shape[-1])
 
-    patch.setattr(DRAFTS, "_copies", misnamed)
+    patch.setattr(NewDrafts, "make", misnamed)
 
 
 def guide_later(patch: Patch) -> None:
@@ -120,36 +118,36 @@ def guide_later(patch: Patch) -> None:
     forwards = itertools.count()
 
     def late(cond: Tensor, uncond: Tensor, cfg_scale: float) -> Tensor:
-        return guide(cond, uncond, cfg_scale if next(forwards) > 1 else 1.0)
+        return sampling.guide(cond, uncond, cfg_scale if next(forwards) > 1 else 1.0)
 
-    patch.setattr(WINDOW, "guide", late)
+    patch.setattr(window_module, "guide", late)
 
 
 class StaleDraftProbs(SpeculativeRule):
-    """A draft that is kept goes on with its old q."""
+    """A draft that is kept keeps its old q."""
 
     kept: Tensor | None = None
 
-    def settle(self, logits: Tensor, drafts: Tensor, slots: Slots) -> tuple[Tensor, Tensor]:
-        tokens, accepted = super().settle(logits, drafts, slots)
+    def accept(self, logits: Tensor, drafts: Tensor, slots: Slots) -> tuple[Tensor, Tensor]:
+        tokens, accepted = super().accept(logits, drafts, slots)
         self.kept = (tokens[:, :-1] == drafts).unsqueeze(-1)
         return tokens, accepted
 
-    def remember(self, logits: Tensor, accepted: Tensor, entering: Callable[[], Tensor]) -> None:
+    def commit(self, logits: Tensor, accepted: Tensor, new_draft_probs: Callable[[], Tensor]) -> None:
         if self.kept is not None:
             stale = torch.where(
                 self.kept, self.draft_probs[:, : self.kept.shape[1]].log(), logits[:, :-1].log_softmax(-1)
             )
             logits = torch.cat((stale, logits[:, -1:]), 1)
-        super().remember(logits, accepted, entering)
+        super().commit(logits, accepted, new_draft_probs)
 
 
 class WrongBonus(SpeculativeRule):
-    """The token behind a window that is accepted whole comes from the last p but one."""
+    """The token after a window that is accepted whole comes from the last p but one."""
 
-    def settle(self, logits: Tensor, drafts: Tensor, slots: Slots) -> tuple[Tensor, Tensor]:
-        tokens, accepted = super().settle(logits, drafts, slots)
-        wrong, _ = super().settle(torch.cat((logits[:, :-1], logits[:, -2:-1]), 1), drafts, slots)
+    def accept(self, logits: Tensor, drafts: Tensor, slots: Slots) -> tuple[Tensor, Tensor]:
+        tokens, accepted = super().accept(logits, drafts, slots)
+        wrong, _ = super().accept(torch.cat((logits[:, :-1], logits[:, -2:-1]), 1), drafts, slots)
         return torch.where((accepted == tokens.shape[1])[:, None], wrong, tokens), accepted
 
 
@@ -164,10 +162,10 @@ def rule(cls: type) -> Callable[[Patch], None]:
     """The engine with another rule."""
 
     def patched(patch: Patch) -> None:
-        def make(decoder: str, draft_probs: Tensor, top_k: int) -> object:
-            return cls(top_k) if issubclass(cls, GumbelRule) else cls(decoder == "coupled", draft_probs, top_k)
+        def make(decoder: str, draft_probs: Tensor, *others: object) -> object:
+            return cls(*others) if issubclass(cls, GumbelRule) else cls(decoder == "coupled", draft_probs, *others)
 
-        patch.setattr(WINDOW, "make_rule", make)
+        patch.setattr(window_module, "make_rule", make)
 
     patched.__name__ = cls.__name__
     return patched
@@ -185,9 +183,9 @@ SLIPS = [
 ]
 
 
-@pytest.mark.parametrize(("slip", "decoder", "window", "way"), SLIPS)
+@pytest.mark.parametrize(("slip", "decoder", "width", "way"), SLIPS)
 def test_slip_is_caught(
-    guided: tuple[Toy, Tensor], slip: Callable, decoder: str, window: int, way: str, monkeypatch: Patch
+    guided: tuple[Toy, Tensor], slip: Callable, decoder: str, width: int, way: str, monkeypatch: Patch
 ) -> None:
     slip(monkeypatch)
-    assert p_value(*guided, of(GUIDED, decoder, window, way)) < THRESHOLD
+    assert p_value(*guided, of(GUIDED, decoder, width, way)) < THRESHOLD

@@ -593,12 +593,12 @@ def test_a_problem_without_a_setting_that_runs_does_not_end_the_sweep(capsys: py
 
 
 def test_steps_that_ran_the_slow_way_are_no_success() -> None:
-    cache = SimpleNamespace(attention_kernel="triton (tried)", block_kernels=object())
-    transformer, timer = SimpleNamespace(matmul_kernel="triton (tried)"), SimpleNamespace(cache=cache)
+    cache = SimpleNamespace(kernels=SimpleNamespace(attention="triton (passed)", blocks=object()))
+    transformer, timer = SimpleNamespace(matmul_kernel="triton (passed)"), SimpleNamespace(cache=cache)
     stage_steps.check_fast(transformer, timer, uncaptured=0)
     with pytest.raises(RuntimeError, match="the slow way: 3 settings not captured"):
         stage_steps.check_fast(transformer, timer, uncaptured=3)
-    transformer.matmul_kernel, cache.block_kernels = "plain (no memory)", None
+    transformer.matmul_kernel, cache.kernels.blocks = "plain (no memory)", None
     with pytest.raises(RuntimeError, match=r"plain \(no memory\); blocks not fused"):
         stage_steps.check_fast(transformer, timer, uncaptured=0)
 

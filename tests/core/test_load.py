@@ -15,10 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lumina_core.checkpoint.config import TransformerConfig
-from lumina_core.checkpoint.find import INDEX, find_checkpoint, find_movqgan
+from lumina_core.checkpoint.find import INDEX, find_movqgan, open_checkpoint
+from lumina_core.checkpoint.published import EMBEDDING, HEAD, published_shapes
 from lumina_core.checkpoint.tensors import TensorStore
 from lumina_core.errors import CheckpointError
-from lumina_core.model.load import EMBEDDING, HEAD, fill, load_transformer, published_shapes
+from lumina_core.model.load import fill, load_transformer
 from lumina_core.model.transformer import Transformer
 
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
@@ -149,9 +150,9 @@ def test_codes_may_end_the_vocabulary_but_not_pass_it(whole: Path) -> None:
 
 def test_companions_lie_beside_the_weights(whole: Path) -> None:
     for path in (whole, whole / "model.safetensors"):
-        files = find_checkpoint(path)
-        assert (files.root, files.config, files.tokenizer) == (whole, whole / "config.json", whole / "tokenizer.json")
-        assert files.shards == (whole / "model.safetensors",) and files.movqgan is None
+        checkpoint = open_checkpoint(path)
+        assert checkpoint.path == path and checkpoint.config_path == whole / "config.json"
+        assert checkpoint.tensors.paths == (whole / "model.safetensors",) and checkpoint.movqgan is None
 
 
 @pytest.mark.parametrize(
@@ -209,9 +210,9 @@ def test_a_refused_checkpoint_is_let_go(sharded: Path) -> None:
     ("damage", "named"),
     [
         pytest.param(lambda shard: shard.unlink(), "download them again", id="absent"),
-        pytest.param(lambda shard: cut(shard, 0), "get the file again", id="empty"),
-        pytest.param(lambda shard: cut(shard, 100), "get the file again", id="cut in the header"),
-        pytest.param(lambda shard: cut(shard, shard.stat().st_size // 2), "get the file again", id="cut in the middle"),
+        pytest.param(lambda shard: cut(shard, 0), "download it again", id="empty"),
+        pytest.param(lambda shard: cut(shard, 100), "download it again", id="cut in the header"),
+        pytest.param(lambda shard: cut(shard, shard.stat().st_size // 2), "download it again", id="cut in the middle"),
     ],
 )
 def test_damaged_shard_is_named(sharded: Path, damage: Callable[[Path], None], named: str) -> None:
@@ -270,7 +271,7 @@ def test_index_never_leads_out_of_its_folder(sharded: Path, name: str) -> None:
     name = name.format(parent=sharded.parent)
     write_index(sharded, {"a": name, "b": SHARDS[1]})
     message = refusal(sharded)
-    assert str(sharded / INDEX) in message and repr(name) in message and "own folder" in message
+    assert str(sharded / INDEX) in message and repr(name) in message and "same folder" in message
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{", b"[]"])

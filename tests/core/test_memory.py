@@ -12,14 +12,13 @@ import torch
 from benchmarks.memory import Case, measure
 from lumina_core import load_movqgan, load_transformer
 from lumina_core.checkpoint.config import TransformerConfig
+from lumina_core.checkpoint.published import UNUSED_PREFIX, published_shapes
 from lumina_core.decoding.request import Request
 from lumina_core.decoding.settings import DecodeSettings
 from lumina_core.device import available_bytes, gigabytes
 from lumina_core.errors import OutOfMemory
 from lumina_core.memory import Budget, Demand, advice, check_fits, movqgan_bytes, plan_memory, weights_of
 from lumina_core.model.kv_cache import KVCache
-from lumina_core.model.load import published_shapes
-from lumina_core.model.source import UNUSED_PREFIX
 from lumina_core.movqgan.autoencoder import MoVQGAN
 from lumina_core.movqgan.config import infer_config
 from lumina_core.quant.schemes import SCHEMES
@@ -247,8 +246,8 @@ def test_a_run_that_cannot_fit_is_refused_before_the_weights_are_read(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("weights were read")
 
-    monkeypatch.setattr("lumina_core.cli.generate.load_transformer", never)
-    monkeypatch.setattr("lumina_core.cli.generate.available_bytes", lambda _: 3 * 10**6)
+    monkeypatch.setattr("lumina_core.pipeline.load_transformer", never)
+    monkeypatch.setattr("lumina_core.cli.common.available_bytes", lambda _: 3 * 10**6)
     lumina.refuses_to_generate("--batch", 8, expected="8 pictures of 32x32 would take about")
     lumina.refuses_to_generate("--batch", 8, expected="there are 3 MB; smaller settings that fit: batch 4")
 

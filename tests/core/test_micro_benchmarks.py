@@ -22,7 +22,7 @@ from lumina_core.model.load import linear_shapes
 from lumina_core.timing.synthetic import SYNTHETIC
 
 ROOT, CPU = Path(__file__).parents[2], torch.device("cpu")
-TINY, PUBLISHED = SYNTHETIC["tiny"].transformer, SYNTHETIC["7b"].transformer
+TINY, PUBLISHED = SYNTHETIC["tiny"].config, SYNTHETIC["7b"].config
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 
 
@@ -52,7 +52,7 @@ def test_a_matmul_is_timed_at_every_tile_that_is_named() -> None:
     [
         (("window_attention", "--windows", 2, "--context", 40, "--slots", 32, "--kv", "int4"), [True, False]),
         (("silu_gate", "--rows", 2, "--warps", 2, "--outputs", 64, 128, "--splits", 1), [True, False, False]),
-        (("add_norm", "--rows", 2, "--warps", 2), [True, False]),
+        (("add_rms_norm", "--rows", 2, "--warps", 2), [True, False]),
         (("gumbel_draw", "--rows", 1), [True]),
     ],
 )
@@ -87,10 +87,10 @@ def test_tiles_begin_with_the_one_in_use_and_none_is_there_twice() -> None:
 
 
 def test_a_tile_that_fails_is_a_figure_and_so_is_what_torch_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
-    def kernel(x, *pieces, joined=True, tile=None):
+    def kernel(x, *packed, sum_splits=True, tile=None):
         if tile.warps == 8:
             raise RuntimeError("out of resource: shared memory\nmore")
-        result = reference.int4_matmul(x, *pieces, joined=joined)
+        result = reference.int4_matmul(x, *packed, sum_splits=sum_splits)
         return result * 2 if tile.warps == 4 else result
 
     monkeypatch.setattr(matmul, "load", lambda name: kernel)

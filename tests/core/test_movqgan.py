@@ -251,5 +251,5 @@ def test_what_is_no_picture_is_refused(case: Case, pixels: Tensor) -> None:
     ],
 )
 def test_what_are_no_codes_is_refused(case: Case, codes: Tensor) -> None:
-    with pytest.raises(InputError, match=r"expected whole numbers \[B,h,w\]|expected 0…"):
+    with pytest.raises(InputError, match=r"expected integers \[B,h,w\]|expected 0…"):
         case.model.decode(codes)

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lumina_core.decoding.request import Request
 from lumina_core.decoding.settings import DecodeSettings
 from lumina_core.device import explain_out_of_memory
 from lumina_core.errors import LuminaError, OutOfMemory
 from lumina_core.model.kv_cache import KVCache
 from lumina_core.movqgan.autoencoder import MoVQGAN
-from lumina_core.pipeline import Request, draw
+from lumina_core.pipeline import Lumina
 
 from .cli_runs import CommandLine
 from .toys import toy_transformer, toy_vocabulary
@@ -33,8 +34,8 @@ REFUSALS = {
 
 
 @pytest.fixture(scope="module")
-def transformer():
-    return toy_transformer(CODES, hidden=32, spread=2.0)
+def lumina_toy() -> Lumina:
+    return Lumina(toy_transformer(CODES, hidden=32, spread=2.0), toy_vocabulary(CODES))
 
 
 @pytest.fixture
@@ -66,12 +67,12 @@ def refuse_at(monkeypatch: pytest.MonkeyPatch, call: int, error: Callable[[], Ba
 @pytest.mark.parametrize("refusal", REFUSALS)
 @pytest.mark.parametrize("forward", [0, 1, 2, 5], ids=["prompt", "second prompt", "first step", "on the way"])
 def test_says_so_frees_everything_and_works_again(
-    transformer, caches: list[weakref.ref], monkeypatch: pytest.MonkeyPatch, refusal: str, forward: int
+    lumina_toy: Lumina, caches: list[weakref.ref], monkeypatch: pytest.MonkeyPatch, refusal: str, forward: int
 ) -> None:
-    expected = draw(transformer, toy_vocabulary(CODES), REQUEST).codes
+    expected = lumina_toy.sample(REQUEST).codes
     refuse_at(monkeypatch, forward * LAYERS + 1, REFUSALS[refusal])
     with pytest.raises(OutOfMemory) as caught:
-        draw(transformer, toy_vocabulary(CODES), REQUEST)
+        lumina_toy.sample(REQUEST)
     message = str(caught.value)
     assert re.match("out of memory while drawing 3 pictures of 32x64, which takes about [0-9.]+ MB", message)
     assert "smaller settings that fit: batch 2" in message
@@ -79,24 +80,24 @@ def test_says_so_frees_everything_and_works_again(
     gc.collect()
     assert len(caches) == 2 and all(cache() is None for cache in caches)
     smaller = replace(REQUEST, prompts=REQUEST.prompts[:2])
-    assert torch.equal(draw(transformer, toy_vocabulary(CODES), smaller).codes, expected[:2])
+    assert torch.equal(lumina_toy.sample(smaller).codes, expected[:2])
 
 
-def test_out_of_memory_where_the_cache_is_made(transformer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_where_the_cache_is_made(lumina_toy: Lumina, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise REFUSALS["gpu"]()
 
     with monkeypatch.context() as patch:
         patch.setattr(KVCache, "__init__", refuse)
         with pytest.raises(OutOfMemory, match="out of memory while drawing"):
-            draw(transformer, toy_vocabulary(CODES), REQUEST)
-    assert draw(transformer, toy_vocabulary(CODES), REQUEST).codes.shape == (3, 8, 4)
+            lumina_toy.sample(REQUEST)
+    assert lumina_toy.sample(REQUEST).codes.shape == (3, 8, 4)
 
 
-def test_other_errors_come_through(transformer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_come_through(lumina_toy: Lumina, monkeypatch: pytest.MonkeyPatch) -> None:
     refuse_at(monkeypatch, 5, lambda: RuntimeError("shapes do not match"))
     with pytest.raises(RuntimeError, match="shapes do not match"):
-        draw(transformer, toy_vocabulary(CODES), REQUEST)
+        lumina_toy.sample(REQUEST)
 
 
 def test_memory_held_within_is_free_when_the_error_is_told() -> None:
@@ -151,7 +152,7 @@ def test_out_of_memory_while_decoding_keeps_what_was_drawn(
         patch.setattr(MoVQGAN, "decode", refuse)
         line = lumina.generate("--batch", 2).refusal()
     assert "while decoding a picture of 32x32" in line
-    assert f"what was drawn is kept in {lumina.path('o.json')}" in line
+    assert f"the tokens are saved in {lumina.path('o.json')}" in line
     assert lumina.tokens() == lumina.tokens("good") and not lumina.path("o.stats.json").exists()
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from lumina_core.errors import InputError
 from lumina_core.pictures.images import center_crop, load_picture, to_image, to_pixels, to_rgb
-from lumina_core.pictures.panels import condition_panel, condition_pixels, given_size, panel_size
+from lumina_core.pictures.panels import condition_panel, condition_pixels, given_size
 
 # The golden pictures are of Pillow 13, whose resampler rounds otherwise than those before.
 RESAMPLER_ERROR = 0 if int(PIL.__version__.split(".")[0]) >= 13 else 16
@@ -112,7 +112,7 @@ def test_empty_picture_cannot_be_cropped() -> None:
 
 
 def test_condition_fills_the_upper_panel() -> None:
-    assert panel_size(64, 128) == (64, 64)
+    assert given_size(64, 128) == (64, 64)
     assert condition_panel(noise(100, 50), 64, 96).size == (64, 48)
     several = [noise(64, 32), noise(300, 40, 4), Image.new("L", (1, 9))]
     pixels = condition_pixels(several, 64, 64)
@@ -124,13 +124,13 @@ def test_condition_fills_the_upper_panel() -> None:
 def test_published_condition_is_half_the_canvas(golden: Path) -> None:
     canvas = Image.open(golden / "end_to_end" / "i2i_expected.png").size
     condition = load_picture(golden / "end_to_end" / "condition.png")
-    assert condition.size == panel_size(*canvas)
+    assert condition.size == given_size(*canvas)
     assert torch.equal(condition_pixels(condition, *canvas), to_pixels(condition))
 
 
 def test_condition_that_does_not_fit() -> None:
-    with pytest.raises(InputError, match="multiples of 16"):
-        panel_size(64, 40)
+    with pytest.raises(InputError, match="multiples of 32"):
+        given_size(64, 40)
     with pytest.raises(InputError, match="at least one"):
         condition_pixels([], 64, 64)
 

@@ -1,4 +1,4 @@
-"""Weights in 8 and 4 bits: as near as their scales promise, multiplied as they are."""
+"""int8 and int4 weights: as near as their scales allow, multiplied as they are."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from lumina_core.quant import linear as linear_module
 from lumina_core.quant import schemes as schemes_module
 from lumina_core.quant.linear import PLAIN, QuantizedLinear, quantized_operations
 from lumina_core.quant.schemes import SCHEMES, Int4, Int8, Scheme, quantize
-from lumina_core.quant.triton_matmul import choose_kernel, in_registers
+from lumina_core.quant.select import choose_backend
+from lumina_core.quant.triton_matmul import triton_backend
 from lumina_core.quant.weights import CHOICES, WeightsPlan, plan_weights
 
 ALL = [Int8(), Int4()]
@@ -36,9 +37,9 @@ def restored(scheme: Scheme, weight: Tensor) -> Tensor:
     return scheme.dequantize(scheme.quantize(weight), weight.shape[1])
 
 
-def per_weight(piece: Tensor, columns: int) -> Tensor:
-    """A piece [rows,groups] for every weight [rows,columns]."""
-    return piece.float().repeat_interleave(128, 1)[:, :columns]
+def per_weight(groups: Tensor, columns: int) -> Tensor:
+    """A value [rows,groups] for every weight [rows,columns]."""
+    return groups.float().repeat_interleave(128, 1)[:, :columns]
 
 
 def make_linear(scheme: Scheme, weight: Tensor) -> QuantizedLinear:
@@ -69,18 +70,18 @@ def test_any_bytes_are_codes_and_back() -> None:
 @pytest.mark.parametrize("columns", WIDTHS)
 def test_int8_is_off_by_half_a_step(columns: int) -> None:
     weight = weights(40, columns)
-    pieces = Int8().quantize(weight)
-    error = (Int8().dequantize(pieces, columns) - weight).abs()
-    assert (error <= 0.5001 * pieces["scale"][:, None]).all()
-    assert (pieces["codes"].abs().amax(1) == 127).all()
+    packed = Int8().quantize(weight)
+    error = (Int8().dequantize(packed, columns) - weight).abs()
+    assert (error <= 0.5001 * packed["scale"][:, None]).all()
+    assert (packed["codes"].abs().amax(1) == 127).all()
 
 
 @pytest.mark.parametrize("columns", WIDTHS)
 def test_int4_is_off_by_half_a_step_and_what_bfloat16_loses(columns: int) -> None:
     weight = weights(40, columns)
-    pieces = Int4().quantize(weight)
-    scale, zero = (per_weight(piece, columns) for piece in pieces["scale_zero"].unbind(-1))
-    error = (Int4().dequantize(pieces, columns) - weight).abs()
+    packed = Int4().quantize(weight)
+    scale, zero = (per_weight(part, columns) for part in packed["scale_zero"].unbind(-1))
+    error = (Int4().dequantize(packed, columns) - weight).abs()
     assert (error <= 0.5001 * scale + BF16_STEP * (8 * scale + zero.abs())).all()
 
 
@@ -118,21 +119,21 @@ def test_rows_do_not_depend_on_one_another(scheme: Scheme, monkeypatch: pytest.M
     monkeypatch.setattr(schemes_module, "CPU_ELEMENTS", 300 * 7)
     in_parts = quantize(scheme, weight.bfloat16(), "cpu", "w")
     alone = scheme.quantize(weight.bfloat16()[31:32].float())
-    for name, piece in whole.items():
-        assert torch.equal(piece, in_parts[name]) and torch.equal(piece[31:32], alone[name])
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, in_parts[name]) and torch.equal(tensor[31:32], alone[name])
 
 
 @pytest.mark.parametrize("scheme", ALL, ids=repr)
 @pytest.mark.parametrize("columns", WIDTHS)
-def test_pieces_are_as_announced(scheme: Scheme, columns: int) -> None:
-    pieces, announced = scheme.quantize(weights(5, columns)), scheme.pieces(columns)
-    assert list(pieces) == list(announced)
-    for name, piece in announced.items():
-        assert (pieces[name].shape, pieces[name].dtype) == ((5, *piece.columns), piece.dtype)
+def test_packed_tensors_have_their_specs(scheme: Scheme, columns: int) -> None:
+    packed, specs = scheme.quantize(weights(5, columns)), scheme.packed_specs(columns)
+    assert list(packed) == list(specs)
+    for name, spec in specs.items():
+        assert (packed[name].shape, packed[name].dtype) == ((5, *spec.columns), spec.dtype)
 
 
 def test_int4_takes_four_and_a_quarter_bits() -> None:
-    stored = sum(piece.nbytes for piece in Int4().quantize(weights(8, 4096)).values())
+    stored = sum(tensor.nbytes for tensor in Int4().quantize(weights(8, 4096)).values())
     assert 8 * stored == 4.25 * 8 * 4096
 
 
@@ -148,14 +149,14 @@ def test_number_that_is_none_is_refused_by_the_name_of_its_tensor(scheme: Scheme
 @pytest.mark.parametrize("scheme", ALL, ids=repr)
 @pytest.mark.parametrize("columns", [256, 96])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_plain_product_is_that_with_the_restored_weight(scheme: Scheme, columns: int, dtype: torch.dtype) -> None:
+def test_plain_matmul_is_that_with_the_dequantised_weight(scheme: Scheme, columns: int, dtype: torch.dtype) -> None:
     weight, x = weights(48, columns), torch.randn(2, 9, columns, dtype=dtype)
     found = make_linear(scheme, weight)(x)
     assert found.dtype == dtype and torch.equal(found, F.linear(x, restored(scheme, weight).to(dtype)))
 
 
 @pytest.mark.parametrize("scheme", ALL, ids=repr)
-def test_plain_product_in_parts_is_the_same(scheme: Scheme, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plain_matmul_in_parts_is_the_same(scheme: Scheme, monkeypatch: pytest.MonkeyPatch) -> None:
     weight, x = weights(48, 256), torch.randn(9, 256)
     layer = make_linear(scheme, weight)
     monkeypatch.setattr(linear_module, "PLAIN_ELEMENTS", 256 * 20)
@@ -166,21 +167,21 @@ def test_plain_product_in_parts_is_the_same(scheme: Scheme, monkeypatch: pytest.
 def test_torchs_own_kernel_takes_the_numbers_as_they_are() -> None:
     """`_weight_int4pack_mm` reads scale · (code − 8) + zero, scales and zeros as [groups,out,2]."""
     if not hasattr(torch, "_weight_int4pack_mm_for_cpu"):
-        pytest.skip("this torch has no 4-bit product for the CPU")
+        pytest.skip("this torch has no int4 matmul for the CPU")
     weight, x = weights(64, 256), torch.randn(16, 256).bfloat16()
-    pieces = Int4().quantize(weight)
-    packed = torch._convert_weight_to_int4pack_for_cpu(unpack_codes(pieces["packed"]).flatten(1).int(), 1)
-    scales_and_zeros = pieces["scale_zero"].transpose(0, 1).contiguous()
-    found = torch._weight_int4pack_mm_for_cpu(x, packed, 128, scales_and_zeros)
+    packed = Int4().quantize(weight)
+    reordered = torch._convert_weight_to_int4pack_for_cpu(unpack_codes(packed["packed"]).flatten(1).int(), 1)
+    scales_and_zeros = packed["scale_zero"].transpose(0, 1).contiguous()
+    found = torch._weight_int4pack_mm_for_cpu(x, reordered, 128, scales_and_zeros)
     torch.testing.assert_close(found.float(), make_linear(Int4(), weight)(x.float()), atol=2e-2, rtol=1e-2)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
 def test_layer_is_a_module_that_any_memory_manager_can_move(scheme: Scheme) -> None:
     layer = make_linear(scheme, weights(8, 130))
-    assert set(layer.state_dict()) == set(scheme.pieces(130)) == {name for name, _ in layer.named_parameters()}
+    assert set(layer.state_dict()) == set(scheme.packed_specs(130)) == {name for name, _ in layer.named_parameters()}
     assert not any(part.requires_grad for part in layer.parameters()) and not list(layer.buffers())
-    before = {name: piece.clone() for name, piece in layer.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
     layer.to("meta")
     assert all(part.is_meta for part in layer.parameters())
     layer.load_state_dict(before, assign=True)
@@ -213,12 +214,12 @@ def test_unknown_choice_is_refused() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
 def test_a_cpu_multiplies_by_plain_torch_and_says_why(scheme: Scheme, dtype: torch.dtype) -> None:
-    kernel = choose_kernel(scheme, dtype, "cpu")
+    backend = choose_backend(scheme, dtype, "cpu")
     why = "NVIDIA GPUs, not cpu" if dtype == torch.bfloat16 else "torch.bfloat16, not torch.float32"
-    assert kernel.multiply is PLAIN.multiply and kernel.name == f"plain (the kernels are for {why})"
+    assert backend.multiply is PLAIN.multiply and backend.name == f"plain (the kernels are for {why})"
 
 
 def test_a_layer_that_waits_on_the_cpu_multiplies_there_by_plain_torch() -> None:
-    kernel = in_registers(Choice(lambda *_: pytest.fail("the kernel was called"), "triton", "tried"))
+    backend = triton_backend(Choice(lambda *_: pytest.fail("the kernel was called"), True, "self-tested"))
     layer, x = make_linear(Int4(), weights(48, 256)), torch.randn(2, 9, 256).bfloat16()
-    assert kernel.name == "triton (tried)" and torch.equal(kernel.multiply(x, layer), layer(x))
+    assert backend.name == "triton (self-tested)" and torch.equal(backend.multiply(x, layer), layer(x))

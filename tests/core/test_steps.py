@@ -5,83 +5,86 @@ from __future__ import annotations
 import itertools
 import logging
 import shutil
-import sys
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
-from lumina_core import load_tokenizer, load_transformer
 from lumina_core.checkpoint.config import TransformerConfig
-from lumina_core.checkpoint.find import find_checkpoint
-from lumina_core.decoding import cuda_graph
+from lumina_core.checkpoint.find import DEMO_FOLDER
+from lumina_core.decoding import cuda_graph, loop
 from lumina_core.decoding.settings import DECODERS, DecodeResult, DecodeSettings
+from lumina_core.decoding.window import Window
 from lumina_core.errors import InputError
-from lumina_core.model import compile as compiling
-from lumina_core.model.compile import set_compile
-from lumina_core.pipeline import Request, draw
+from lumina_core.model.compile import PARTS, compile_blocks, set_compile
+from lumina_core.model.transformer import Transformer
+from lumina_core.pipeline import Lumina, build_request
 from lumina_core.tokens.prompts import build_prompt
-from lumina_core.tokens.vocabulary import Vocabulary
-
-# The module; the package's own name of it is the function.
-loop = sys.modules["lumina_core.decoding.loop"]
 
 
 class RecordedSteps:
-    """Captures as a GPU does: capturing runs nothing, a replay does what the step would do."""
+    """Captures as a GPU does: capturing runs nothing, a replay does what the step would do.
 
-    def __init__(self, spoil: Callable[[Tensor], None] | None = None):
-        self.captured, self.replayed, self.spoil = 0, 0, spoil
+    `corrupt` is called after every replay.
+    """
 
-    def first(self, step: cuda_graph.Step) -> Tensor:
-        return step()
+    def __init__(self, corrupt: Callable[[], None] | None = None):
+        self.captured, self.replayed, self.corrupt = 0, 0, corrupt
+
+    def first(self, step: cuda_graph.Step) -> None:
+        step()
 
     def capture(self, step: cuda_graph.Step) -> cuda_graph.Step:
         self.captured += 1
 
-        def replay() -> Tensor:
+        def replay() -> None:
             self.replayed += 1
-            settled = step()
-            if self.spoil is not None:
-                self.spoil(settled)
-            return settled
+            step()
+            if self.corrupt is not None:
+                self.corrupt()
 
         return replay
 
 
-def load_demo() -> tuple:
-    transformer = load_transformer("demo", dtype=torch.float32)
-    tokenizer = load_tokenizer(find_checkpoint("demo").tokenizer)
-    return transformer, tokenizer, Vocabulary.of(tokenizer, transformer.config)
-
-
 @pytest.fixture(scope="module")
-def demo() -> tuple:
-    return load_demo()
+def demo() -> Lumina:
+    return Lumina.load("demo", dtype=torch.float32, device="cpu")
 
 
-def drawn(demo: tuple, decoder: str = "gumbel", **settings) -> DecodeResult:
-    transformer, tokenizer, vocabulary = demo
-    prompt = tokenizer.encode_prompt(build_prompt("t2i", 64, 64, "a red circle left of a blue square"))
-    return draw(transformer, vocabulary, Request([prompt] * 2, 8, 8, None, DecodeSettings(decoder=decoder, **settings)))
+def drawn(lumina: Lumina, decoder: str = "gumbel", **settings: Any) -> DecodeResult:
+    text = build_prompt("t2i", 64, 64, "a red circle left of a blue square")
+    request = build_request(lumina, text, 64, 64, 2, settings=DecodeSettings(decoder=decoder, **settings))
+    return lumina.sample(request)
 
 
-def capture_by(monkeypatch: pytest.MonkeyPatch, capture: cuda_graph.Capture) -> None:
-    monkeypatch.setattr(loop, "make_steps", lambda window: cuda_graph.CapturedSteps(window, capture))
+Patch = pytest.MonkeyPatch
+
+
+def capture_by(patch: Patch, capture: cuda_graph.Capture) -> list[Window]:
+    """Captures the steps of all runs that follow; returns their windows."""
+    windows: list[Window] = []
+
+    def make_steps(window: Window) -> cuda_graph.CapturedSteps:
+        windows.append(window)
+        return cuda_graph.CapturedSteps(window, capture)
+
+    patch.setattr(loop, "make_steps", make_steps)
+    return windows
 
 
 def same(first: DecodeResult, second: DecodeResult) -> bool:
     return (
         torch.equal(first.codes, second.codes)
-        and torch.equal(first.settled_step, second.settled_step)
+        and torch.equal(first.accept_step, second.accept_step)
         and first.accept_lengths == second.accept_lengths
         and first.log_likelihood == second.log_likelihood
     )
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
-def test_replays_draw_what_the_steps_draw(demo, monkeypatch, decoder):
+def test_replays_draw_what_the_steps_draw(demo: Lumina, monkeypatch: Patch, decoder: str) -> None:
     plain, recorded = drawn(demo, decoder, seed=3), RecordedSteps()
     capture_by(monkeypatch, recorded)
     captured = drawn(demo, decoder, seed=3)
@@ -90,102 +93,125 @@ def test_replays_draw_what_the_steps_draw(demo, monkeypatch, decoder):
     assert 0 < captured.warm_up_seconds < captured.seconds and plain.warm_up_seconds == 0
 
 
-def test_a_step_is_said_to_be_captured_only_when_it_is_replayed(demo, monkeypatch):
-    told = []
+def test_a_step_counts_as_captured_only_when_it_is_replayed(demo: Lumina, monkeypatch: Patch) -> None:
+    seen = []
 
-    class Told(cuda_graph.CapturedSteps):
-        def __call__(self, *arguments) -> Tensor:
-            settled = super().__call__(*arguments)
-            told.append((self.captured, recorded.replayed))
-            return settled
+    class Watched(cuda_graph.CapturedSteps):
+        def __call__(self, kv_len: int, width: int) -> None:
+            super().__call__(kv_len, width)
+            seen.append((self.captured, recorded.replayed))
 
     recorded = RecordedSteps()
-    monkeypatch.setattr(loop, "make_steps", lambda window: Told(window, recorded))
+    monkeypatch.setattr(loop, "make_steps", lambda window: Watched(window, recorded))
     drawn(demo, adapt_window=False, decoder="ar")
-    assert told[0] == (False, 0) and told[1][0]
-    replays = [after - before for (_, before), (_, after) in itertools.pairwise(told)]
-    assert [captured for captured, _ in told[2:]] == [count > 0 for count in replays[1:]]
+    assert seen[0] == (False, 0) and seen[1][0]
+    replays = [after - before for (_, before), (_, after) in itertools.pairwise(seen)]
+    assert [captured for captured, _ in seen[2:]] == [count > 0 for count in replays[1:]]
     assert not cuda_graph.PlainSteps.captured
 
 
-def test_a_step_that_cannot_be_captured_is_run_one_by_one(demo, monkeypatch, caplog):
-    class Refusal(RecordedSteps):
-        def capture(self, step: cuda_graph.Step) -> cuda_graph.Step:
-            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+class CannotCapture(RecordedSteps):
+    """A device that refuses every capture."""
 
-    plain = drawn(demo)
-    capture_by(monkeypatch, Refusal())
-    with caplog.at_level(logging.WARNING):
-        assert same(plain, drawn(demo))
-    (line,) = [record.getMessage() for record in caplog.records]
-    assert "cannot be captured (operation not permitted when stream is capturing)" in line and "same picture" in line
+    def __init__(self, *message: str):
+        super().__init__()
+        self.message = message
+
+    def capture(self, step: cuda_graph.Step) -> cuda_graph.Step:
+        raise RuntimeError(*self.message)
 
 
-def test_a_replay_that_settles_other_tokens_is_not_used(demo, monkeypatch, caplog):
-    plain, recorded = drawn(demo), RecordedSteps(spoil=lambda settled: settled.add_(1))
-    capture_by(monkeypatch, recorded)
-    with caplog.at_level(logging.WARNING):
-        assert same(plain, drawn(demo))
-    assert "settled other tokens" in caplog.text and recorded.replayed == 1
+class CannotReplay(RecordedSteps):
+    """A device on which every replay fails, after it changed the window."""
+
+    def capture(self, step: cuda_graph.Step) -> cuda_graph.Step:
+        def replay() -> None:
+            step()
+            raise RuntimeError("CUDA error: out of memory")
+
+        return replay
 
 
-def test_a_step_that_fails_without_a_word_is_run_one_by_one(demo, monkeypatch, caplog):
-    class Refusal(RecordedSteps):
-        def capture(self, step: cuda_graph.Step) -> cuda_graph.Step:
-            raise RuntimeError
-
-    capture_by(monkeypatch, Refusal())
-    drawn(demo)
-    assert "cannot be captured (RuntimeError)" in caplog.text
-
-
-def test_a_replay_that_fails_leaves_the_window_as_it_was(demo, monkeypatch, caplog):
-    class Broken(RecordedSteps):
-        def capture(self, step: cuda_graph.Step) -> cuda_graph.Step:
-            def replay() -> Tensor:
-                step()
-                raise RuntimeError("CUDA error: out of memory")
-
-            return replay
-
-    plain = drawn(demo, "coupled")
-    capture_by(monkeypatch, Broken())
-    assert same(plain, drawn(demo, "coupled"))
-    assert "cannot be captured (CUDA error: out of memory)" in caplog.text
-
-
+@pytest.mark.parametrize("decoder", ["gumbel", "coupled"])
 @pytest.mark.parametrize(
-    ("backend", "on_gpu", "expected"),
-    [("native", True, ""), ("native", False, "no room on the GPU"), ("cudaMallocAsync", True, "--disable-cuda-malloc")],
+    ("capture", "reason"),
+    [
+        (
+            CannotCapture("operation not permitted when stream is capturing\nmore"),
+            "cannot be captured (operation not permitted when stream is capturing)",
+        ),
+        (CannotCapture(), "cannot be captured (RuntimeError)"),
+        (CannotReplay(), "cannot be captured (CUDA error: out of memory)"),
+    ],
+    ids=["no capture", "no message", "no replay"],
 )
-def test_no_capture_is_tried_where_it_could_end_the_program(demo, monkeypatch, backend, on_gpu, expected):
+def test_a_step_that_cannot_be_captured_runs_one_by_one(
+    demo: Lumina,
+    monkeypatch: Patch,
+    caplog: pytest.LogCaptureFixture,
+    capture: RecordedSteps,
+    reason: str,
+    decoder: str,
+) -> None:
+    plain = drawn(demo, decoder)
+    capture_by(monkeypatch, capture)
+    with caplog.at_level(logging.WARNING):
+        assert same(plain, drawn(demo, decoder))
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert reason in line and "same picture" in line
+
+
+@pytest.mark.parametrize("state", ["tokens", "accept_step", "pos"])
+def test_a_replay_that_changes_the_window_differently_is_not_used(
+    demo: Lumina, monkeypatch: Patch, caplog: pytest.LogCaptureFixture, state: str
+) -> None:
+    plain, recorded = drawn(demo), RecordedSteps(corrupt=lambda: getattr(windows[0], state).add_(1))
+    windows = capture_by(monkeypatch, recorded)
+    with caplog.at_level(logging.WARNING):
+        assert same(plain, drawn(demo))
+    assert "a captured step accepted other tokens than the step itself" in caplog.text and recorded.replayed == 1
+
+
+@pytest.mark.parametrize(("backend", "on_gpu"), [("native", False), ("cudaMallocAsync", True)])
+def test_steps_run_one_by_one_where_a_capture_could_end_the_program(
+    demo: Lumina, monkeypatch: Patch, caplog: pytest.LogCaptureFixture, backend: str, on_gpu: bool
+) -> None:
+    """A failing capture is not even tried: some weights are elsewhere, or the allocator cannot capture."""
+    where = torch.device("cpu") if on_gpu else torch.device("meta")
     monkeypatch.setattr(torch.cuda, "get_allocator_backend", lambda: backend)
+    monkeypatch.setattr(cuda_graph, "captures", lambda *_: True)
+    monkeypatch.setattr(cuda_graph, "CudaCapture", lambda _: pytest.fail("a capture was prepared"))
+    transformer = demo.transformer
     if not on_gpu:
-        monkeypatch.setattr(type(demo[0]), "device", torch.device("cuda"))
-    assert expected in (found := cuda_graph._obstacle(demo[0])) and bool(found) == bool(expected)
+        monkeypatch.setattr(Transformer, "device", where)
+    with caplog.at_level(logging.WARNING):
+        steps = cuda_graph.make_steps(SimpleNamespace(transformer=transformer))
+    assert isinstance(steps, cuda_graph.PlainSteps)
+    reason = "--disable-cuda-malloc" if on_gpu else "some of the weights do not fit on the GPU"
+    assert reason in caplog.text and "steps are not captured" in caplog.text
 
 
-def test_other_choices_are_refused():
+def test_other_choices_are_refused() -> None:
     with pytest.raises(InputError, match="compile is 'yes'; expected one of auto, on, off"):
         set_compile(torch.nn.Module(), "yes")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None and shutil.which("g++") is None, reason="needs a C++ compiler")
-def test_compiled_blocks_draw_the_same_tokens():
-    demo = load_demo()
+def test_compiled_blocks_draw_the_same_tokens(demo: Lumina) -> None:
     plain = drawn(demo)
-    set_compile(demo[0], "on")
-    compiled, again = drawn(demo), drawn(demo)
+    lumina = Lumina.load("demo", dtype=torch.float32, device="cpu", compile="on")
+    compiled, again = drawn(lumina), drawn(lumina)
     assert torch.equal(plain.codes, compiled.codes) and same(compiled, again)
     assert compiled.warm_up_seconds > again.warm_up_seconds
     for ours, theirs in zip(plain.log_likelihood, compiled.log_likelihood, strict=True):
         assert ours == pytest.approx(theirs, abs=1e-2)
 
 
-def test_where_torch_cannot_compile_on_is_an_error_and_auto_is_not(monkeypatch):
-    transformer = compiling.Transformer(TransformerConfig.from_file(find_checkpoint("demo").config)).eval()
+def test_where_torch_cannot_compile_on_is_an_error_and_auto_is_not(monkeypatch: Patch) -> None:
+    transformer = Transformer(TransformerConfig.from_file(DEMO_FOLDER / "config.json")).eval()
 
-    def broken(*_: object, **__: object) -> Callable:
+    def broken(*_: object, **__: object) -> Callable[..., None]:
         def run(*_: object) -> None:
             raise RuntimeError("no compiler was found\nlong story")
 
@@ -193,5 +219,5 @@ def test_where_torch_cannot_compile_on_is_an_error_and_auto_is_not(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", broken)
     with pytest.raises(InputError, match="does not work here: no compiler was found; choose auto"):
-        compiling.compile_blocks(transformer)
-    assert not transformer.compiled and "before" not in vars(transformer.layers[0])
+        compile_blocks(transformer)
+    assert not transformer.compiled and not set(PARTS) & set(vars(transformer.layers[0]))

@@ -198,5 +198,5 @@ def test_command_line_says_what_to_do_when_strips_do_not_fit(
     line = lumina.generate().refusal()
     assert (
         "out of memory while decoding a picture of 32x32, which takes about" in line
-        and "what was drawn is kept" in line
+        and "the tokens are saved in" in line
     )

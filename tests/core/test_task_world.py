@@ -10,7 +10,7 @@ import pytest
 from benchmarks import tasks as scores
 from benchmarks.verdicts import edge_f1, judge_task
 from lumina_core.checkpoint.config import TransformerConfig
-from lumina_core.checkpoint.find import find_checkpoint, load_tokenizer
+from lumina_core.checkpoint.find import load_tokenizer
 from lumina_core.tokens.prompts import find_template
 from lumina_core.tokens.vocabulary import Vocabulary
 from training.codes import GIVEN_WEIGHT, make_task_batches, task_prompt
@@ -127,7 +127,7 @@ def test_every_look_of_a_map_has_a_code():
 
 @pytest.mark.parametrize("task", TASK_NAMES)
 def test_task_batches_weigh_what_is_given_less(task):
-    tokenizer = load_tokenizer(find_checkpoint("demo").tokenizer)
+    tokenizer = load_tokenizer("demo")
     vocabulary = Vocabulary.of(tokenizer, TransformerConfig.from_dict(demo_config(1000, len(looks()))))
     told, plain = make_task_batches(training_rng(2), 4, 2, tokenizer, vocabulary, (task,))
     assert told.codes.shape == (4, 128) and plain.codes.shape == (2, 128)

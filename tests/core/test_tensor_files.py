@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save, save_file
 from torch import Tensor
 
-from lumina_core.checkpoint.tensors import TensorStore, check_tensors, read_json, read_pickle, safetensors_metadata
+from lumina_core.checkpoint.tensors import TensorStore, check_tensors, read_json, read_pickle
 from lumina_core.errors import CheckpointError
 
 TENSORS = {"a.weight": torch.arange(12.0).reshape(3, 4), "b": torch.ones(2, dtype=torch.float16)}
@@ -80,7 +80,7 @@ def test_name_in_two_files(tmp_path: Path) -> None:
 def test_metadata_is_read(tmp_path: Path) -> None:
     for metadata in ({"format": "pt", "own": "{}"}, {}):
         file = written(tmp_path / "x.safetensors", save(TENSORS, metadata or None))
-        assert safetensors_metadata(file) == metadata
+        assert TensorStore([file]).metadata == metadata
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_metadata_is_read(tmp_path: Path) -> None:
 def test_damaged_safetensors_file(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     file = written(tmp_path / "x.safetensors", damage(save(TENSORS)))
     message = refusal(lambda: TensorStore([file]))
-    assert str(file) in message and "get the file again" in message
+    assert str(file) in message and "download it again" in message
 
 
 def test_safetensors_file_cut_anywhere(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_pickle_cut_anywhere(tmp_path: Path, form: str) -> None:
 def test_pickle_of_no_dict(tmp_path: Path, content: object) -> None:
     file = written(tmp_path / "x.ckpt", pickled(content, "zip"))
     message = refusal(lambda: read_pickle(file))
-    assert f"{file} holds a {type(content).__name__}; expected a dict" in message
+    assert f"{file} contains a {type(content).__name__}; expected a dict" in message
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[1]", b"5"])

@@ -15,11 +15,11 @@ from torch.nn import functional as F
 
 from lumina_core.checkpoint.config import TransformerConfig
 from lumina_core.checkpoint.find import load_tokenizer
+from lumina_core.checkpoint.published import UNUSED_PREFIX, published_shapes
 from lumina_core.kernels.reference import HEAD_NORM_EPS
 from lumina_core.model.kv_cache import KVCache
 from lumina_core.model.layers import HeadNorm
-from lumina_core.model.load import load_transformer, placements, published_shapes
-from lumina_core.model.source import UNUSED_PREFIX
+from lumina_core.model.load import load_transformer, placements
 from lumina_core.model.transformer import Transformer
 
 TOLERANCE = 1e-4
@@ -134,7 +134,7 @@ def test_prefill_fills_one_row_alone(case: Case) -> None:
 def test_cache_takes_the_bytes_it_says(case: Case) -> None:
     for dtype in (torch.float32, torch.bfloat16):
         cache = KVCache(case.model.config, 2, LENGTH, dtype=dtype, device="cpu")
-        stored = cache.keys.nbytes + cache.values.nbytes
+        stored = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
         assert KVCache.bytes_needed(case.model.config, 2, LENGTH, dtype) == stored
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks.weights import Model, Score, load, parse_arguments, score, table
-from lumina_core.checkpoint.find import find_checkpoint
+from lumina_core.checkpoint.find import open_checkpoint
 from lumina_core.errors import InputError
 from training.codes import Batch
 
@@ -16,7 +16,7 @@ from .checkpoints import CODES, FIRST_CODE
 
 
 def loaded(checkpoint: Path, form: str) -> Model:
-    return load(find_checkpoint(checkpoint), form)
+    return load(open_checkpoint(checkpoint), form)
 
 
 @pytest.fixture

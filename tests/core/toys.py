@@ -6,7 +6,6 @@ import copy
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +13,8 @@ from torch.nn import functional as F
 
 from lumina_core.checkpoint.config import TransformerConfig
 from lumina_core.decoding.canvas import Canvas
-from lumina_core.decoding.loop import Prefix, decode
+from lumina_core.decoding.loop import OnStep, decode
+from lumina_core.decoding.request import Request
 from lumina_core.decoding.settings import DecodeResult, DecodeSettings
 from lumina_core.model.transformer import Transformer
 from lumina_core.pictures.sizes import CODES_PER_UNIT
@@ -24,9 +24,17 @@ TEXT_IDS = 32
 POOL_EXPECTED = 20
 
 
-def toy_vocabulary(codes: int) -> Vocabulary:
+class AnySize(Vocabulary):
+    """A vocabulary that names the next larger size where a side is no whole number of grid units."""
+
+    def header(self, grid_h: int, grid_w: int) -> list[int]:
+        units_h, units_w = (-(-side // CODES_PER_UNIT) for side in (grid_h, grid_w))
+        return [self.image_start, self.grid_units[units_h], self.grid_units[units_w]]
+
+
+def toy_vocabulary(codes: int, kind: type[Vocabulary] = Vocabulary) -> Vocabulary:
     """Picture tokens 1 to 12, text up to 32, then the codes."""
-    return Vocabulary(
+    return kind(
         image_start=1,
         image_end=2,
         end_of_row=3,
@@ -80,7 +88,7 @@ class Toy:
 
     @property
     def vocabulary(self) -> Vocabulary:
-        return toy_vocabulary(self.codes)
+        return toy_vocabulary(self.codes, AnySize)
 
     @property
     def canvas(self) -> Canvas:
@@ -88,17 +96,16 @@ class Toy:
 
     @property
     def picture_ids(self) -> tuple[int, ...]:
+        """Tokens of the picture before what is drawn."""
         given = self.given_codes
-        header = self.vocabulary.header(*(-(-side // CODES_PER_UNIT) * CODES_PER_UNIT for side in (self.grid_h, self.grid_w)))
+        header = self.vocabulary.header(self.grid_h, self.grid_w)
         return (*header, *(self.vocabulary.row_tokens(given) if len(given) else ()))
 
-    def decode(self, settings: DecodeSettings, pictures: int, **callbacks: Any) -> DecodeResult:
+    def decode(self, settings: DecodeSettings, pictures: int, on_step: OnStep | None = None) -> DecodeResult:
         """The engine's pictures."""
-        of_prompt = [Prefix(prompt, self.picture_ids) for prompt in self.prompts]
-        prefixes = [of_prompt[k % len(of_prompt)] for k in range(pictures)]
-        given = self.given_codes.expand(pictures, -1, -1)
-        end_of_row = self.vocabulary.end_of_row
-        return decode(self.transformer, self.canvas, prefixes, given, end_of_row, settings, **callbacks)
+        prompts = [self.prompts[k % len(self.prompts)] for k in range(pictures)]
+        request = Request(prompts, self.grid_h, self.grid_w, self.given_codes, settings)
+        return decode(self.transformer, self.vocabulary, request, on_step)
 
     def log_probs(self, codes: Tensor, settings: DecodeSettings, prompt: tuple[int, ...]) -> Tensor:
         """What autoregressive decoding draws each of the n codes [M,n] from, given those before it: [M,n,K].

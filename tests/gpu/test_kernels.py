@@ -1,4 +1,4 @@
-"""Triton kernels give what their twins give on a GPU, at small and at the published model's sizes."""
+"""Triton kernels agree with their references on a GPU, at small sizes and at the published model's."""
 
 from __future__ import annotations
 
@@ -8,47 +8,47 @@ from torch import nn
 
 from lumina_core.kernels import reference
 from lumina_core.kernels.samples import (
-    add_sample,
+    add_rms_norm_sample,
     attention_sample,
     draw_sample,
-    gate_sample,
-    heads_sample,
     int4_sample,
     int8_sample,
-    logits_sample,
+    qkv_sample,
+    silu_gate_sample,
+    topk_sample,
 )
-from lumina_core.kernels.select import MODULES, Choice, choose, load, unusable
-from lumina_core.quant import triton_matmul
-from lumina_core.quant.linear import PLAIN, Kernel, QuantizedLinear, quantized_operations
+from lumina_core.kernels.select import MODULES, Choice, choose, load, unsupported_reason
+from lumina_core.quant import select
+from lumina_core.quant.linear import PLAIN, MatmulBackend, QuantizedLinear, quantized_operations
 from lumina_core.quant.schemes import SCHEMES, Scheme
-from lumina_core.quant.triton_matmul import choose_kernel
+from lumina_core.quant.select import choose_backend
 
 from ..kernel_cases import LARGE, SMALL, clean
 
-UNUSABLE = unusable("cuda") if torch.cuda.is_available() else "there is no CUDA device"
-pytestmark = pytest.mark.skipif(bool(UNUSABLE), reason=UNUSABLE)
+UNSUPPORTED = unsupported_reason("cuda") if torch.cuda.is_available() else "there is no CUDA device"
+pytestmark = pytest.mark.skipif(bool(UNSUPPORTED), reason=UNSUPPORTED)
 SAMPLES = {
-    "window_attention": lambda: attention_sample("cuda", torch.bfloat16, kv_cache="int4", spoilt=False),
+    "window_attention": lambda: attention_sample("cuda", torch.bfloat16, kv_cache="int4", corrupt=False),
     "int4_matmul": lambda: int4_sample("cuda", torch.bfloat16),
     "int8_matmul": lambda: int8_sample("cuda", torch.bfloat16),
-    "topk_cut": lambda: logits_sample("cuda"),
+    "topk_cut": lambda: topk_sample("cuda"),
     "gumbel_draw": lambda: draw_sample("cuda"),
-    "place_heads": lambda: heads_sample("cuda", torch.bfloat16, kv_cache="int4"),
-    "silu_gate": lambda: gate_sample("cuda", torch.bfloat16),
-    "add_norm": lambda: add_sample("cuda", torch.bfloat16),
+    "qkv_norm_rope_store": lambda: qkv_sample("cuda", torch.bfloat16, kv_cache="int4"),
+    "silu_gate": lambda: silu_gate_sample("cuda", torch.bfloat16),
+    "add_rms_norm": lambda: add_rms_norm_sample("cuda", torch.bfloat16),
 }
 
 
 @pytest.mark.parametrize("case", [*SMALL, *LARGE])
-def test_kernel_gives_what_its_twin_gives(case: str) -> None:
+def test_a_kernel_agrees_with_its_reference(case: str) -> None:
     every = {**SMALL, **LARGE}
     assert every[case].difference("cuda") <= every[case].gpu_tolerance
 
 
 @pytest.mark.parametrize("kernel", SAMPLES)
-def test_kernel_stands_its_trial(kernel: str) -> None:
+def test_a_kernel_passes_its_self_test(kernel: str) -> None:
     assert kernel in MODULES
-    choice = choose(kernel, "cuda", SAMPLES[kernel])
+    choice = choose(kernel, "cuda", lambda _: [SAMPLES[kernel]])
     assert choice.is_kernel, choice.reason
 
 
@@ -81,25 +81,25 @@ def test_attention_in_a_graph_follows_positions_that_change_on_the_device() -> N
 @pytest.mark.parametrize("rows", [1, 32, 65])
 def test_a_quantised_layer_multiplies_by_the_kernel(scheme: Scheme, rows: int) -> None:
     weight, x = torch.randn(160, 256) * 0.02, torch.randn(2, rows, 256, device="cuda").bfloat16()
-    kernel = choose_kernel(scheme, torch.bfloat16, "cuda")
-    assert kernel.name.startswith("triton"), kernel.name
-    found, expected = (make_layer(scheme, weight, each)(x).float() for each in (kernel, PLAIN))
+    backend = choose_backend(scheme, torch.bfloat16, "cuda")
+    assert backend.name.startswith("triton"), backend.name
+    found, expected = (make_layer(scheme, weight, each)(x).float() for each in (backend, PLAIN))
     torch.testing.assert_close(found, expected, atol=0.02, rtol=0.02)
 
 
 @pytest.mark.parametrize("rows", [1, 64, 700])
-def test_torchs_own_product_is_there_where_triton_is_not(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton_matmul, "choose", lambda *_: Choice(reference.int4_matmul, "eager", "no Triton"))
+def test_tinygemm_is_used_without_triton(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(select, "choose", lambda *_: Choice(reference.int4_matmul, False, "no Triton"))
     weight, x = torch.randn(160, 256) * 0.02, torch.randn(rows, 256, device="cuda").bfloat16()
-    kernel = choose_kernel(SCHEMES["int4"], torch.bfloat16, "cuda")
-    assert kernel.name.startswith("tinygemm"), kernel.name
-    layer = make_layer(SCHEMES["int4"], weight, kernel)
-    layer.arrange()
-    assert layer.arranged
+    backend = choose_backend(SCHEMES["int4"], torch.bfloat16, "cuda")
+    assert backend.name.startswith("tinygemm"), backend.name
+    layer = make_layer(SCHEMES["int4"], weight, backend)
+    layer.repack()
+    assert layer.repacked
     torch.testing.assert_close(layer(x), make_layer(SCHEMES["int4"], weight, PLAIN)(x), atol=0.02, rtol=0.02)
 
 
-def make_layer(scheme: Scheme, weight: torch.Tensor, kernel: Kernel) -> QuantizedLinear:
-    layer = quantized_operations(scheme, nn, kernel).Linear(weight.shape[1], weight.shape[0], bias=False)
+def make_layer(scheme: Scheme, weight: torch.Tensor, backend: MatmulBackend) -> QuantizedLinear:
+    layer = quantized_operations(scheme, nn, backend).Linear(weight.shape[1], weight.shape[0], bias=False)
     layer.load_state_dict(scheme.quantize(weight))
     return layer.cuda()

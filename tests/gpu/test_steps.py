@@ -7,24 +7,16 @@ import logging
 import pytest
 import torch
 
-from lumina_core import load_tokenizer, load_transformer
-from lumina_core.checkpoint.find import find_checkpoint
-from lumina_core.decoding.settings import DECODERS, DecodeResult, DecodeSettings
-from lumina_core.model.compile import set_compile
-from lumina_core.pipeline import Request, draw
-from lumina_core.tokens.prompts import build_prompt
-from lumina_core.tokens.vocabulary import Vocabulary
+from lumina_core.decoding.settings import DECODERS, DecodeResult
+from lumina_core.pipeline import Lumina
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 
 
 def drawn(compile_choice: str, decoder: str, dtype: torch.dtype, kv_cache: str = "auto") -> DecodeResult:
-    transformer = set_compile(load_transformer("demo", dtype=dtype, device="cuda"), compile_choice)
-    tokenizer = load_tokenizer(find_checkpoint("demo").tokenizer)
-    vocabulary = Vocabulary.of(tokenizer, transformer.config)
-    prompt = tokenizer.encode_prompt(build_prompt("t2i", 64, 64, "a red circle left of a blue square"))
-    settings = DecodeSettings(decoder=decoder, seed=3, kv_cache=kv_cache)
-    return draw(transformer, vocabulary, Request([prompt] * 3, 8, 8, None, settings))
+    lumina = Lumina.load("demo", dtype=dtype, device="cuda", compile=compile_choice)
+    prompt, settings = "a red circle left of a blue square", {"decoder": decoder, "kv_cache": kv_cache}
+    return lumina.draw(prompt, 64, 64, batch=3, seed=3, **settings).result
 
 
 @pytest.mark.parametrize("kv_cache", ["auto", "int8", "int4"])

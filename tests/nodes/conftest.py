@@ -1,4 +1,4 @@
-"""The pack, loaded the way ComfyUI loads it."""
+"""Loads the node pack as ComfyUI does."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PACK_MODULE = "lumina_pack_as_comfyui_loads_it"
 
 @pytest.fixture(scope="session")
 def pack() -> ModuleType:
-    """The pack's root module, under a name of its own, without its folder on `sys.path`."""
+    """The root module of the pack under a separate name, without its folder on `sys.path`."""
     spec = importlib.util.spec_from_file_location(PACK_MODULE, PACK / "__init__.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -1,4 +1,4 @@
-"""Run by ComfyUI's Python in ComfyUI's folder: prints the schemas of the pack's nodes as JSON."""
+"""Prints the schemas of the pack's nodes as JSON. Runs with ComfyUI's Python in ComfyUI's folder."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ import nodes  # noqa: E402
 
 
 def schema_of(node) -> dict:
-    """Names and types in order, as workflows depend on them."""
+    """The names and types that stored workflows depend on, in order."""
     info = node.GET_NODE_INFO_V1()
     kinds = {**info["input"].get("required", {}), **info["input"].get("optional", {})}
     order = info["input_order"].get("required", []) + info["input_order"].get("optional", [])

@@ -1,4 +1,4 @@
-"""What the sampler's latent says of each picture follows the pictures when they are joined and picked."""
+"""Values per picture in the sampler's latent follow the pictures when latents are joined and indexed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def latent_of(latents, likelihoods: list[float], side: int = 2) -> dict:
     return {"samples": samples, "lumina_codes": samples[:, 0].long(), latents.LIKELIHOOD_KEY: likelihoods, "note": "n"}
 
 
-def test_picking_keeps_all_that_belongs_to_a_picture(latents):
+def test_picked_pictures_keep_their_values(latents):
     whole = latent_of(latents, [-1.0, -2.0, -3.0])
     picked = latents.pick_pictures(whole, [2, 0])
     for key in ("samples", "lumina_codes"):
@@ -27,7 +27,7 @@ def test_picking_keeps_all_that_belongs_to_a_picture(latents):
     assert latents.likelihoods_of(picked) == (-3.0, -1.0) and picked["note"] == "n"
 
 
-def test_joined_latents_hold_what_all_hold(latents):
+def test_joined_latents_keep_the_keys_that_all_have(latents):
     first, second = latent_of(latents, [-1.0, -2.0]), latent_of(latents, [-3.0]) | {"noise_mask": torch.ones(1, 2, 2)}
     joined = latents.join_latents([first, second])
     assert torch.equal(joined["samples"], torch.cat((first["samples"], second["samples"])))
@@ -36,14 +36,14 @@ def test_joined_latents_hold_what_all_hold(latents):
     assert latents.likelihoods_of(latents.join_latents([first, second])) is None
 
 
-def test_likelihoods_of_other_pictures_do_not_count(latents):
+def test_likelihoods_of_a_changed_batch_are_ignored(latents):
     whole = latent_of(latents, [-1.0, -2.0, -3.0])
     assert latents.likelihoods_of(whole) == (-1.0, -2.0, -3.0)
     assert latents.likelihoods_of(whole | {"samples": whole["samples"][:1]}) is None
     assert latents.likelihoods_of({"samples": whole["samples"]}) is None
 
 
-def test_latents_of_other_sizes_are_refused(latents, pack):
+def test_latents_of_different_sizes_are_refused(latents, pack):
     errors = importlib.import_module(f"{pack.__name__}.lumina_core.errors")
     with pytest.raises(errors.InputError, match="expected pictures of one size"):
         latents.join_latents([latent_of(latents, [-1.0]), latent_of(latents, [-1.0], side=3)])

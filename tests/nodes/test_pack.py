@@ -1,4 +1,4 @@
-"""The pack's files as ComfyUI finds them; none of this needs ComfyUI."""
+"""The files of the pack. No test here needs ComfyUI."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def test_every_node_has_help(node_id):
     assert (PACK / "web" / "docs" / f"{node_id}.md").read_text(encoding="utf-8").startswith("# ")
 
 
-def test_locale_names_the_nodes_as_the_schemas_do():
+def test_locale_has_the_display_names_of_the_schemas():
     named = json.loads((PACK / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8"))
     assert {node_id: node["display_name"] for node_id, node in named.items()} == {
         node_id: schema["display_name"] for node_id, schema in SCHEMAS.items()
     }
 
 
-def test_help_tells_the_wording_of_every_task():
+def test_help_shows_the_wording_of_every_task():
     page = (PACK / "web" / "docs" / "LuminaMGPT2_TaskPrompt.md").read_text(encoding="utf-8")
     blocks = set(re.findall(r"```text\n(.*?)\n```", page, re.DOTALL))
     assert blocks == {template.text for template in TEMPLATES.values()}
@@ -53,13 +53,13 @@ def test_example_workflow_has_all_its_widgets(path):
 
 @pytest.mark.parametrize("path", sorted((PACK / "subgraphs").glob("*.json")), ids=lambda path: path.stem)
 def test_subgraph_is_one_node_with_all_its_widgets(path):
-    """As ComfyUI's node library takes it: a workflow of one node, and the subgraph of that node."""
+    """ComfyUI's node library expects a workflow of one node and the subgraph of that node."""
     blueprint = json.loads(path.read_text(encoding="utf-8"))
     (node,), (subgraph,) = blueprint["nodes"], blueprint["definitions"]["subgraphs"]
     assert node["type"] == subgraph["id"] and subgraph["name"] == path.stem
     check_widgets(subgraph["nodes"])
     for inner in subgraph["nodes"]:
-        if inner["type"] in SCHEMAS:  # older frontends count the inputs of all widgets, also of those not connected
+        if inner["type"] in SCHEMAS:  # older frontends expect an input for every widget, connected or not
             names = {name for name, _ in SCHEMAS[inner["type"]]["inputs"]}
             assert {slot["name"] for slot in inner["inputs"]} == names, inner["type"]
 

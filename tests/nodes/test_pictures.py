@@ -1,4 +1,4 @@
-"""ComfyUI's pictures to Pillow's and back: alpha, masks, grey, depth."""
+"""Conversion between IMAGE and Pillow images: alpha, masks, grey, bit depth."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ LEVELS = torch.arange(256, dtype=torch.float32).reshape(1, 16, 16, 1) / 255
 
 
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB"), (4, "RGBA")])
-def test_every_level_of_every_kind_comes_through(pictures, channels, mode):
+def test_every_level_of_every_mode_is_exact(pictures, channels, mode):
     (picture,) = pictures.to_pictures(LEVELS.expand(1, 16, 16, channels))
     assert picture.mode == mode
     assert np.array_equal(np.asarray(picture).reshape(256, channels)[:, 0], np.arange(256))
 
 
-def test_what_comes_back_is_saved_without_loss(pictures):
-    """Save Image multiplies by 255 and cuts the fraction off."""
+def test_an_image_is_saved_without_loss(pictures):
+    """Save Image multiplies by 255 and truncates."""
     image = pictures.from_pictures(pictures.to_pictures(LEVELS.expand(1, 16, 16, 3)))
     assert image.shape == (1, 16, 16, 3)
     assert np.array_equal((255.0 * image.numpy()).astype(np.uint8)[..., 0].ravel(), np.arange(256))
 
 
-def test_values_between_levels_are_rounded_and_those_beyond_are_cut(pictures):
+def test_values_are_rounded_and_clamped(pictures):
     image = torch.tensor([100.4, 100.6, -5.0, 300.0]).reshape(1, 1, 4, 1) / 255
     assert list(np.asarray(pictures.to_pictures(image)[0])[0]) == [100, 101, 0, 255]
 
 
 @pytest.mark.parametrize("masks", [1, 2])
-def test_a_mask_is_where_pictures_are_transparent(pictures, masks):
+def test_a_mask_becomes_alpha(pictures, masks):
     mask = torch.zeros(masks, 2, 3)
     mask[0, 0, 0] = 1
     first, second = (np.asarray(one) for one in pictures.to_pictures(torch.zeros(2, 2, 3, 3), mask))
@@ -50,17 +50,17 @@ def test_a_mask_is_where_pictures_are_transparent(pictures, masks):
     assert second[0, 0, 3] == (0 if masks == 1 else 255)
 
 
-def test_a_mask_adds_to_alpha(pictures):
+def test_a_mask_multiplies_alpha(pictures):
     image = torch.full((1, 1, 2, 4), 0.6)
     mask = torch.tensor([[[0.5, 0.0]]])
     assert list(np.asarray(pictures.to_pictures(image, mask)[0])[0, :, 3]) == [76, 153]
 
 
-def test_an_empty_mask_says_nothing_whatever_its_size(pictures):
+def test_an_empty_mask_of_any_size_is_ignored(pictures):
     assert pictures.to_pictures(torch.zeros(1, 9, 9, 3), torch.zeros(1, 64, 64))[0].mode == "RGB"
 
 
-def test_what_does_not_fit_is_an_error(pictures, input_error):
+def test_wrong_shapes_are_errors(pictures, input_error):
     with pytest.raises(input_error, match=r"\(2, 64, 64\).*\(1, 9, 9\)"):
         pictures.to_pictures(torch.zeros(1, 9, 9, 3), torch.ones(2, 64, 64))
     for shape in ((1, 9, 9, 2), (9, 9, 3)):

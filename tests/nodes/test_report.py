@@ -22,27 +22,27 @@ def result(pack):
         codes=torch.zeros(1, 4, 2, dtype=torch.int64),
         nfe=3,
         accept_lengths=((4, 1, 2),),
-        settled_step=steps,
+        accept_step=steps,
         log_likelihood=(-12.3,),
         seconds=0.5,
         settings=decoding.DecodeSettings(seed=7, decoder="sjd", window_size=16),
-        matmul_kernel="tinygemm (tried)",
+        matmul_kernel="tinygemm (self-test passed)",
         attention_kernel="torch (no Triton)",
     )
 
 
-def test_report_says_what_was_run_and_how_fast(report, result):
+def test_report_has_settings_counts_speed_and_kernels(report, result):
     text = report.report_text(result)
     assert "16x32" in text and "seed 7" in text and "sjd, window 16" in text
     assert "6 tokens in 3 forwards: 2.00 a forward" in text
     assert "0.50 s, 12.0 tokens a second" in text
     assert "1 x1, 2 x1, 4 x1" in text
-    assert "matmuls: tinygemm (tried); attention: torch (no Triton)" in text
+    assert "matmuls: tinygemm (self-test passed); attention: torch (no Triton)" in text
     assert "nats per code: -2.050" in text
 
 
 def test_acceptance_map_colours_codes_by_step(report, result):
-    picture = report.acceptance_map(result.settled_step, 8)
+    picture = report.acceptance_map(result.accept_step, 8)
     assert picture.shape == (1, 32, 16, 3) and picture.min() >= 0 and picture.max() <= 1
     cells = picture[0, ::8, ::8]
     assert (cells[0] == 0.5).all()
@@ -52,7 +52,7 @@ def test_acceptance_map_colours_codes_by_step(report, result):
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_preview_decodes_a_small_picture_whole_and_of_a_large_one_each_row_once(pack, whole, monkeypatch):
+def test_preview_decodes_a_small_picture_whole_and_each_row_of_a_large_one_once(pack, whole, monkeypatch):
     preview = importlib.import_module(f"{pack.__name__}.nodes.preview")
     decoded = []
     monkeypatch.setattr(preview, "WHOLE_CODES", 8 if whole else 7)
@@ -74,7 +74,7 @@ def test_preview_decodes_a_small_picture_whole_and_of_a_large_one_each_row_once(
     assert pictures[1].getpixel((0, 7)) == (255, 255, 255) and pictures[1].getpixel((0, 8)) == (128, 128, 128)
 
 
-def test_preview_waits_while_previews_would_take_too_much_of_the_time(pack):
+def test_previews_are_limited_to_a_share_of_the_time(pack):
     preview = importlib.import_module(f"{pack.__name__}.nodes.preview")
     movqgan = SimpleNamespace(upscale_ratio=8, decode_rows=lambda codes, first, end: torch.zeros(1, 3, 8 * end, 16))
     growing = preview.GrowingPreview(movqgan, 4, 2)

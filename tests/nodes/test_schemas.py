@@ -1,6 +1,6 @@
-"""Node ids, and the order of widgets, inputs and outputs: what stored workflows depend on.
+"""Compatibility with stored workflows: node ids, and the order of widgets, inputs and outputs.
 
-`schemas.json` is the promise. A new node, widget or choice is added to it at the end; nothing in it ever changes.
+`schemas.json` holds the published schemas. New nodes, widgets and options are appended; nothing else in it changes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pytest
 
 HERE = Path(__file__).parent
 PACK = HERE.parents[1]
-PROMISED = json.loads((HERE / "schemas.json").read_text(encoding="utf-8"))
+PUBLISHED = json.loads((HERE / "schemas.json").read_text(encoding="utf-8"))
 FROM_FOLDERS = ("checkpoint", "movqgan")
 
 
@@ -30,7 +30,7 @@ def find_comfyui() -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module")
 def schemas() -> dict:
-    """The schemas of the nodes that ComfyUI gets from the pack."""
+    """The schemas of the pack's nodes, as ComfyUI loads them."""
     folder, python = find_comfyui()
     command = [str(python), str(HERE / "dump_schemas.py"), str(folder), str(PACK)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=180, check=False)
@@ -38,22 +38,22 @@ def schemas() -> dict:
     return json.loads(done.stdout.split("SCHEMAS")[1])
 
 
-@pytest.mark.parametrize("node_id", PROMISED)
-def test_keeps_the_promise(schemas, node_id):
-    promised, actual = PROMISED[node_id], schemas[node_id]
+@pytest.mark.parametrize("node_id", PUBLISHED)
+def test_schema_extends_the_published_one(schemas, node_id):
+    published, actual = PUBLISHED[node_id], schemas[node_id]
     assert actual["category"] == "Lumina-mGPT 2.0"
     for kind in ("inputs", "outputs"):
-        assert actual[kind][: len(promised[kind])] == promised[kind]
-    for name, options in promised["options"].items():
+        assert actual[kind][: len(published[kind])] == published[kind]
+    for name, options in published["options"].items():
         assert actual["options"][name][: len(options)] == options
 
 
-@pytest.mark.parametrize("node_id", PROMISED)
-def test_what_was_added_is_optional(schemas, node_id):
-    """A workflow over HTTP that was written before an input existed must still be accepted."""
-    added = schemas[node_id]["inputs"][len(PROMISED[node_id]["inputs"]) :]
+@pytest.mark.parametrize("node_id", PUBLISHED)
+def test_added_inputs_are_optional(schemas, node_id):
+    """ComfyUI must still accept an API workflow that was written before an input existed."""
+    added = schemas[node_id]["inputs"][len(PUBLISHED[node_id]["inputs"]) :]
     assert {name for name, _ in added} <= set(schemas[node_id]["optional"])
 
 
-def test_every_node_is_promised(schemas):
-    assert set(schemas) == set(PROMISED)
+def test_every_node_is_published(schemas):
+    assert set(schemas) == set(PUBLISHED)

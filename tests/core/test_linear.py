@@ -1,4 +1,4 @@
-"""The product of a linear layer: right, the same for a row in any company, and torch's own wherever oneDNN is not."""
+"""The matmul of a linear layer: right, the same for a row in any batch, and torch's own wherever oneDNN is not."""
 
 import logging
 
@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from lumina_core.kernels import linear as linear_module
-from lumina_core.kernels.linear import LEAST_ELEMENTS, linear
+from lumina_core.kernels.linear import MIN_ELEMENTS, linear
 
 OUT, IN = 1549, 256
 
@@ -19,7 +19,7 @@ def operands() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @torch.inference_mode()
-def test_it_is_the_product(operands):
+def test_it_is_the_matmul(operands):
     x, weight = operands
     exact = x.double() @ weight.double().T
     assert (linear(x, weight).double() - exact).abs().max() < 1e-5
@@ -27,9 +27,9 @@ def test_it_is_the_product(operands):
 
 
 @torch.inference_mode()
-def test_a_row_is_the_same_in_any_company(operands):
+def test_a_row_is_the_same_in_any_batch(operands):
     x, weight = operands
-    assert weight.numel() >= LEAST_ELEMENTS
+    assert weight.numel() >= MIN_ELEMENTS
     whole = linear(x, weight)
     for rows in (8, 9, 16, 31, 64, 100):
         assert torch.equal(linear(x[:rows], weight), whole[:rows])
@@ -45,7 +45,7 @@ def test_a_view_with_gaps_is_multiplied_as_its_copy(operands):
 
 @torch.inference_mode()
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_other_formats_go_by_torch(operands, dtype):
+def test_other_dtypes_go_to_torch(operands, dtype):
     x, weight = (part.to(dtype) for part in operands)
     assert torch.equal(linear(x, weight), F.linear(x, weight))
 
@@ -71,5 +71,5 @@ def test_a_torch_without_onednn_is_served_and_it_is_logged(operands, monkeypatch
     monkeypatch.setattr(linear_module.platform, "machine", lambda: "x86_64")
     with caplog.at_level(logging.INFO, logger="lumina_core"):
         assert torch.equal(linear(x, weight), F.linear(x, weight))
-    assert "torch's own product" in caplog.text
+    assert "torch's own matmul" in caplog.text
     linear_module._onednn.cache_clear()

@@ -1,4 +1,4 @@
-"""The rules that settle drafts, as equations; laws are sums over grids of uniforms, so that nothing here is chance."""
+"""Accept rules and draws as equations; laws are sums over grids of uniforms, so that nothing here is chance."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from lumina_core.decoding.accept import accept, accept_length, couple, gumbel_tokens, residual
-from lumina_core.decoding.sampling import cut, guide, sample_inverse
+from lumina_core.decoding.rules import SpeculativeRule
+from lumina_core.decoding.sampling import accept, accept_length, couple, guide, residual, sample_inverse
+from lumina_core.kernels.noise import gumbel_noise, picture_keys
+from lumina_core.kernels.reference import gumbel_draw, topk_cut
+from lumina_core.model.run_kernels import RunKernels
 
 GRID = 400
 UNIFORMS = (torch.arange(GRID) + 0.5) / GRID
@@ -125,45 +128,50 @@ def test_inverse_sampling_sees_small_probabilities_in_a_large_codebook() -> None
     assert sample_inverse(weights, torch.tensor(0.5)) == 16_383
 
 
-def test_gumbel_tokens_are_possible_and_likeliest() -> None:
-    logits = torch.tensor([[0.0, -math.inf, 1.0]])
-    assert gumbel_tokens(logits, torch.zeros(1, 3), 3) == 2
-    assert gumbel_tokens(logits, torch.tensor([[2.0, 90.0, 0.0]]), 3) == 0
+def test_gumbel_draws_have_the_law_of_the_logits() -> None:
+    logits = torch.tensor([0.0, -math.inf, 1.0, 2.0, 0.5])
+    index = torch.arange(40_000)[None]
+    for top_k in (5, 2):
+        tokens = gumbel_draw(logits.expand(1, index.shape[1], -1), picture_keys([7], "cpu"), index, top_k)
+        law = tokens.flatten().bincount(minlength=5) / index.shape[1]
+        expected = topk_cut(logits, top_k).softmax(-1)
+        torch.testing.assert_close(law, expected, atol=0.01, rtol=0)
+        assert not law[expected == 0].any()
 
 
 @pytest.mark.parametrize("top_k", [1, 2, 7, 40, 64])
-def test_gumbel_tokens_are_those_of_the_k_likeliest_codes(top_k: int) -> None:
+def test_gumbel_draws_are_of_the_k_likeliest_codes(top_k: int) -> None:
     """Also where the best of all is not among them, and where codes tie for the last place."""
-    generator = torch.Generator().manual_seed(top_k)
-    logits = torch.randn(50, 6, 64, generator=generator).mul_(3).round_()
-    noise = 4 * torch.randn(50, 6, 64, generator=generator)
-    expected = (cut(logits, top_k) + noise).argmax(-1)
-    assert torch.equal(gumbel_tokens(logits, noise, top_k), expected)
+    logits = torch.randn(50, 6, 64, generator=torch.Generator().manual_seed(top_k)).mul_(2).round_()
+    keys, index = picture_keys(range(50), "cpu"), torch.arange(6).expand(50, -1)
+    noise = gumbel_noise(keys, index, 64)
+    expected = (topk_cut(logits, top_k) + noise).argmax(-1)
+    assert torch.equal(gumbel_draw(logits, keys, index, top_k), expected)
     assert torch.equal(expected, (logits + noise).argmax(-1)) == (top_k == 64)
 
 
 def test_cut_keeps_the_k_largest() -> None:
     logits = torch.tensor([[1.0, 4.0, 3.0, 2.0], [0.0, -1.0, -2.0, -3.0]])
     expected = torch.tensor([[-math.inf, 4.0, 3.0, -math.inf], [0.0, -1.0, -math.inf, -math.inf]])
-    assert torch.equal(cut(logits, 2), expected)
+    assert torch.equal(topk_cut(logits, 2), expected)
 
 
 def test_ties_with_the_kth_stay() -> None:
-    assert cut(torch.tensor([1.0, 2.0, 2.0, 2.0, 3.0]), 2).isfinite().tolist() == [False, True, True, True, True]
+    assert topk_cut(torch.tensor([1.0, 2.0, 2.0, 2.0, 3.0]), 2).isfinite().tolist() == [False, True, True, True, True]
 
 
 @pytest.mark.parametrize("top_k", [4, 5, 4096])
 def test_top_k_of_all_cuts_nothing(top_k: int) -> None:
     logits = torch.randn(3, 4)
-    assert torch.equal(cut(logits, top_k), logits)
+    assert torch.equal(SpeculativeRule(False, torch.zeros(3, 0, 4), top_k, RunKernels()).prepare(logits), logits)
 
 
 def test_one_code_stays_one_code() -> None:
-    assert torch.equal(cut(torch.tensor([[3.0]]), 1).softmax(-1), torch.ones(1, 1))
+    assert torch.equal(topk_cut(torch.tensor([[3.0]]), 1).softmax(-1), torch.ones(1, 1))
 
 
 def test_a_top_k_of_one_is_certain() -> None:
-    probs = cut(torch.tensor([0.1, 0.3, 0.2]), 1).softmax(-1)
+    probs = topk_cut(torch.tensor([0.1, 0.3, 0.2]), 1).softmax(-1)
     assert torch.equal(probs, torch.tensor([0.0, 1.0, 0.0]))
 
 

@@ -1,0 +1,59 @@
+"""The selection of a backend for matmuls with quantised weights."""
+
+from collections.abc import Iterable
+from functools import partial
+
+import torch
+
+from ..kernels.reference import GROUP_SIZE
+from ..kernels.samples import int4_sample, int8_sample
+from ..kernels.select import PASSED, choose
+from ..kernels.self_test import Sample
+from ..kernels.tiles import split_count
+from .linear import MatmulBackend, multiply_plain
+from .schemes import Scheme
+from .tinygemm import tinygemm_backend, tinygemm_failure
+from .triton_matmul import KERNEL_DTYPE, triton_backend
+
+# Rows of the self-tests: one for each tile that the kernels have.
+TEST_ROWS = (5, 32, 64, 128)
+# Inputs and outputs of the 7B's layers.
+PUBLISHED_SHAPES = ((4096, 12_288), (4096, 4096), (4096, 22_016), (11_008, 4096))
+SAMPLES = {"int4": int4_sample, "int8": int8_sample}
+
+
+def choose_backend(
+    scheme: Scheme, dtype: torch.dtype, device: torch.device | str, shapes: Iterable[tuple[int, int]] = PUBLISHED_SHAPES
+) -> MatmulBackend:
+    """The backend for inputs in `dtype` on a device: a Triton kernel where it works, else tinygemm for int4.
+
+    Plain torch where neither does. The name says which and why. `shapes` are (inputs, outputs) of the layers.
+    """
+    if dtype != KERNEL_DTYPE:
+        return MatmulBackend(f"plain (the kernels are for {KERNEL_DTYPE}, not {dtype})", multiply_plain)
+    choice = choose(f"{scheme.name}_matmul", device, matmul_samples, scheme.name, tuple(shapes))
+    if choice.is_kernel:
+        return triton_backend(choice)
+    if scheme.name != "int4":
+        return MatmulBackend(f"plain ({choice.reason})", multiply_plain)
+    if reason := tinygemm_failure(device):
+        too = "" if reason == choice.reason else f"; tinygemm: {reason}"
+        return MatmulBackend(f"plain ({choice.reason}{too})", multiply_plain)
+    return tinygemm_backend(device, f"tinygemm ({PASSED}; Triton: {choice.reason})")
+
+
+def matmul_samples(
+    device: torch.device | str, scheme: str, shapes: tuple[tuple[int, int], ...] = PUBLISHED_SHAPES
+) -> list[Sample]:
+    """Samples for every way in which the kernel multiplies by weights of these shapes, at every tile.
+
+    The outputs are the layer's, since they decide the splits; the inputs are as few as give a program two groups, or
+    three where the last group is incomplete.
+    """
+    small = {}
+    for in_features, out_features in shapes:
+        splits, rest = split_count(in_features, out_features), in_features % GROUP_SIZE
+        inputs = min(in_features, 2 * splits * GROUP_SIZE + rest)
+        small[splits, rest, out_features % 16] = {"in_features": inputs, "out_features": out_features}
+    sample = SAMPLES[scheme]
+    return [partial(sample, device, KERNEL_DTYPE, rows, **sizes) for sizes in small.values() for rows in TEST_ROWS]

@@ -1,0 +1,184 @@
+"""The references are what the engine computes, and a device that does not support the kernels gets the references."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lumina_core.kernels import reference, select
+from lumina_core.kernels.kv_tensor import KV_CACHES, KVTensor
+from lumina_core.kernels.samples import attention_sample, draw_sample, int4_sample, int8_sample, topk_sample
+from lumina_core.kernels.select import PASSED, Choice, choose, unsupported_reason
+from lumina_core.quant.linear import quantized_operations
+from lumina_core.quant.schemes import SCHEMES
+
+DTYPES = [torch.float32, torch.bfloat16]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("in_features", [256, 200])
+def test_a_matmul_is_the_quantised_layers(dtype: torch.dtype, scheme: str, in_features: int) -> None:
+    sample = {"int4": int4_sample, "int8": int8_sample}[scheme]
+    x, *packed = sample("cpu", dtype, in_features=in_features)
+    layer = quantized_operations(SCHEMES[scheme], nn).Linear(in_features, len(packed[0]), bias=False)
+    layer.load_state_dict(dict(zip(layer.packed_names, packed, strict=True)))
+    with torch.no_grad():
+        found = getattr(reference, f"{scheme}_matmul")(x, *packed)
+        assert torch.equal(found, F.linear(x, layer.weight_rows(0, 96, x)))
+
+
+@pytest.mark.parametrize("kv_cache", KV_CACHES)
+def test_attention_sees_what_is_filled_and_no_more(kv_cache: str) -> None:
+    query, keys, values, input_pos, _ = attention_sample(
+        "cpu", torch.float32, kv_cache=kv_cache, heads=(4, 2), head_dim=16, corrupt=kv_cache != "auto"
+    )
+    found = reference.window_attention(query, keys, values, input_pos, 96)
+    for row, slot in ((0, 3), (1, 0)):
+        seen = int(input_pos[row, slot]) + 1
+        key, value = (part.read(seen, torch.float32)[row].repeat_interleave(2, 1) for part in (keys, values))
+        shares = (torch.einsum("hd,nhd->hn", query[row, slot], key) / 4).softmax(-1)
+        torch.testing.assert_close(found[row, slot], torch.einsum("hn,nhd->hd", shares, value))
+
+
+def test_a_cache_is_written_as_the_kernel_writes_it() -> None:
+    """`qkv_norm_rope_store` writes values, which it neither norms nor rotates, as `KVTensor.write` does."""
+    values = torch.randn(3, 2, 16, generator=torch.Generator().manual_seed(0))
+    slots, norm = torch.tensor([4, 0, 7]), (torch.ones(1, 16), torch.zeros(1, 16))
+    for kv_cache in KV_CACHES:
+        keys, found, expected = (KVTensor.empty(kv_cache, (2, 5, 2, 16), torch.float32, "cpu") for _ in range(3))
+        sums = torch.cat((torch.randn(3, 2, 16), torch.randn(3, 2, 16), values), 1).flatten(1)[None]
+        angles = torch.ones(3, 16), torch.zeros(3, 16)
+        reference.qkv_norm_rope_store(sums, norm, norm, *angles, slots, keys, found)
+        expected.write(slots, values)
+        assert all(map(torch.equal, found.tensors, expected.tensors))
+
+
+@pytest.mark.parametrize("top_k", [1, 50, 1000])
+def test_cut_leaves_the_k_largest(top_k: int) -> None:
+    logits, _ = topk_sample("cpu")
+    kth = logits.sort(-1, descending=True).values[:, [top_k - 1]]
+    assert torch.equal(reference.topk_cut(logits, top_k), logits.where(logits >= kth, -torch.inf))
+
+
+# Which function serves on a device
+
+
+def samples(*each: Callable[[], tuple[Any, ...]]) -> Callable[[torch.device], list[Callable[[], tuple[Any, ...]]]]:
+    return lambda device: list(each)
+
+
+def untested(device: torch.device) -> list[Callable[[], tuple[Any, ...]]]:
+    pytest.fail("a self-test was made")
+
+
+@pytest.fixture
+def supported(monkeypatch: pytest.MonkeyPatch) -> Callable[[select.Function], None]:
+    """Makes the CPU a device that has kernels, all of which are the given function."""
+
+    def use(function: select.Function) -> None:
+        monkeypatch.setattr(select, "unsupported_reason", lambda device: "")
+        monkeypatch.setattr(select, "load", lambda kernel: function)
+
+    return use
+
+
+@pytest.mark.parametrize("kernel", select.MODULES)
+def test_a_cpu_gets_the_reference_and_no_self_test(kernel: str) -> None:
+    choice = choose(kernel, "cpu", untested)
+    assert choice == Choice(getattr(reference, kernel), False, "the kernels are for NVIDIA GPUs, not cpu")
+    assert str(choice) == "torch (the kernels are for NVIDIA GPUs, not cpu)"
+
+
+def test_an_old_gpu_gets_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert unsupported_reason("cuda") == "compute capability (7, 5); the kernels need (8, 0) or more"
+
+
+def test_without_triton_the_reference_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    monkeypatch.setitem(sys.modules, "triton", None)
+    choice = choose("topk_cut", "cuda", untested)
+    assert not choice.is_kernel and choice.reason.startswith("triton cannot be imported")
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (lambda logits, k: reference.topk_cut(logits, k) * 1.1, "the self-test found an error of 0.1 of the result"),
+        (lambda logits, k: logits * torch.nan, "the self-test found an error of nan"),
+        (lambda logits, k: logits.missing, "the self-test failed: AttributeError"),
+    ],
+)
+def test_a_kernel_that_fails_its_self_test_is_not_used_and_it_says_why(
+    function: select.Function, reason: str, supported: Callable[[select.Function], None]
+) -> None:
+    supported(function)
+    choice = choose("topk_cut", "cpu", samples(lambda: (torch.ones(1, 3), 1)))
+    assert choice.function is reference.topk_cut and not choice.is_kernel and choice.reason.startswith(reason)
+
+
+def test_a_kernel_that_passes_its_self_test_is_used(supported: Callable[[select.Function], None]) -> None:
+    def kernel(*arguments: Any) -> Tensor:
+        return reference.int4_matmul(*arguments)
+
+    supported(kernel)
+    choice = choose("int4_matmul", "cpu", samples(lambda: int4_sample("cpu", torch.bfloat16)))
+    assert choice == Choice(kernel, True, PASSED) and str(choice) == f"triton ({PASSED})"
+
+
+@pytest.mark.parametrize(("off", "is_kernel"), [(0, True), (1, False)])
+def test_other_tokens_fail_a_self_test_however_near(
+    off: int, is_kernel: bool, supported: Callable[[select.Function], None]
+) -> None:
+    def drawn(*arguments: Any) -> Tensor:
+        tokens = reference.gumbel_draw(*arguments)
+        tokens[0, 0] += off
+        return tokens
+
+    supported(drawn)
+    assert choose("gumbel_draw", "cpu", samples(lambda: draw_sample("cpu", 16_384))).is_kernel == is_kernel
+
+
+def test_every_sample_is_tested(supported: Callable[[select.Function], None]) -> None:
+    def narrow(x: Tensor, *packed: Tensor) -> Tensor:
+        assert len(x) <= 5, "no more than five rows"
+        return reference.int4_matmul(x, *packed)
+
+    supported(narrow)
+    few, many = (lambda rows=rows: int4_sample("cpu", torch.bfloat16, rows) for rows in (5, 32))
+    assert choose("int4_matmul", "cpu", samples(few)).is_kernel
+    assert "no more than five rows" in choose("int4_matmul", "cpu", samples(few, many)).reason
+
+
+@pytest.mark.parametrize(
+    ("error", "tests"), [(RuntimeError("no C compiler"), 1), (torch.OutOfMemoryError("CUDA out of memory"), 2)]
+)
+def test_self_tests_are_made_once_and_again_only_after_memory_ran_out(
+    error: Exception, tests: int, supported: Callable[[select.Function], None]
+) -> None:
+    failures = iter([error])
+
+    def kernel(*arguments: Any) -> Tensor:
+        for failure in failures:
+            raise failure
+        return reference.topk_cut(*arguments)
+
+    made: list[int] = []
+
+    def counted(device: torch.device) -> list[Callable[[], tuple[Any, ...]]]:
+        made.append(1)
+        return [lambda: topk_sample("cpu")]
+
+    supported(kernel)
+    first, *later = (choose("topk_cut", "cpu", counted) for _ in range(3))
+    assert not first.is_kernel and str(error) in first.reason
+    assert len(made) == tests and {choice.is_kernel for choice in later} == {tests == 2}

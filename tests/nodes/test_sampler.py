@@ -1,0 +1,93 @@
+"""The sampler's requests, with ComfyUI's own modules stood in for: what needs ComfyUI is not called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+PROMPT = "a red circle left of a blue square"
+COMFYUI = (
+    *("comfy", "comfy.cli_args", "comfy.model_management", "comfy.model_patcher", "comfy.ops", "comfy.utils"),
+    *("comfy_api", "comfy_api.latest", "comfy_execution", "comfy_execution.graph_utils", "folder_paths"),
+)
+
+
+class AnyClass(type):
+    """A class that has every attribute."""
+
+    def __getattr__(cls, name: str) -> AnyClass:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return AnyClass(name, (), {"__init__": lambda *_, **__: None})
+
+
+class StandIn(ModuleType):
+    """A module that has every name."""
+
+    __path__: list[str] = []
+
+    def __getattr__(self, name: str) -> AnyClass:
+        return getattr(AnyClass("StandIn", (), {}), name)
+
+
+@pytest.fixture(scope="module")
+def nodes(pack: ModuleType) -> Any:
+    """Modules of the pack by name."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in COMFYUI:
+            patch.setitem(sys.modules, name, StandIn(name))
+        importlib.import_module(f"{pack.__name__}.nodes.sampler")
+    return lambda name: sys.modules[f"{pack.__name__}.{name}"]
+
+
+@pytest.fixture(scope="module")
+def model(nodes: Any) -> Any:
+    """The demo on a link."""
+    lumina = nodes("lumina_core.pipeline").Lumina.load("demo", dtype=torch.float32, device="cpu")
+    return nodes("nodes.types").ManagedLumina("demo", lumina, None)
+
+
+def canvas_of(nodes: Any, height: int, given_height: int, pictures: int = 1) -> Any:
+    codes = torch.arange(pictures * given_height).view(pictures, given_height // 8, 8)
+    return nodes("nodes.types").CanvasData(64, height, codes, torch.zeros(pictures, given_height, 64, 3))
+
+
+def request_of(nodes: Any, model: Any, batch_size: int = 1, canvas: Any = None, task: str = "t2i", **settings: Any) -> Any:
+    prompt = nodes("nodes.types").TaskPromptData(task, PROMPT, 64, 64)
+    values = nodes("lumina_core.decoding.settings").DecodeSettings(**settings)
+    return nodes("nodes.sampler").make_request(model, prompt, batch_size, values, canvas)
+
+
+@pytest.mark.parametrize(("given_height", "left"), [(None, 71), (40, 26), (56, 8)])
+def test_a_window_is_reduced_to_what_is_left_as_in_python(
+    nodes: Any, model: Any, given_height: int | None, left: int
+) -> None:
+    canvas = None if given_height is None else canvas_of(nodes, 64, given_height)
+    requests = [request_of(nodes, model, canvas=canvas, window_size=128, decoder=name) for name in ("gumbel", "ar")]
+    assert [request.settings.window_size for request in requests] == [left, left]
+    results = [model.lumina.sample(request) for request in requests]
+    assert torch.equal(results[0].codes, results[1].codes)
+    assert f"decoder gumbel, window {left}" in nodes("nodes.report").report_text(results[0])
+    if canvas is None:
+        drawn = model.lumina.draw(PROMPT, 64, 64, window_size=128)
+        assert torch.equal(drawn.codes, results[0].codes) and drawn.result.settings == results[0].settings
+
+
+def test_a_batch_is_drawn_for_each_picture_of_the_canvas(nodes: Any, model: Any) -> None:
+    canvas = canvas_of(nodes, 128, 64, pictures=2)
+    request = request_of(nodes, model, 3, canvas, task="edit")
+    assert len(request.prompts) == 6 and (request.grid_h, request.grid_w) == (16, 8)
+    assert torch.equal(request.given, canvas.codes.repeat_interleave(3, 0))
+    text = nodes("lumina_core.tokens.prompts").build_prompt("edit", 64, 128, PROMPT)
+    assert request.prompts[0] == model.lumina.tokenizer.encode_prompt(text)
+
+
+def test_a_task_without_its_picture_is_refused(nodes: Any, model: Any) -> None:
+    input_error = nodes("lumina_core.errors").InputError
+    with pytest.raises(input_error, match="connect Stitch Panels"):
+        request_of(nodes, model, task="edit")
