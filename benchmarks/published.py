@@ -6,7 +6,7 @@ checkpoint of the folder that the environment variable LUMINA_GOLDEN names, see 
 in the published form.
 
 Both programs get the same prompt ids, sizes, guidance (4), top-k (4096), temperature (1), threads and float32 weights,
-loaded once. Each picture is drawn by every program in turn, and the order turns by one with each picture. Seconds are
+loaded once. Each picture is drawn by every program in turn, and the order rotates by one with each picture. Seconds are
 those of token generation alone, the prompt's forward included: of the published program the call of `generate` on its
 model, which it prints as "SAMPLE TIME", of this one `result.seconds`. Printed are medians and ranges over the rounds,
 ratios taken within each round. Drawn tokens are the image codes. Forwards of the published program are the calls of its
@@ -52,9 +52,10 @@ from lumina_core import Lumina, load_transformer
 from lumina_core.checkpoint.find import DEMO, DEMO_FOLDER, open_checkpoint
 from lumina_core.decoding.request import Request
 from lumina_core.decoding.settings import DecodeSettings
-from lumina_core.errors import InputError, LuminaError
+from lumina_core.errors import InputError
 from lumina_core.tokens.prompts import build_prompt
 
+from .arguments import exit_code
 from .published_program import (
     CFG,
     TEMPERATURE,
@@ -252,15 +253,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 
 def main() -> int:
-    """Runs the command line: 0, or 2 with one line on stderr saying what is wrong with the input."""
+    """Runs the command line: 0, or 2 with one line on stderr for bad input."""
     options = parse_arguments()
     torch.set_num_threads(options.threads)
-    try:
-        run(options)
-    except (LuminaError, OSError) as error:
-        print(f"published: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code("published", lambda: run(options))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,4 @@
-"""Inference engine of Lumina-mGPT 2.0: transformer, MoVQGAN, tokenizer, decoding. Independent of ComfyUI.
-
-from lumina_core import Lumina
-
-lumina = Lumina.load("demo")
-lumina.draw("a red circle left of a blue square", width=64, height=64, seed=1).images[0].save("picture.png")
-"""
+"""The engine of Lumina-mGPT 2.0, independent of ComfyUI. `Lumina.load` and `Lumina.draw` do it all (docs/python.md)."""
 
 from __future__ import annotations
 
@@ -12,39 +6,29 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .checkpoint.find import load_tokenizer
-    from .decoding.settings import DecodeSettings
-    from .model.load import load_transformer
-    from .model.transformer import Transformer
-    from .movqgan.autoencoder import MoVQGAN
-    from .movqgan.load import load_movqgan
-    from .pipeline import Drawing, Lumina
-    from .tokens.tokenizer import Tokenizer
+    from .checkpoint.find import load_tokenizer as load_tokenizer
+    from .decoding.settings import DecodeSettings as DecodeSettings
+    from .model.load import load_transformer as load_transformer
+    from .model.transformer import Transformer as Transformer
+    from .movqgan.autoencoder import MoVQGAN as MoVQGAN
+    from .movqgan.load import load_movqgan as load_movqgan
+    from .pipeline import Drawing as Drawing
+    from .pipeline import Lumina as Lumina
+    from .tokens.tokenizer import Tokenizer as Tokenizer
 
-# Imported on first access, so that one part can be used without the others.
+# Each name is imported on first use, so that a part of the engine can be imported without the rest.
 _MODULES = {
-    "DecodeSettings": "decoding.settings",
-    "Drawing": "pipeline",
     "Lumina": "pipeline",
-    "MoVQGAN": "movqgan.autoencoder",
-    "Tokenizer": "tokens.tokenizer",
+    "Drawing": "pipeline",
+    "DecodeSettings": "decoding.settings",
+    "load_transformer": "model.load",
     "Transformer": "model.transformer",
     "load_movqgan": "movqgan.load",
+    "MoVQGAN": "movqgan.autoencoder",
     "load_tokenizer": "checkpoint.find",
-    "load_transformer": "model.load",
+    "Tokenizer": "tokens.tokenizer",
 }
-
-__all__ = [
-    "DecodeSettings",
-    "Drawing",
-    "Lumina",
-    "MoVQGAN",
-    "Tokenizer",
-    "Transformer",
-    "load_movqgan",
-    "load_tokenizer",
-    "load_transformer",
-]
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> object:

@@ -16,7 +16,7 @@ from .checkpoint.single_file import MOVQGAN_PREFIX, PLAIN_WEIGHTS, SingleFile
 from .checkpoint.tensor_writer import FileLayout, TensorWriter, lay_out
 from .checkpoint.tensors import TensorSpec, TensorStore, dtype_name
 from .errors import InputError
-from .model.source import WeightSource, packed_tensor_specs
+from .model.load import check_weights, packed_tensor_specs
 from .movqgan.load import empty_movqgan, read_movqgan
 from .pictures.sizes import CODE_PIXELS
 from .quant.schemes import SCHEMES, Scheme, quantize
@@ -97,7 +97,7 @@ def plan_conversion(
     codec = movqgan or source.movqgan
     codec_tensors = {} if codec is None else _read_movqgan(codec, source)
     store, published = source.tensors, published_shapes(config)
-    WeightSource(store, published, None, scheme, device).check(str(source.path))
+    check_weights(store, published, None, str(source.path))
     specs = {**_transformer_specs(store, published, scheme), **_movqgan_specs(codec_tensors)}
     single = SingleFile(source.path, weights, source.config_values, dict(source.tokenizer_files.texts))
     sources = frozenset(real_path(path) for path in (*store.paths, codec) if path is not None)

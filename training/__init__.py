@@ -1,1 +1,1 @@
-"""How the embedded demo checkpoint is made: its world of pictures, its tokenizers and its transformer."""
+"""Training of the embedded demo checkpoint: its world of pictures, tokenizers and transformer."""

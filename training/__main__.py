@@ -1,6 +1,7 @@
-"""Makes the demo checkpoint from nothing: python -m training --out FOLDER
+"""Trains the demo checkpoint from scratch: python -m training --out FOLDER
 
-Text tokenizer, MoVQGAN and transformer, in this order; each also has a command of its own. Some five hours on a CPU.
+Trains text tokenizer, MoVQGAN and transformer, in this order; each also has its own command. Takes some five hours on a
+CPU.
 """
 
 import argparse
@@ -13,9 +14,8 @@ from .text_tokenizer import train_text_tokenizer
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line: `python -m training --out FOLDER`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder that gets the checkpoint")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--movqgan-steps", type=int, default=movqgan.STEPS)
     parser.add_argument("--polish-steps", type=int, default=movqgan.POLISH_STEPS, help="of the MoVQGAN")

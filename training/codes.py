@@ -1,4 +1,4 @@
-"""Training data of the demo's transformer: fresh scenes as picture codes behind the prompt ids of their captions."""
+"""Training data of the demo's transformer: fresh scenes as picture codes after the prompt ids of their captions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ TWO_PANELS = (CANVAS, 2 * CANVAS)
 
 @dataclass(frozen=True)
 class Batch:
-    """Input ids [B,S], padded behind; the positions [B,h·w] whose states predict the codes [B,h·w].
+    """Input ids [B,S], padded at the end, and the positions [B,h·w] whose states predict the codes [B,h·w].
 
-    `weights` [B,h·w] are the codes' parts in the loss: less where a task gives them.
+    `weights` [B,h·w] weigh the codes in the loss; codes that a task gives weigh less.
     """
 
     input_ids: Tensor
@@ -34,11 +34,11 @@ class Batch:
 def make_batches(
     rng: np.random.Generator, size: int, without_text: int, tokenizer: Tokenizer, vocabulary: Vocabulary
 ) -> tuple[Batch, Batch]:
-    """`size` scenes of the training mixture with their captions, and the first `without_text` of them without."""
+    """Batches of `size` scenes of the training mixture with captions, and of the first `without_text` without."""
     drawn = [sample(rng) for _ in range(size)]
     texts = [tokenizer.encode_prompt(build_prompt("t2i", CANVAS, CANVAS, one.caption)) for one in drawn]
     codes = torch.from_numpy(np.stack([scene_codes(one.scene) for one in drawn]))
-    return _told_and_plain(texts, codes, torch.ones(codes.shape), without_text, vocabulary)
+    return _with_and_without_text(texts, codes, torch.ones(codes.shape), without_text, vocabulary)
 
 
 def make_task_batches(
@@ -51,12 +51,11 @@ def make_task_batches(
     changed_weight: float = 1.0,
     crowded: bool = False,
 ) -> tuple[Batch, Batch]:
-    """As `make_batches`, each of one of `tasks` on two panels; without its text a picture keeps its given panel.
+    """As `make_batches`, each sample of one of `tasks` on two panels; those without text keep their given panel.
 
-    A task may have a kind behind a colon, as "control:pose"; else it is any.
-
-    `changed_weight` is the weight of the codes that an edit changes. `crowded`: edits are of scenes with several
-    objects, where the text has to say which is meant.
+    A task may name a kind after a colon, as "control:pose"; else any kind is drawn. `changed_weight` is the weight of
+    the codes that an edit changes. `crowded`: edits are of scenes with several objects, where the text must state which
+    object is meant.
     """
     drawn = [_draw_task(rng, tasks, crowded) for _ in range(size)]
     texts = [tokenizer.encode_prompt(task_prompt(one)) for one in drawn]
@@ -70,7 +69,7 @@ def make_task_batches(
             upper.fill_(GIVEN_WEIGHT)
         if one.edit:
             lower[torch.ne(*grid.chunk(2))] = changed_weight
-    return _told_and_plain(texts, codes, weights, without_text, vocabulary)
+    return _with_and_without_text(texts, codes, weights, without_text, vocabulary)
 
 
 def _draw_task(rng: np.random.Generator, tasks: Sequence[str], crowded: bool) -> TaskSample:
@@ -81,16 +80,16 @@ def _draw_task(rng: np.random.Generator, tasks: Sequence[str], crowded: bool) ->
             return drawn
 
 
-def task_prompt(asked: TaskSample) -> str:
+def task_prompt(one: TaskSample) -> str:
     """The full prompt of a task on two panels."""
-    return build_prompt(asked.task, *TWO_PANELS, asked.prompt, asked.map, asked.object)
+    return build_prompt(one.task, *TWO_PANELS, one.prompt, one.map, one.object)
 
 
-def _told_and_plain(
+def _with_and_without_text(
     texts: Sequence[list[int]], codes: Tensor, weights: Tensor, without_text: int, vocabulary: Vocabulary
 ) -> tuple[Batch, Batch]:
-    plain = _batch([[]] * without_text, codes[:without_text], weights[:without_text], vocabulary)
-    return _batch(texts, codes, weights, vocabulary), plain
+    uncaptioned = _batch([[]] * without_text, codes[:without_text], weights[:without_text], vocabulary)
+    return _batch(texts, codes, weights, vocabulary), uncaptioned
 
 
 def _batch(texts: Sequence[list[int]], codes: Tensor, weights: Tensor, vocabulary: Vocabulary) -> Batch:

@@ -61,9 +61,9 @@ WORKER, POLISH_WORKER, PANEL_WORKER = 1, 2, 3
 
 @dataclass(frozen=True)
 class CodecBatch:
-    """Pixels [B,3,H,W] in [-1,1] to draw, their weights [B,1,H,W] in the loss, the codes [B,H/8,W/8] to be learnt.
+    """Pixels [B,3,H,W] in [-1,1] to draw, their weights [B,1,H,W] in the loss, and the codes [B,H/8,W/8] to learn.
 
-    `seen` [B,3,H,W] is what the encoder is shown: the same, but for edges by Canny's method in place of outlines.
+    `seen` [B,3,H,W] is the encoder's input: the pixels, or Canny's edges instead of rendered outlines.
     """
 
     seen: Tensor
@@ -73,7 +73,7 @@ class CodecBatch:
 
 
 def scene_batch(rng: np.random.Generator, size: int, categories: Sequence[str]) -> CodecBatch:
-    """Random pictures of these categories, in some of which all objects are small, and maps of every kind."""
+    """Random pictures of these categories, some with small objects only, and maps of every kind."""
     panels = [_sample_panel(rng, categories) for _ in range(size)]
     pictures = [render(panel.scene, panel.map) for panel in panels]
     seen = [_seen(rng, *pair) for pair in zip(panels, pictures, strict=True)]
@@ -84,8 +84,8 @@ def scene_batch(rng: np.random.Generator, size: int, categories: Sequence[str]) 
 
 def _sample_panel(rng: np.random.Generator, categories: Sequence[str]) -> Panel:
     if rng.random() < MAP_SHARE:
-        asked = sample_task(rng, "pair")
-        return asked.upper if rng.random() < 0.25 else asked.lower
+        pair = sample_task(rng, "pair")
+        return pair.upper if rng.random() < 0.25 else pair.lower
     scene, _ = sample_scene(rng, categories[rng.integers(len(categories))])
     return Panel(_shrink(scene) if rng.random() < SMALL_SHARE else scene)
 
@@ -100,7 +100,7 @@ def _pixels(pictures: Sequence[np.ndarray]) -> Tensor:
 
 
 def object_weights(panel: Panel, margin: int = 2) -> np.ndarray:
-    """Weights [64,64] of a panel's pixels: 1, and around an object more, the nearer its colour is to the ground's."""
+    """Weights [64,64] of a panel's pixels: 1, and around an object more, the less it differs from the background."""
     weights = np.ones((CANVAS, CANVAS), np.float32)
     ground = BACKGROUNDS["black" if panel.map else panel.scene.background]
     for thing in panel.scene.objects:
@@ -115,9 +115,9 @@ def _shrink(scene: Scene) -> Scene:
 
 
 def train(steps: int, seed: int) -> MoVQGAN:
-    """A MoVQGAN trained from nothing: the encoder learns to name each cell's code, the decoder to draw the codes.
+    """A MoVQGAN trained from scratch: the encoder learns the code of each cell, the decoder to draw the codes.
 
-    The codebook is that of the world's cells. The same steps and seed give the same weights on the same machine.
+    The codebook is that of the world's cells and fixed. The same arguments give the same weights on the same machine.
     """
     torch.manual_seed(seed)
     rng = training_rng(seed, WORKER)
@@ -149,10 +149,10 @@ def stack(batch: CodecBatch) -> CodecBatch:
 
 
 def polish(model: MoVQGAN, steps: int, seed: int, stacked_share: float = 0.0) -> MoVQGAN:
-    """Trains encoder and decoder on with scenes of every kind, the encoder by cross-entropy of the true code.
+    """Trains encoder and decoder further on scenes of every kind, the encoder by the cross-entropy of the true code.
 
-    There a code is the likelier, the nearer its vector is to the latent. `stacked_share` of the batches are canvases
-    of two panels: norms are over the whole picture, so they see other means there.
+    The logit of a code is its vector's negative squared distance from the latent. `stacked_share` of the batches are
+    canvases of two panels, whose group norms have other means, since they are over the whole picture.
     """
     torch.manual_seed(seed)
     rng = training_rng(seed, PANEL_WORKER if stacked_share else POLISH_WORKER)
@@ -188,14 +188,14 @@ def run_both(model: MoVQGAN, batch: CodecBatch) -> tuple[Tensor, Tensor]:
 
 
 def wrong_share(model: MoVQGAN, latent: Tensor, batch: CodecBatch) -> float:
-    """Share of the codes that the latent is not nearest to."""
+    """Share of the codes to which the latent is not nearest."""
     return (model.nearest(latent.detach()) != batch.codes).float().mean().item()
 
 
 def set_rate(
     optimizer: torch.optim.Optimizer, peak: float, step: int, steps: int, warmup: int = 100, fall: float = 1.0
 ) -> None:
-    """Linear warm-up, then the peak, then in the last part of the steps, `fall`, a cosine down to 2% of the peak."""
+    """Sets the rate: linear warm-up, the peak, then over the last share `fall` a cosine down to 2% of the peak."""
     start = max(warmup, (1 - fall) * steps)
     progress = max(0.0, (step - start) / max(1, steps - start))
     rate = peak * min(1.0, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
@@ -211,9 +211,9 @@ def save(model: MoVQGAN, path: Path) -> None:
 
 
 def make(path: Path, steps: int, polish_steps: int, most_panel_steps: int, seed: int) -> None:
-    """Trains a MoVQGAN and polishes what was saved of it, into the file `path`; what has no steps is left out.
+    """Trains a MoVQGAN, saves it as `path` and polishes what was saved; a part with no steps is left out.
 
-    None of the last rounds, on canvases of two panels, has more than `most_panel_steps`.
+    Each of the last rounds, on canvases of two panels, has at most `most_panel_steps`.
     """
     if steps:
         save(train(steps, seed), path)
@@ -224,9 +224,8 @@ def make(path: Path, steps: int, polish_steps: int, most_panel_steps: int, seed:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line: `python -m training.movqgan --out FOLDER`."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder that gets movqgan.safetensors")
+    parser.add_argument("--out", type=Path, required=True, help="folder for movqgan.safetensors")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--polish-steps", type=int, default=POLISH_STEPS)
     parser.add_argument("--most-panel-steps", type=int, default=MOST_PANEL_STEPS, help="in a round on two panels")

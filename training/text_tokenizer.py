@@ -31,7 +31,8 @@ TASK_PROMPT_EVERY = 8
 def train_text_tokenizer(folder: str | Path, seed: int) -> Tokenizer:
     """Trains on prompts of the demo world and writes `tokenizer.json` and `tokenizer_config.json` into `folder`.
 
-    At most 256 byte tokens, 400 merges and the special tokens, which come last; the same files for the same seed.
+    It has at most 256 byte tokens, 400 merges and the special tokens, which come last. The same seed gives the same
+    files.
     """
     tokenizer = _byte_level_tokenizer()
     trainer = trainers.BpeTrainer(
@@ -102,7 +103,6 @@ def _as_json(values: dict[str, object]) -> str:
 
 
 def main() -> None:
-    """Command line: `python -m training.text_tokenizer FOLDER [--seed N]`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0)

@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from lumina_core.checkpoint.config import TransformerConfig
 from lumina_core.checkpoint.find import load_tokenizer
 from lumina_core.checkpoint.published import EMBEDDING, HEAD, published_shapes
-from lumina_core.model.load import load_transformer, placements
+from lumina_core.model.load import load_transformer, placement
 from lumina_core.model.transformer import Transformer
 from lumina_core.movqgan.load import load_movqgan
 from lumina_core.tokens.tokenizer import Tokenizer
@@ -32,16 +32,16 @@ logger = logging.getLogger(__name__)
 
 BATCH = 24
 SMALLEST_CFG, LARGEST_CFG = 1.0, 6.0
-STRAY = 2e-4  # A code less likely than this, given the text, is one that the picture cannot have there.
+STRAY = 2e-4  # A code less likely than this, given the text, cannot be in the picture there.
 
 
 @dataclass(frozen=True)
 class Round:
-    """So many steps in which the rate rises to its peak, stays there and falls in the last part of them, `fall`.
+    """A round of training, in which the rate rises to its peak, stays there, and falls in the last share `fall` of it.
 
-    `without_text` pictures of a batch are also read without their text, for guidance; `stray_weight` is the part of
-    `stray_loss` in the loss; `task_share` of the steps are on tasks of two panels, with half as many samples, drawn
-    from `tasks`; the codes that an edit changes weigh `changed_weight`, and it is `crowded` with objects or not.
+    `without_text` pictures of a batch are also trained without their text, for guidance. `stray_weight` is the weight
+    of `stray_loss`. `task_share` of the steps are on tasks with two panels, drawn from `tasks`, with half as many
+    samples; `changed_weight` and `crowded` are those of `make_task_batches`.
     """
 
     steps: int
@@ -75,7 +75,7 @@ ROUNDS = (
 
 
 def demo_config(text_tokens: int, codebook_size: int) -> dict:
-    """The demo's config.json: the published keys, and where its image codes lie in the vocabulary."""
+    """The demo's config.json: the published keys, and the place of the image codes in the vocabulary."""
     offset = -(-text_tokens // 64) * 64
     return {
         "architectures": ["ChameleonXLLMXForConditionalGeneration"],
@@ -101,7 +101,7 @@ def demo_config(text_tokens: int, codebook_size: int) -> dict:
 
 @dataclass(frozen=True)
 class Data:
-    """What batches are made from."""
+    """The source of batches."""
 
     rng: np.random.Generator
     tokenizer: Tokenizer
@@ -109,7 +109,7 @@ class Data:
 
 
 class TrainingModel(nn.Module):
-    """The transformer beside a trainable embedding of the whole vocabulary."""
+    """The transformer with a trainable embedding of the whole vocabulary."""
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
@@ -123,26 +123,28 @@ class TrainingModel(nn.Module):
 
     def logits(self, batch: Batch) -> Tensor:
         """Logits [B,h·w,codes] of a batch's picture codes; every other token of a picture is forced."""
-        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):  # the faster one backwards on a CPU
+        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):  # the faster backward pass on a CPU
             embedded = self.embedding(batch.input_ids)
             hidden = self.transformer.hidden_states(embedded, self.transformer.plan(embedded))
             index = batch.positions[..., None].expand(-1, -1, hidden.shape[-1])
             return self.transformer.code_logits(hidden.gather(1, index)).float()
 
-    def loss(self, told: Batch, plain: Batch, cfg_scale: Tensor, stray_weight: float) -> tuple[Tensor, Tensor]:
-        """Mean cross-entropy (nats) of the codes with text, and the loss to be trained on.
+    def loss(
+        self, captioned: Batch, uncaptioned: Batch, cfg_scale: Tensor, stray_weight: float
+    ) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropy (nats) of the codes with text, and the loss to minimise.
 
-        `plain` are the first pictures of `told` without their text. The loss adds their cross-entropy and, with its
-        weight, what guidance at `cfg_scale` [G] gives to stray codes.
+        `uncaptioned` are the first pictures of `captioned` without their text. The loss adds their cross-entropy and
+        the weighted `stray_loss` at `cfg_scale` [G].
         """
-        cond, uncond = self.logits(told), self.logits(plain)
-        with_text, without_text = cross_entropy(cond, told), cross_entropy(uncond, plain)
-        stray = stray_loss(cond[: len(uncond)], uncond, cfg_scale, plain)
+        cond, uncond = self.logits(captioned), self.logits(uncaptioned)
+        with_text, without_text = cross_entropy(cond, captioned), cross_entropy(uncond, uncaptioned)
+        stray = stray_loss(cond[: len(uncond)], uncond, cfg_scale, uncaptioned)
         share = len(uncond) / len(cond)
         return with_text, with_text + share * without_text + stray_weight * stray
 
     def read(self, folder: Path) -> None:
-        """Takes the weights that `export` wrote."""
+        """Loads the weights that `export` wrote."""
         written = load_transformer(folder, dtype=torch.float32)
         self.transformer.load_state_dict(written.state_dict())
         self.embedding.weight.data.copy_(written.text_embedding)
@@ -159,17 +161,17 @@ class TrainingModel(nn.Module):
 
 
 def cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
-    """Mean cross-entropy (nats) of a batch's codes under logits [B,h·w,codes], by their weights."""
+    """Weighted mean cross-entropy (nats) of a batch's codes under logits [B,h·w,codes]."""
     losses = F.cross_entropy(logits.flatten(0, 1), batch.codes.flatten(), reduction="none")
     return (losses * batch.weights.flatten()).sum() / batch.weights.sum()
 
 
 def stray_loss(cond: Tensor, uncond: Tensor, cfg_scale: Tensor, batch: Batch) -> Tensor:
-    """Mean of -log(1 - m), m: the guided probability of all codes that the branch with text holds for unlikely.
+    """Weighted mean of -log(1 - m), where m is the guided probability of all codes that are unlikely with text.
 
     Guidance magnifies the difference of two small probabilities, which training leaves to chance: 1e-4 against 1e-6
-    becomes 1e2 at scale 4. The loss makes the branches agree on such codes and leaves the others, which guidance is
-    for, alone. Logits [G,h·w,codes], scales [G]; the mean is by the codes' weights.
+    becomes 1e2 at scale 4. The loss makes the branches agree on such codes and does not touch the others, for which
+    guidance is meant. Logits [G,h·w,codes], scales [G].
     """
     scale = cfg_scale[:, None, None]
     guided = (uncond + scale * (cond - uncond)).log_softmax(-1)
@@ -179,10 +181,10 @@ def stray_loss(cond: Tensor, uncond: Tensor, cfg_scale: Tensor, batch: Batch) ->
 
 
 def make(folder: Path, rounds: Sequence[Round], seed: int, first: int = 0) -> None:
-    """Trains on the tokenizer and MoVQGAN in `folder` and writes config.json and model.safetensors beside them.
+    """Trains with the tokenizer and MoVQGAN in `folder` and writes config.json and model.safetensors there.
 
-    Every round goes on from the file of the one before; `first` says with which to begin. The same arguments give the
-    same weights on the same machine.
+    Every round continues from the file of the one before; `first` is the round to start with. The same arguments give
+    the same weights on the same machine.
     """
     tokenizer, movqgan = load_tokenizer(folder), load_movqgan(folder / FILE_NAME)
     values = demo_config(tokenizer.text.get_vocab_size() + len(tokenizer.special_ids), movqgan.config.codebook_size)
@@ -201,9 +203,9 @@ def train(model: TrainingModel, data: Data, plan: Round) -> None:
     """One round."""
     optimizers, rng, start = model.optimizers(plan.peak_rate), data.rng, time.time()
     for step in range(plan.steps):
-        told, plain = draw_batches(data, plan)
-        cfg_scale = torch.from_numpy(rng.uniform(SMALLEST_CFG, LARGEST_CFG, len(plain.codes))).float()
-        with_text, loss = model.loss(told, plain, cfg_scale, plan.stray_weight)
+        captioned, uncaptioned = draw_batches(data, plan)
+        cfg_scale = torch.from_numpy(rng.uniform(SMALLEST_CFG, LARGEST_CFG, len(uncaptioned.codes))).float()
+        with_text, loss = model.loss(captioned, uncaptioned, cfg_scale, plan.stray_weight)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
@@ -229,7 +231,7 @@ def export(model: TrainingModel, values: dict, folder: Path) -> None:
     transformer = model.transformer
     tensors = {}
     for name, shape in published_shapes(transformer.config).items():
-        place = next(placements(name, transformer))
+        place = placement(name, transformer)
         rows = transformer.get_parameter(place.parameter).detach()
         tensors[name] = rows[place.first_row : place.first_row + shape[0]].bfloat16().contiguous()
     tensors[EMBEDDING] = model.embedding.weight.detach().bfloat16()
@@ -242,10 +244,9 @@ def export(model: TrainingModel, values: dict, folder: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line: `python -m training.transformer --out FOLDER`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder with tokenizer.json and movqgan.safetensors")
-    parser.add_argument("--first-round", type=int, default=0, choices=range(len(ROUNDS)), help="go on from there")
+    parser.add_argument("--first-round", type=int, default=0, choices=range(len(ROUNDS)), help="continue from there")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -1,16 +1,16 @@
-"""Everything that is to be measured on a GPU, in one command that leaves no minute of it unused.
+"""All GPU measurements in one command, for a limited time on a machine.
 
     python3 -m benchmarks.gpu_suite --out FOLDER [--seconds 540] [--only STAGE ...] [--dry-run]
     python3 -m benchmarks.gpu_suite --report FOLDER/results.jsonl
 
-Stages run one after the other, each in a process of its own with a limit of its own, all before one deadline. Each
-leaves a JSON line in FOLDER/results.jsonl when it ends, whatever became of it; what it printed is in FOLDER/log.txt.
-The exit code is 0 where every stage ended well or was skipped, 1 where one did not, 2 for a bad command line.
-`--dry-run` runs them at toy sizes on a CPU. `--report` writes the tables of the lines into docs/results.md.
+Stages run one after another, each in its own process with its own time limit, all before one deadline. When a stage
+ends, successfully or not, its JSON line is added to FOLDER/results.jsonl; its output is in FOLDER/log.txt. The exit
+code is 0 if every stage succeeded or was skipped, 1 if one failed, 2 for a bad command line. `--dry-run` runs the
+stages at toy sizes on a CPU. `--report` writes the tables of the lines into docs/results.md.
 
-With fifteen minutes on a machine: the whole suite first; then, with what it says mended or put into
-`lumina_core/kernels/tiles.py`, `--seconds 150 --only steps weights ncu`.
+With fifteen minutes on a machine, run the whole suite first. Then fix what it reports, put the best tiles into
+`lumina_core/kernels/tiles.py`, and run `--seconds 150 --only steps weights ncu`.
 
-Needs the repository, PyTorch, safetensors, tokenizers, NumPy, Pillow and pytest; Triton for the kernels; pytest-xdist
-and ncu where they are there.
+Needs the repository, PyTorch, safetensors, tokenizers, NumPy, Pillow and pytest; Triton for the kernels. Uses
+pytest-xdist and ncu if they are installed.
 """

@@ -19,11 +19,11 @@ RESULTS_PAGE = Path(__file__).parents[2] / "docs" / "results.md"
 
 
 class BadInput(Exception):
-    """One line on what is wrong with the command line."""
+    """One line on an error in the command line."""
 
 
 class Parser(argparse.ArgumentParser):
-    """Says one line."""
+    """A parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
         raise BadInput(message)
@@ -33,8 +33,8 @@ def make_parser() -> Parser:
     parser = Parser(
         prog="benchmarks.gpu_suite", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, help=f"folder for {RESULTS} and {LOG}; lines are added to those there")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="deadline of all stages together")
+    parser.add_argument("--out", type=Path, help=f"folder for {RESULTS} and {LOG}; existing files are appended to")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="for all stages together")
     parser.add_argument("--only", nargs="+", metavar="STAGE", help=", ".join(stage.name for stage in STAGES))
     parser.add_argument("--dry-run", action="store_true", help="every stage on a CPU, at toy sizes")
     parser.add_argument("--report", type=Path, nargs="+", metavar=RESULTS, help="write the tables of these lines")
@@ -43,7 +43,7 @@ def make_parser() -> Parser:
 
 
 def chosen(names: Sequence[str] | None) -> list[Stage]:
-    """The stages of these names in their order, or all that are not optional. Raises BadInput for an unknown one."""
+    """The named stages in their order, or all that are not optional. Raises BadInput for an unknown name."""
     known = [stage.name for stage in STAGES]
     if unknown := [name for name in names or () if name not in known]:
         raise BadInput(f"unknown stage {unknown[0]!r}; expected some of {', '.join(known)}")
@@ -51,7 +51,7 @@ def chosen(names: Sequence[str] | None) -> list[Stage]:
 
 
 def check_out(out: Path | None) -> Path:
-    """The folder, made where it is not there. Raises BadInput where nothing can be written in it."""
+    """The folder, created if missing. Raises BadInput if nothing can be written in it."""
     if out is None:
         raise BadInput("--out is missing; name a folder for the results")
     try:
@@ -86,13 +86,13 @@ def run(arguments: list[str] | None) -> int:
     if not options.dry_run:
         check_cuda()
     out = check_out(options.out)
-    # What it took to find PyTorch and the device is of the same time.
+    # Importing PyTorch and finding the device counts too.
     suite = Suite(out, options.seconds - (time.monotonic() - start), options.dry_run)
     return 0 if suite.run(stages) else 1
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command line; 2 with one line for bad input."""
+    """Runs the command line; returns 2 after one line on stderr for bad input."""
     try:
         return run(arguments)
     except (BadInput, BadResults) as error:

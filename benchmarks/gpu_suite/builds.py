@@ -1,4 +1,4 @@
-"""Every kernel, in every variant that a run or a sweep of the suite uses, as something to build."""
+"""The kernel variants to compile: every one that a run or a sweep of the suite uses."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SCHEMES, DRY_BUILDS = ("int4", "int8"), 4
 
 @dataclass(frozen=True)
 class Build:
-    """A kernel's variant: `arguments()` hold nothing, `options` are passed by name."""
+    """A kernel's variant: `arguments()` are unfilled tensors, `options` are passed by name."""
 
     kernel: str
     variant: str
@@ -37,12 +37,12 @@ class Build:
 
 
 def cache_slots() -> int:
-    """Slots of the cache in the attention's sweep: those of a 768×768 picture."""
+    """Slots of the cache in the sweep of attention: those of a 768×768 picture."""
     return PROMPT_TOKENS + canvas_reaching(max(CONTEXTS), max(WIDTHS)).last + 1
 
 
 def all_builds(dry_run: bool) -> list[Build]:
-    """First what a run uses, then what is only swept; each variant once."""
+    """Every variant once: first those of a run, then those that are only swept."""
     if dry_run:
         of_each = {one.kernel: one for one in _once(_of_a_run(SYNTHETIC["tiny"].config, ("int8",), (1,), 128))}
         return list(of_each.values())[:DRY_BUILDS]

@@ -1,4 +1,4 @@
-"""What a stage is told, and how it tells what it found."""
+"""The input of a stage, and how it reports figures."""
 
 from __future__ import annotations
 
@@ -15,14 +15,12 @@ if TYPE_CHECKING:
 
 
 class Skipped(Exception):
-    """A stage has nothing to do here; says why."""
+    """The reason why a stage cannot run here."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a stage is told: whether it is a dry run, and at what `time.monotonic()`, which all processes share, it is
-    killed.
-    """
+    """The input of a stage; at `end`, a `time.monotonic()`, which all processes share, it is killed."""
 
     dry_run: bool
     end: float
@@ -40,36 +38,36 @@ class Context:
 
     @property
     def left(self) -> float:
-        """Seconds that are left."""
+        """Seconds until `end`."""
         return self.end - time.monotonic()
 
 
 def emit(**figure: Any) -> None:
-    """Tells a figure at once; values that JSON does not have become their names."""
+    """Prints a figure as a JSON line; infinite values and NaN become their names."""
     print(json.dumps(finite(figure), allow_nan=False), flush=True)
 
 
 def emit_sweeps(sweeps: Iterable[Iterable[dict[str, Any]]]) -> None:
-    """Tells the figures of several problems' settings. Raises RuntimeError, at the end, if none of a problem's ran."""
-    wrong: list[str] = []
+    """Emits the figures of every problem. Raises RuntimeError at the end if no setting of some problem ran."""
+    failed: list[str] = []
     for sweep in sweeps:
         ran, last = False, {}
         for last in sweep:
             emit(**last)
             ran = ran or "us" in last
-        wrong += [] if ran else [f"{last.get('kernel')}: {last.get('error')}"]
-    if wrong:
-        raise RuntimeError(f"of {len(wrong)} problems no setting ran, of the first {wrong[0]}")
+        failed += [] if ran else [f"{last.get('kernel')}: {last.get('error')}"]
+    if failed:
+        raise RuntimeError(f"of {len(failed)} problems no setting ran, of the first {failed[0]}")
 
 
 def require_triton(without: str = "there are no kernels") -> None:
-    """Raises Skipped where triton is not installed."""
+    """Raises Skipped if triton is not installed."""
     if importlib.util.find_spec("triton") is None:
         raise Skipped(f"triton is not installed: {without}")
 
 
 def finite(value: Any) -> Any:
-    """Values as JSON has them: infinite ones and NaN become their names."""
+    """The value with infinities and NaN, which JSON lacks, as their names."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, dict):

@@ -18,7 +18,7 @@ KV_CACHE = "int8"
 
 
 def synthetic(context: Context, weights: str) -> Transformer:
-    """Of random weights, in the number format in which a GPU computes; its kernels are told as a figure."""
+    """A transformer of random weights that computes in bf16; emits its matmul kernel."""
     config = SYNTHETIC[context.model].config
     transformer = make_transformer(config, plan_weights(weights, None, torch.bfloat16), context.device)
     emit(model=context.model, weights=weights, kernel=transformer.matmul_kernel)
@@ -26,7 +26,7 @@ def synthetic(context: Context, weights: str) -> Transformer:
 
 
 def timer_of(transformer: Transformer, contexts: tuple[int, ...], widest: int) -> StepTimer:
-    """A timer of steps with the 8-bit cache; what attends is told as a figure."""
+    """A timer of steps with the 8-bit cache; emits its attention kernel."""
     timer = StepTimer(transformer, max(contexts), widest, DecodeSettings(kv_cache=KV_CACHE))
     kernels = timer.cache.kernels
     emit(kv=KV_CACHE, attention=str(kernels.attention), fused_blocks=kernels.blocks is not None)

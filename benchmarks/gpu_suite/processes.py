@@ -1,4 +1,4 @@
-"""A process that is ended at its limit together with all that it started."""
+"""Runs a process with a time limit and ends it together with all that it started."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-# Of prctl (Linux): a signal when the parent ends; and that processes whose parent ends become ours, so that none gets
-# away.
+# Options of prctl (Linux): the signal to get when the parent ends, and to become the parent of orphaned descendants.
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 ROOT = Path(__file__).parents[2]
-# How long a pipe may stay open after its process, and a killed process take to end.
+# Seconds that a pipe may stay open after its process, and that a killed process may take to end.
 PATIENCE = 5.0
 
 
 def adopt_orphans() -> None:
-    """From now on what our processes leave behind is ours to end; on Linux only."""
+    """Makes this process the parent of orphaned descendants, so that it can end them; on Linux only."""
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
 def end_with_parent() -> None:
-    """From now on this process is killed when the one that started it ends; on Linux only."""
+    """Lets this process be killed when its parent ends; on Linux only."""
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
@@ -45,9 +44,9 @@ def run_limited(
     log: IO[bytes],
     environment: Mapping[str, str],
 ) -> int | None:
-    """Runs a command in the repository; the exit code, or None at the limit.
+    """Runs a command in the repository; returns the exit code, or None at the limit.
 
-    Lines of stdout go to `on_line`, stderr to the log. Whatever it started has ended when this returns or raises.
+    Lines of stdout go to `on_line`, stderr to the log. All that it started has ended when this returns or raises.
     """
     ours = _children_of({os.getpid()})
     process = subprocess.Popen(
@@ -77,16 +76,16 @@ def _read(stream: IO[bytes], on_line: Callable[[str], None]) -> None:
 
 
 def _end(process: subprocess.Popen[bytes], ours: set[int]) -> None:
-    """Kills the process and all that it started: its group, its descendants, and those that became our children.
+    """Kills the process and all that it started: its group, its descendants, and orphans adopted since.
 
-    `ours` are the children that we had before.
+    `ours` are the children that were there before.
     """
     if os.name != "posix":  # no groups, and no /proc: the process alone
         process.kill()
         process.wait(PATIENCE)
         return
     deadline = time.monotonic() + PATIENCE
-    # Again while there are any: one may start another while it is looked for.
+    # Repeated, since a process may start another one meanwhile.
     while time.monotonic() < deadline:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -112,12 +111,12 @@ def _with_descendants(roots: set[int]) -> set[int]:
 
 
 def _children_of(parents: set[int]) -> set[int]:
-    """Processes, as /proc has them; none where there is no /proc."""
+    """Process ids, from /proc; none where there is no /proc."""
     return {pid for pid, parent in map(_parent, Path("/proc").glob("[0-9]*/stat")) if parent in parents}
 
 
 def _parent(stat: Path) -> tuple[int, int]:
-    """A process and its parent; zeros where it has ended meanwhile."""
+    """A process and its parent; zeros if it has ended."""
     try:
         pid, _, rest = stat.read_text(errors="replace").partition(" (")
         return int(pid), int(rest.rpartition(") ")[2].split()[1])

@@ -1,6 +1,6 @@
-"""A plugin of pytest: a JSON line for each test as soon as it has ended, so that a run that is cut short counts too.
+"""A pytest plugin: writes a JSON line for each test when it ends, so that a run that is cut short counts too.
 
-The lines go to the file that the environment names; of several processes only the one that starts the others writes.
+The lines go to the file that the environment names; workers of pytest-xdist do not write.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_collectreport(report: pytest.CollectReport) -> None:
-    """A file that cannot be read is a failure too."""
+    """A file that cannot be collected is a failure too."""
     if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
         _write(report.nodeid, report)
 

@@ -15,15 +15,15 @@ from . import pytest_outcomes
 
 ROOT = Path(__file__).parents[2]
 MOST_FAILURES = 30
-# What a stage keeps of its time to tell what the tests found.
+# Seconds that a stage keeps to report the outcomes.
 RESERVE = 3.0
 KILLED = "killed"
 
 
 def run_pytest(path: str, seconds: float, workers: int = 0) -> dict[str, Any]:
-    """Counts of a test file's tests, and each failure; by several processes where pytest-xdist is installed.
+    """Runs a test file, with `workers` processes if pytest-xdist is installed; returns counts and failures.
 
-    After so many seconds it is killed, and what had ended by then counts.
+    The run is killed after `seconds`; tests that had ended by then count.
     """
     if importlib.util.find_spec("pytest") is None:
         return {"tests": path, "error": "pytest is not installed"}
@@ -32,7 +32,7 @@ def run_pytest(path: str, seconds: float, workers: int = 0) -> dict[str, Any]:
         outcomes = Path(folder) / "outcomes.jsonl"
         outcomes.touch()
         options = ["-q", "-p", "no:cacheprovider", "-p", pytest_outcomes.__name__, *parallel]
-        # Without what a pytest around this one has put there.
+        # Without the variables of a pytest that runs this one.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
         environment[pytest_outcomes.FILE_VARIABLE] = str(outcomes)
         command = [sys.executable, "-m", "pytest", path, *options]
@@ -47,7 +47,7 @@ def run_pytest(path: str, seconds: float, workers: int = 0) -> dict[str, Any]:
 
 
 def failure_of(tests: dict[str, Any], may_skip: bool) -> str:
-    """Why a run of tests is no success: one failed, it was cut short, or nothing ran where it should have."""
+    """Why a run of tests failed: a test failed, the run was killed, or no test ran; "" if none of these."""
     if tests.get("error"):
         return str(tests["error"])
     if tests["exit_code"] or tests["failed"]:

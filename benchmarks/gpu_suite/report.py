@@ -1,4 +1,4 @@
-"""The suite's lines become the GPU tables of docs/results.md."""
+"""Writes the suite's results as the GPU tables of docs/results.md."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ BEGIN, END = "<!-- gpu_suite: tables begin -->", "<!-- gpu_suite: tables end -->
 
 
 class BadResults(Exception):
-    """One line on what is wrong with a file of results or the page for them."""
+    """One line on an error in a file of results or in the page for them."""
 
 
 def write_report(results: Sequence[Path], into: Path, page: Path) -> str:
-    """Puts the tables between the marks of a page, or makes the page; says what it did.
+    """Writes the tables between the marks of the page `into`, or creates it; returns a message.
 
-    Raises BadResults for files that hold no results, a page without the marks, and lines of a dry run for `page`, whose
-    figures are those of GPUs.
+    Raises BadResults for files that hold no results, a page without the marks, and lines of a dry run for `page`, which
+    has figures of GPUs only.
     """
     notes: list[str] = []
     lines = [line for path in results for line in read_lines(path, notes)]
@@ -41,7 +41,7 @@ def write_report(results: Sequence[Path], into: Path, page: Path) -> str:
 def read_lines(path: Path, notes: list[str]) -> list[Line]:
     """The lines of a file. Raises BadResults for one that holds no results.
 
-    One that was cut short, as on a full disk, is left out, which is noted.
+    A line that was cut short, as on a full disk, is left out and reported in `notes`.
     """
     try:
         texts = path.read_text(encoding="utf-8").splitlines()

@@ -1,4 +1,4 @@
-"""Runs stages one after the other before a deadline, and writes down what became of each."""
+"""Runs stages one after another before a deadline and records the outcome of each."""
 
 from __future__ import annotations
 
@@ -19,42 +19,42 @@ from .stages import Stage
 
 RESULTS, LOG = "results.jsonl", "log.txt"
 INTERRUPTED = "interrupted"
-# A stage may take this many times what it is meant to, while those after it keep their time.
+# A stage may take this many times its planned seconds if later stages keep theirs.
 STRETCH = 2.0
-# With less left, a stage is not begun.
+# With less time left, a stage is skipped.
 LEAST_SECONDS = 3.0
 
 
 @dataclass
-class Told:
-    """What a stage's process has said so far: figures, facts of the device, and how it ended, by its own word."""
+class Output:
+    """What a stage's process has printed so far: figures, facts of the device, and its own account of how it ended."""
 
     figures: list[dict[str, Any]] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     skipped: str = ""
     error: str = ""
 
-    def hear(self, line: str) -> None:
-        """A line of stdout; what is no JSON object is for the log alone."""
+    def add(self, line: str) -> None:
+        """Adds a line of stdout; ignores what is no JSON object."""
         try:
-            said = json.loads(line)
+            values = json.loads(line)
         except (ValueError, RecursionError):
             return
-        if not isinstance(said, dict):
+        if not isinstance(values, dict):
             return
-        if isinstance(said.get("stage_facts"), dict):
-            self.facts = said["stage_facts"]
-        elif "stage_skipped" in said:
-            self.skipped = str(said["stage_skipped"])
-        elif "stage_error" in said:
-            self.error = str(said["stage_error"])
+        if isinstance(values.get("stage_facts"), dict):
+            self.facts = values["stage_facts"]
+        elif "stage_skipped" in values:
+            self.skipped = str(values["stage_skipped"])
+        elif "stage_error" in values:
+            self.error = str(values["stage_error"])
         else:
-            self.figures.append(said)
+            self.figures.append(values)
 
 
 @dataclass
 class Suite:
-    """A run of stages. `seconds` is the deadline of all, from its beginning."""
+    """A run of stages, all within `seconds` of its start."""
 
     out: Path
     seconds: float
@@ -62,10 +62,10 @@ class Suite:
     lines: list[dict[str, Any]] = field(default_factory=list)
 
     def run(self, stages: Sequence[Stage]) -> bool:
-        """Whether all ended well or were skipped."""
+        """Runs stages; returns whether all succeeded or were skipped."""
         adopt_orphans()
         end = time.monotonic() + self.seconds
-        # Without buffers: what is written is there, whatever ends this process.
+        # Unbuffered, so that nothing is lost when this process is killed.
         with open(self.out / RESULTS, "ab", buffering=0) as results, open(self.out / LOG, "ab", buffering=0) as log:
             for index, stage in enumerate(stages):
                 left = end - time.monotonic()
@@ -73,23 +73,23 @@ class Suite:
                 line = self._line(stage, limit_of(stage.seconds, left, after), log)
                 self.lines.append(line)
                 write_line(line, results)
-                _say(_summary(line))
+                _print(_summary(line))
                 if line.get("error") == INTERRUPTED:
                     raise KeyboardInterrupt
         return all(line["status"] in ("ok", "skipped") for line in self.lines)
 
     def _line(self, stage: Stage, limit: float, log: IO[bytes]) -> dict[str, Any]:
-        """Runs a stage; its line."""
+        """Runs a stage and returns its line."""
         line: dict[str, Any] = {"stage": stage.name, "dry_run": self.dry_run, "date": _now(), "limit": round(limit, 1)}
         if limit < LEAST_SECONDS:
             reason = f"{max(0.0, limit):.1f} s are left of {max(0.0, self.seconds):.0f}"
             return {**line, "status": "skipped", "reason": reason, "seconds": 0.0, "figures": []}
-        told, start = Told(), time.monotonic()
+        output, start = Output(), time.monotonic()
 
         def on_line(text: str) -> None:
             with contextlib.suppress(OSError):  # a full disk costs the log, not the figures
                 log.write(f"{text}\n".encode())
-            told.hear(text)
+            output.add(text)
 
         on_line(f"\n== {stage.name}, {line['date']}, limit {limit:.0f} s")
 
@@ -97,14 +97,14 @@ class Suite:
         try:
             with _interrupted_by_signals():
                 code = run_limited(arguments, limit, on_line, log, environment)
-            status = _status(code, told, limit)
+            status = _status(code, output, limit)
         except KeyboardInterrupt:
             status = {"status": "failed", "error": INTERRUPTED}
         except OSError as error:
             status = {"status": "failed", "error": f"{type(error).__name__}: {error}"}
         seconds = round(time.monotonic() - start, 2)
-        # What a stage tells of itself stands behind its name, and in place of nothing that is known here.
-        return {**line, **told.facts, **line, **status, "seconds": seconds, "figures": told.figures}
+        # The stage's facts follow its name and cannot replace the values known here.
+        return {**line, **output.facts, **line, **status, "seconds": seconds, "figures": output.figures}
 
     def _environment(self, stage: Stage) -> dict[str, str]:
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
@@ -117,35 +117,35 @@ class Suite:
 
 
 def write_line(line: dict[str, Any], results: IO[bytes]) -> None:
-    """Adds a line of JSON; what cannot be written whole, as on a full disk, is printed, so that no figure is lost."""
+    """Writes a JSON line; prints it if it cannot be written whole, as on a full disk, so that no figure is lost."""
     text = json.dumps(finite(line), allow_nan=False)
     data = f"{text}\n".encode()
     try:
         written = results.write(data)
         if written == len(data):
             return
-        # The next line is to begin at its beginning.
+        # So that the next line is not appended to this one.
         with contextlib.suppress(OSError):
             results.write(b"\n")
         reason = f"only {written} of {len(data)} bytes could be written"
     except OSError as error:
         reason = error.strerror or str(error)
-    _say(f"cannot write {RESULTS}: {reason}; the line:\n{text}")
+    _print(f"cannot write {RESULTS}: {reason}; the line:\n{text}")
 
 
 def limit_of(seconds: float, left: float, after: float) -> float:
-    """What a stage may take: up to twice what it is meant to if those after it keep theirs; what is left at most."""
+    """Seconds for a stage: up to twice its planned ones if later stages keep theirs, and at most what is left."""
     return min(left, max(seconds, min(STRETCH * seconds, left - after)))
 
 
-def _status(code: int | None, told: Told, limit: float) -> dict[str, str]:
+def _status(code: int | None, output: Output, limit: float) -> dict[str, str]:
     if code is None:
         return {"status": "timed out", "error": f"killed after {limit:.0f} s, with all that it started"}
-    if told.skipped:
-        return {"status": "skipped", "reason": told.skipped}
-    if code == 0 and not told.error:
+    if output.skipped:
+        return {"status": "skipped", "reason": output.skipped}
+    if code == 0 and not output.error:
         return {"status": "ok"}
-    return {"status": "failed", "error": told.error or f"{how_ended(code)}; see {LOG}"}
+    return {"status": "failed", "error": output.error or f"{how_ended(code)}; see {LOG}"}
 
 
 def how_ended(code: int) -> str:
@@ -156,8 +156,8 @@ def how_ended(code: int) -> str:
     return f"ended by {known.get(-code, f'signal {-code}')}"
 
 
-def _say(text: str) -> None:
-    """On stdout, which whoever reads it may have closed."""
+def _print(text: str) -> None:
+    """Prints to stdout, which its reader may have closed."""
     with contextlib.suppress(OSError):
         print(text, flush=True)
 
@@ -174,7 +174,7 @@ def _now() -> str:
 
 @contextlib.contextmanager
 def _interrupted_by_signals() -> Iterator[None]:
-    """SIGTERM, and SIGHUP of a terminal that is gone, as KeyboardInterrupt, so that no process is left."""
+    """Turns SIGTERM and SIGHUP, sent when the terminal closes, into KeyboardInterrupt, so that no process is left."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

@@ -24,7 +24,7 @@ ERROR_LENGTH = 500
 
 
 def facts(device: torch.device) -> dict[str, Any]:
-    """Of the device and the software."""
+    """Names and versions of device and software."""
     cuda = device.type == "cuda"
     try:
         triton = str(importlib.import_module("triton").__version__)
@@ -40,11 +40,11 @@ def facts(device: torch.device) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one stage; 1 where it fails."""
+    """Runs one stage; returns 1 if it fails."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=[stage.name for stage in STAGES])
     parser.add_argument("--dry-run", action="store_true")
-    parser.add_argument("--end", type=float, help="time.monotonic() at which it is killed; in ten minutes by default")
+    parser.add_argument("--end", type=float, help="time.monotonic() when it is killed; in ten minutes by default")
     options = parser.parse_args(arguments)
     end_with_parent()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
         importlib.import_module(f"{__package__}.stage_{options.name}").run(context)
     except Skipped as skipped:
         emit(stage_skipped=str(skipped))
-    except Exception as error:  # whatever a stage raises is its result
+    except Exception as error:  # any error of a stage is its result
         traceback.print_exc()
         emit(stage_error=f"{type(error).__name__}: {error}"[:ERROR_LENGTH])
         return 1

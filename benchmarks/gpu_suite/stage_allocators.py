@@ -1,6 +1,6 @@
-"""Captured steps under both of torch's allocators, in child processes: as they should be, and made to fail.
+"""Captured steps under both of torch's allocators, in child processes: captures that work, and ones made to fail.
 
-What becomes of a child is a figure: a capture that fails may end its process.
+The outcome of each child is a figure, since a capture that fails may end its process.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .context import Context, emit
 from .runner import how_ended
 
 ALLOCATORS, KINDS = ("native", "cudaMallocAsync"), ("good", "failing")
-# Of each child; they run beside one another.
+# For each child; they run at the same time.
 CHILD_SECONDS, RESERVE = 25.0, 3.0
 ERROR_LENGTH = 300
 FINE = how_ended(0)
@@ -40,8 +40,8 @@ def run(context: Context) -> None:
 
 
 def start_child(allocator: str, kind: str, dry_run: bool) -> subprocess.Popen[str]:
-    """A process under an allocator, which torch takes from the environment as it starts."""
-    # The older name, which torch 2.11 and those before it know.
+    """A process with an allocator, which torch reads from the environment when it starts."""
+    # The older name, which torch up to 2.11 knows.
     environment = {**os.environ, "PYTORCH_CUDA_ALLOC_CONF": f"backend:{allocator}"}
     dry = ["--dry-run"] if dry_run else []
     command = [sys.executable, "-m", f"{__package__}.allocator_child", kind, *dry]
@@ -49,7 +49,7 @@ def start_child(allocator: str, kind: str, dry_run: bool) -> subprocess.Popen[st
 
 
 def outcome_of(process: subprocess.Popen[str], limit: float) -> dict[str, Any]:
-    """What a child did, event by event, and how it ended."""
+    """The events that a child reported, and how it ended."""
     try:
         out, err = process.communicate(timeout=limit)
         ended = how_ended(process.returncode)
@@ -58,10 +58,10 @@ def outcome_of(process: subprocess.Popen[str], limit: float) -> dict[str, Any]:
         out, err = process.communicate()
         ended = f"killed after {limit:.0f} s"
     sys.stderr.write(err)
-    told: dict[str, Any] = {}
+    events: dict[str, Any] = {}
     for line in out.splitlines():
         with contextlib.suppress(ValueError):  # one that was cut short
-            said = json.loads(line)
-            told |= said if isinstance(said, dict) else {}
+            event = json.loads(line)
+            events |= event if isinstance(event, dict) else {}
     error = "" if ended == FINE else (err.strip().splitlines() or [""])[-1][:ERROR_LENGTH]
-    return {"ended": ended, "error": error, **told}
+    return {"ended": ended, "error": error, **events}

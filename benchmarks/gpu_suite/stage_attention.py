@@ -1,4 +1,4 @@
-"""Attention over the cache at the 7B's shapes: its forms, windows, contexts and tiles."""
+"""Attention over the cache at the 7B's shapes, for every kind of cache, window, context and tile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Builds every kernel in parallel, before anything waits for one; what does not build is told with its error."""
+"""Compiles every kernel in parallel, before another stage waits for one; reports each that fails with its error."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .builds import Build, all_builds
 from .context import Context, emit, require_triton
 from .processes import end_with_parent
 
-# Of an H100, where a dry run has no GPU to ask.
+# That of an H100, for a dry run without a GPU.
 DRY_CAPABILITY = 90
 MOST_PROCESSES = 32
 builds: list[Build] = []
@@ -34,7 +34,7 @@ def run(context: Context) -> None:
         initargs=(context.dry_run, _capability(context)),
     ) as pool:
         for done in as_completed([pool.submit(_build, index) for index in range(count)]):
-            found = done.result()  # raises BrokenProcessPool where the compiler ended a process
+            found = done.result()  # raises BrokenProcessPool if the compiler ended a process
             built += not found.get("error")
             if found.get("error") or context.dry_run:
                 emit(**found)
@@ -51,7 +51,7 @@ def _capability(context: Context) -> int:
 
 
 def _prepare(dry_run: bool, capability: int) -> None:
-    """In a worker: launches only build, for the device; what is built lies in Triton's cache, for all stages."""
+    """Prepares a worker: launches only compile, for the device, into Triton's cache, which all stages use."""
     from ..gpu_code import build_instead_of_running
 
     end_with_parent()
@@ -64,9 +64,9 @@ def _build(index: int) -> dict[str, Any]:
     from lumina_core.kernels.select import load
 
     build, start = builds[index], time.perf_counter()
-    told = {"kernel": build.kernel, "variant": build.variant}
+    figure = {"kernel": build.kernel, "variant": build.variant}
     try:
         load(build.kernel)(*build.arguments(), **build.options)
-    except Exception as error:  # whatever the compiler raises
-        return {**told, "error": first_line(error)}
-    return {**told, "seconds": round(time.perf_counter() - start, 2)}
+    except Exception as error:  # any error of the compiler
+        return {**figure, "error": first_line(error)}
+    return {**figure, "seconds": round(time.perf_counter() - start, 2)}

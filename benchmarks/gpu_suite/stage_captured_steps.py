@@ -2,42 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 
 from lumina_core.decoding.settings import DecodeSettings
-from lumina_core.pipeline import Request, draw
-from lumina_core.tokens.prompts import build_prompt
-from training.world import CANVAS, CATEGORIES, fresh_samples
+from lumina_core.pipeline import Lumina
+from training.world import CATEGORIES, fresh_samples
 
-from ..sources import GRID_SIDE, load_demo
+from ..sources import caption_request
 from .context import Context, emit
 from .pytest_runs import RESERVE, failure_of, run_pytest
 
 PROMPTS_PER_CATEGORY, DRY_PROMPTS, WORKERS = 8, 1, 4
 
 
-@torch.inference_mode()
 def run(context: Context) -> None:
     for dtype in (torch.bfloat16,) if context.dry_run else (torch.bfloat16, torch.float32):
         emit(**_compare(context, dtype))
     tests = run_pytest("tests/gpu/test_steps.py", context.left - RESERVE, 0 if context.dry_run else WORKERS)
     emit(**tests)
-    if wrong := failure_of(tests, may_skip=context.dry_run):
-        raise RuntimeError(f"{wrong}: the figures say more")
+    if failure := failure_of(tests, may_skip=context.dry_run):
+        raise RuntimeError(f"{failure}: see the figures")
 
 
 def _compare(context: Context, dtype: torch.dtype) -> dict[str, object]:
-    """Codes and pictures in which `gumbel` at its default window differs from `ar`, the same seeds and batch."""
-    demo = load_demo("demo", context.device, dtype)
+    """Counts codes and pictures in which `gumbel` at its default window differs from `ar` with the same seeds."""
+    lumina = Lumina.load("demo", device=context.device, dtype=dtype)
     categories = CATEGORIES[:1] if context.dry_run else CATEGORIES
     count = DRY_PROMPTS if context.dry_run else PROMPTS_PER_CATEGORY
     captions = [one.caption for category in categories for one in fresh_samples(category, count, seed=0)]
-    prompts = [demo.tokenizer.encode_prompt(build_prompt("t2i", CANVAS, CANVAS, caption)) for caption in captions]
-    request = Request(prompts, GRID_SIDE, GRID_SIDE)
     gumbel, ar = (
-        draw(demo.transformer, demo.vocabulary, replace(request, settings=DecodeSettings(decoder=decoder)))
+        lumina.sample(caption_request(lumina, captions, DecodeSettings(decoder=decoder)))
         for decoder in ("gumbel", "ar")
     )
     differ = gumbel.codes != ar.codes

@@ -1,15 +1,16 @@
-"""A picture of 256×256 on the 7B's shapes: the loop beside the sum of its steps, and memory beside the forecast."""
+"""A picture of 256×256 with the 7B's shapes: the loop against the sum of its steps, memory against its estimate."""
 
 from __future__ import annotations
 
 import torch
 
+from lumina_core.decoding.request import Request
 from lumina_core.decoding.settings import DecodeResult, DecodeSettings
 from lumina_core.device import peak_bytes
 from lumina_core.memory import Demand, plan_memory, weights_of
 from lumina_core.model.compile import set_compile
 from lumina_core.model.transformer import Transformer
-from lumina_core.pipeline import Request, draw
+from lumina_core.pipeline import Lumina
 from lumina_core.timing.steps import PROMPT_TOKENS, StepTimer, copy_bandwidth
 from lumina_core.timing.synthetic import SYNTHETIC
 
@@ -31,17 +32,17 @@ def run(context: Context) -> None:
     if result.seconds < context.left / 3:
         result = _draw(context, transformer, request, "second")
     timer = StepTimer(transformer, PROMPT_TOKENS + side**2, window, settings, request.canvas)
-    emit(**_beside_its_steps(context, timer, result))
+    emit(**_compare_with_steps(context, timer, result))
 
 
 def _draw(context: Context, transformer: Transformer, request: Request, run_name: str) -> DecodeResult:
-    """Draws, and tells seconds and memory beside the forecast."""
+    """Draws and emits seconds, memory and its estimate."""
     sizes, device = SYNTHETIC[context.model], context.device
     cuda = device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats(device)
-    result = draw(transformer, sizes.vocabulary, request)
-    plan = plan_memory(Demand(sizes.transformer, weights_of(transformer), request, captured=cuda))
+    result = Lumina(transformer, sizes.vocabulary).sample(request)
+    plan = plan_memory(Demand(sizes.config, weights_of(transformer), request, captured=cuda))
     emit(
         run=run_name,
         picture=f"{8 * request.grid_w}x{8 * request.grid_h}",
@@ -53,15 +54,15 @@ def _draw(context: Context, transformer: Transformer, request: Request, run_name
         kernel=result.matmul_kernel,
         attention=result.attention_kernel,
         peak_bytes=peak_bytes(device),
-        # With what captured steps keep to themselves between replays.
+        # Includes what captured steps hold between replays.
         reserved_bytes=torch.cuda.max_memory_reserved(device) if cuda else None,
         planned_bytes=plan.weights + plan.run,
     )
     return result
 
 
-def _beside_its_steps(context: Context, timer: StepTimer, result: DecodeResult) -> dict[str, object]:
-    """The loop without its setting up, and as many steps as it had at the middle of the picture."""
+def _compare_with_steps(context: Context, timer: StepTimer, result: DecodeResult) -> dict[str, object]:
+    """The loop without its warm-up, against as many steps as it had at the middle of the picture."""
     middle = PROMPT_TOKENS + result.sampled_tokens // 2
     steps = 2 if context.dry_run else STEPS
     one = timer.measure(timer.settings.window_size, middle, steps, copy_bandwidth(context.device))

@@ -1,4 +1,4 @@
-"""What the device is, and its rates: memory, L2, bfloat16 matmul, launches."""
+"""The device and its rates: memory, L2, bfloat16 matmul, launches."""
 
 from __future__ import annotations
 
@@ -53,17 +53,17 @@ def _device(device: torch.device) -> dict[str, object]:
 
 def _driver() -> str:
     if shutil.which("nvidia-smi") is None:
-        return "not known"
+        return "unknown"
     command = ["nvidia-smi", "--query-gpu=driver_version,clocks.max.sm,clocks.max.mem,power.limit", "--format=csv"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
     except subprocess.TimeoutExpired:
-        return "not told in time"
-    return done.stdout.strip().splitlines()[-1] if done.stdout.strip() else "not known"
+        return "timed out"
+    return done.stdout.strip().splitlines()[-1] if done.stdout.strip() else "unknown"
 
 
 def _launch_seconds(device: torch.device) -> float:
-    """What the host needs to start a small operation, the device's own time not counted."""
+    """Time of the host to start a small operation, without the device's own time."""
     one = torch.zeros(1, device=device)
     timed(lambda: one.add_(1), device)
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The quantised matmuls at the 7B's shapes, over tiles and splits, beside torch's own."""
+"""The quantised matmuls at the 7B's shapes, over tiles and splits, and torch's own for comparison."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from lumina_core.timing.synthetic import SYNTHETIC, make_movqgan
 from .context import Context, emit
 
 SIDE, DRY_SIDE, REPEATS = 96, 8, 3
-# Number format, channels last or not, rows of a strip (None: whole).
+# dtype, channels last or not, rows of a strip (None: whole).
 WAYS = (
     (torch.float32, False, None),
     (torch.float32, False, STRIP_ROWS),
@@ -52,7 +52,7 @@ def _measure(
     expected: Tensor | None,
     repeats: int,
 ) -> Tensor:
-    """Tells how long a way of decoding takes, and how far its pixels are off those expected; the pixels."""
+    """Emits time and memory of a decode and how far its pixels are from `expected`; returns the pixels."""
     pixels = decode().float()
     before = _held(pixels.device)
     seconds = min(timed(decode, pixels.device) for _ in range(repeats))
@@ -70,7 +70,7 @@ def _measure(
 
 
 def _held(device: torch.device) -> int:
-    """Bytes on a GPU now; the peak begins anew."""
+    """Bytes held on a GPU now; resets the peak."""
     if device.type != "cuda":
         return 0
     torch.cuda.reset_peak_memory_stats(device)

@@ -1,4 +1,4 @@
-"""Hardware counters of the two kernels that take most of a step, by NVIDIA's ncu."""
+"""Hardware counters, read by NVIDIA's ncu, of the two kernels that take most of a step."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ def run(context: Context) -> None:
         for row in rows:
             emit(benchmark=" ".join(benchmark), **row)
         if not rows:
-            said = next((line for line in done.stdout.splitlines() if line.startswith("==ERROR==")), "no counters")
-            failed.append(f"{kernel}: ncu ended with exit code {done.returncode}: {said}")
+            message = next((line for line in done.stdout.splitlines() if line.startswith("==ERROR==")), "no counters")
+            failed.append(f"{kernel}: ncu ended with exit code {done.returncode}: {message}")
             emit(benchmark=" ".join(benchmark), error=failed[-1])
     if failed:
         raise RuntimeError("; ".join(failed))
 
 
 def read_counters(lines: Iterable[str]) -> Iterable[dict[str, object]]:
-    """One figure a launch, of the CSV that ncu prints among other lines: a row a launch and metric."""
+    """One figure for each launch, from ncu's output: among other lines, a CSV row for each launch and metric."""
     table = [line for line in lines if line.startswith('"')]
     launches: dict[str, dict[str, object]] = {}
     for row in csv.DictReader(table):

@@ -1,4 +1,4 @@
-"""What one step consists of: each kernel's launches and time, captured and not, and what is left between them."""
+"""The parts of a step: launches and time of each kernel, captured and uncaptured, and the time between them."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ def _profile(timer: StepTimer, window: int, place: int, device: torch.device, co
             torch.cuda.synchronize(device)
     kernels = sorted(_kernels(found, cuda), key=lambda one: -one["us"])
     if not kernels:
-        raise RuntimeError("the profiler told no kernel")
-    told = {"compile": compile_choice, "captured": steps.captured, "window": window, "context": place}
+        raise RuntimeError("the profiler reported no kernel")
+    setting = {"compile": compile_choice, "captured": steps.captured, "window": window, "context": place}
     total = sum(one["us"] for one in kernels)
     launches = sum(one["calls"] for one in kernels)
-    emit(**told, step_us=1e6 * wall, kernels_us=total, between_us=1e6 * wall - total, launches=launches)
+    emit(**setting, step_us=1e6 * wall, kernels_us=total, between_us=1e6 * wall - total, launches=launches)
     for one in kernels:
-        emit(**told, **one)
+        emit(**setting, **one)
 
 
 def _kernels(found: Any, cuda: bool) -> list[dict[str, Any]]:
-    """Calls and microseconds a step of every kernel (on a CPU: operation)."""
+    """Calls and microseconds a step of every kernel, or operation on a CPU."""
     name = "self_device_time_total" if cuda else "self_cpu_time_total"
     return [
         {

@@ -1,4 +1,4 @@
-"""Each kernel's self-tests, those that a run of the 7B makes before it starts, and the tests of all kernels."""
+"""The self-tests of each kernel, as before a run of the 7B, and the tests of all kernels."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run(context: Context) -> None:
     for kernel, variant, samples in _self_tests(context):
         # In a dry run one sample each: the interpreter is slow.
         some = samples[:1] if context.dry_run else samples
-        tested = [self_test(load(kernel), getattr(reference, kernel), sample) for sample in some]
+        tested = [self_test(load(kernel), getattr(reference, kernel), sample, context.device) for sample in some]
         reasons = [one.reason for one in tested if one.reason]
         error = max((one.error for one in tested if one.error is not None), default=None)
         failed += bool(reasons)
@@ -38,24 +38,24 @@ def run(context: Context) -> None:
     emit(kernel="tinygemm", variant="", reason=tinygemm_failure(context.device))
     tests = run_pytest("tests/gpu/test_kernels.py", context.left - RESERVE, 0 if context.dry_run else WORKERS)
     emit(**tests)
-    wrong = [f"{failed} self-tests failed"] if failed else []
-    wrong += filter(None, [failure_of(tests, may_skip=context.dry_run)])
-    if wrong:
-        raise RuntimeError(f"{'; '.join(wrong)}: the figures say more")
+    failures = [f"{failed} self-tests failed"] if failed else []
+    failures += filter(None, [failure_of(tests, may_skip=context.dry_run)])
+    if failures:
+        raise RuntimeError(f"{'; '.join(failures)}: see the figures")
 
 
-def _self_tests(context: Context) -> Iterator[tuple[str, str, list[Sample]]]:
+def _self_tests(context: Context) -> Iterator[tuple[str, str, tuple[Sample, ...]]]:
     """Kernel, variant and samples; a kernel whose samples are the same for every kind of cache comes once."""
-    config, device = SYNTHETIC[context.model].config, context.device
+    config = SYNTHETIC[context.model].config
     shapes = linear_shapes(config)
     for scheme in SCHEMES:
-        yield f"{scheme}_matmul", "", matmul_samples(device, scheme, tuple(shapes.values()))
+        yield f"{scheme}_matmul", "", matmul_samples(scheme, shapes.values())
     width, length = (1, 1) if context.dry_run else (WIDTH, cache_slots())
     splits = {layer: (split_count(*shape),) for layer, shape in shapes.items()}
     seen = set()
     for kv_cache in KV_CACHES:
-        for kernel, (samples, *arguments) in run_samples(config, splits, kv_cache, width, length).items():
-            variant = kv_cache if kv_cache in arguments else ""
+        for kernel, samples in run_samples(config, splits, kv_cache, width, length).items():
+            variant = kv_cache if ("kv_cache", kv_cache) in samples[0].sizes else ""
             if (kernel, variant) not in seen:
                 seen.add((kernel, variant))
-                yield kernel, variant, samples(device, *arguments)
+                yield kernel, variant, samples

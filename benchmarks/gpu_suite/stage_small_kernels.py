@@ -1,4 +1,4 @@
-"""The small kernels at the 7B's shapes, over warps."""
+"""The small kernels at the 7B's shapes, over numbers of warps."""
 
 from __future__ import annotations
 

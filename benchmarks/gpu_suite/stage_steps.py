@@ -35,7 +35,7 @@ def run(context: Context) -> None:
 
 
 def check_fast(transformer: Transformer, timer: StepTimer, uncaptured: int) -> None:
-    """Raises RuntimeError where the steps were not those that a GPU should run: their times are no figures of it."""
+    """Raises RuntimeError unless steps were captured, fused and run by Triton kernels, as a GPU should."""
     slow = [name for name in (transformer.matmul_kernel, str(timer.cache.kernels.attention)) if "triton" not in name]
     slow += [] if timer.cache.kernels.blocks else ["blocks not fused"]
     slow += [f"{uncaptured} settings not captured"] if uncaptured else []

@@ -1,4 +1,4 @@
-"""The stages, in the order in which they run."""
+"""The stages, in the order of running."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ PACKAGE = __package__
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the suite in a process of its own.
+    """A part of the suite that runs in its own process.
 
-    `seconds` is what it is meant to take; `interpreted`: in a dry run its kernels run in Triton's interpreter;
-    `optional`: it runs where it is named, not by itself.
+    `seconds` is its planned time. `interpreted`: in a dry run its kernels run in Triton's interpreter. `optional`: it
+    runs only if it is named.
     """
 
     name: str
@@ -24,7 +24,7 @@ class Stage:
     command: tuple[str, ...] = ()
 
     def arguments(self, dry_run: bool, limit: float) -> list[str]:
-        """The command line of its process, which is to end within `limit` seconds from now."""
+        """The command line of its process, which ends within `limit` seconds from now."""
         if self.command:
             return list(self.command)
         dry = ["--dry-run"] if dry_run else []

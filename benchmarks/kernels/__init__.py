@@ -1,11 +1,11 @@
 """Micro-benchmarks of the kernels: python -m benchmarks.kernels KERNEL [--rows 2 64] [--outputs 64 128] [--warps 4] ...
 
-Each kernel runs alone at a published model's shapes, on inputs so many that the L2 cannot hold them, with the tiles in
-use or those that the command line names. A JSON line a setting says how long a call takes and what share of the
-device's bandwidth it reaches.
+Each kernel runs alone at a published model's shapes, with the tiles in use or those that the command line names, on
+more inputs than the L2 holds. A JSON line for each setting has the time of a call and its share of the device's
+bandwidth.
 """
 
 from typing import Any
 
 Figure = dict[str, Any]
-"""What was measured of one setting, as a line of JSON."""
+"""The measurement of one setting, a line of JSON."""

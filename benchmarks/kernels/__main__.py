@@ -28,9 +28,9 @@ LAYERS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """All options; those that a kernel has no use for are left alone."""
+    """All options; a kernel ignores those that do not apply to it."""
     parser = argparse.ArgumentParser(
-        prog="benchmarks.kernels", description="Times one kernel. Tiles are those in use where none are named."
+        prog="benchmarks.kernels", description="Times one kernel, with the tiles in use unless others are named."
     )
     parser.add_argument("kernel", choices=tuple(MODULES))
     parser.add_argument("--model", choices=tuple(SYNTHETIC), default="7b", help="whose shapes")
@@ -88,7 +88,7 @@ def _attention(options: argparse.Namespace, clock: Clock) -> Iterator[dict[str, 
 
 @torch.inference_mode()
 def main(arguments: list[str] | None = None) -> int:
-    """Prints a JSON line for each setting; 2 where the kernels cannot run."""
+    """Prints a JSON line for each setting; returns 2 if the kernels cannot run."""
     options = make_parser().parse_args(arguments)
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     device = torch.device("cpu" if interpreted else "cuda")

@@ -72,7 +72,7 @@ def draw_arguments(codes: int, width: int, top_k: int, device: torch.device | st
 
 
 def fill(arguments: Arguments) -> Arguments:
-    """The arguments with random values in all that is no position, in place: timing zeros flatters."""
+    """The arguments with random values in all that is no position, in place: zeros would take less time."""
     for tensor in tensors(arguments):
         if tensor.is_floating_point():
             tensor.normal_(0, 0.02)

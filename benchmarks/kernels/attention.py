@@ -20,7 +20,7 @@ from . import Figure
 from .arguments import BF16, attention_arguments, fill, nbytes
 from .clock import Clock, first_line, measured
 
-# Slots at a time, warps, and slots of a program: what is tried where the command line names nothing.
+# Slots at a time, warps, and slots of a program that are tried by default.
 SLOTS, WARPS, CHUNKS = (32, 64, 128), (4, 8), (512, 1024)
 
 
@@ -44,7 +44,7 @@ class Problem:
 
     @property
     def read_bytes(self) -> int:
-        """What attending cannot but read: the filled slots of both sequences, in one layer."""
+        """Bytes that attention must read: the filled slots of both sequences, in one layer."""
         filled = self.context + self.width
         return KVCache.bytes_needed(replace(self.config, num_hidden_layers=1), 2, filled, BF16, self.kv_cache)
 
@@ -63,16 +63,16 @@ def tiles_of(
 
 
 def sweep(problem: Problem, tiles: Sequence[AttentionTile], clock: Clock) -> Iterator[Figure]:
-    """A figure for each tile, `off` being how far its result is off the reference's."""
+    """A figure for each tile; `off` is the relative error against the reference."""
     kernel = load("window_attention")
-    told = {"kernel": "window_attention", **problem.figures}
+    figure = {"kernel": "window_attention", **problem.figures}
     sizes = problem.config, problem.kv_cache, problem.width, problem.context, problem.length
     made = partial(attention_arguments, *sizes)
     try:
         inputs = [fill(made(clock.device)) for _ in range(_copies(problem, made, clock))]
         expected = reference.window_attention(*inputs[0]).float()
     except RuntimeError as error:  # no memory
-        yield {**told, "error": first_line(error)}
+        yield {**figure, "error": first_line(error)}
         return
 
     def measure(tile: AttentionTile) -> Figure:
@@ -81,11 +81,11 @@ def sweep(problem: Problem, tiles: Sequence[AttentionTile], clock: Clock) -> Ite
         return {"us": 1e6 * seconds, "bytes": moved, "share": clock.share(moved, seconds), "off": off}
 
     for tile in tiles:
-        yield measured({**told, "tile": asdict(tile), "in_use": tile == problem.tile_in_use}, partial(measure, tile))
+        yield measured({**figure, "tile": asdict(tile), "in_use": tile == problem.tile_in_use}, partial(measure, tile))
 
 
 def _copies(problem: Problem, made: Any, clock: Clock) -> int:
-    """As many caches as the L2 cannot hold what is read of them, and memory can hold them."""
+    """Caches of which the L2 does not hold what is read, limited by the free memory."""
     if clock.device.type != "cuda":
         return 1
     free = torch.cuda.mem_get_info(clock.device)[0] // 2

@@ -1,7 +1,7 @@
-"""Which tiles and splits a sweep of the matmuls speaks for, in the form that `lumina_core.kernels.tiles` has them.
+"""The fastest tiles and splits in a sweep of the matmuls, in the form of `lumina_core.kernels.tiles`.
 
-A tile belongs to a number of rows and is the same for all layers; splits belong to a layer and are the same for all
-numbers of rows, so that every row is rounded alike.
+A tile belongs to a number of rows and serves all layers. Splits belong to a layer and serve all numbers of rows, so
+that every row is rounded alike.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from . import Figure
 
-# Of a tile's result, against that of the reference: as in a kernel's self-test.
+# Of a tile's relative error against the reference, as in a kernel's self-test.
 TOLERANCE = 0.02
 TILE = ("rows", "outputs", "warps", "stages")
 Tile = tuple[int, ...]
@@ -22,7 +22,7 @@ Costs = dict[str, dict[int, dict[tuple[Tile, int], float]]]
 
 @dataclass(frozen=True)
 class RowsChoice:
-    """For so many rows: the microseconds of all layers with the tiles in use, and with the best one."""
+    """For a number of rows: the microseconds of all layers with the tiles in use, and with the best one."""
 
     rows: int
     in_use: float
@@ -48,7 +48,7 @@ def choose_tiles(figures: Iterable[Figure], bandwidth: float) -> list[KernelChoi
 
 
 def agrees(one: Figure) -> bool:
-    """Whether a tile's result is the reference's."""
+    """Whether a tile's result agrees with the reference."""
     return isinstance(one.get("off"), float) and one["off"] < TOLERANCE
 
 

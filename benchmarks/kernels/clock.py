@@ -1,4 +1,4 @@
-"""How long a call takes on a device, without the host's work."""
+"""Times calls on a device, without the host's work."""
 
 from __future__ import annotations
 
@@ -14,25 +14,24 @@ import torch
 from . import Figure
 
 Call = Callable[[], object]
-# Calls are captured together until they take about so long, or are so many; so many replays are timed together, and so
-# often.
+# Seconds and number of calls that are captured together at most; replays that are timed together; measurements.
 SECONDS, MOST_LAUNCHES, REPLAYS, MEASUREMENTS = 2e-3, 64, 4, 3
-# The inputs of the calls together take so many times the L2, but beyond two copies no more bytes than this.
+# Size of all inputs in multiples of the L2, and in bytes at most, beyond two copies.
 L2_TIMES, MOST_BYTES = 4, 2**31
 ERROR_LENGTH = 200
 
 
 def first_line(error: BaseException) -> str:
-    """An error's kind and the beginning of what it says."""
+    """An error's type and the beginning of its message."""
     return f"{type(error).__name__}: {error}".splitlines()[0][:ERROR_LENGTH]
 
 
-def measured(told: Figure, measure: Callable[[], Figure]) -> Figure:
-    """A figure with what was measured, or with the error: a setting may be more than a device has."""
+def measured(figure: Figure, measure: Callable[[], Figure]) -> Figure:
+    """The figure with its measurement, or with the error, since a setting may need more than a device has."""
     try:
-        return {**told, **measure()}
-    except Exception as error:  # whatever the compiler, the driver or torch raises
-        return {**told, "error": first_line(error)}
+        return {**figure, **measure()}
+    except Exception as error:  # of the compiler, the driver or torch
+        return {**figure, "error": first_line(error)}
 
 
 def _repeat(run: Call) -> None:
@@ -42,24 +41,24 @@ def _repeat(run: Call) -> None:
 
 @dataclass(frozen=True)
 class Clock:
-    """Times calls on a device that copies so many bytes a second."""
+    """Times calls on a device; `bandwidth` is the bytes a second of copying."""
 
     device: torch.device
     bandwidth: float
 
     def copies(self, nbytes: int) -> int:
-        """Inputs of so many bytes that the L2 cannot hold them all, two at least; on a CPU one."""
+        """How many inputs of `nbytes` exceed the L2, at least two; one on a CPU."""
         if self.device.type != "cuda":
             return 1
         wanted = -(-L2_TIMES * torch.cuda.get_device_properties(self.device).L2_cache_size // max(1, nbytes))
         return max(2, min(wanted, MOST_BYTES // max(1, nbytes)))
 
     def seconds(self, calls: Sequence[Call]) -> float:
-        """The time of one call, the calls run in turn; the least of some measurements."""
+        """The time of one of the calls, which run in turn; the least of several measurements."""
         return self._captured(calls) if self.device.type == "cuda" else self._plain(calls)
 
     def share(self, nbytes: int, seconds: float) -> float:
-        """Of the bandwidth, what moving so many bytes in this time reaches."""
+        """The share of the bandwidth that moving `nbytes` in this time reaches."""
         return nbytes / seconds / self.bandwidth
 
     def _plain(self, calls: Sequence[Call]) -> float:
@@ -69,7 +68,7 @@ class Clock:
         return (time.perf_counter() - start) / len(calls)
 
     def _captured(self, calls: Sequence[Call]) -> float:
-        """By replays of a CUDA graph of many calls, on the stream on which they ran before."""
+        """Times replays of a CUDA graph of many calls, on the stream on which they first ran."""
         self._stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self._stream):
             for call in calls:
@@ -83,7 +82,7 @@ class Clock:
                 for call in itertools.islice(itertools.cycle(calls), launches):
                     call()
             except BaseException:
-                with contextlib.suppress(RuntimeError):  # it must not hide the error that led here
+                with contextlib.suppress(RuntimeError):  # it must not hide the first error
                     graph.capture_end()
                 raise
             graph.capture_end()

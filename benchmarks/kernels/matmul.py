@@ -1,4 +1,4 @@
-"""Quantised matmuls at the shapes of a model's layers: ours at any tile, and torch's own beside them."""
+"""Quantised matmuls at the shapes of a model's layers: ours at any tile, and torch's own for comparison."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from . import Figure
 from .arguments import BF16, Arguments, fill, matmul_arguments, nbytes
 from .clock import Call, Clock, first_line, measured
 
-# (outputs, warps) and stages of a program, and splits: what is tried where the command line names nothing.
+# (outputs, warps) and stages of a program, and splits that are tried by default.
 OUTPUTS_AND_WARPS = ((32, 2), (32, 4), (64, 4), (64, 8), (128, 4), (128, 8))
 STAGES, SPLITS = (2, 3), (1, 2, 3, 6)
 FP8 = torch.float8_e4m3fn
@@ -43,7 +43,7 @@ class Problem:
 
 
 def problems(shapes: dict[str, tuple[int, int]], rows: Sequence[int]) -> list[Problem]:
-    """Every layer at so many rows; all layers of one number of rows stand together."""
+    """Every layer at every number of rows, ordered by rows."""
     return [Problem(layer, shape, count) for count in rows for layer, shape in shapes.items()]
 
 
@@ -54,7 +54,7 @@ def tiles_of(
     splits: Iterable[int] = SPLITS,
     dtype: torch.dtype = BF16,
 ) -> list[MatmulTile]:
-    """The tile in use, and others; splits that come to the same are there once."""
+    """The tile in use, then others; splits with equal results appear once."""
     used = problem.tile_in_use(dtype)
     tried = [
         replace(used, outputs=outputs, warps=warps, stages=stage, splits=split_groups(problem.shape[0], split)[0])
@@ -66,30 +66,30 @@ def tiles_of(
 def sweep(
     scheme: str, problem: Problem, tiles: Sequence[MatmulTile], clock: Clock, dtype: torch.dtype = BF16
 ) -> Iterator[Figure]:
-    """A figure for each tile, `off` being how far its result is off the reference's."""
+    """A figure for each tile; `off` is the relative error against the reference."""
     kernel, plain = load(f"{scheme}_matmul"), getattr(reference, f"{scheme}_matmul")
-    told = {"kernel": f"{scheme}_matmul", **problem.figures}
+    figure = {"kernel": f"{scheme}_matmul", **problem.figures}
     try:
         inputs = [fill(matmul_arguments(scheme, problem.shape, problem.rows, clock.device, dtype))]
         inputs += [_refilled(inputs[0]) for _ in range(1, clock.copies(nbytes(inputs[0])))]
         expected = plain(*inputs[0]).float()
     except RuntimeError as error:  # no memory
-        yield {**told, "error": first_line(error)}
+        yield {**figure, "error": first_line(error)}
         return
 
     def measure(tile: MatmulTile) -> Figure:
         off = float((kernel(*inputs[0], tile=tile).float() - expected).norm() / expected.norm())
-        # Partial sums are what the next kernel takes: they are not added in the timed call. It has to read them.
+        # The next kernel reads and adds partial sums, so the timed call leaves them.
         calls = [partial(kernel, *each, sum_splits=False, tile=tile) for each in inputs]
         return {**_timed(clock, calls, nbytes(inputs[0])), "sums_bytes": calls[0]().nbytes, "off": off}
 
     for tile in tiles:
         in_use = tile == problem.tile_in_use(dtype)
-        yield measured({**told, "tile": asdict(tile), "in_use": in_use}, partial(measure, tile))
+        yield measured({**figure, "tile": asdict(tile), "in_use": in_use}, partial(measure, tile))
 
 
 def others(problem: Problem, clock: Clock) -> Iterator[Figure]:
-    """torch's own matmuls of the same shape: bfloat16, int4 (tinygemm) and fp8; what a device lacks is an error."""
+    """torch's own matmuls of the same shape: bfloat16, int4 (tinygemm) and fp8; one that a device lacks is an error."""
 
     def measure(make: Callable[[Problem, torch.device], tuple[Call, int]]) -> Figure:
         call, moved = make(problem, clock.device)
@@ -124,7 +124,7 @@ def _tinygemm(problem: Problem, device: torch.device) -> tuple[Call, int]:
 
 
 def _fp8(problem: Problem, device: torch.device) -> tuple[Call, int]:
-    """Without the rounding of x, which would be another kernel's."""
+    """Without the rounding of x, which another kernel would do."""
     x, weight = (part.to(FP8) for part in _x_and_weight(problem, device))
     scales = torch.ones(problem.rows, 1, device=device), torch.ones(1, problem.shape[1], device=device)
     call = partial(torch._scaled_mm, x, weight.T, scale_a=scales[0], scale_b=scales[1], out_dtype=BF16)

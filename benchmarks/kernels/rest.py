@@ -1,4 +1,4 @@
-"""The small kernels: what a block does beside its matmuls and attention, and the drawing of tokens."""
+"""The small kernels: the parts of a block between its matmuls and attention, and the sampling of tokens."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from .clock import Clock, measured
 
 TOP_K = 4096
 Tile = dict[str, int]
-"""What stands in for a kernel's own: `warps`, and for `silu_gate` its `block` of values."""
+"""Values that replace a kernel's own: `warps`, and for `silu_gate` its `block`."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,14 @@ def splits_in_use(kernel: str, config: TransformerConfig) -> int:
 
 
 def tiles_of(kernel: str, warps: Sequence[int] = (), blocks: Sequence[int] = ()) -> list[Tile]:
-    """The tile in use, which is empty, and others; only `silu_gate` takes a block."""
+    """The tile in use, which is empty, then others; only `silu_gate` takes a block."""
     sized = [{"block": block} for block in blocks] if kernel == "silu_gate" and blocks else [{}]
     tried = [{**size, "warps": count} for size in sized for count in warps] if warps else sized
     return [{}, *(tile for tile in tried if tile)]
 
 
 def sweep(kernel: str, problem: Problem, tiles: Sequence[Tile], clock: Clock) -> Iterator[Figure]:
-    """A figure for each tile, an empty one being that in use."""
+    """A figure for each tile; the empty one is that in use."""
     function = load(kernel)
     first = fill(ARGUMENTS[kernel](problem, clock.device))
     inputs = [first, *(fill(ARGUMENTS[kernel](problem, clock.device)) for _ in range(1, clock.copies(nbytes(first))))]
@@ -89,9 +89,9 @@ def sweep(kernel: str, problem: Problem, tiles: Sequence[Tile], clock: Clock) ->
         return {"us": 1e6 * seconds, "bytes": nbytes(first), "share": clock.share(nbytes(first), seconds)}
 
     for tile in tiles:
-        told = {"kernel": kernel, **problem.figures, "options": tile, "in_use": not tile}
-        told |= {"kv": problem.kv_cache} if kernel == "qkv_norm_rope_store" else {}
-        yield measured(told, partial(measure, tile))
+        figure = {"kernel": kernel, **problem.figures, "options": tile, "in_use": not tile}
+        figure |= {"kv": problem.kv_cache} if kernel == "qkv_norm_rope_store" else {}
+        yield measured(figure, partial(measure, tile))
 
 
 def _top_k(problem: Problem) -> int:

@@ -2,7 +2,7 @@
 
 import importlib
 import logging
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
@@ -45,38 +45,32 @@ class Choice:
         return f"{'triton' if self.is_kernel else 'torch'} ({self.reason})"
 
 
-def choose(
-    kernel: str, device: torch.device | str, samples: Callable[..., Iterable[Sample]], *arguments: Hashable
-) -> Choice:
+def choose(kernel: str, device: torch.device | str, samples: tuple[Sample, ...]) -> Choice:
     """The Triton kernel of this name where it works on the device, else its reference.
 
-    It works where `unsupported_reason` has none and it passes the self-tests on `samples(device, *arguments)`, whose
-    dtypes and tiles are those of the run. A self-test compiles, which takes seconds at first, and finds what no version
-    number says: that Triton has no C compiler, or that a kernel does not fit on this GPU. The same question is answered
-    once in a process; only after a self-test that ran out of memory are they repeated at the next one.
+    It works where `unsupported_reason` has none and it passes its self-tests on the samples, whose dtypes and tiles are
+    those of the run. A self-test compiles, which takes seconds at first, and finds what no version number says: that
+    Triton has no C compiler, or that a kernel does not fit on this GPU. A choice is made once in a process; only after
+    a self-test ran out of memory is it made again at the next call.
     """
     try:
-        return _choose(kernel, torch.device(device), samples, arguments)
+        return _choose(kernel, torch.device(device), samples)
     except OutOfMemory as error:
         return Choice(getattr(reference, kernel), False, str(error))
 
 
 @cache
-def _choose(
-    kernel: str, device: torch.device, samples: Callable[..., Iterable[Sample]], arguments: tuple[Hashable, ...]
-) -> Choice:
+def _choose(kernel: str, device: torch.device, samples: tuple[Sample, ...]) -> Choice:
     """As `choose`; raises OutOfMemory, which is not cached, where a self-test ran out of memory."""
     plain: Function = getattr(reference, kernel)
     choice = Choice(plain, False, unsupported_reason(device))
     if not choice.reason:
         function = load(kernel)
-        failed = (one for sample in samples(device, *arguments) if (one := self_test(function, plain, sample)).reason)
-        if (first := next(failed, None)) is None:
-            choice = Choice(function, True, PASSED)
-        elif first.out_of_memory:
-            raise OutOfMemory(first.reason)
-        else:
-            choice = Choice(plain, False, first.reason)
+        results = (self_test(function, plain, sample, device) for sample in samples)
+        failed = next((result for result in results if result.reason), None)
+        if failed is not None and failed.out_of_memory:
+            raise OutOfMemory(failed.reason)
+        choice = Choice(function, True, PASSED) if failed is None else Choice(plain, False, failed.reason)
     logger.info("%s on %s: %s", kernel, device, choice)
     return choice
 

@@ -1,6 +1,8 @@
 """The self-test of a function on a device: its result on a sample compared with that of its reference."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from itertools import starmap
 from math import isnan
@@ -16,8 +18,21 @@ from .kv_tensor import KVTensor
 TOLERANCE = 0.02
 
 Function = Callable[..., Any]
-Sample = Callable[[], tuple[Any, ...]]
-"""Makes the arguments of a function."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Arguments of a function on a device: `make(device, **sizes)`."""
+
+    make: Callable[..., tuple[Any, ...]]
+    sizes: tuple[tuple[str, Hashable], ...] = ()
+
+    @staticmethod
+    def of(make: Callable[..., tuple[Any, ...]], **sizes: Hashable) -> Sample:
+        return Sample(make, tuple(sizes.items()))
+
+    def __call__(self, device: torch.device | str) -> tuple[Any, ...]:
+        return self.make(device, **dict(self.sizes))
 
 
 @dataclass(frozen=True)
@@ -29,11 +44,11 @@ class SelfTest:
     out_of_memory: bool = False
 
 
-def self_test(function: Function, reference: Function, sample: Sample) -> SelfTest:
+def self_test(function: Function, reference: Function, sample: Sample, device: torch.device | str) -> SelfTest:
     """Compares a function with its reference on a sample."""
     try:
         # Some functions write to their arguments, so each has its own.
-        found, expected = (result_tensors(each(*sample())) for each in (function, reference))
+        found, expected = (result_tensors(each(*sample(device))) for each in (function, reference))
     except Exception as error:  # Triton's compiler, the system's C compiler and the driver have no error in common
         out_of_memory = is_out_of_memory(error)
         what = "ran out of memory" if out_of_memory else "failed"

@@ -11,7 +11,7 @@ from ..checkpoint.config import TransformerConfig
 from ..kernels import reference
 from ..kernels.kv_tensor import AUTO, KVTensor
 from .rope import rope_table
-from .run_kernels import RunKernels
+from .run_kernels import REFERENCE_KERNELS, RunKernels
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,9 @@ class KVCache:
         dtype: torch.dtype,
         device: torch.device | str,
         kv_cache: str = AUTO,
-        kernels: RunKernels | None = None,
+        kernels: RunKernels = REFERENCE_KERNELS,
     ):
-        self.rows, self.length = rows, length
-        self.kernels = RunKernels() if kernels is None else kernels
+        self.rows, self.length, self.kernels = rows, length, kernels
         shape = (rows, length, config.num_key_value_heads, config.head_dim)
         self.layers = [
             LayerCache(*(KVTensor.empty(kv_cache, shape, dtype, device) for _ in "kv"))

@@ -1,7 +1,7 @@
 """Loads published tensors into the transformer's layers."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,20 @@ from torch import Tensor
 from .. import operations as default_operations
 from ..checkpoint.config import TransformerConfig
 from ..checkpoint.find import Checkpoint, open_checkpoint
-from ..checkpoint.published import EMBEDDING, HEAD, is_block_linear, packed_name, published_shapes
+from ..checkpoint.published import EMBEDDING, HEAD, UNUSED_PREFIX, is_block_linear, packed_name, published_shapes
+from ..checkpoint.single_file import MOVQGAN_PREFIX
+from ..checkpoint.tensors import Shape, TensorSpec, TensorStore, check_tensors, dtype_name
 from ..device import explain_out_of_memory, gigabytes
+from ..errors import CheckpointError
 from ..quant.linear import PLAIN, MatmulBackend, QuantizedLinear, quantized_operations
-from ..quant.schemes import SCHEMES, PackedTensors
+from ..quant.schemes import SCHEMES, PackedTensors, Scheme, quantize
 from ..quant.select import choose_backend
 from ..quant.weights import AUTO, WeightsPlan, plan_weights
-from .source import WeightSource
 from .transformer import Transformer
 
 logger = logging.getLogger(__name__)
+
+PLAIN_DTYPES = ("F32", "F16", "BF16")
 
 
 @dataclass(frozen=True)
@@ -58,15 +62,53 @@ def load_transformer(
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
     plan, config = plan_weights(weights, checkpoint.scheme, dtype), checkpoint.config
     work_device = device if work_device is None else work_device
-    store = checkpoint.tensors
-    tensors = WeightSource(store, published_shapes(config), checkpoint.scheme, plan.scheme, work_device)
-    tensors.check(str(checkpoint.path))
+    store, published = checkpoint.tensors, published_shapes(config)
+    check_weights(store, published, checkpoint.scheme, str(checkpoint.path))
+
+    def get_packed(name: str) -> PackedTensors:
+        assert plan.scheme is not None, "plain weights have no packed tensors"
+        if checkpoint.scheme is None:
+            return quantize(plan.scheme, store.get(name), work_device, name)
+        keys = plan.scheme.packed_specs(published[name][1])
+        return {key: store.get(packed_name(name, key)) for key in keys}
+
     model = explain_out_of_memory(
-        lambda: build_transformer(config, plan, store.get, tensors.packed, device, work_device, operations),
+        lambda: build_transformer(config, plan, store.get, get_packed, device, work_device, operations),
         lambda: _out_of_memory(checkpoint, plan),
     )
     model.text_embedding, model.text_head = store.get(EMBEDDING), store.get(HEAD)
     return model
+
+
+def check_weights(store: TensorStore, published: Mapping[str, Shape], stored: str | None, source: str) -> None:
+    """Raises CheckpointError if a tensor of the checkpoint `source` is missing, unexpected or misshapen, or has another
+    dtype. The linear weights of its blocks are `stored` in a scheme, or plain.
+    """
+    found = {
+        name: shape for name, shape in store.shapes.items() if not name.startswith((UNUSED_PREFIX, MOVQGAN_PREFIX))
+    }
+    plain = {name: shape for name, shape in published.items() if stored is None or not is_block_linear(name)}
+    packed = dict[str, TensorSpec]()
+    for name in published:
+        if stored is not None and name not in plain:
+            packed |= packed_tensor_specs(name, published[name], SCHEMES[stored])
+    check_tensors(found, {**plain, **{name: spec.shape for name, spec in packed.items()}}, source)
+    allowed = {**dict.fromkeys(plain, PLAIN_DTYPES), **{name: (spec.dtype,) for name, spec in packed.items()}}
+    found_dtypes = store.dtypes
+    for name, dtypes in allowed.items():
+        if (dtype := found_dtypes[name]) not in dtypes:
+            fix = "convert it again" if name in packed else "get the checkpoint in one of these forms"
+            one_of = "" if len(dtypes) == 1 else "one of "
+            raise CheckpointError(f"{source}: `{name}` holds {dtype}, expected {one_of}{', '.join(dtypes)}: {fix}")
+
+
+def packed_tensor_specs(name: str, shape: Shape, scheme: Scheme) -> dict[str, TensorSpec]:
+    """The packed tensors that the linear weight `name` [out,in] is stored as, by their names in the file."""
+    rows, columns = shape
+    return {
+        packed_name(name, key): TensorSpec(dtype_name(spec.dtype), (rows, *spec.columns))
+        for key, spec in scheme.packed_specs(columns).items()
+    }
 
 
 def build_transformer(
@@ -138,19 +180,19 @@ def fill(
         target[parameter][first_row : first_row + rows.shape[0]].copy_(rows)
 
     for name in published_shapes(model.config):
-        for place in placements(name, model):
-            if get_packed is not None and is_block_linear(name):
-                for key, rows in get_packed(name).items():
-                    put(packed_name(place.parameter, key), rows, place.first_row, rows.dtype)
-            else:
-                put(place.parameter, place.cut(get(name)), place.first_row, dtype)
+        place = placement(name, model)
+        if get_packed is not None and is_block_linear(name):
+            for key, rows in get_packed(name).items():
+                put(packed_name(place.parameter, key), rows, place.first_row, rows.dtype)
+        else:
+            put(place.parameter, place.cut(get(name)), place.first_row, dtype)
     model.load_state_dict(target, strict=True, assign=True)
     for layer in model.modules():
         if isinstance(layer, QuantizedLinear):
             layer.repack()
 
 
-def placements(name: str, model: Transformer) -> Iterator[Placement]:
+def placement(name: str, model: Transformer) -> Placement:
     """Where a published tensor goes: q, k, v and gate, up are stacked; code rows are cut out of the whole tables."""
     config, dim = model.config, model.config.head_dim
     query, key = config.num_attention_heads * dim, config.num_key_value_heads * dim
@@ -158,12 +200,11 @@ def placements(name: str, model: Transformer) -> Iterator[Placement]:
     starts = {"q_proj": 0, "k_proj": query, "v_proj": query + key, "gate_proj": 0, "up_proj": config.intermediate_size}
     part = own.split(".")[-2]
     if name in (EMBEDDING, HEAD):
-        yield Placement("code_embedding.weight" if name == EMBEDDING else "code_head.weight", model.code_range)
-    elif part in starts:
+        return Placement("code_embedding.weight" if name == EMBEDDING else "code_head.weight", model.code_range)
+    if part in starts:
         fused = "qkv_proj" if part in ("q_proj", "k_proj", "v_proj") else "gate_up_proj"
-        yield Placement(own.replace(part, fused), first_row=starts[part])
-    else:
-        yield Placement(own)
+        return Placement(own.replace(part, fused), first_row=starts[part])
+    return Placement(own)
 
 
 def linear_shapes(config: TransformerConfig) -> dict[str, tuple[int, int]]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -54,6 +53,9 @@ class RunKernels:
     gumbel_draw: Callable[..., Tensor] = reference.gumbel_draw
 
 
+REFERENCE_KERNELS = RunKernels()
+
+
 def choose_run_kernels(
     config: TransformerConfig,
     dtype: torch.dtype,
@@ -70,78 +72,48 @@ def choose_run_kernels(
     samples = run_samples(config, splits, kv_cache, width, length)
     attention = replace(REFERENCE_ATTENTION, reason=f"the kernels are for {KERNEL_DTYPE}, not {dtype}")
     if dtype == KERNEL_DTYPE:
-        attention = choose("window_attention", device, *samples["window_attention"])
+        attention = choose("window_attention", device, samples["window_attention"])
     blocks = None
     if attention.is_kernel and not config.swin_norm:
         names = ("qkv_norm_rope_store", "silu_gate", "add_rms_norm")
-        choices = [choose(name, device, *samples[name]) for name in names]
+        choices = [choose(name, device, samples[name]) for name in names]
         if all(choice.is_kernel for choice in choices):
             blocks = BlockKernels(*(choice.function for choice in choices))
-    draw, cut = (choose(name, device, *samples[name]).function for name in ("gumbel_draw", "topk_cut"))
+    draw, cut = (choose(name, device, samples[name]).function for name in ("gumbel_draw", "topk_cut"))
     return RunKernels(attention, blocks, cut, draw)
 
 
 def run_samples(
     config: TransformerConfig, splits: Mapping[str, Splits], kv_cache: str, width: int, length: int
-) -> dict[str, tuple[Any, ...]]:
-    """By kernel, the function that returns a device's samples for the self-tests, and its other arguments."""
-    after_matmul = tuple(sorted({*splits["o_proj"], *splits["down_proj"]}))
+) -> dict[str, tuple[Sample, ...]]:
+    """The samples for the self-tests of each kernel of a run."""
+    heads, codes = (config.num_attention_heads, config.num_key_value_heads), config.codebook_size
+    qkv = {"kv_cache": kv_cache, "heads": heads, "head_dim": config.head_dim, "norms": config.model_parallel_size}
+    sums = tuple(sorted({*splits["o_proj"], *splits["down_proj"]}))
     return {
-        "window_attention": (attention_samples, config, kv_cache, width, padded_chunks(length)),
-        "qkv_norm_rope_store": (qkv_samples, config, kv_cache, splits["qkv_proj"]),
-        "silu_gate": (silu_gate_samples, config.intermediate_size, splits["gate_up_proj"]),
-        "add_rms_norm": (add_rms_norm_samples, config.hidden_size, after_matmul),
-        "topk_cut": (topk_samples, config.codebook_size),
-        "gumbel_draw": (draw_samples, config.codebook_size),
+        "window_attention": attention_samples(config, kv_cache, width, padded_chunks(length)),
+        "qkv_norm_rope_store": _by_splits(qkv_sample, splits["qkv_proj"], **qkv),
+        "silu_gate": _by_splits(silu_gate_sample, splits["gate_up_proj"], width=config.intermediate_size),
+        "add_rms_norm": _by_splits(add_rms_norm_sample, sums, size=config.hidden_size),
+        "topk_cut": (Sample.of(topk_sample, count=codes),),
+        "gumbel_draw": tuple(Sample.of(draw_sample, count=codes, top_k=top_k) for top_k in (50, codes)),
     }
 
 
-def attention_samples(
-    device: torch.device, config: TransformerConfig, kv_cache: str, width: int, chunks: int
-) -> list[Sample]:
+def attention_samples(config: TransformerConfig, kv_cache: str, width: int, chunks: int) -> tuple[Sample, ...]:
     """Each width of the tiles for windows of at most `width` tokens, and a cache of so many chunks."""
+    heads = config.num_attention_heads, config.num_key_value_heads
+    fixed = {"dtype": KERNEL_DTYPE, "kv_cache": kv_cache, "heads": heads, "head_dim": config.head_dim, "corrupt": False}
 
     def sample(tokens: int, longest: int, length: int) -> Sample:
-        return partial(
-            attention_sample,
-            device,
-            KERNEL_DTYPE,
-            kv_cache=kv_cache,
-            filled=(tokens, longest),
-            width=tokens,
-            heads=(config.num_attention_heads, config.num_key_value_heads),
-            head_dim=config.head_dim,
-            length=length,
-            corrupt=False,
-        )
+        return Sample.of(attention_sample, filled=(tokens, longest), width=tokens, length=length, **fixed)
 
     widths = [*(tokens for tokens in TEST_WIDTHS if tokens < width), width]
     short = [sample(tokens, tokens + TEST_SLOTS, tokens + 2 * TEST_SLOTS) for tokens in widths]
     # The fewest slots for which as many chunks are combined.
     longest = chunks // 2 * CHUNK + min(widths)
-    return [*short, sample(min(widths), longest, longest)]
+    return *short, sample(min(widths), longest, longest)
 
 
-def qkv_samples(device: torch.device, config: TransformerConfig, kv_cache: str, splits: Splits) -> list[Sample]:
-    heads, norms = (config.num_attention_heads, config.num_key_value_heads), config.model_parallel_size
-    sample = partial(
-        qkv_sample, device, KERNEL_DTYPE, kv_cache=kv_cache, heads=heads, head_dim=config.head_dim, norms=norms
-    )
-    return [partial(sample, splits=count) for count in splits]
-
-
-def silu_gate_samples(device: torch.device, width: int, splits: Splits) -> list[Sample]:
-    return [partial(silu_gate_sample, device, KERNEL_DTYPE, width=width, splits=count) for count in splits]
-
-
-def add_rms_norm_samples(device: torch.device, size: int, splits: Splits) -> list[Sample]:
-    return [partial(add_rms_norm_sample, device, KERNEL_DTYPE, size=size, splits=count) for count in splits]
-
-
-def topk_samples(device: torch.device, count: int) -> list[Sample]:
-    return [partial(topk_sample, device, count)]
-
-
-def draw_samples(device: torch.device, count: int) -> list[Sample]:
-    """With a top-k cut, and without."""
-    return [partial(draw_sample, device, count, top_k) for top_k in (50, count)]
+def _by_splits(make: Callable[..., tuple[Any, ...]], splits: Splits, **sizes: Hashable) -> tuple[Sample, ...]:
+    return tuple(Sample.of(make, dtype=KERNEL_DTYPE, splits=count, **sizes) for count in splits)

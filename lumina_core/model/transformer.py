@@ -14,7 +14,7 @@ from .fused import fused_states
 from .kv_cache import AttentionPlan, CausalPlan, KVCache, WindowPlan
 from .layers import BLOCK_LINEARS, Block
 from .rope import rope_table
-from .run_kernels import RunKernels, choose_run_kernels
+from .run_kernels import REFERENCE_KERNELS, RunKernels, choose_run_kernels
 
 
 class Transformer(nn.Module):
@@ -81,7 +81,9 @@ class Transformer(nn.Module):
         splits = dict(zip(BLOCK_LINEARS, counts, strict=True))
         return choose_run_kernels(self.config, self.dtype, self.device, splits, kv_cache, width, length)
 
-    def make_cache(self, rows: int, length: int, kv_cache: str = AUTO, kernels: RunKernels | None = None) -> KVCache:
+    def make_cache(
+        self, rows: int, length: int, kv_cache: str = AUTO, kernels: RunKernels = REFERENCE_KERNELS
+    ) -> KVCache:
         """An empty cache on the transformer's device."""
         dtype, device = self.dtype, self.device
         return KVCache(self.config, rows, length, dtype=dtype, device=device, kv_cache=kv_cache, kernels=kernels)

@@ -1,4 +1,4 @@
-"""Decoding and encoding with the memory that there is: a picture whole where it fits, else in strips of rows."""
+"""Decodes and encodes pictures in the free memory: whole where they fit, else in strips of rows."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _whole_or_in_strips(
         try:
             return explain_out_of_memory(lambda: run(None), lambda: f"out of memory while {task} {picture} whole")
         except OutOfMemory as error:
-            logger.warning("%s: going on in strips, which give the same picture", error)
+            logger.warning("%s: retrying in strips, which returns the same picture", error)
     else:
         sizes = gigabytes(whole), gigabytes(free)
         logger.info("%s %s in strips: whole it takes %s and %s are free", task, picture, *sizes)
@@ -52,7 +52,7 @@ def _whole_or_in_strips(
         lambda: run(STRIP_ROWS),
         lambda: (
             f"out of memory while {task} {picture}, which takes about {gigabytes(whole)} whole and "
-            f"{gigabytes(strips)} in strips beside the weights, and strips did not fit either; close what else uses "
-            "the memory, work on the CPU, or use a smaller picture"
+            f"{gigabytes(strips)} in strips, without the weights; strips did not fit either: close other programs "
+            "that use the memory, run on the CPU, or use a smaller picture"
         ),
     )

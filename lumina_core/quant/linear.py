@@ -37,8 +37,8 @@ class MatmulBackend:
 class QuantizedLinear(nn.Module):
     """A linear layer without bias that stores its weight as the packed tensors of a scheme, each a parameter.
 
-    Parameters, not buffers: ComfyUI's model patchers move modules that own parameters. What they leave behind when
-    memory is short goes to the input's device for the matmul alone.
+    Parameters, not buffers: ComfyUI's model patchers move modules that own parameters. A parameter that they leave on
+    another device goes to the input's device for the matmul alone.
     """
 
     def __init__(self, scheme: Scheme, backend: MatmulBackend, in_features: int, out_features: int, bias: bool = False):

@@ -31,7 +31,7 @@ def choose_backend(
     """
     if dtype != KERNEL_DTYPE:
         return MatmulBackend(f"plain (the kernels are for {KERNEL_DTYPE}, not {dtype})", multiply_plain)
-    choice = choose(f"{scheme.name}_matmul", device, matmul_samples, scheme.name, tuple(shapes))
+    choice = choose(f"{scheme.name}_matmul", device, matmul_samples(scheme.name, shapes))
     if choice.is_kernel:
         return triton_backend(choice)
     if scheme.name != "int4":
@@ -42,9 +42,7 @@ def choose_backend(
     return tinygemm_backend(device, f"tinygemm ({PASSED}; Triton: {choice.reason})")
 
 
-def matmul_samples(
-    device: torch.device | str, scheme: str, shapes: tuple[tuple[int, int], ...] = PUBLISHED_SHAPES
-) -> list[Sample]:
+def matmul_samples(scheme: str, shapes: Iterable[tuple[int, int]] = PUBLISHED_SHAPES) -> tuple[Sample, ...]:
     """Samples for every way in which the kernel multiplies by weights of these shapes, at every tile.
 
     The outputs are the layer's, since they decide the splits; the inputs are as few as give a program two groups, or
@@ -55,5 +53,5 @@ def matmul_samples(
         splits, rest = split_count(in_features, out_features), in_features % GROUP_SIZE
         inputs = min(in_features, 2 * splits * GROUP_SIZE + rest)
         small[splits, rest, out_features % 16] = {"in_features": inputs, "out_features": out_features}
-    sample = SAMPLES[scheme]
-    return [partial(sample, device, KERNEL_DTYPE, rows, **sizes) for sizes in small.values() for rows in TEST_ROWS]
+    of_all = partial(Sample.of, SAMPLES[scheme], dtype=KERNEL_DTYPE)
+    return tuple(of_all(rows=rows, **sizes) for sizes in small.values() for rows in TEST_ROWS)

@@ -4,15 +4,13 @@ It needs no Triton, and takes the codes, scales and zeros of `Int4` in its own o
 repacked in place when the model is loaded.
 """
 
-from functools import partial
-
 import torch
 from torch import Tensor
 
 from ..kernels.reference import GROUP_SIZE, int4_matmul, unpack_codes
 from ..kernels.samples import int4_sample
 from ..kernels.select import unsupported_device_reason
-from ..kernels.self_test import self_test
+from ..kernels.self_test import Sample, self_test
 from .linear import MatmulBackend, QuantizedLinear, multiply_plain
 from .schemes import PackedTensors
 
@@ -45,8 +43,8 @@ def tinygemm_failure(device: torch.device | str) -> str:
     def repack_and_multiply(x: Tensor, packed: Tensor, scale_zero: Tensor) -> Tensor:
         return multiply(x, repack({"packed": packed, "scale_zero": scale_zero}, device), device)
 
-    samples = (partial(int4_sample, device, torch.bfloat16, rows) for rows in TEST_ROWS)
-    reasons = (self_test(repack_and_multiply, int4_matmul, sample).reason for sample in samples)
+    samples = (Sample.of(int4_sample, dtype=torch.bfloat16, rows=rows) for rows in TEST_ROWS)
+    reasons = (self_test(repack_and_multiply, int4_matmul, sample, device).reason for sample in samples)
     return next(filter(None, reasons), "")
 
 

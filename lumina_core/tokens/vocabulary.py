@@ -49,7 +49,7 @@ class Vocabulary:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, config: VocabularySizes) -> Vocabulary:
-        """The picture tokens of a checkpoint. Raises CheckpointError when tokenizer and config do not fit."""
+        """The picture tokens of a checkpoint. Raises CheckpointError when tokenizer and config do not match."""
         vocabulary = cls(
             image_start=tokenizer.token_id(IMAGE_START),
             image_end=tokenizer.token_id(IMAGE_END),
@@ -68,7 +68,7 @@ class Vocabulary:
         return UNIT_PIXELS * (len(self.grid_units) - 1)
 
     def header(self, grid_h: int, grid_w: int) -> list[int]:
-        """[start, H, W] of a picture of `grid_h` by `grid_w` codes. Raises InputError as `check_size`."""
+        """[start, H, W] of a picture of `grid_h` by `grid_w` codes. Raises InputError as `check_size` does."""
         check_size(grid_w * CODE_PIXELS, grid_h * CODE_PIXELS, SizeLimits(max_side=self.max_side))
         return [self.image_start, self.grid_units[grid_h // CODES_PER_UNIT], self.grid_units[grid_w // CODES_PER_UNIT]]
 
@@ -122,7 +122,7 @@ class Vocabulary:
 
     def _check_codes(self, codes: torch.Tensor) -> None:
         if codes.ndim != 2 or 0 in codes.shape or codes.is_floating_point():
-            raise InputError(f"codes are {codes.dtype} {tuple(codes.shape)}; expected whole numbers [rows,columns]")
+            raise InputError(f"codes are {codes.dtype} {tuple(codes.shape)}; expected integers [rows,columns]")
         low, high = int(codes.min()), int(codes.max())
         if low < 0 or high >= self.codebook_size:
             raise InputError(f"codes run from {low} to {high}; expected 0 to {self.codebook_size - 1}")

@@ -117,7 +117,7 @@ def test_a_picture_that_does_not_fit_whole_is_decoded_in_strips(server, fault, d
     fault("no whole")
     run = server.run(workflow)
     assert run.succeeded, run.error
-    assert "out of memory while decoding a picture of 64x64 whole: going on in strips" in server.log
+    assert "out of memory while decoding a picture of 64x64 whole: retrying in strips" in server.log
     off = np.abs(np.asarray(server.pictures(run, SAVE)[0], int) - np.asarray(expected, int))
     assert off.max() <= 1
 

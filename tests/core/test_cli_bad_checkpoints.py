@@ -70,7 +70,7 @@ def with_two_movqgans(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "expected"),
+    ("corrupt", "expected"),
     [
         pytest.param(without_shard, f"shards missing in {{}}: {SHARDS[1]}", id="shard missing"),
         pytest.param(with_cut_shard, "is not a complete safetensors file", id="shard cut off"),
@@ -109,8 +109,8 @@ def with_two_movqgans(folder: Path) -> None:
         ),
     ],
 )
-def test_bad_checkpoints(lumina: CommandLine, copied: Path, spoil: Callable[[Path], None], expected: str) -> None:
-    spoil(copied)
+def test_bad_checkpoints(lumina: CommandLine, copied: Path, corrupt: Callable[[Path], None], expected: str) -> None:
+    corrupt(copied)
     lumina.refuses_to_generate(expected=expected.format(copied))
 
 
@@ -144,7 +144,7 @@ def test_other_pickles(lumina: CommandLine, tmp_path: Path) -> None:
     lumina.refuses_to_generate("--movqgan", path, expected=str(path))
 
 
-@pytest.mark.parametrize("spoil", [without_shard, without_special_token])
-def test_info_of_a_bad_checkpoint(lumina: CommandLine, copied: Path, spoil: Callable[[Path], None]) -> None:
-    spoil(copied)
+@pytest.mark.parametrize("corrupt", [without_shard, without_special_token])
+def test_info_of_a_bad_checkpoint(lumina: CommandLine, copied: Path, corrupt: Callable[[Path], None]) -> None:
+    corrupt(copied)
     lumina.refuses("info", "--checkpoint", copied, expected=str(copied))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,15 +160,19 @@ def empty(path: Path) -> None:
 
 
 def bomb(path: Path) -> None:
-    """A small file of 400 million pixels."""
-    Image.new("1", (20_000, 20_000)).save(path)
+    """A small file that says it holds 400 million pixels."""
+    Image.new("1", (1, 1)).save(path)
+    data = path.read_bytes()
+    start, side = data.index(b"IHDR"), struct.pack(">I", 20_000)
+    header = b"IHDR" + side + side + data[start + 12 : start + 17]
+    path.write_bytes(data[:start] + header + struct.pack(">I", zlib.crc32(header)) + data[start + 21 :])
 
 
-@pytest.mark.parametrize("spoil", [Path.unlink, no_picture, empty, cut_in_half, bomb])
+@pytest.mark.parametrize("corrupt", [Path.unlink, no_picture, empty, cut_in_half, bomb])
 def test_unreadable_pictures(
-    lumina: CommandLine, encode: Arguments, noise: Path, spoil: Callable[[Path], None]
+    lumina: CommandLine, encode: Arguments, noise: Path, corrupt: Callable[[Path], None]
 ) -> None:
-    spoil(noise)
+    corrupt(noise)
     expected = f"cannot read the picture {noise}"
     options = ("--task", "edit", "--height", 64, "--condition", noise)
     lumina.refuses_to_generate(*options, expected=expected)
@@ -177,10 +183,10 @@ def test_folder_as_picture(lumina: CommandLine, tmp_path: Path) -> None:
     lumina.refuses_to_generate("--task", "edit", "--height", 64, "--condition", tmp_path, expected="cannot read")
 
 
-def test_warnings_give_way_to_the_error(lumina: CommandLine, tmp_path: Path) -> None:
-    """Pillow warns of this picture's size, and an empty prompt is told, but the size of the canvas is what is wrong."""
-    Image.new("1", (10_000, 10_000)).save(tmp_path / "large.png")
-    options = ("--task", "control", "--map", "hed", "--condition", tmp_path / "large.png", "--prompt", "")
+def test_warnings_give_way_to_the_error(lumina: CommandLine, noise: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The size of the picture and an empty prompt are warned of, but the size of the canvas is wrong."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1500)
+    options = ("--task", "control", "--map", "hed", "--condition", noise, "--prompt", "")
     lumina.refuses_to_generate(*options, "--width", 33, expected="multiples of 32")
 
 

@@ -69,7 +69,7 @@ def test_info_is_read_by_people_too(lumina: CommandLine) -> None:
     assert len(lines) >= 15 and any(line.startswith("run bytes") and line.endswith(" MiB") for line in lines)
 
 
-def test_info_of_a_larger_run_tells_more_bytes(lumina: CommandLine) -> None:
+def test_info_of_a_larger_run_reports_more_bytes(lumina: CommandLine) -> None:
     def run_bytes(*options: object) -> int:
         arguments = ("info", "--checkpoint", lumina.checkpoint, "--json", "--weights", "fp32", *options)
         return json.loads(lumina.run(*arguments).succeeded().out)["run_bytes"]

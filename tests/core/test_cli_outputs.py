@@ -166,10 +166,10 @@ def test_interrupt(lumina: CommandLine, monkeypatch: pytest.MonkeyPatch, owner: 
     before = lumina.files()
     done = lumina.generate("--prompt", prompt)
     assert (done.code, done.out, lumina.files()) == (130, "", before)
-    told = [] if prompt or name == "load_transformer" else ["WARNING: The prompt is empty: the model gets the size"]
+    expected = [] if prompt or name == "load_transformer" else ["WARNING: The prompt is empty: the model gets the size"]
     *warnings, last = done.err.splitlines()
     assert last == "lumina_core: cancelled; nothing was written"
-    assert [line[: len(words)] for line, words in zip(warnings, told, strict=True)] == told
+    assert [line[: len(words)] for line, words in zip(warnings, expected, strict=True)] == expected
 
 
 def out_of_memory(*_: object, **__: object) -> None:

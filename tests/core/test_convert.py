@@ -174,10 +174,10 @@ def test_tables_stay_in_the_file_of_a_converted_model(convert: Callable[..., Pat
     assert model.code_embedding.weight.dtype == torch.bfloat16 and stored[HEAD].dtype == torch.float32
 
 
-def test_steps_are_told(checkpoint: Path, tmp_path: Path) -> None:
-    conversion, told = plan_conversion(checkpoint, "int4"), []
-    conversion.write(tmp_path / "x.safetensors", lambda: told.append(1))
-    assert len(told) == len(conversion)
+def test_steps_are_reported(checkpoint: Path, tmp_path: Path) -> None:
+    conversion, reported = plan_conversion(checkpoint, "int4"), []
+    conversion.write(tmp_path / "x.safetensors", lambda: reported.append(1))
+    assert len(reported) == len(conversion)
     assert (tmp_path / "x.safetensors").stat().st_size == conversion.layout.size
 
 
@@ -226,8 +226,10 @@ def test_tensors_are_written_and_cast_in_slices(
 
 def converted(lumina: CommandLine, weights: str) -> Path:
     out = lumina.path(f"{weights}.safetensors")
-    told = lumina.run("convert", "--checkpoint", lumina.checkpoint, "--weights", weights, "--out", out).succeeded().out
-    assert told == f"{out}: {out.stat().st_size / 2**20:,.1f} MiB, {weights}\n"
+    printed = (
+        lumina.run("convert", "--checkpoint", lumina.checkpoint, "--weights", weights, "--out", out).succeeded().out
+    )
+    assert printed == f"{out}: {out.stat().st_size / 2**20:,.1f} MiB, {weights}\n"
     return out
 
 
@@ -246,13 +248,13 @@ def test_a_converted_file_alone_draws_what_the_checkpoint_draws(lumina: CommandL
 
 @pytest.mark.parametrize("weights", SCHEMES)
 @pytest.mark.parametrize("window", [1, 7, 19])
-def test_gumbel_draws_what_ar_draws_with_few_bits_too(lumina: CommandLine, weights: str, window: int) -> None:
+def test_gumbel_draws_what_ar_draws_when_quantised(lumina: CommandLine, weights: str, window: int) -> None:
     lumina.generate("--weights", weights, "--decoder", "ar", name="ar").succeeded()
     lumina.generate("--weights", weights, "--window", window).succeeded()
     assert lumina.tokens() == lumina.tokens("ar")
 
 
-def test_info_tells_what_few_bits_take(lumina: CommandLine) -> None:
+def test_info_reports_the_bytes_of_quantised_weights(lumina: CommandLine) -> None:
     def info(*options: object) -> dict:
         return json.loads(lumina.run("info", "--json", *options).succeeded().out)
 

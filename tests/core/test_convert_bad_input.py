@@ -96,7 +96,7 @@ def test_a_source_is_never_overwritten(lumina: CommandLine, copied: Path, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("spoil", "expected"),
+    ("corrupt", "expected"),
     [
         (lambda folder: (folder / SHARDS[1]).unlink(), "shards missing"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "there is no tokenizer"),
@@ -106,8 +106,8 @@ def test_a_source_is_never_overwritten(lumina: CommandLine, copied: Path, tmp_pa
         (lambda folder: rewrite_plain(folder / SHARDS[1], "extra", torch.ones(1)), "unexpected `extra`"),
     ],
 )
-def test_bad_checkpoint(lumina: CommandLine, copied: Path, spoil: Callable[[Path], object], expected: str) -> None:
-    spoil(copied)
+def test_bad_checkpoint(lumina: CommandLine, copied: Path, corrupt: Callable[[Path], object], expected: str) -> None:
+    corrupt(copied)
     assert expected in refused(lumina, *convert(lumina))
 
 
@@ -150,7 +150,7 @@ def test_full_disk_on_the_way(lumina: CommandLine, monkeypatch: pytest.MonkeyPat
     assert "c.safetensors: No space left on device" in refused(lumina, *convert(lumina))
 
 
-def test_full_disk_that_is_told_late(lumina: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_that_is_reported_late(lumina: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     """A network file system may take every write and complain when the bytes have to be there."""
 
     def full(_: int) -> None:

@@ -92,9 +92,7 @@ def test_seeds_differ_and_repeat(toy: Toy) -> None:
 
 
 @every_decoder
-def test_rejected_drafts_leave_no_trace_in_the_cache(
-    toy: Toy, decoder: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rejected_drafts_leave_no_trace_in_the_cache(toy: Toy, decoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Up to the last accepted token that was read, it holds what one pass over the finished picture writes."""
     kept: list[KVCache] = []
     init: Callable[..., None] = KVCache.__init__

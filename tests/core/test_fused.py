@@ -91,7 +91,7 @@ def test_a_matmul_returns_its_splits_or_one() -> None:
 
 @pytest.fixture
 def choose_by(monkeypatch: pytest.MonkeyPatch) -> Callable[[Pick], None]:
-    """Sets what is chosen for a kernel: a function of its name, the device, and the samples and their arguments."""
+    """Sets what is chosen for a kernel: a function of its name, the device, and the samples."""
     return lambda pick: monkeypatch.setattr(run_kernels, "choose", pick)
 
 
@@ -100,10 +100,10 @@ def tested(choose_by: Callable[[Pick], None]) -> list[str]:
     """The kernels that are tested, on a device that has them all: references, which must take the samples."""
     names: list[str] = []
 
-    def pick(kernel: str, device: torch.device, samples: Callable[..., list[Sample]], *arguments: Any) -> Choice:
+    def pick(kernel: str, device: torch.device, samples: tuple[Sample, ...]) -> Choice:
         function = getattr(reference, kernel)
-        for sample in samples(device, *arguments):
-            function(*sample())
+        for sample in samples:
+            function(*sample(device))
         names.append(kernel)
         return Choice(function, True, "passed")
 
@@ -176,10 +176,10 @@ def test_the_self_tests_of_a_block_have_the_splits_of_a_run(
 ) -> None:
     shapes = {}
 
-    def pick(kernel: str, device: torch.device, samples: Callable[..., list[Sample]], *arguments: Any) -> Choice:
+    def pick(kernel: str, device: torch.device, samples: tuple[Sample, ...]) -> Choice:
         if kernel in KERNELS[1:4]:
-            (sample,) = samples(device, *arguments)
-            sums = sample()[kernel == "add_rms_norm"]
+            (sample,) = samples
+            sums = sample(device)[kernel == "add_rms_norm"]
             shapes[kernel] = tuple(sums.shape)
             assert sums.dtype == (BF16 if len(sums) == 1 else torch.float32)
         return Choice(getattr(reference, kernel), True, "passed")
@@ -201,10 +201,10 @@ def test_the_self_tests_of_a_block_have_the_splits_of_a_run(
 def test_the_self_tests_of_the_attention_combine_as_many_chunks_as_a_run(length: int, chunks: int, width: int) -> None:
     config = replace(SYNTHETIC["7b"].config, num_attention_heads=2, num_key_value_heads=2)
     assert padded_chunks(length) == chunks
-    samples = attention_samples(torch.device("cpu"), config, "int8", width, chunks)
+    samples = attention_samples(config, "int8", width, chunks)
     queries, combined = [], []
     for sample in samples:
-        query, keys, _, positions, kv_len = sample()
+        query, keys, _, positions, kv_len = sample("cpu")
         assert int(positions.max()) + 1 == kv_len <= keys.values.shape[1] and positions.min() >= 0
         queries.append(query.shape[1])
         combined.append(padded_chunks(kv_len))
@@ -218,12 +218,9 @@ def test_the_self_tests_of_a_matmul_have_the_splits_and_tiles_of_a_run(scheme: s
     shapes = linear_shapes(SYNTHETIC["7b"].config)
     assert {split_count(*shape) for shape in shapes.values()} == {1, 2, 6}
     splits, tiles = set(), set()
-    for sample in matmul_samples("cpu", scheme, tuple(shapes.values())):
-        rows, in_features, out_features = (
-            sample.args[2],
-            sample.keywords["in_features"],
-            sample.keywords["out_features"],
-        )
+    for sample in matmul_samples(scheme, shapes.values()):
+        sizes = dict(sample.sizes)
+        rows, in_features, out_features = (sizes[name] for name in ("rows", "in_features", "out_features"))
         splits.add(split_groups(in_features, matmul_tile(rows, in_features, out_features, BF16).splits)[0])
         tiles.add(matmul_tile(rows, in_features, out_features, BF16).rows)
         assert in_features < 4096
@@ -232,8 +229,8 @@ def test_the_self_tests_of_a_matmul_have_the_splits_and_tiles_of_a_run(scheme: s
 
 def test_a_weight_of_an_odd_shape_has_a_self_test_of_its_own() -> None:
     def inputs(*shapes: tuple[int, int]) -> set[int]:
-        samples = matmul_samples("cpu", "int4", shapes)
-        return {sample.keywords["in_features"] % 128 for sample in samples}
+        samples = matmul_samples("int4", shapes)
+        return {dict(sample.sizes)["in_features"] % 128 for sample in samples}
 
     assert inputs((4096, 64)) == {0} and inputs((4096, 64), (300, 64)) == {0, 44}
 

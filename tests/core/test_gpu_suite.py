@@ -514,17 +514,17 @@ def test_an_allocator_is_asked_for_by_the_environment(monkeypatch: pytest.Monkey
 NCU_OUTPUT = """==PROF== Connected to process 7
 {"kernel": "int4_matmul"}
 "ID","Process ID","Kernel Name","Metric Name","Metric Unit","Metric Value"
-"0","7","_int4_product","gpu__time_duration.sum","nsecond","21,536"
-"0","7","_int4_product","launch__registers_per_thread","register/thread","96"
-"0","7","_int4_product","something__else","","1"
-"1","7","_int4_product","gpu__time_duration.sum","nsecond","21,000.5"
+"0","7","_int4_matmul","gpu__time_duration.sum","nsecond","21,536"
+"0","7","_int4_matmul","launch__registers_per_thread","register/thread","96"
+"0","7","_int4_matmul","something__else","","1"
+"1","7","_int4_matmul","gpu__time_duration.sum","nsecond","21,000.5"
 """
 
 
 def test_counters_are_read_from_what_ncu_prints() -> None:
     assert list(stage_ncu.read_counters(NCU_OUTPUT.splitlines())) == [
-        {"kernel": "_int4_product", "duration": 21536.0, "registers": 96.0},
-        {"kernel": "_int4_product", "duration": 21000.5},
+        {"kernel": "_int4_matmul", "duration": 21536.0, "registers": 96.0},
+        {"kernel": "_int4_matmul", "duration": 21000.5},
     ]
 
 
@@ -541,7 +541,7 @@ def test_ncu_is_asked_for_both_kernels(tmp_path: Path, monkeypatch: pytest.Monke
     figures = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(figures) == 4 and figures[0]["benchmark"].startswith("int4_matmul") and figures[0]["registers"] == 96
     first, second = (tmp_path / "asked").read_text(encoding="utf-8").splitlines()
-    assert "regex:_int4_product" in first and "regex:_attend_chunk" in second and "--clock-control none" in first
+    assert "regex:_int4_matmul" in first and "regex:_attend_chunk" in second and "--clock-control none" in first
 
 
 def test_failures_of_tests_are_figures(tmp_path: Path) -> None:

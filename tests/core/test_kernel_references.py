@@ -15,6 +15,7 @@ from lumina_core.kernels import reference, select
 from lumina_core.kernels.kv_tensor import KV_CACHES, KVTensor
 from lumina_core.kernels.samples import attention_sample, draw_sample, int4_sample, int8_sample, topk_sample
 from lumina_core.kernels.select import PASSED, Choice, choose, unsupported_reason
+from lumina_core.kernels.self_test import Function, Sample
 from lumina_core.quant.linear import quantized_operations
 from lumina_core.quant.schemes import SCHEMES
 
@@ -70,19 +71,14 @@ def test_cut_leaves_the_k_largest(top_k: int) -> None:
 # Which function serves on a device
 
 
-def samples(*each: Callable[[], tuple[Any, ...]]) -> Callable[[torch.device], list[Callable[[], tuple[Any, ...]]]]:
-    return lambda device: list(each)
-
-
-def untested(device: torch.device) -> list[Callable[[], tuple[Any, ...]]]:
-    pytest.fail("a self-test was made")
+UNTESTED = (Sample(lambda device: pytest.fail("a self-test was made")),)
 
 
 @pytest.fixture
-def supported(monkeypatch: pytest.MonkeyPatch) -> Callable[[select.Function], None]:
+def supported(monkeypatch: pytest.MonkeyPatch) -> Callable[[Function], None]:
     """Makes the CPU a device that has kernels, all of which are the given function."""
 
-    def use(function: select.Function) -> None:
+    def use(function: Function) -> None:
         monkeypatch.setattr(select, "unsupported_reason", lambda device: "")
         monkeypatch.setattr(select, "load", lambda kernel: function)
 
@@ -91,7 +87,7 @@ def supported(monkeypatch: pytest.MonkeyPatch) -> Callable[[select.Function], No
 
 @pytest.mark.parametrize("kernel", select.MODULES)
 def test_a_cpu_gets_the_reference_and_no_self_test(kernel: str) -> None:
-    choice = choose(kernel, "cpu", untested)
+    choice = choose(kernel, "cpu", UNTESTED)
     assert choice == Choice(getattr(reference, kernel), False, "the kernels are for NVIDIA GPUs, not cpu")
     assert str(choice) == "torch (the kernels are for NVIDIA GPUs, not cpu)"
 
@@ -106,7 +102,7 @@ def test_without_triton_the_reference_serves(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     monkeypatch.setitem(sys.modules, "triton", None)
-    choice = choose("topk_cut", "cuda", untested)
+    choice = choose("topk_cut", "cuda", UNTESTED)
     assert not choice.is_kernel and choice.reason.startswith("triton cannot be imported")
 
 
@@ -119,25 +115,25 @@ def test_without_triton_the_reference_serves(monkeypatch: pytest.MonkeyPatch) ->
     ],
 )
 def test_a_kernel_that_fails_its_self_test_is_not_used_and_it_says_why(
-    function: select.Function, reason: str, supported: Callable[[select.Function], None]
+    function: Function, reason: str, supported: Callable[[Function], None]
 ) -> None:
     supported(function)
-    choice = choose("topk_cut", "cpu", samples(lambda: (torch.ones(1, 3), 1)))
+    choice = choose("topk_cut", "cpu", (Sample(lambda device: (torch.ones(1, 3), 1)),))
     assert choice.function is reference.topk_cut and not choice.is_kernel and choice.reason.startswith(reason)
 
 
-def test_a_kernel_that_passes_its_self_test_is_used(supported: Callable[[select.Function], None]) -> None:
+def test_a_kernel_that_passes_its_self_test_is_used(supported: Callable[[Function], None]) -> None:
     def kernel(*arguments: Any) -> Tensor:
         return reference.int4_matmul(*arguments)
 
     supported(kernel)
-    choice = choose("int4_matmul", "cpu", samples(lambda: int4_sample("cpu", torch.bfloat16)))
+    choice = choose("int4_matmul", "cpu", (Sample(lambda device: int4_sample(device, torch.bfloat16)),))
     assert choice == Choice(kernel, True, PASSED) and str(choice) == f"triton ({PASSED})"
 
 
 @pytest.mark.parametrize(("off", "is_kernel"), [(0, True), (1, False)])
 def test_other_tokens_fail_a_self_test_however_near(
-    off: int, is_kernel: bool, supported: Callable[[select.Function], None]
+    off: int, is_kernel: bool, supported: Callable[[Function], None]
 ) -> None:
     def drawn(*arguments: Any) -> Tensor:
         tokens = reference.gumbel_draw(*arguments)
@@ -145,25 +141,25 @@ def test_other_tokens_fail_a_self_test_however_near(
         return tokens
 
     supported(drawn)
-    assert choose("gumbel_draw", "cpu", samples(lambda: draw_sample("cpu", 16_384))).is_kernel == is_kernel
+    assert choose("gumbel_draw", "cpu", (Sample(lambda device: draw_sample(device, 16_384)),)).is_kernel == is_kernel
 
 
-def test_every_sample_is_tested(supported: Callable[[select.Function], None]) -> None:
+def test_every_sample_is_tested(supported: Callable[[Function], None]) -> None:
     def narrow(x: Tensor, *packed: Tensor) -> Tensor:
         assert len(x) <= 5, "no more than five rows"
         return reference.int4_matmul(x, *packed)
 
     supported(narrow)
-    few, many = (lambda rows=rows: int4_sample("cpu", torch.bfloat16, rows) for rows in (5, 32))
-    assert choose("int4_matmul", "cpu", samples(few)).is_kernel
-    assert "no more than five rows" in choose("int4_matmul", "cpu", samples(few, many)).reason
+    few, many = (Sample.of(int4_sample, dtype=torch.bfloat16, rows=rows) for rows in (5, 32))
+    assert choose("int4_matmul", "cpu", (few,)).is_kernel
+    assert "no more than five rows" in choose("int4_matmul", "cpu", (few, many)).reason
 
 
 @pytest.mark.parametrize(
     ("error", "tests"), [(RuntimeError("no C compiler"), 1), (torch.OutOfMemoryError("CUDA out of memory"), 2)]
 )
 def test_self_tests_are_made_once_and_again_only_after_memory_ran_out(
-    error: Exception, tests: int, supported: Callable[[select.Function], None]
+    error: Exception, tests: int, supported: Callable[[Function], None]
 ) -> None:
     failures = iter([error])
 
@@ -174,11 +170,12 @@ def test_self_tests_are_made_once_and_again_only_after_memory_ran_out(
 
     made: list[int] = []
 
-    def counted(device: torch.device) -> list[Callable[[], tuple[Any, ...]]]:
+    def counted(device: torch.device) -> tuple[Any, ...]:
         made.append(1)
-        return [lambda: topk_sample("cpu")]
+        return topk_sample(device)
 
     supported(kernel)
-    first, *later = (choose("topk_cut", "cpu", counted) for _ in range(3))
+    first, *later = (choose("topk_cut", "cpu", (Sample(counted),)) for _ in range(3))
     assert not first.is_kernel and str(error) in first.reason
-    assert len(made) == tests and {choice.is_kernel for choice in later} == {tests == 2}
+    # A kernel and its reference each get arguments of their own; of a kernel that fails, the reference gets none.
+    assert len(made) == {1: 1, 2: 3}[tests] and {choice.is_kernel for choice in later} == {tests == 2}

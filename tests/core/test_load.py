@@ -199,7 +199,7 @@ def test_a_load_that_fails_halfway_leaves_the_model_empty(whole: Path) -> None:
 
 
 @pytest.mark.skipif(not MAPS.exists(), reason="the system does not list memory maps")
-def test_a_refused_checkpoint_is_let_go(sharded: Path) -> None:
+def test_a_refused_checkpoint_is_closed(sharded: Path) -> None:
     change_config(sharded, vocab_size=641)
     refusal(sharded)
     gc.collect()

@@ -235,7 +235,7 @@ def test_weights_of_another_model_are_refused(golden: Path) -> None:
         torch.zeros(1, 3, 64, 64, dtype=torch.uint8),
     ],
 )
-def test_what_is_no_picture_is_refused(case: Case, pixels: Tensor) -> None:
+def test_bad_pixels_are_refused(case: Case, pixels: Tensor) -> None:
     with pytest.raises(InputError, match=r"expected floats \[B,3,H,W\]|multiples of 8"):
         case.model.encode(pixels)
 
@@ -250,6 +250,6 @@ def test_what_is_no_picture_is_refused(case: Case, pixels: Tensor) -> None:
         torch.full((1, 8, 8), 256),
     ],
 )
-def test_what_are_no_codes_is_refused(case: Case, codes: Tensor) -> None:
+def test_bad_codes_are_refused(case: Case, codes: Tensor) -> None:
     with pytest.raises(InputError, match=r"expected integers \[B,h,w\]|expected 0…"):
         case.model.decode(codes)

@@ -276,13 +276,11 @@ def published(small: Lumina) -> Model:
         ({"given_codes": torch.zeros(4, 4, dtype=torch.int64)}, "at least one row must be left"),
         ({"given_codes": torch.full((2, 4), 64)}, "codes run from 64 to 64; expected 0 to 63"),
         ({"given_codes": torch.full((2, 4), -1)}, "codes run from -1 to -1"),
-        ({"given_codes": torch.zeros(2, 4)}, "expected whole numbers"),
+        ({"given_codes": torch.zeros(2, 4)}, "expected integers"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_bad_requests_are_refused_before_the_first_step(
-    small: Lumina, changes: dict[str, Any], expected: str
-) -> None:
+def test_bad_requests_are_refused_before_the_first_step(small: Lumina, changes: dict[str, Any], expected: str) -> None:
     with pytest.raises(InputError, match=expected):
         small.sample(replace(REQUEST, **changes), lambda _: pytest.fail("a step ran"))
 

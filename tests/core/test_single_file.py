@@ -25,7 +25,7 @@ LINEAR = "model.layers.1.mlp.down_proj."
 
 @pytest.fixture
 def file(whole: Path, tmp_path: Path) -> Path:
-    """A copy of the converted file, alone in a folder, to be spoiled."""
+    """A copy of the converted file, alone in a folder, to be corrupted."""
     (tmp_path / "alone").mkdir()
     return Path(shutil.copy(whole, tmp_path / "alone" / "int4.safetensors"))
 
@@ -145,7 +145,7 @@ def test_tokenizer_without_a_token_is_refused_by_the_name_of_the_file(file: Path
 
 
 @pytest.mark.parametrize(("stored", "choice"), [("int4", "int8"), ("int8", "int4"), ("int4", "bf16"), ("int8", "fp32")])
-def test_what_was_converted_cannot_be_had_otherwise(lumina: CommandLine, stored: str, choice: str) -> None:
+def test_converted_weights_have_one_form(lumina: CommandLine, stored: str, choice: str) -> None:
     file = lumina.path("c.safetensors")
     plan_conversion(lumina.checkpoint, stored).write(file)
     before = lumina.files()

@@ -6,6 +6,7 @@ import itertools
 import logging
 import shutil
 from collections.abc import Callable
+from functools import lru_cache, partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -59,6 +60,12 @@ def drawn(lumina: Lumina, decoder: str = "gumbel", **settings: Any) -> DecodeRes
     return lumina.sample(request)
 
 
+@pytest.fixture(scope="module")
+def plain(demo: Lumina) -> Callable[..., DecodeResult]:
+    """What steps one by one draw, kept for all tests."""
+    return lru_cache(partial(drawn, demo))
+
+
 Patch = pytest.MonkeyPatch
 
 
@@ -84,13 +91,15 @@ def same(first: DecodeResult, second: DecodeResult) -> bool:
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
-def test_replays_draw_what_the_steps_draw(demo: Lumina, monkeypatch: Patch, decoder: str) -> None:
-    plain, recorded = drawn(demo, decoder, seed=3), RecordedSteps()
+def test_replays_draw_what_the_steps_draw(
+    demo: Lumina, plain: Callable[..., DecodeResult], monkeypatch: Patch, decoder: str
+) -> None:
+    expected, recorded = plain(decoder), RecordedSteps()
     capture_by(monkeypatch, recorded)
-    captured = drawn(demo, decoder, seed=3)
-    assert same(plain, captured)
+    captured = drawn(demo, decoder)
+    assert same(expected, captured)
     assert 0 < recorded.captured < recorded.replayed
-    assert 0 < captured.warm_up_seconds < captured.seconds and plain.warm_up_seconds == 0
+    assert 0 < captured.warm_up_seconds < captured.seconds and expected.warm_up_seconds == 0
 
 
 def test_a_step_counts_as_captured_only_when_it_is_replayed(demo: Lumina, monkeypatch: Patch) -> None:
@@ -147,28 +156,33 @@ class CannotReplay(RecordedSteps):
 )
 def test_a_step_that_cannot_be_captured_runs_one_by_one(
     demo: Lumina,
+    plain: Callable[..., DecodeResult],
     monkeypatch: Patch,
     caplog: pytest.LogCaptureFixture,
     capture: RecordedSteps,
     reason: str,
     decoder: str,
 ) -> None:
-    plain = drawn(demo, decoder)
+    expected = plain(decoder)
     capture_by(monkeypatch, capture)
     with caplog.at_level(logging.WARNING):
-        assert same(plain, drawn(demo, decoder))
+        assert same(expected, drawn(demo, decoder))
     (line,) = [record.getMessage() for record in caplog.records]
     assert reason in line and "same picture" in line
 
 
 @pytest.mark.parametrize("state", ["tokens", "accept_step", "pos"])
 def test_a_replay_that_changes_the_window_differently_is_not_used(
-    demo: Lumina, monkeypatch: Patch, caplog: pytest.LogCaptureFixture, state: str
+    demo: Lumina,
+    plain: Callable[..., DecodeResult],
+    monkeypatch: Patch,
+    caplog: pytest.LogCaptureFixture,
+    state: str,
 ) -> None:
-    plain, recorded = drawn(demo), RecordedSteps(corrupt=lambda: getattr(windows[0], state).add_(1))
+    expected, recorded = plain("gumbel"), RecordedSteps(corrupt=lambda: getattr(windows[0], state).add_(1))
     windows = capture_by(monkeypatch, recorded)
     with caplog.at_level(logging.WARNING):
-        assert same(plain, drawn(demo))
+        assert same(expected, drawn(demo))
     assert "a captured step accepted other tokens than the step itself" in caplog.text and recorded.replayed == 1
 
 
@@ -198,13 +212,13 @@ def test_other_choices_are_refused() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None and shutil.which("g++") is None, reason="needs a C++ compiler")
-def test_compiled_blocks_draw_the_same_tokens(demo: Lumina) -> None:
-    plain = drawn(demo)
+def test_compiled_blocks_draw_the_same_tokens(plain: Callable[..., DecodeResult]) -> None:
+    expected = plain("gumbel")
     lumina = Lumina.load("demo", dtype=torch.float32, device="cpu", compile="on")
     compiled, again = drawn(lumina), drawn(lumina)
-    assert torch.equal(plain.codes, compiled.codes) and same(compiled, again)
+    assert torch.equal(expected.codes, compiled.codes) and same(compiled, again)
     assert compiled.warm_up_seconds > again.warm_up_seconds
-    for ours, theirs in zip(plain.log_likelihood, compiled.log_likelihood, strict=True):
+    for ours, theirs in zip(expected.log_likelihood, compiled.log_likelihood, strict=True):
         assert ours == pytest.approx(theirs, abs=1e-2)
 
 

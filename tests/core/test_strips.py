@@ -147,8 +147,8 @@ def test_strips_are_taken_where_the_whole_does_not_fit(
     caplog.set_level(logging.INFO, "lumina_core")
     decode_picture(demo, codes_of(demo), free)
     assert ways == [way]
-    told = ["decoding a picture of 40x48 in strips: whole it takes"] if way else []
-    assert [record.getMessage()[:53] for record in caplog.records] == told
+    messages = ["decoding a picture of 40x48 in strips: whole it takes"] if way else []
+    assert [record.getMessage()[:53] for record in caplog.records] == messages
 
 
 def test_out_of_memory_leads_to_strips(
@@ -160,8 +160,8 @@ def test_out_of_memory_leads_to_strips(
     torch.testing.assert_close(decode_picture(demo, codes, NEVER), picture, atol=TOLERANCE, rtol=0)
     assert torch.equal(encode_picture(demo, pixels, NEVER), codes_of_pixels)
     first, second = (record.getMessage() for record in caplog.records)
-    assert first.startswith("out of memory while decoding a picture of 40x48 whole: going on in strips")
-    assert second.startswith("out of memory while encoding a picture of 56x32 whole: going on in strips")
+    assert first.startswith("out of memory while decoding a picture of 40x48 whole: retrying in strips")
+    assert second.startswith("out of memory while encoding a picture of 56x32 whole: retrying in strips")
 
 
 def test_strips_that_do_not_fit_either_are_one_clear_error(demo: MoVQGAN, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +169,7 @@ def test_strips_that_do_not_fit_either_are_one_clear_error(demo: MoVQGAN, monkey
     with pytest.raises(OutOfMemory) as caught:
         decode_picture(demo, codes_of(demo))
     assert str(caught.value).startswith("out of memory while decoding a picture of 40x48, which takes about ")
-    assert "strips did not fit either; close what else uses the memory" in str(caught.value)
+    assert "strips did not fit either: close other programs that use the memory" in str(caught.value)
     assert caught.value.__cause__ is None and caught.value.__context__ is None
 
 
@@ -188,7 +188,7 @@ def test_command_line_decodes_in_strips_when_memory_runs_out(
     refuse(monkeypatch, lambda rows: rows is None)
     done = lumina.decode(lumina.path("o.json"), "again.png")
     assert done.code == 0 and lumina.path("again.png").is_file()
-    assert "WARNING: out of memory while decoding a picture of 32x32 whole: going on in strips" in done.err
+    assert "WARNING: out of memory while decoding a picture of 32x32 whole: retrying in strips" in done.err
 
 
 def test_command_line_says_what_to_do_when_strips_do_not_fit(

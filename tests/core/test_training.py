@@ -63,7 +63,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-STEPS = ("--movqgan-steps", "2", "--polish-steps", "2", "--most-panel-steps", "2")
+STEPS = ("--movqgan-steps", "2", "--polish-steps", "4", "--most-panel-steps", "2")
 
 
 def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
@@ -113,7 +113,9 @@ def test_head_has_rows_of_image_codes_alone(made: Path) -> None:
 def test_codec_of_one_command_is_the_codec_of_its_own_in_two_parts(made: Path, tmp_path: Path) -> None:
     """And what comes after the first part changes all but the codebook."""
     file = tmp_path / "movqgan.safetensors"
-    movqgan.main(["--out", str(tmp_path), "--steps", "2", "--polish-steps", "0", "--most-panel-steps", "0", "--seed", "1"])
+    movqgan.main(
+        ["--out", str(tmp_path), "--steps", "2", "--polish-steps", "0", "--most-panel-steps", "0", "--seed", "1"]
+    )
     before = load_file(file)
     movqgan.main(["--out", str(tmp_path), "--steps", "0", *STEPS[2:], "--seed", "1"])
     assert file.read_bytes() == (made / "movqgan.safetensors").read_bytes()
@@ -198,7 +200,7 @@ def test_transformer_of_one_command_is_the_transformer_of_its_own(made: Path, tm
         assert equal(load_file(folder / "model.safetensors"), load_file(made / "model.safetensors")) == same
 
 
-def test_training_tells_its_loss(made: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_training_logs_its_loss(made: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Nothing is learnt yet: the loss is that of a guess among all codes."""
     for name in ("tokenizer.json", "tokenizer_config.json", "movqgan.safetensors"):
         (tmp_path / name).write_bytes((made / name).read_bytes())
@@ -214,15 +216,15 @@ def test_training_draws_every_category() -> None:
 def test_batches_predict_every_code_from_the_token_before(made: Path) -> None:
     tokenizer, config = load_tokenizer(made), TransformerConfig.from_file(made / "config.json")
     vocabulary = Vocabulary.of(tokenizer, config)
-    told, plain = codes.make_batches(training_rng(5), 9, 4, tokenizer, vocabulary)
-    for batch, size in ((told, 9), (plain, 4)):
+    captioned, plain = codes.make_batches(training_rng(5), 9, 4, tokenizer, vocabulary)
+    for batch, size in ((captioned, 9), (plain, 4)):
         assert batch.codes.shape == (size, GRID * GRID)
         following = batch.input_ids.gather(1, batch.positions + 1) - config.image_token_offset
         assert torch.equal(following, batch.codes)
         starts = batch.positions[:, :1] - (HEADER_LENGTH - 1)
         assert (batch.input_ids.gather(1, starts) == vocabulary.image_start).all()
-    assert torch.equal(plain.codes, told.codes[:4])
-    assert (plain.positions[:, 0] == HEADER_LENGTH - 1).all() and (told.positions[:, 0] > HEADER_LENGTH).all()
+    assert torch.equal(plain.codes, captioned.codes[:4])
+    assert (plain.positions[:, 0] == HEADER_LENGTH - 1).all() and (captioned.positions[:, 0] > HEADER_LENGTH).all()
 
 
 def test_loss_counts_text_its_absence_and_stray_codes(made: Path) -> None:
@@ -231,10 +233,10 @@ def test_loss_counts_text_its_absence_and_stray_codes(made: Path) -> None:
     vocabulary = Vocabulary.of(tokenizer, config)
     model = transformer.TrainingModel(config)
     torch.nn.init.normal_(model.transformer.code_head.weight, std=0.08)
-    told, plain = codes.make_batches(training_rng(6), 4, 4, tokenizer, vocabulary)
-    with_text, loss = model.loss(told, plain, torch.ones(4), 0.3)
-    probs = model.logits(told).softmax(-1)
-    unlikely = (probs < transformer.STRAY).scatter(-1, told.codes[..., None], False)
+    captioned, plain = codes.make_batches(training_rng(6), 4, 4, tokenizer, vocabulary)
+    with_text, loss = model.loss(captioned, plain, torch.ones(4), 0.3)
+    probs = model.logits(captioned).softmax(-1)
+    unlikely = (probs < transformer.STRAY).scatter(-1, captioned.codes[..., None], False)
     stray = -(1 - (probs * unlikely).sum(-1)).log().mean()
     assert stray > 0.05
     expected = with_text + transformer.cross_entropy(model.logits(plain), plain) + 0.3 * stray

@@ -19,7 +19,7 @@ from lumina_core.checkpoint.published import UNUSED_PREFIX, published_shapes
 from lumina_core.kernels.reference import HEAD_NORM_EPS
 from lumina_core.model.kv_cache import KVCache
 from lumina_core.model.layers import HeadNorm
-from lumina_core.model.load import load_transformer, placements
+from lumina_core.model.load import load_transformer, placement
 from lumina_core.model.transformer import Transformer
 
 TOLERANCE = 1e-4
@@ -172,10 +172,10 @@ def test_every_row_of_every_parameter_is_filled_exactly_once(published: dict, ch
         model = Transformer(config)
     filled = {name: torch.zeros(weight.shape[0], dtype=torch.int) for name, weight in model.named_parameters()}
     for name, shape in published_shapes(config).items():
-        for place in placements(name, model):
-            rows = range(shape[0]) if place.source_rows is None else place.source_rows
-            assert rows.stop <= shape[0] and shape[1:] == model.get_parameter(place.parameter).shape[1:]
-            filled[place.parameter][place.first_row : place.first_row + len(rows)] += 1
+        place = placement(name, model)
+        rows = range(shape[0]) if place.source_rows is None else place.source_rows
+        assert rows.stop <= shape[0] and shape[1:] == model.get_parameter(place.parameter).shape[1:]
+        filled[place.parameter][place.first_row : place.first_row + len(rows)] += 1
     assert [name for name, count in filled.items() if not (count == 1).all()] == []
 
 

@@ -1,4 +1,4 @@
-"""The benchmark of few bits compares what it says it compares."""
+"""The benchmark of smaller weights and caches compares what it reports."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def loaded(checkpoint: Path, form: str) -> Model:
 
 @pytest.fixture
 def batches() -> list[Batch]:
-    """Sequences of codes, each to be foretold from the one before it."""
+    """Sequences of codes, each to be predicted from the one before it."""
     ids = torch.randint(CODES, (2, 3, 9), generator=torch.Generator().manual_seed(0))
     positions = torch.arange(8).expand(3, -1)
     return [Batch(one + FIRST_CODE, positions, one[:, 1:], torch.ones(3, 8)) for one in ids]
@@ -34,11 +34,11 @@ def test_fp32_differs_from_itself_by_nothing_and_its_nats_are_its_cross_entropy(
     found = score("fp32", model, model, batches)
     losses = []
     for batch in batches:
-        logits = model.transformer(batch.input_ids)[:, :-1, FIRST_CODE : FIRST_CODE + CODES]
+        logits = model.lumina.transformer(batch.input_ids)[:, :-1, FIRST_CODE : FIRST_CODE + CODES]
         losses.append(torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.codes.flatten()))
     assert (found.more, found.error, found.likeliest) == (0, 0, 1) and abs(found.divergence) < 1e-7
     assert found.nats == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
-    assert found.bytes == sum(part.nbytes for part in model.transformer.parameters())
+    assert found.bytes == sum(part.nbytes for part in model.lumina.transformer.parameters())
 
 
 def test_fewer_bits_diverge_more(checkpoint: Path, batches: list[Batch]) -> None:

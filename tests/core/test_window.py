@@ -64,7 +64,7 @@ class Operations(TorchDispatchMode):
 @pytest.fixture(scope="module")
 def toy() -> Toy:
     nothing_given = torch.zeros(0, 5, dtype=torch.int64)
-    return Toy(toy_transformer(64, hidden=32, spread=2.0), 6, 5, ((20, 21, 22, 4), (23, 4)), nothing_given)
+    return Toy(toy_transformer(64, hidden=32, spread=2.0), 4, 5, ((20, 21, 22, 4), (23, 4)), nothing_given)
 
 
 @pytest.fixture

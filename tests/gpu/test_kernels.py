@@ -18,6 +18,7 @@ from lumina_core.kernels.samples import (
     topk_sample,
 )
 from lumina_core.kernels.select import MODULES, Choice, choose, load, unsupported_reason
+from lumina_core.kernels.self_test import Sample
 from lumina_core.quant import select
 from lumina_core.quant.linear import PLAIN, MatmulBackend, QuantizedLinear, quantized_operations
 from lumina_core.quant.schemes import SCHEMES, Scheme
@@ -27,15 +28,16 @@ from ..kernel_cases import LARGE, SMALL, clean
 
 UNSUPPORTED = unsupported_reason("cuda") if torch.cuda.is_available() else "there is no CUDA device"
 pytestmark = pytest.mark.skipif(bool(UNSUPPORTED), reason=UNSUPPORTED)
+BF16 = torch.bfloat16
 SAMPLES = {
-    "window_attention": lambda: attention_sample("cuda", torch.bfloat16, kv_cache="int4", corrupt=False),
-    "int4_matmul": lambda: int4_sample("cuda", torch.bfloat16),
-    "int8_matmul": lambda: int8_sample("cuda", torch.bfloat16),
-    "topk_cut": lambda: topk_sample("cuda"),
-    "gumbel_draw": lambda: draw_sample("cuda"),
-    "qkv_norm_rope_store": lambda: qkv_sample("cuda", torch.bfloat16, kv_cache="int4"),
-    "silu_gate": lambda: silu_gate_sample("cuda", torch.bfloat16),
-    "add_rms_norm": lambda: add_rms_norm_sample("cuda", torch.bfloat16),
+    "window_attention": Sample.of(attention_sample, dtype=BF16, kv_cache="int4", corrupt=False),
+    "int4_matmul": Sample.of(int4_sample, dtype=BF16),
+    "int8_matmul": Sample.of(int8_sample, dtype=BF16),
+    "topk_cut": Sample.of(topk_sample),
+    "gumbel_draw": Sample.of(draw_sample),
+    "qkv_norm_rope_store": Sample.of(qkv_sample, dtype=BF16, kv_cache="int4"),
+    "silu_gate": Sample.of(silu_gate_sample, dtype=BF16),
+    "add_rms_norm": Sample.of(add_rms_norm_sample, dtype=BF16),
 }
 
 
@@ -48,7 +50,7 @@ def test_a_kernel_agrees_with_its_reference(case: str) -> None:
 @pytest.mark.parametrize("kernel", SAMPLES)
 def test_a_kernel_passes_its_self_test(kernel: str) -> None:
     assert kernel in MODULES
-    choice = choose(kernel, "cuda", lambda _: [SAMPLES[kernel]])
+    choice = choose(kernel, "cuda", (SAMPLES[kernel],))
     assert choice.is_kernel, choice.reason
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ class AnyClass(type):
 class StandIn(ModuleType):
     """A module that has every name."""
 
-    __path__: list[str] = []
+    __path__: ClassVar[list[str]] = []
 
     def __getattr__(self, name: str) -> AnyClass:
         return getattr(AnyClass("StandIn", (), {}), name)
@@ -57,7 +57,9 @@ def canvas_of(nodes: Any, height: int, given_height: int, pictures: int = 1) -> 
     return nodes("nodes.types").CanvasData(64, height, codes, torch.zeros(pictures, given_height, 64, 3))
 
 
-def request_of(nodes: Any, model: Any, batch_size: int = 1, canvas: Any = None, task: str = "t2i", **settings: Any) -> Any:
+def request_of(
+    nodes: Any, model: Any, batch_size: int = 1, canvas: Any = None, task: str = "t2i", **settings: Any
+) -> Any:
     prompt = nodes("nodes.types").TaskPromptData(task, PROMPT, 64, 64)
     values = nodes("lumina_core.decoding.settings").DecodeSettings(**settings)
     return nodes("nodes.sampler").make_request(model, prompt, batch_size, values, canvas)

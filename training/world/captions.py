@@ -1,4 +1,4 @@
-"""Captions of the demo world: many wordings of one claim. A caption says what the claim says, no more and no less."""
+"""Captions of the demo world: many wordings of one claim. A caption states exactly what the claim states."""
 
 from __future__ import annotations
 

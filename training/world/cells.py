@@ -1,7 +1,7 @@
-"""The looks of one 8x8 cell of a picture or map, and a place in four dimensions for each: the demo codec's codebook.
+"""The looks of one 8x8 cell of a picture or map, and a vector of four values for each: the demo codec's codebook.
 
 Objects lie on the grid of cells, so a cell shows plain ground, an object's inside, or one of a few dozen edges in some
-colour on some ground. One code for each look, whatever is around it, makes pictures easy to predict code by code.
+colour on some ground. One code for each look, independent of its neighbours, makes codes easy to predict.
 """
 
 from __future__ import annotations

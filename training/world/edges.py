@@ -1,4 +1,4 @@
-"""Edges by Canny's method, as the edge nodes of ComfyUI give them: a pixel wide, and here and there a pixel off."""
+"""Edges by Canny's method, like those of ComfyUI's edge nodes: one pixel wide, in places one pixel off."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def canny(picture: np.ndarray, low: float = LOW, high: float = HIGH) -> np.ndarr
     """White edges on black, uint8 [H, W, 3], of a picture, uint8 [H, W, 3] (Canny, PAMI 1986).
 
     Gaussian blur of 1 px, Sobel gradients of a grey picture in [0, 1], ridges of their magnitude, then those above
-    `high` and those above `low` that hang on to them.
+    `high` and those above `low` that are connected to them.
     """
     grey = _blur(picture @ np.float32(GREY_WEIGHTS) / 255)
     dx, dy = _slope(grey, 1), _slope(grey, 0)
@@ -40,15 +40,15 @@ def _slope(grey: np.ndarray, axis: int) -> np.ndarray:
 
 
 def _is_ridge(size: np.ndarray, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
-    """Where the magnitude is larger than in both neighbours along the gradient, of eight directions the nearest."""
+    """Where the magnitude is a maximum along the gradient, rounded to one of eight directions."""
     octant = np.rint(np.arctan2(dy, dx) / (np.pi / 4)).astype(int) % 4
     padded = np.pad(size, 1)
     height, width = size.shape
     ridge = np.zeros(size.shape, bool)
     for number, (step_y, step_x) in enumerate(((0, 1), (1, 1), (1, 0), (1, -1))):
         before = padded[1 - step_y : 1 - step_y + height, 1 - step_x : 1 - step_x + width]
-        behind = padded[1 + step_y : 1 + step_y + height, 1 + step_x : 1 + step_x + width]
-        ridge |= (octant == number) & (size > before) & (size >= behind)
+        after = padded[1 + step_y : 1 + step_y + height, 1 + step_x : 1 + step_x + width]
+        ridge |= (octant == number) & (size > before) & (size >= after)
     return ridge
 
 

@@ -24,7 +24,7 @@ def judge(spec: Spec, picture: Recognised) -> bool:
 
 
 def judge_strict(spec: Spec, picture: Recognised) -> bool:
-    """True when `judge` says so, stated sizes and background hold, and nothing else is in the picture."""
+    """True when `judge` is true, stated sizes and background are right, and nothing else is in the picture."""
     sizes_hold = all(
         any(thing.size == claim.size for thing in _matching(claim, picture))
         for claim in spec.claims

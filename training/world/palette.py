@@ -1,4 +1,4 @@
-"""Names and numbers of the demo world: shapes, colours, sizes, backgrounds."""
+"""Names and values of the demo world: shapes, colours, sizes, backgrounds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures of scenes, flat antialiased shapes on a flat background, and the maps of them that the tasks are about."""
+"""Pictures of scenes, flat antialiased shapes on a flat background, and their depth, edge and pose maps."""
 
 from __future__ import annotations
 

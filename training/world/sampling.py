@@ -1,4 +1,4 @@
-"""Samples of the demo world: a scene, a caption that is true of it and the claim behind the caption."""
+"""Samples of the demo world: a scene, a caption that is true of it, and the claim that the caption states."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TRAINING_STREAM, FRESH_STREAM, FRESH_TASK_STREAM = range(3)
 
 @dataclass(frozen=True)
 class Sample:
-    """A scene with its caption and the claim that the caption words."""
+    """A scene with its caption and the claim that the caption states."""
 
     scene: Scene
     caption: str
@@ -41,11 +41,11 @@ def sample_scene(rng: np.random.Generator, category: str | None = None) -> tuple
 
 
 def training_rng(seed: int, worker: int = 0) -> np.random.Generator:
-    """The generator that training draws from; its stream is never that of `fresh_samples`."""
+    """The generator of training data; its stream is never that of `fresh_samples`."""
     return np.random.default_rng([TRAINING_STREAM, seed, worker])
 
 
 def fresh_samples(category: str, count: int, seed: int) -> list[Sample]:
-    """`count` samples of a stream that training never draws from; the same for the same arguments."""
+    """`count` samples from a random stream that training does not use; the same for the same arguments."""
     rng = np.random.default_rng([FRESH_STREAM, seed, sorted(TRAINING_WEIGHTS).index(category)])
     return [sample(rng, category) for _ in range(count)]

@@ -1,4 +1,4 @@
-"""Scenes of the demo world, what a caption claims of them, and fair sampling of a scene under a claim."""
+"""Scenes of the demo world, the claims of captions, and random scenes for a claim."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Claim:
-    """What a caption says of one kind of object; None where it says nothing."""
+    """What a caption states of one kind of object; None where it states nothing."""
 
     count: int
     shape: str
@@ -60,7 +60,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Spec:
-    """All that a caption says; `relation` is that of the first claim's object to the second's."""
+    """All that a caption states; `relation` is that of the first claim's object to the second's."""
 
     category: str
     claims: tuple[Claim, ...]
@@ -115,7 +115,7 @@ def place(rng: np.random.Generator, spec: Spec) -> Scene:
 
     Objects of one kind share colour and size. Corners lie on the 8 px grid, boxes keep a gap of at least 8 px.
     """
-    kinds = [kind for claim in spec.claims for kind in [_settle(rng, claim)] * claim.count]
+    kinds = [kind for claim in spec.claims for kind in [_complete(rng, claim)] * claim.count]
     sides = tuple(SIZES[size] for _, _, size in kinds)
     corners = _related(rng, sides, spec.relation) if spec.relation else _scattered(rng, sides)
     objects = [SceneObject(*kind, *corner) for kind, corner in zip(kinds, corners, strict=True)]
@@ -123,7 +123,7 @@ def place(rng: np.random.Generator, spec: Spec) -> Scene:
     return Scene(background, tuple(objects))
 
 
-def _settle(rng: np.random.Generator, claim: Claim) -> tuple[str, str, str]:
+def _complete(rng: np.random.Generator, claim: Claim) -> tuple[str, str, str]:
     colour = claim.colour or pick(rng, tuple(COLOURS))
     return claim.shape, colour, claim.size or pick(rng, tuple(SIZES))
 

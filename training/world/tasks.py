@@ -1,4 +1,4 @@
-"""Samples of the tasks on two panels: what is asked, the picture that is given and the one that answers."""
+"""Samples of the tasks on two panels: the prompt, the given picture and the right answer."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ TASK_NAMES = ("pair", "control", "predict", "subject", "edit")
 
 
 def fresh_tasks(task: str, kind: str | None, count: int, seed: int) -> list[TaskSample]:
-    """`count` samples of a stream that training never draws from; the same for the same arguments."""
+    """`count` samples from a random stream that training does not use; the same for the same arguments."""
     kinds = (None, *MAPS, *EDITS)
     rng = np.random.default_rng([FRESH_TASK_STREAM, seed, TASK_NAMES.index(task), kinds.index(kind)])
     return [sample_task(rng, task, kind) for _ in range(count)]
@@ -85,7 +85,7 @@ def _mapped(rng: np.random.Generator, task: str, map: str) -> TaskSample:
 
 
 def _person(rng: np.random.Generator) -> tuple[Scene, str]:
-    """A person, at times with another shape beside, and a caption."""
+    """A person, sometimes with another shape, and a caption."""
     claims = [Claim(1, pick(rng, PEOPLE), pick(rng, tuple(COLOURS)), PERSON_SIZE)]
     if rng.random() < COMPANY:
         claims.append(Claim(1, pick(rng, SHAPES), pick(rng, tuple(COLOURS))))
