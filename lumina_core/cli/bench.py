@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -11,7 +12,6 @@ from typing import Any
 
 import torch
 
-from ..checkpoint.config import TransformerConfig
 from ..checkpoint.find import open_checkpoint
 from ..decoding.request import Request
 from ..decoding.settings import MAX_WINDOW, DecodeSettings
@@ -19,13 +19,11 @@ from ..device import choose_device, choose_dtype, device_name, explain_out_of_me
 from ..errors import InputError
 from ..kernels.kv_tensor import KV_CACHES
 from ..model.compile import set_compile
-from ..movqgan.config import MoVQGANConfig
 from ..pipeline import Lumina, load_codec
-from ..quant.weights import WeightsPlan, plan_weights
+from ..quant.weights import plan_weights
 from ..timing.steps import (
     ACCEPTED_FROM,
     PROMPT_TOKENS,
-    StepTime,
     StepTimer,
     canvas_reaching,
     copy_bandwidth,
@@ -81,17 +79,19 @@ def run(options: argparse.Namespace, on_input_checked: Callable[[], None]) -> No
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()  # counts the model, not the copies of the bandwidth test
     print(f"{timed_model.name} on {device_name(device)}; copying moves {bandwidth / 1e9:.1f} GB/s", flush=True)
-    times, attention = explain_out_of_memory(
-        lambda: _times(options, timed_model, settings, bandwidth),
+    steps = explain_out_of_memory(
+        lambda: _time_steps(options, timed_model, settings, bandwidth),
         lambda: "out of memory while timing; use smaller --context or --windows, --kv int8 or --weights int4",
     )
-    _print_table(times)
+    _print_table(steps)
     decode = _decode_seconds(timed_model, device)
     peak = peak_bytes(device)
     print(f"MoVQGAN decodes {timed_model.picture_side}x{timed_model.picture_side} in {1000 * decode:,.1f} ms")
-    print(f"loaded in {timed_model.load_seconds:.1f} s; first step {max(one.first for one in times):.2f} s at most")
+    print(
+        f"loaded in {timed_model.load_seconds:.1f} s; first step {max(step['first'] for step in steps):.2f} s at most"
+    )
     print(f"peak {'not known' if peak is None else f'{peak / 2**30:.2f} GiB'}")
-    print(json.dumps(_report(options, timed_model, device, bandwidth, times, attention, decode, peak)))
+    print(json.dumps(_report(options, timed_model, device, bandwidth, steps, decode, peak)))
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -110,7 +110,7 @@ def _load(options: argparse.Namespace, device: torch.device, settings: DecodeSet
     checkpoint = open_checkpoint(options.checkpoint)
     weights = plan_weights(options.weights, checkpoint.scheme, choose_dtype(device))
     codec = load_codec(checkpoint, options.movqgan, device)
-    _check_fits(options, checkpoint.config, codec.config, weights, settings, device)
+    check_memory(options, checkpoint.config, weights, _request(options, settings), codec.config, device)
     start = time.perf_counter()
     lumina = Lumina.load(checkpoint, movqgan=codec, weights=options.weights, device=device, compile=options.compile)
     seconds = time.perf_counter() - start
@@ -121,7 +121,7 @@ def _load(options: argparse.Namespace, device: torch.device, settings: DecodeSet
 def _make_synthetic(options: argparse.Namespace, device: torch.device, settings: DecodeSettings) -> Timed:
     model = SYNTHETIC[options.synthetic]
     weights = plan_weights(options.weights, None, choose_dtype(device))
-    _check_fits(options, model.config, model.movqgan, weights, settings, device)
+    check_memory(options, model.config, weights, _request(options, settings), model.movqgan, device)
     start = time.perf_counter()
     transformer = set_compile(make_transformer(model.config, weights, device), options.compile)
     seconds = time.perf_counter() - start
@@ -130,53 +130,38 @@ def _make_synthetic(options: argparse.Namespace, device: torch.device, settings:
     return Timed(f"synthetic {options.synthetic}, {weights.name} weights", lumina, side, seconds)
 
 
-def _check_fits(
-    options: argparse.Namespace,
-    config: TransformerConfig,
-    movqgan: MoVQGANConfig,
-    weights: WeightsPlan,
-    settings: DecodeSettings,
-    device: torch.device,
-) -> None:
+def _request(options: argparse.Namespace, settings: DecodeSettings) -> Request:
+    """The picture of the longest context and the widest window."""
     canvas = canvas_reaching(max(options.context), max(options.windows))
     settings = replace(settings, window_size=max(options.windows))
-    request = Request([[0] * PROMPT_TOKENS], canvas.grid_h, canvas.grid_w, settings=settings)
-    check_memory(options, config, weights, request, movqgan, device)
+    return Request([[0] * PROMPT_TOKENS], canvas.grid_h, canvas.grid_w, settings=settings)
 
 
-def _times(
+def _time_steps(
     options: argparse.Namespace, timed_model: Timed, settings: DecodeSettings, bandwidth: float
-) -> tuple[list[StepTime], str]:
-    """The time of every window and context, and the name of the attention kernel."""
-    timer = StepTimer(timed_model.lumina.transformer, max(options.context), max(options.windows), settings)
+) -> list[dict[str, Any]]:
+    """The JSON entry of every window and context."""
+    transformer = timed_model.lumina.transformer
+    timer = StepTimer(transformer, max(options.context), max(options.windows), settings)
+    kernels = {"kernel": transformer.matmul_kernel, "attention": str(timer.cache.kernels.attention)}
     for context in options.context:
         count = timer.bytes_read(context)
         print(f"ceiling at {context}: {count / 1e9:.3f} GB a step, {1000 * count / bandwidth:.3f} ms")
-    times = []
-    for context in options.context:
-        for window in options.windows:
-            times.append(timer.measure(window, context, options.steps, bandwidth))
-            print(json.dumps(_entry(times[-1], timed_model, str(timer.cache.kernels.attention))), flush=True)
-    return times, str(timer.cache.kernels.attention)
+    steps = []
+    for context, window in itertools.product(options.context, options.windows):
+        one = timer.measure(window, context, options.steps, bandwidth)
+        derived = {name: getattr(one, name) for name in ("share", "accepted", "tokens_per_second")}
+        steps.append({**asdict(one), **derived, **kernels})
+        print(json.dumps(steps[-1]), flush=True)
+    return steps
 
 
-def _entry(one: StepTime, timed_model: Timed, attention: str) -> dict[str, Any]:
-    return {
-        **asdict(one),
-        "share": one.share,
-        "accepted": one.accepted,
-        "tokens_per_second": one.tokens_per_second,
-        "kernel": timed_model.lumina.transformer.matmul_kernel,
-        "attention": attention,
-    }
-
-
-def _print_table(times: Sequence[StepTime]) -> None:
+def _print_table(steps: Sequence[dict[str, Any]]) -> None:
     print("window  context  step ms  share of the ceiling  captured  tokens/s (accepted a step)")
-    for one in times:
+    for step in steps:
         print(
-            f"{one.window:6}  {one.context:7}  {1000 * one.seconds:7.3f}  {one.share:20.1%}  "
-            f"{'yes' if one.captured else 'no':>8}  {one.tokens_per_second:8.1f} ({one.accepted})"
+            f"{step['window']:6}  {step['context']:7}  {1000 * step['seconds']:7.3f}  {step['share']:20.1%}  "
+            f"{'yes' if step['captured'] else 'no':>8}  {step['tokens_per_second']:8.1f} ({step['accepted']})"
         )
     print(f"tokens accepted a step are {ACCEPTED_FROM}")
 
@@ -195,16 +180,15 @@ def _report(
     timed_model: Timed,
     device: torch.device,
     bandwidth: float,
-    times: Sequence[StepTime],
-    attention: str,
+    steps: Sequence[dict[str, Any]],
     decode: float,
     peak: int | None,
 ) -> dict[str, Any]:
     return {
         "model": timed_model.name,
         "device": device_name(device),
-        "kernel": timed_model.lumina.transformer.matmul_kernel,
-        "attention": attention,
+        "kernel": steps[0]["kernel"],
+        "attention": steps[0]["attention"],
         "dtype": str(timed_model.lumina.transformer.dtype).removeprefix("torch."),
         "kv": options.kv,
         "compile": options.compile,
@@ -212,7 +196,7 @@ def _report(
         "torch": torch.__version__,
         "copy_bytes_per_second": bandwidth,
         "accepted_from": ACCEPTED_FROM,
-        "steps": [_entry(one, timed_model, attention) for one in times],
+        "steps": steps,
         "load_seconds": timed_model.load_seconds,
         "decode_seconds": decode,
         "picture": f"{timed_model.picture_side}x{timed_model.picture_side}",

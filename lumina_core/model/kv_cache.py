@@ -50,7 +50,7 @@ class KVCache:
         kv_cache: str = AUTO,
         kernels: RunKernels = REFERENCE_KERNELS,
     ):
-        self.rows, self.length, self.kernels = rows, length, kernels
+        self.length, self.kernels = length, kernels
         shape = (rows, length, config.num_key_value_heads, config.head_dim)
         self.layers = [
             LayerCache(*(KVTensor.empty(kv_cache, shape, dtype, device) for _ in "kv"))

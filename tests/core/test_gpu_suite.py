@@ -56,6 +56,7 @@ def test_the_stages_are_those_of_the_plan_in_its_order() -> None:
     assert set(TABLES) == {stage.name for stage in STAGES}
 
 
+@pytest.mark.slow
 def test_a_dry_run_runs_every_stage(dry_run: Path) -> None:
     lines = read(dry_run)
     assert [line["stage"] for line in lines] == DEFAULT
@@ -68,6 +69,7 @@ def test_a_dry_run_runs_every_stage(dry_run: Path) -> None:
 
 
 @pytest.mark.skipif(not HAS_TRITON, reason="triton is not installed")
+@pytest.mark.slow
 def test_a_dry_run_interprets_every_kernel_and_says_how_far_off_it_is(dry_run: Path) -> None:
     lines = {line["stage"]: line["figures"] for line in read(dry_run)}
     tested = [one for one in lines["self_tests"] if "largest_error" in one]
@@ -78,6 +80,7 @@ def test_a_dry_run_interprets_every_kernel_and_says_how_far_off_it_is(dry_run: P
         assert swept[0]["in_use"] and all(one["us"] > 0 and one["off"] < 0.02 and one["share"] > 0 for one in swept)
 
 
+@pytest.mark.slow
 def test_a_dry_run_says_what_users_run(dry_run: Path) -> None:
     lines = {line["stage"]: line["figures"] for line in read(dry_run)}
     (weights,) = [one for one in lines["steps"] if "weights" in one and "kernel" in one]
@@ -94,6 +97,7 @@ def test_a_dry_run_says_what_users_run(dry_run: Path) -> None:
     assert lines["draw"][-1]["loop_over_steps"] > 0
 
 
+@pytest.mark.slow
 def test_the_tables_of_a_dry_run_name_device_and_date_and_are_no_figures_for_the_page(
     dry_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
