@@ -20,6 +20,7 @@ from .model.load import check_weights, packed_tensor_specs
 from .movqgan.load import empty_movqgan, read_movqgan
 from .pictures.sizes import CODE_PIXELS
 from .quant.schemes import SCHEMES, Scheme, quantize
+from .tokens.vocabulary import Vocabulary
 
 CONVERT_WEIGHTS = (*SCHEMES, PLAIN_WEIGHTS)
 
@@ -93,7 +94,7 @@ def plan_conversion(
     """
     source = open_checkpoint(checkpoint)
     config, scheme = source.config, _scheme(source, weights)
-    source.check_tokenizer()
+    Vocabulary.of(source.tokenizer, config)  # raises for a tokenizer that does not match
     codec = movqgan or source.movqgan
     codec_tensors = {} if codec is None else _read_movqgan(codec, source)
     store, published = source.tensors, published_shapes(config)

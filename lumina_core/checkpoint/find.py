@@ -70,10 +70,6 @@ class Checkpoint:
         """The picture tokens. Raises CheckpointError when tokenizer and config do not match."""
         return Vocabulary.of(self.tokenizer, self.config)
 
-    def check_tokenizer(self) -> None:
-        """Raises CheckpointError when the tokenizer is of another model or does not match the config."""
-        Vocabulary.of(self.tokenizer, self.config)
-
     @property
     def _root(self) -> Path:
         return self.path if self.path.is_dir() else self.path.parent

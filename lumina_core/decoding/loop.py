@@ -113,8 +113,8 @@ class _Run:
     def _prefixes(self) -> list[tuple[int, ...]]:
         """The tokens before what is drawn, row by row; those of the unconditional branch lack the prompt."""
         header = self.vocabulary.header(self.canvas.grid_h, self.canvas.grid_w)
-        rows = self.request.given if self.canvas.given_rows else [None] * len(self.request.prompts)
-        given = [(*header, *(() if codes is None else self.vocabulary.row_tokens(codes))) for codes in rows]
+        rows = (self.vocabulary.row_tokens(codes) if len(codes) else [] for codes in self.request.given)
+        given = [(*header, *ids) for ids in rows]
         conditional = [(*prompt, *ids) for prompt, ids in zip(self.request.prompts, given, strict=True)]
         return conditional + given if self.settings.guided else conditional
 

@@ -205,23 +205,11 @@ def qkv_norm_rope_store(
     if not all(tensor.is_contiguous() for stored in (keys, values) for tensor in stored.tensors):
         raise InputError("the layer's cache is not contiguous; expected contiguous tensors")
     query = torch.empty(tokens, heads, head_dim, dtype=cos.dtype, device=cos.device)
-    _qkv_norm_rope_store[tokens, heads + 2 * kv_heads](
-        partial_sums,
-        *(part.contiguous() for part in (*query_norm, *key_norm, cos, sin, slots)),
-        query,
-        *keys.operands,
-        *values.operands,
-        tokens,
-        HEADS=heads,
-        KV_HEADS=kv_heads,
-        NORM_HEADS=heads // len(query_norm[0]),
-        NORM_KV_HEADS=kv_heads // len(key_norm[0]),
-        HALF=half,
-        SPLITS=splits,
-        INT8=keys.is_int8,
-        GROUPS=keys.groups,
-        num_warps=warps,
-    )
+    inputs = (part.contiguous() for part in (*query_norm, *key_norm, cos, sin, slots))
+    norm_heads = {"NORM_HEADS": heads // len(query_norm[0]), "NORM_KV_HEADS": kv_heads // len(key_norm[0])}
+    sizes = {"HEADS": heads, "KV_HEADS": kv_heads, "HALF": half, "SPLITS": splits, "num_warps": warps, **norm_heads}
+    operands = partial_sums, *inputs, query, *keys.operands, *values.operands, tokens
+    _qkv_norm_rope_store[tokens, heads + 2 * kv_heads](*operands, INT8=keys.is_int8, GROUPS=keys.groups, **sizes)
     return query, keys, values
 
 

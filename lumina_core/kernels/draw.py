@@ -70,17 +70,7 @@ def gumbel_draw(logits: Tensor, keys: Tensor, index: Tensor, top_k: int, warps: 
         )
     out = torch.empty(pictures, slots, dtype=torch.int64, device=logits.device)
     block = triton.next_power_of_2(count)
-    _draw_row[(pictures * slots,)](
-        logits.contiguous(),
-        keys.contiguous(),
-        index.contiguous(),
-        out,
-        slots,
-        count,
-        top_k,
-        CUT=top_k < count,
-        BLOCK=block,
-        INTERPRETED=not logits.is_cuda,
-        num_warps=warps_for(block) if warps is None else warps,
-    )
+    options = {"BLOCK": block, "num_warps": warps_for(block) if warps is None else warps}
+    operands = logits.contiguous(), keys.contiguous(), index.contiguous(), out, slots, count, top_k
+    _draw_row[(pictures * slots,)](*operands, CUT=top_k < count, INTERPRETED=not logits.is_cuda, **options)
     return out

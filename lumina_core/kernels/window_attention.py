@@ -241,46 +241,20 @@ def window_attention(
     out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     positions, log2_scale = input_pos.contiguous(), math.log2(math.e) / math.sqrt(head_dim)
     operands = query.contiguous(), *keys.operands, *values.operands, positions, mixed, largest, totals
-    options = {
-        "INT8": keys.is_int8,
-        "GROUPS": keys.groups,
-        "WIDEN": not query.is_cuda,
-        "HEAD_DIM": head_dim,
-        "CHUNK": tile.chunk,
-        "BLOCK_N": tile.slots,
-        "num_warps": tile.warps,
-    }
+    sizes = {"HEAD_DIM": head_dim, "CHUNK": tile.chunk}
+    grouped = {"KV_HEADS": kv_heads, "GROUP": heads // kv_heads}
+    cached = {"INT8": keys.is_int8, "GROUPS": keys.groups, "WIDEN": not query.is_cuda}
+    options = {"BLOCK_N": tile.slots, "num_warps": tile.warps, **sizes, **cached}
     if queries == 1:
         _attend_chunk_single[chunks, rows * kv_heads](*operands, length, chunks, log2_scale, HEADS=kv_heads, **options)
     else:
-        _attend_chunk[triton.cdiv(queries, tile.queries), chunks, rows * kv_heads](
-            *operands,
-            width,
-            length,
-            chunks,
-            log2_scale,
-            KV_HEADS=kv_heads,
-            GROUP=heads // kv_heads,
-            BLOCK_M=tile.queries,
-            num_stages=tile.stages,
-            **options,
-        )
+        options |= {"BLOCK_M": tile.queries, "num_stages": tile.stages, **grouped}
+        grid = triton.cdiv(queries, tile.queries), chunks, rows * kv_heads
+        _attend_chunk[grid](*operands, width, length, chunks, log2_scale, **options)
     max_chunks = padded_chunks(min(kv_len, length), tile.chunk)
-    _combine_chunks[queries, rows * kv_heads](
-        mixed,
-        largest,
-        totals,
-        positions,
-        out,
-        width,
-        chunks,
-        KV_HEADS=kv_heads,
-        GROUP=heads // kv_heads,
-        HEAD_DIM=head_dim,
-        CHUNK=tile.chunk,
-        MAX_CHUNKS=max_chunks,
-        num_warps=max(1, min(8, max_chunks * head_dim // 512)),
-    )
+    warps = max(1, min(8, max_chunks * head_dim // 512))
+    options = {"MAX_CHUNKS": max_chunks, "num_warps": warps, **sizes, **grouped}
+    _combine_chunks[queries, rows * kv_heads](mixed, largest, totals, positions, out, width, chunks, **options)
     return out
 
 

@@ -27,7 +27,8 @@ def decode_in_strips(decoder: Any, latent: Tensor, quantised: Tensor, rows: int)
     strips = _Strips(rows, quantised)
     x = strips.middle(decoder.mid, strips.convolve(decoder.conv_in, latent))
     for level in reversed(decoder.up):
-        x = strips.up_level(level, x)
+        x = strips.blocks(level, x)
+        x = x if level.upsample is None else strips.upsample(level.upsample, x)
     return strips.convolve(decoder.conv_out, x, strips.activated(decoder.norm_out, x))
 
 
@@ -37,7 +38,8 @@ def encode_in_strips(encoder: Any, pixels: Tensor, rows: int) -> Tensor:
     strips = _Strips(rows, None)
     x = strips.convolve(encoder.conv_in, pixels)
     for level in encoder.down:
-        x = strips.down_level(level, x)
+        x = strips.blocks(level, x)
+        x = x if level.downsample is None else strips.downsample(level.downsample, x)
     x = strips.middle(encoder.mid, x)
     return strips.convolve(encoder.conv_out, x, strips.activated(encoder.norm_out, x))
 
@@ -52,14 +54,6 @@ class _Strips:
 
     def middle(self, middle: Middle, x: Tensor) -> Tensor:
         return self.block(middle.block_2, self.attention(middle.attn_1, self.block(middle.block_1, x)))
-
-    def up_level(self, level: Any, x: Tensor) -> Tensor:
-        x = self.blocks(level, x)
-        return x if level.upsample is None else self.upsample(level.upsample, x)
-
-    def down_level(self, level: Any, x: Tensor) -> Tensor:
-        x = self.blocks(level, x)
-        return x if level.downsample is None else self.downsample(level.downsample, x)
 
     def blocks(self, level: Any, x: Tensor) -> Tensor:
         for index, block in enumerate(level.block):

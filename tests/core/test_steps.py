@@ -210,7 +210,6 @@ def test_other_choices_are_refused() -> None:
         set_compile(torch.nn.Module(), "yes")
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None and shutil.which("g++") is None, reason="needs a C++ compiler")
 def test_compiled_blocks_draw_the_same_tokens(plain: Callable[..., DecodeResult]) -> None:
     expected = plain("gumbel")
