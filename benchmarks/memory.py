@@ -7,13 +7,14 @@ the process with the estimate. The peak after a smaller run, with PyTorch and th
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from dataclasses import dataclass
 
 import torch
 
 from lumina_core.decoding.request import Request
-from lumina_core.decoding.settings import DecodeSettings
+from lumina_core.decoding.settings import DecodeSettings, StepReport
 from lumina_core.device import peak_bytes
 from lumina_core.memory import Demand, plan_memory, weights_of
 from lumina_core.pipeline import Lumina
@@ -25,17 +26,31 @@ SIDE, PROMPT = 8, (9,) * 40
 
 @dataclass(frozen=True)
 class Case:
-    """A run."""
+    """A run; with `forwards` it ends after so many, all of them as wide as the window."""
 
     batch: int
     decoder: str = "gumbel"
     window: int = 32
     kv_cache: str = "auto"
+    forwards: int | None = None
 
     @property
     def request(self) -> Request:
-        settings = DecodeSettings(decoder=self.decoder, window_size=self.window, kv_cache=self.kv_cache)
+        settings = DecodeSettings(
+            decoder=self.decoder,
+            window_size=self.window,
+            kv_cache=self.kv_cache,
+            adapt_window=self.forwards is None,
+        )
         return Request([PROMPT] * self.batch, SIDE, SIDE, settings=settings)
+
+    def stop_when_enough(self, report: StepReport) -> None:
+        if report.nfe == self.forwards:
+            raise EnoughError
+
+
+class EnoughError(Exception):
+    """Ends a run that has had its forwards."""
 
 
 CASES = (
@@ -66,7 +81,8 @@ def run_here(case: Case) -> Measured:
     lumina = Lumina.load("demo", device=device, dtype=torch.float32)
     lumina.sample(Case(1).request)
     before = peak_bytes(device)
-    lumina.sample(case.request)
+    with contextlib.suppress(EnoughError):
+        lumina.sample(case.request, case.stop_when_enough)
     after = peak_bytes(device)
     assert before is not None and after is not None, "this system does not report the memory of a process"
     estimated = plan_memory(Demand(lumina.config, weights_of(lumina.transformer), case.request)).run

@@ -460,6 +460,7 @@ def test_stages_run_in_their_order_however_they_are_named() -> None:
     assert [stage.name for stage in command_line.chosen(None)] == DEFAULT
 
 
+@pytest.mark.slow
 def test_a_stage_that_has_nothing_to_do_here_is_skipped_with_its_reason(tmp_path: Path) -> None:
     (ncu,) = command_line.chosen(["ncu"])
     good, (line,) = run_stages(tmp_path, ncu)
@@ -487,6 +488,7 @@ def test_a_kernel_that_does_not_build_is_told_with_its_error(monkeypatch, capsys
     assert stage_build._build(0)["error"] == "ValueError: no such instruction"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not HAS_TRITON, reason="triton is not installed")
 def test_a_compiler_that_ends_its_process_is_an_error_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage_build, "_build", os._exit)
@@ -548,6 +550,7 @@ def test_ncu_is_asked_for_both_kernels(tmp_path: Path, monkeypatch: pytest.Monke
     assert "regex:_int4_matmul" in first and "regex:_attend_chunk" in second and "--clock-control none" in first
 
 
+@pytest.mark.slow
 def test_failures_of_tests_are_figures(tmp_path: Path) -> None:
     path = tmp_path / "test_some.py"
     path.write_text(
@@ -617,6 +620,7 @@ def test_a_capture_that_should_work_and_does_not_fails_the_stage(monkeypatch: py
         stage_allocators.run(Context(True, time.monotonic() + 20))
 
 
+@pytest.mark.slow
 def test_the_suite_needs_no_package_that_only_the_tests_or_the_command_line_need() -> None:
     stages = [f"benchmarks.gpu_suite.stage_{stage.name}" for stage in STAGES]
     modules = [*stages, "benchmarks.gpu_suite.allocator_child", "benchmarks.kernels.__main__", "tests.kernel_cases"]

@@ -48,6 +48,7 @@ def test_a_kernel_agrees_with_its_reference(case: str, errors: dict[str, float])
     assert errors[case] <= SMALL[case].tolerance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("capability", [80, 90])
 def test_every_kernel_builds_and_fits(capability: int, tmp_path: Path) -> None:
     report = report_of("tests.kernel_builds", str(capability), 900, TRITON_CACHE_DIR=str(tmp_path))

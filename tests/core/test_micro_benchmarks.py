@@ -47,6 +47,7 @@ def test_a_matmul_is_timed_at_every_tile_that_is_named() -> None:
 
 
 @needs_triton
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
