@@ -1,4 +1,4 @@
-"""Out of memory at any point: one clear message, all memory given back, and the next run works."""
+"""Out of memory at any point: one clear message, all memory is freed, and the next run works."""
 
 from __future__ import annotations
 
