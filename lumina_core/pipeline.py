@@ -111,14 +111,19 @@ class Lumina:
         request = build_request(self, text, width, height, batch, given, DecodeSettings(**settings))
         return Drawing(self, self.sample(request, on_step))
 
-    def sample(self, request: Request, on_step: OnStep | None = None) -> DecodeResult:
-        """Draws the codes of a request, as `decode`.
+    def sample(
+        self,
+        request: Request,
+        on_step: OnStep | None = None,
+        before_forward: Callable[[], object] | None = None,
+    ) -> DecodeResult:
+        """Draws the codes of a request, with the callbacks of `decode`.
 
         Raises InputError before any work, and OutOfMemory, which names smaller settings, after freeing what it held.
         """
         check_request(request, self.config, self.vocabulary)
         return explain_out_of_memory(
-            lambda: decode(self.transformer, self.vocabulary, request, on_step),
+            lambda: decode(self.transformer, self.vocabulary, request, on_step, before_forward),
             lambda: _out_of_memory(Demand(self.config, weights_of(self.transformer), request)),
         )
 

@@ -255,15 +255,7 @@ class Progress:
         self._bar.update_absolute(done, preview=None if preview is None else ("JPEG", preview, args.preview_size))
 
 
-def tiled(samples: Tensor, function, tile_x: int, tile_y: int, overlap: int, scale: float, channels: int) -> Tensor:
-    """`function` over overlapping tiles of samples [B,C,H,W], blended to `channels` at `scale` times the size."""
-    return comfy.utils.tiled_scale(
-        samples,
-        function,
-        tile_x,
-        tile_y,
-        overlap,
-        upscale_amount=scale,
-        out_channels=channels,
-        output_device=output_device(),
-    )
+def tiled(samples: Tensor, function, tile: tuple[int, int], overlap: int, scale: float, channels: int) -> Tensor:
+    """`function` over overlapping tiles (x, y) of [B,C,H,W], blended to `channels` at `scale` times the size."""
+    options = {"upscale_amount": scale, "out_channels": channels, "output_device": output_device()}
+    return comfy.utils.tiled_scale(samples, function, *tile, min(overlap, min(tile) // 2), **options)

@@ -50,7 +50,7 @@ def check_codebook(model: ManagedLumina, movqgan: MoVQGANVae) -> None:
 
 
 class Watcher:
-    """Progress, preview and cancel. `on_step` is called after each forward on a CPU, after every few on a GPU."""
+    """Progress and preview. `on_step` is called after each forward on a CPU, after every few on a GPU."""
 
     def __init__(self, movqgan: MoVQGANVae, request: Request):
         self._progress = comfy_ui.Progress(request.codes_to_draw)
@@ -59,8 +59,7 @@ class Watcher:
         self._canvas = request.canvas
 
     def on_step(self, report: StepReport) -> None:
-        """Updates progress and preview. Raises ComfyUI's own exception if the user cancelled, which ends the run."""
-        comfy_ui.check_interrupted()
+        """Updates progress and preview."""
         picture = None
         if self._preview is not None:
             rows = self._canvas.given_rows + report.accepted[0] // self._canvas.grid_w
@@ -80,7 +79,8 @@ def sample(model: ManagedLumina, movqgan: MoVQGANVae, request: Request) -> Decod
     transformer.norm.to(model.patcher.load_device)
     watcher = Watcher(movqgan, request)
     with comfy_ui.unloading_when_full():
-        return lumina.sample(request, watcher.on_step)
+        # ComfyUI's own exception, if the user cancelled, ends the run.
+        return lumina.sample(request, watcher.on_step, before_forward=comfy_ui.check_interrupted)
 
 
 class SJDSampler(io.ComfyNode):

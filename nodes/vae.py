@@ -48,14 +48,11 @@ class MoVQGANVae:
 
     def decode_tiled(self, samples: Tensor, tile_x=64, tile_y=64, overlap=16, tile_t=None, overlap_t=None) -> Tensor:
         """As `decode`, in tiles of latents. Norms and attention cover a tile, not the whole picture."""
-        tile_x, tile_y = tile_x or 64, tile_y or 64
-        overlap = min(overlap if overlap is not None else 16, min(tile_x, tile_y) // 2)
+        tile, overlap = (tile_x or 64, tile_y or 64), 16 if overlap is None else overlap
         vectors = self.lookup(self.snap(samples))
-        self.load(self.picture_bytes(tile_x, tile_y))
-        pixels = comfy_ui.tiled(
-            vectors, self._decode_tile, tile_x, tile_y, overlap, self.upscale_ratio, self.output_channels
-        )
-        return from_planes(pixels)
+        self.load(self.picture_bytes(*tile))
+        size = self.upscale_ratio, self.output_channels
+        return from_planes(comfy_ui.tiled(vectors, self._decode_tile, tile, overlap, *size))
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Latents [B,4,H/8,W/8] of pictures [B,H,W,C] in 0…1: the vectors of their codes."""
@@ -63,13 +60,11 @@ class MoVQGANVae:
 
     def encode_tiled(self, pixels: Tensor, tile_x=512, tile_y=512, overlap=64, tile_t=None, overlap_t=None) -> Tensor:
         """As `encode`, in tiles of pixels."""
-        side = self.downscale_ratio
-        tile_x, tile_y = tile_x or 512, tile_y or 512
-        overlap = min(overlap if overlap is not None else 64, min(tile_x, tile_y) // 2)
+        side, tile, overlap = self.downscale_ratio, (tile_x or 512, tile_y or 512), 64 if overlap is None else overlap
         planes = to_planes(pixels)
         self.first_stage_model.check_pixels(planes)
-        self.load(self.picture_bytes(tile_x // side, tile_y // side))
-        latent = comfy_ui.tiled(planes, self._encode_tile, tile_x, tile_y, overlap, 1 / side, self.latent_channels)
+        self.load(self.picture_bytes(*(length // side for length in tile)))
+        latent = comfy_ui.tiled(planes, self._encode_tile, tile, overlap, 1 / side, self.latent_channels)
         return self.lookup(self.snap(latent))
 
     def spacial_compression_decode(self) -> int:

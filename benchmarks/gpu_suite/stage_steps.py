@@ -36,7 +36,8 @@ def run(context: Context) -> None:
 
 def check_fast(transformer: Transformer, timer: StepTimer, uncaptured: int) -> None:
     """Raises RuntimeError unless steps were captured, fused and run by Triton kernels, as a GPU should."""
-    slow = [name for name in (transformer.matmul_kernel, str(timer.cache.kernels.attention)) if "triton" not in name]
+    kernels = transformer.matmul_kernel, str(timer.cache.kernels.attention)
+    slow = [name for name in kernels if not name.startswith("triton")]
     slow += [] if timer.cache.kernels.blocks else ["blocks not fused"]
     slow += [f"{uncaptured} settings not captured"] if uncaptured else []
     if slow:

@@ -128,7 +128,8 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
             "expected the official MoVQGAN .ckpt or a .safetensors file"
         ) from error
     except Exception as error:  # a damaged pickle can raise any exception
-        raise CheckpointError(f"cannot read {path}: {_first_line(error)}; it is damaged: download it again") from error
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise CheckpointError(f"cannot read {path}: {reason}; it is damaged: download it again") from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict):
@@ -171,7 +172,3 @@ def check_tensors(found: dict[str, Shape], expected: dict[str, Shape], source: s
 def _is_zip(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(2) == b"PK"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -25,19 +25,25 @@ OnStep = Callable[[StepReport], None]
 
 @torch.inference_mode()
 def decode(
-    transformer: Transformer, vocabulary: Vocabulary, request: Request, on_step: OnStep | None = None
+    transformer: Transformer,
+    vocabulary: Vocabulary,
+    request: Request,
+    on_step: OnStep | None = None,
+    before_forward: Callable[[], object] | None = None,
 ) -> DecodeResult:
     """Draws a request's pictures in one batch.
 
-    `on_step` is called after every synchronisation with the device: after every forward on a CPU, every few on a GPU.
-    An exception that it raises ends the run.
+    `before_forward` is called before every forward, `on_step` after every synchronisation with the device: after every
+    forward on a CPU, every few on a GPU. An exception that either raises ends the run.
     """
     start = time.perf_counter()
     run = _Run(transformer, vocabulary, request)
     run.prefill()
     while not run.finished:
+        if before_forward is not None:
+            before_forward()
         run.advance()
-        if run.is_synced and on_step is not None:
+        if on_step is not None and run.since_sync == 0:
             on_step(run.report())
     return run.result(time.perf_counter() - start)
 
@@ -90,10 +96,6 @@ class _Run:
     @property
     def finished(self) -> bool:
         return min(self.accepted_to) == self.canvas.last
-
-    @property
-    def is_synced(self) -> bool:
-        return self.since_sync == 0
 
     def prefill(self) -> None:
         """Reads every different token sequence once and draws each picture's first token."""

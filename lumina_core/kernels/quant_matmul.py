@@ -182,11 +182,11 @@ def _matmul(
     splits, groups_each = split_groups(in_features, tile.splits)
     dtype = x.dtype if splits == 1 else torch.float32
     partial_sums = torch.empty(splits, rows, out_features, dtype=dtype, device=x.device)
-    options |= {"WHOLE": in_features % GROUP_SIZE == 0, "WIDEN": not x.is_cuda, "GROUP": GROUP_SIZE}
-    options |= {"BLOCK_M": tile.rows, "BLOCK_N": tile.outputs, "num_warps": tile.warps, "num_stages": tile.stages}
+    inputs = {"WHOLE": in_features % GROUP_SIZE == 0, "WIDEN": not x.is_cuda, "GROUP": GROUP_SIZE}
+    block = {"BLOCK_M": tile.rows, "BLOCK_N": tile.outputs, "num_warps": tile.warps, "num_stages": tile.stages}
     grid = triton.cdiv(out_features, tile.outputs), splits, triton.cdiv(rows, tile.rows)
     sizes = rows, out_features, in_features, triton.cdiv(in_features, GROUP_SIZE), groups_each
-    kernel[grid](x.contiguous(), *weight, partial_sums, *sizes, **options)
+    kernel[grid](x.contiguous(), *weight, partial_sums, *sizes, **inputs, **block, **options)
     return add_splits(partial_sums, x.dtype) if sum_splits else partial_sums
 
 

@@ -24,8 +24,12 @@ def window_attention(query: Tensor, keys: KVTensor, values: KVTensor, input_pos:
     host knows. Query heads h·g to h·g + g − 1 attend to key/value head h.
     """
     key, value = (stored.read(kv_len, query.dtype) for stored in (keys, values))
-    mask = torch.arange(kv_len, device=query.device) <= input_pos[:, None, :, None]
-    return attend(query, key, value, mask)
+    return attend(query, key, value, window_mask(input_pos, kv_len))
+
+
+def window_mask(input_pos: Tensor, kv_len: int) -> Tensor:
+    """Whether a query at `input_pos` [R,W] sees each slot, [R,1,W,kv_len]."""
+    return torch.arange(kv_len, device=input_pos.device) <= input_pos[:, None, :, None]
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:

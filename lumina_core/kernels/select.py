@@ -56,6 +56,7 @@ def choose(kernel: str, device: torch.device | str, samples: tuple[Sample, ...])
     try:
         return _choose(kernel, torch.device(device), samples)
     except OutOfMemory as error:
+        logger.info("%s on %s: torch this time (%s)", kernel, device, error)
         return Choice(getattr(reference, kernel), False, str(error))
 
 

@@ -248,13 +248,13 @@ def window_attention(
     if queries == 1:
         _attend_chunk_single[chunks, rows * kv_heads](*operands, length, chunks, log2_scale, HEADS=kv_heads, **options)
     else:
-        options |= {"BLOCK_M": tile.queries, "num_stages": tile.stages, **grouped}
+        block = {"BLOCK_M": tile.queries, "num_stages": tile.stages}
         grid = triton.cdiv(queries, tile.queries), chunks, rows * kv_heads
-        _attend_chunk[grid](*operands, width, length, chunks, log2_scale, **options)
+        _attend_chunk[grid](*operands, width, length, chunks, log2_scale, **block, **grouped, **options)
     max_chunks = padded_chunks(min(kv_len, length), tile.chunk)
     warps = max(1, min(8, max_chunks * head_dim // 512))
-    options = {"MAX_CHUNKS": max_chunks, "num_warps": warps, **sizes, **grouped}
-    _combine_chunks[queries, rows * kv_heads](mixed, largest, totals, positions, out, width, chunks, **options)
+    combined = {"MAX_CHUNKS": max_chunks, "num_warps": warps, **sizes, **grouped}
+    _combine_chunks[queries, rows * kv_heads](mixed, largest, totals, positions, out, width, chunks, **combined)
     return out
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -136,11 +137,17 @@ class WindowPlan:
 
     def attend_cached(self, layer: int, query: Tensor) -> Tensor:
         """As `attend`, where this forward's keys and values are in the cache already."""
-        stored = self.cache.layers[layer]
-        found: Tensor = self.cache.kernels.attention.function(
-            query, stored.keys, stored.values, self.input_pos, self.kv_len
-        )
-        return found
+        cached, attention = self.cache.layers[layer], self.cache.kernels.attention
+        if attention.is_kernel:
+            found: Tensor = attention.function(query, cached.keys, cached.values, self.input_pos, self.kv_len)
+            return found
+        keys, values = (stored.read(self.kv_len, query.dtype) for stored in (cached.keys, cached.values))
+        return reference.attend(query, keys, values, self.mask)
+
+    @cached_property
+    def mask(self) -> Tensor:
+        """The mask of the reference, the same in every layer."""
+        return reference.window_mask(self.input_pos, self.kv_len)
 
 
 AttentionPlan = CausalPlan | WindowPlan

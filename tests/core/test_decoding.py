@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import weakref
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lumina_core.checkpoint.config import TransformerConfig
+from lumina_core.decoding import loop
 from lumina_core.decoding.request import Request
 from lumina_core.decoding.settings import NEW_DRAFTS, DecodeResult, DecodeSettings, StepReport
 from lumina_core.errors import InputError
@@ -141,6 +143,19 @@ def test_a_run_that_is_interrupted_holds_nothing(toy: Toy, caches: list[weakref.
         toy.decode(SETTINGS, PICTURES, interrupt_at(2))
     gc.collect()
     assert len(caches) == 1 and caches[0]() is None
+
+
+def test_a_caller_can_end_the_run_before_any_forward(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the host synchronises seldom, as with a GPU."""
+    monkeypatch.setattr(loop, "forwards_per_sync", lambda device: 8)
+    forwards, reports = iter(range(100)), list[StepReport]()
+    result = toy.decode(SETTINGS, 1, reports.append, before_forward=lambda: next(forwards))
+    assert result.nfe > 1 and next(forwards) >= result.nfe > len(reports)
+    for last in range(4):
+        calls = iter(range(last))
+        with pytest.raises(StopIteration):
+            toy.decode(SETTINGS, 1, before_forward=functools.partial(next, calls))
+        assert next(calls, None) is None
 
 
 def test_ctrl_c_in_a_callback_comes_through(toy: Toy) -> None:

@@ -6,6 +6,7 @@ import copy
 import itertools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -101,11 +102,13 @@ class Toy:
         header = self.vocabulary.header(self.grid_h, self.grid_w)
         return (*header, *(self.vocabulary.row_tokens(given) if len(given) else ()))
 
-    def decode(self, settings: DecodeSettings, pictures: int, on_step: OnStep | None = None) -> DecodeResult:
+    def decode(
+        self, settings: DecodeSettings, pictures: int, on_step: OnStep | None = None, **callbacks: Any
+    ) -> DecodeResult:
         """The engine's pictures."""
         prompts = [self.prompts[k % len(self.prompts)] for k in range(pictures)]
         request = Request(prompts, self.grid_h, self.grid_w, self.given_codes, settings)
-        return decode(self.transformer, self.vocabulary, request, on_step)
+        return decode(self.transformer, self.vocabulary, request, on_step, **callbacks)
 
     def log_probs(self, codes: Tensor, settings: DecodeSettings, prompt: tuple[int, ...]) -> Tensor:
         """What autoregressive decoding draws each of the n codes [M,n] from, given those before it: [M,n,K].
