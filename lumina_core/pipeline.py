@@ -100,7 +100,7 @@ class Lumina:
         """Draws `batch` pictures of `width` by `height` pixels, both panels of a task included.
 
         `task`, `map` and `object` are those of `build_prompt`; `condition` is the picture in the upper panel, or, with
-        `given_height`, the picture of which so many pixels are continued. `settings` are the fields of DecodeSettings.
+        `given_height`, the picture whose top of that height is continued. `settings` are the fields of DecodeSettings.
         `on_step` reports progress; an exception that it raises ends the run. Raises InputError and OutOfMemory.
         """
         check_condition(task, condition is not None, given_height is not None)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Pictures of up to so many codes are previewed whole: decoding is cheap, and norms over few rows distort them.
+# Pictures of up to this many codes are previewed whole: decoding is cheap, and norms over few rows distort them.
 WHOLE_CODES = 32 * 32
 # Largest share of a run's time that previews take.
 PREVIEW_SHARE = 0.2

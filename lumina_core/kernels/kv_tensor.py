@@ -11,7 +11,7 @@ AUTO, INT8, INT4 = "auto", "int8", "int4"
 KV_CACHES = (AUTO, INT8, INT4)
 TINY = torch.finfo(torch.float32).tiny
 MAX_INT8, MAX_INT4 = 127, 15
-# At most so many values of a head share an int4 scale.
+# The maximum number of values of a head that share an int4 scale.
 INT4_GROUP = 32
 
 Shape = tuple[int, int, int, int]

@@ -101,7 +101,7 @@ def run_samples(
 
 
 def attention_samples(config: TransformerConfig, kv_cache: str, width: int, chunks: int) -> tuple[Sample, ...]:
-    """Each width of the tiles for windows of at most `width` tokens, and a cache of so many chunks."""
+    """One sample for each tile width of windows of at most `width` tokens, and one with `chunks` chunks of cache."""
     heads = config.num_attention_heads, config.num_key_value_heads
     fixed = {"dtype": KERNEL_DTYPE, "kv_cache": kv_cache, "heads": heads, "head_dim": config.head_dim, "corrupt": False}
 

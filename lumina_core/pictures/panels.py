@@ -47,7 +47,7 @@ def first_rows(image: Image.Image, size: Size) -> Image.Image:
 def condition_panel(image: Image.Image, width: int, height: int, given_height: int | None = None) -> Image.Image:
     """The picture as the given top of a canvas, its alpha blended on white.
 
-    It is scaled and cropped to the upper panel, or, with `given_height`, it gives its first rows.
+    It is scaled and cropped to the upper panel; with `given_height`, only its first rows are kept.
     """
     size = given_size(width, height, given_height)
     return center_crop(to_rgb(image), size) if given_height is None else first_rows(to_rgb(image), size)

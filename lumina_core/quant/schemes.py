@@ -35,7 +35,7 @@ class PackedSpec:
 class Int8:
     """A code −127 to 127 for each weight and a float32 scale for each row: weight = scale · code.
 
-    `packed_specs` of so many inputs are by name; `quantize` takes and `dequantize` returns a float32 weight [out,in].
+    `packed_specs` are by name; `quantize` takes and `dequantize` returns a float32 weight [out,in].
     """
 
     name: str = "int8"
