@@ -53,6 +53,7 @@ from lumina_core.checkpoint.find import DEMO, DEMO_FOLDER, open_checkpoint
 from lumina_core.decoding.request import Request
 from lumina_core.decoding.settings import DecodeSettings
 from lumina_core.errors import InputError
+from lumina_core.pictures.sizes import UNIT_PIXELS
 from lumina_core.tokens.prompts import build_prompt
 
 from .arguments import exit_code
@@ -60,7 +61,6 @@ from .published_program import (
     CFG,
     TEMPERATURE,
     TOP_K,
-    UNIT_PIXELS,
     Clone,
     Drawing,
     Picture,

@@ -27,9 +27,10 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from lumina_core.errors import InputError
+from lumina_core.pictures.sizes import CODE_PIXELS, UNIT_PIXELS
 
 CFG, TOP_K, TEMPERATURE = 4.0, 4096, 1.0
-CODE_PIXELS, UNIT_PIXELS, DRAFTED = 8, 32, 16
+DRAFTED = 16
 NEEDED = "pip install transformers==4.46.2"
 
 

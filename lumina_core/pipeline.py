@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -104,11 +104,11 @@ class Lumina:
         `on_step` reports progress; an exception that it raises ends the run. Raises InputError and OutOfMemory.
         """
         check_condition(task, condition is not None, given_height is not None)
-        check_size(width, height, _limits(self.config, self.vocabulary))
-        text, given = build_prompt(task, width, height, prompt, map, object), None
+        text = build_prompt(task, width, height, prompt, map, object)
+        request = build_request(self, text, width, height, batch, settings=DecodeSettings(**settings))
         if condition is not None:
             given = self.encode(condition_pixels(condition, width, height, given_height))
-        request = build_request(self, text, width, height, batch, given, DecodeSettings(**settings))
+            request = replace(request, given_codes=given)
         return Drawing(self, self.sample(request, on_step))
 
     def sample(

@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from ..tokens.tokenizer import Tokenizer, TokenizerFiles, make_tokenizer, read_tokenizer_files
+from ..tokens.tokenizer import (
+    TOKENIZER,
+    Tokenizer,
+    TokenizerFiles,
+    make_tokenizer,
+    read_tokenizer_files,
+    tokenizer_paths,
+)
 from ..tokens.vocabulary import Vocabulary
 from .config import TransformerConfig
 from .single_file import MOVQGAN_PREFIX, SingleFile, read_single_file
@@ -44,7 +51,8 @@ class Checkpoint:
     @property
     def files(self) -> tuple[Path, ...]:
         """All files of the transformer and its tokenizer."""
-        return (*self.tensors.paths, *(() if self.single else (self.config_path, *self.tokenizer_files.paths)))
+        others = () if self.single else (self.config_path, *tokenizer_paths(self._root / TOKENIZER))
+        return (*self.tensors.paths, *others)
 
     @cached_property
     def config_values(self) -> dict[str, Any]:

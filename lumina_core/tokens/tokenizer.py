@@ -106,10 +106,6 @@ class TokenizerFiles:
         """How errors name a file."""
         return str(self.place / name) if self.place.suffix != ".safetensors" else f"{name} in {self.place}"
 
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        return tuple(self.place / name for name in self.texts)
-
     def tokenizer(self) -> tokenizers.Tokenizer:
         source = self.source(self.main)
         if self.main not in self.texts:
@@ -131,11 +127,15 @@ class TokenizerFiles:
         return values
 
 
+def tokenizer_paths(main: Path) -> list[Path]:
+    """The tokenizer file `main` and EXTRA_FILES next to it, those that exist."""
+    return [file for name in (main.name, *EXTRA_FILES) if (file := main.with_name(name)).is_file()]
+
+
 def read_tokenizer_files(path: Path) -> TokenizerFiles:
     """Reads `tokenizer.json` and EXTRA_FILES of a folder. Raises CheckpointError when a file cannot be read."""
     main = path / TOKENIZER if path.is_dir() else path
-    present = [file for name in (main.name, *EXTRA_FILES) if (file := main.with_name(name)).is_file()]
-    return TokenizerFiles(main.parent, {file.name: _read_text(file) for file in present}, main.name)
+    return TokenizerFiles(main.parent, {file.name: _read_text(file) for file in tokenizer_paths(main)}, main.name)
 
 
 def _read_text(file: Path) -> str:
