@@ -13,8 +13,9 @@ import triton.language as tl
 from torch import Tensor
 
 from ..errors import InputError
+from .buffers import Buffers, empty
 from .dot import dot, int8_to_bfloat16
-from .reference import GROUP_SIZE, LOWEST_CODE, add_splits
+from .reference import GROUP_SIZE, LOWEST_CODE
 from .tiles import MAX_ROWS, MatmulTile, matmul_tile, split_groups
 
 # Two of a word's codes as bfloat16 weights. Under the bits 0x4300 a code c reads as 128 + c; subtracting 136 leaves
@@ -152,7 +153,12 @@ def _store(sums, out, m, n, split, rows, out_features, real):
 
 
 def int4_matmul(
-    x: Tensor, packed: Tensor, scale_zero: Tensor, sum_splits: bool = True, tile: MatmulTile | None = None
+    x: Tensor,
+    packed: Tensor,
+    scale_zero: Tensor,
+    sum_splits: bool = True,
+    tile: MatmulTile | None = None,
+    buffers: Buffers | None = None,
 ) -> Tensor:
     """x [M,in] times the transpose of an int4 weight [out,in], [M,out] in the dtype of x. See the reference.
 
@@ -163,31 +169,48 @@ def int4_matmul(
     _check(x, (packed, (groups * GROUP_SIZE // 2,)), (scale_zero, (groups, 2)))
     words = packed.view(torch.int32), scale_zero.view(torch.int32)
     fast = x.is_cuda and x.dtype == torch.bfloat16
-    return _matmul(_int4_matmul, x, words, sum_splits, tile, LOWEST=LOWEST_CODE, FAST=fast)
+    return _matmul(_int4_matmul, x, words, sum_splits, tile, buffers, LOWEST=LOWEST_CODE, FAST=fast)
 
 
 def int8_matmul(
-    x: Tensor, codes: Tensor, scale: Tensor, sum_splits: bool = True, tile: MatmulTile | None = None
+    x: Tensor,
+    codes: Tensor,
+    scale: Tensor,
+    sum_splits: bool = True,
+    tile: MatmulTile | None = None,
+    buffers: Buffers | None = None,
 ) -> Tensor:
     """As `int4_matmul`, with an int8 weight."""
     _check(x, (codes, (x.shape[-1],)), (scale, ()))
-    return _matmul(_int8_matmul, x, (codes, scale), sum_splits, tile)
+    return _matmul(_int8_matmul, x, (codes, scale), sum_splits, tile, buffers)
 
 
 def _matmul(
-    kernel: Any, x: Tensor, weight: tuple[Tensor, ...], sum_splits: bool, tile: MatmulTile | None, **options: Any
+    kernel: Any,
+    x: Tensor,
+    weight: tuple[Tensor, ...],
+    sum_splits: bool,
+    tile: MatmulTile | None,
+    buffers: Buffers | None,
+    **options: Any,
 ) -> Tensor:
     (rows, in_features), out_features = x.shape, weight[0].shape[0]
     tile = matmul_tile(rows, in_features, out_features, x.dtype) if tile is None else tile
     splits, groups_each = split_groups(in_features, tile.splits)
     dtype = x.dtype if splits == 1 else torch.float32
-    partial_sums = torch.empty(splits, rows, out_features, dtype=dtype, device=x.device)
+    partial_sums = empty(buffers, "matmul", (splits, rows, out_features), dtype, x.device)
+    if not x.is_contiguous():
+        x = empty(buffers, "matmul.x", x.shape, x.dtype, x.device).copy_(x)
     inputs = {"WHOLE": in_features % GROUP_SIZE == 0, "WIDEN": not x.is_cuda, "GROUP": GROUP_SIZE}
     block = {"BLOCK_M": tile.rows, "BLOCK_N": tile.outputs, "num_warps": tile.warps, "num_stages": tile.stages}
     grid = triton.cdiv(out_features, tile.outputs), splits, triton.cdiv(rows, tile.rows)
     sizes = rows, out_features, in_features, triton.cdiv(in_features, GROUP_SIZE), groups_each
-    kernel[grid](x.contiguous(), *weight, partial_sums, *sizes, **inputs, **block, **options)
-    return add_splits(partial_sums, x.dtype) if sum_splits else partial_sums
+    kernel[grid](x, *weight, partial_sums, *sizes, **inputs, **block, **options)
+    if splits == 1 or not sum_splits:
+        return partial_sums[0] if sum_splits else partial_sums
+    sums = empty(buffers, "matmul.sum", partial_sums.shape[1:], dtype, x.device)
+    torch.sum(partial_sums, 0, out=sums)
+    return empty(buffers, "matmul.out", sums.shape, x.dtype, x.device).copy_(sums)
 
 
 def _check(x: Tensor, *weight: tuple[Tensor, tuple[int, ...]]) -> None:

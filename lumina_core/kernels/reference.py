@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .buffers import Buffers
 from .kv_tensor import KVTensor
 from .noise import gumbel_noise
 
@@ -17,7 +18,14 @@ LOWEST_CODE = -8
 HEAD_NORM_EPS = 1e-5
 
 
-def window_attention(query: Tensor, keys: KVTensor, values: KVTensor, input_pos: Tensor, kv_len: int) -> Tensor:
+def window_attention(
+    query: Tensor,
+    keys: KVTensor,
+    values: KVTensor,
+    input_pos: Tensor,
+    kv_len: int,
+    buffers: Buffers | None = None,
+) -> Tensor:
     """Attention of a window [R,W,heads,head_dim] over a cache of R rows, in the dtype of the query.
 
     A query at `input_pos` [R,W] sees the slots up to its own position; all positions are less than `kv_len`, which the
@@ -48,7 +56,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     return mixed.transpose(1, 2)
 
 
-def int4_matmul(x: Tensor, packed: Tensor, scale_zero: Tensor, sum_splits: bool = True) -> Tensor:
+def int4_matmul(
+    x: Tensor, packed: Tensor, scale_zero: Tensor, sum_splits: bool = True, buffers: Buffers | None = None
+) -> Tensor:
     """x [M,in] times the transpose of an int4 weight [out,in], [M,out] in the dtype of x.
 
     `packed` uint8 [out,groups·64] holds codes (see `unpack_codes`), `scale_zero` [out,groups,2] a scale and a zero for
@@ -82,7 +92,9 @@ def pack_codes(codes: Tensor) -> Tensor:
     return (by_bytes[..., 0] | by_bytes[..., 1] << 4).flatten(1)
 
 
-def int8_matmul(x: Tensor, codes: Tensor, scale: Tensor, sum_splits: bool = True) -> Tensor:
+def int8_matmul(
+    x: Tensor, codes: Tensor, scale: Tensor, sum_splits: bool = True, buffers: Buffers | None = None
+) -> Tensor:
     """x [M,in] times the transpose of an int8 weight [out,in], [M,out] in the dtype of x.
 
     `codes` int8 [out,in], `scale` float32 [out]: weight = scale · code. Without `sum_splits` the result is partial

@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..errors import InputError
+from .buffers import Buffers, empty
 from .dot import dot, int8_to_bfloat16
 from .kv_tensor import KVTensor
 from .tiles import MIN_DOT, SLOTS, AttentionTile, attention_tile, padded_chunks
@@ -222,7 +223,13 @@ def _combine_chunks(
 
 
 def window_attention(
-    query: Tensor, keys: KVTensor, values: KVTensor, input_pos: Tensor, kv_len: int, tile: AttentionTile | None = None
+    query: Tensor,
+    keys: KVTensor,
+    values: KVTensor,
+    input_pos: Tensor,
+    kv_len: int,
+    tile: AttentionTile | None = None,
+    buffers: Buffers | None = None,
 ) -> Tensor:
     """Attention of a window [R,W,heads,head_dim] over a cache of R rows. See the reference.
 
@@ -236,11 +243,13 @@ def window_attention(
     queries = width * heads // kv_heads
     tile = attention_tile(queries, query.dtype) if tile is None else tile
     chunks = triton.cdiv(min(kv_len, length), tile.chunk)
-    totals, largest = torch.empty(2, rows * kv_heads, chunks, queries, dtype=torch.float32, device=query.device)
-    mixed = torch.empty(*totals.shape, head_dim, dtype=torch.float32, device=query.device)
-    out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
-    positions, log2_scale = input_pos.contiguous(), math.log2(math.e) / math.sqrt(head_dim)
-    operands = query.contiguous(), *keys.operands, *values.operands, positions, mixed, largest, totals
+    parts, device = (rows * kv_heads, chunks, queries), query.device
+    totals, largest = empty(buffers, "attention.totals", (2, *parts), torch.float32, device)
+    mixed = empty(buffers, "attention.mixed", (*parts, head_dim), torch.float32, device)
+    out = empty(buffers, "attention.out", query.shape, query.dtype, device)
+    query, positions = _contiguous(query, buffers, "query"), _contiguous(input_pos, buffers, "positions")
+    log2_scale = math.log2(math.e) / math.sqrt(head_dim)
+    operands = query, *keys.operands, *values.operands, positions, mixed, largest, totals
     sizes = {"HEAD_DIM": head_dim, "CHUNK": tile.chunk}
     grouped = {"KV_HEADS": kv_heads, "GROUP": heads // kv_heads}
     cached = {"INT8": keys.is_int8, "GROUPS": keys.groups, "WIDEN": not query.is_cuda}
@@ -256,6 +265,12 @@ def window_attention(
     combined = {"MAX_CHUNKS": max_chunks, "num_warps": warps, **sizes, **grouped}
     _combine_chunks[queries, rows * kv_heads](mixed, largest, totals, positions, out, width, chunks, **combined)
     return out
+
+
+def _contiguous(tensor: Tensor, buffers: Buffers | None, name: str) -> Tensor:
+    if tensor.is_contiguous():
+        return tensor
+    return empty(buffers, f"attention.{name}", tensor.shape, tensor.dtype, tensor.device).copy_(tensor)
 
 
 def _check(query: Tensor, keys: KVTensor, values: KVTensor, input_pos: Tensor) -> None:

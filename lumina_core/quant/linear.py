@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..kernels.buffers import Buffers
 from ..kernels.linear import linear
 from ..kernels.tiles import split_count
 from .schemes import PackedTensors, Scheme
@@ -24,13 +25,14 @@ PLAIN_BYTES_PER_ELEMENT = 10
 class MatmulBackend:
     """A way to multiply input [...,in] by the weight's transpose, giving [...,out].
 
-    `split` returns the matmul of rows [n,in] as partial sums [splits,n,out]; None where it is not split. `repack`
+    `split` returns the matmul of rows [n,in] as partial sums [splits,n,out], from the buffers where it is given any;
+    None where it is not split. `repack`
     returns the packed tensors in the backend's own order, in the same shapes; None where it takes them as they are.
     """
 
     name: str
     multiply: Callable[[Tensor, "QuantizedLinear"], Tensor]
-    split: Callable[[Tensor, "QuantizedLinear"], Tensor] | None = None
+    split: Callable[[Tensor, "QuantizedLinear", Buffers | None], Tensor] | None = None
     repack: Callable[["QuantizedLinear"], PackedTensors | None] | None = None
 
 
@@ -56,9 +58,11 @@ class QuantizedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.backend.multiply(x, self)
 
-    def partial_sums(self, x: Tensor) -> Tensor:
+    def partial_sums(self, x: Tensor, buffers: Buffers | None = None) -> Tensor:
         """The matmul of rows [n,in] as [splits,n,out], to be summed over the splits."""
-        return self.backend.multiply(x, self)[None] if self.backend.split is None else self.backend.split(x, self)
+        if self.backend.split is None:
+            return self.backend.multiply(x, self)[None]
+        return self.backend.split(x, self, buffers)
 
     @property
     def splits(self) -> int:

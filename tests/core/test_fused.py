@@ -72,7 +72,7 @@ def test_the_blocks_are_used_where_they_are_compiled_and_for_a_prompt(monkeypatc
 
 
 def test_a_matmul_returns_its_splits_or_one() -> None:
-    def split(x: Tensor, layer: nn.Module) -> Tensor:
+    def split(x: Tensor, layer: nn.Module, buffers: object) -> Tensor:
         return torch.stack((x[:, :4] @ weight[:, :4].T, x[:, 4:] @ weight[:, 4:].T))
 
     weight, x = torch.randn(3, 8), torch.randn(2, 8)
