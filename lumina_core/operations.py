@@ -1,7 +1,9 @@
 """Default layer classes of the models. ComfyUI nodes pass their own namespace of the same names instead."""
 
+import torch
 from torch import Tensor, nn
 
+from .kernels.buffers import Buffers
 from .kernels.linear import linear
 
 __all__ = ["Conv2d", "Embedding", "GroupNorm", "Linear", "RMSNorm"]
@@ -25,3 +27,10 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         assert self.bias is None, "the transformer's linear layers have no bias"
         return linear(x, self.weight)
+
+    def partial_sums(self, x: Tensor, buffers: Buffers | None = None) -> Tensor:
+        """The matmul of rows [n,in] as [1,n,out], in the buffers where it is given any."""
+        if buffers is None or x.device.type == "cpu":
+            return self(x)[None]
+        out = buffers.empty("linear", (len(x), self.out_features), x.dtype)
+        return torch.mm(x, self.weight.t(), out=out)[None]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..kernels.window_state import Layout
 from ..pictures.sizes import HEADER_LENGTH
 
 
@@ -53,9 +54,10 @@ class Canvas:
         """Codes that are not given and the ends of row between them."""
         return self.last + 1 - self.first
 
-    def is_end_of_row(self, index: Tensor) -> Tensor:
-        """Whether each index after the header is an end of row."""
-        return (index - HEADER_LENGTH) % self.row_length == self.grid_w
+    @property
+    def layout(self) -> Layout:
+        """Where the ends of row are."""
+        return Layout(HEADER_LENGTH, self.row_length, self.last)
 
     def place_codes(self, codes: Tensor, length: int) -> Tensor:
         """Values [N,length] by index of the first rows [N,rows,w] of a grid; zero at all other tokens."""

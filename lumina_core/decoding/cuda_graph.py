@@ -129,7 +129,7 @@ class CapturedSteps:
 
     def _is_same(self, replay: Step, step: Step) -> bool:
         """Whether both change the window's state in the same way; restores the state."""
-        state = self.window.state
+        state = self.window.state.changed
         before = [one.clone() for one in state]
         after = []
         for run in (replay, step):

@@ -83,11 +83,12 @@ class _Run:
         pictures = len(request.prompts)
         rows = pictures * (2 if self.settings.guided else 1)
         length = cache_length(self.canvas, request.longest_prompt, self.settings)
-        kernels = transformer.choose_kernels(self.settings.kv_cache, self.settings.width, length)
+        sampling = self.settings.sampling(transformer.config.codebook_size)
+        kernels = transformer.choose_kernels(sampling, self.settings.kv_cache, self.settings.width, length)
         self.cache = transformer.make_cache(rows, length, self.settings.kv_cache, kernels)
         prompt_lengths = [len(prompt) for prompt in request.prompts]
-        self.window = Window(transformer, self.canvas, self.cache, prompt_lengths, self.settings, vocabulary.end_of_row)
-        self.window.tokens.copy_(self.canvas.place_codes(request.given, self.window.length))
+        self.window = Window(transformer, self.canvas, self.cache, pictures, self.settings)
+        self.window.place(prompt_lengths, request.given, self.settings.seed, vocabulary.end_of_row)
         self.steps = make_steps(self.window)
         self.adaptive = AdaptiveWindow(self.settings, pictures)
         self.nfe, self.since_sync = 0, 0
@@ -140,18 +141,18 @@ class _Run:
     def report(self) -> StepReport:
         canvas = self.canvas
         accepted = tuple(canvas.count_codes(index + 1) for index in self.accepted_to)
-        return StepReport(canvas.cut_codes(self.window.tokens).cpu(), accepted, canvas.codes_to_draw, self.nfe)
+        return StepReport(canvas.cut_codes(self.window.state.tokens).cpu(), accepted, canvas.codes_to_draw, self.nfe)
 
     def result(self, seconds: float) -> DecodeResult:
-        canvas, window = self.canvas, self.window
-        accept_step = window.accept_step.cpu()
+        canvas, state = self.canvas, self.window.state
+        accept_step = state.accept_step.cpu()
         accept_lengths = canvas.accept_lengths(accept_step)
         return DecodeResult(
-            codes=canvas.cut_codes(window.tokens).cpu().clone(),
+            codes=canvas.cut_codes(state.tokens).cpu().clone(),
             nfe=max(map(len, accept_lengths)),
             accept_lengths=accept_lengths,
             accept_step=canvas.cut_codes(accept_step).clone(),
-            log_likelihood=tuple(canvas.cut_codes(window.log_probs).cpu().double().sum((1, 2)).tolist()),
+            log_likelihood=tuple(canvas.cut_codes(state.log_probs).cpu().double().sum((1, 2)).tolist()),
             seconds=seconds,
             warm_up_seconds=self.steps.warm_up_seconds,
             settings=self.settings,

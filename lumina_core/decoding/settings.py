@@ -8,9 +8,9 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..kernels.kv_tensor import KV_CACHES
+from ..kernels.window_state import GUMBEL, NEW_DRAFTS, Sampling
 
 DECODERS = ("gumbel", "ar", "sjd", "coupled")
-NEW_DRAFTS = ("above", "left", "random", "guess")
 MAX_WINDOW = 128
 MAX_SEED = 2**64 - 1
 
@@ -55,10 +55,10 @@ class DecodeSettings:
         """Tokens of one forward."""
         return 1 if self.decoder == "ar" else self.window_size
 
-    @property
-    def keeps_draft_probs(self) -> bool:
-        """Whether the rule needs the distributions that drafts were drawn from."""
-        return self.decoder in ("sjd", "coupled")
+    def sampling(self, codes: int) -> Sampling:
+        """The settings as the kernels of a step take them; `ar` is `gumbel` at a window of one."""
+        rule = GUMBEL if self.decoder == "ar" else self.decoder
+        return Sampling(codes, rule, self.new_drafts, self.cfg_scale, self.temperature, self.top_k)
 
 
 @dataclass(frozen=True)

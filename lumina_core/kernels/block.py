@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..errors import InputError
+from .buffers import Buffers, empty
 from .kv_tensor import MAX_INT4, MAX_INT8, TINY, KVTensor
 from .reference import HEAD_NORM_EPS
 
@@ -90,7 +91,7 @@ def _store_head(
         tl.store(place + HALF, second.to(values.dtype.element_ty))
 
 
-@triton.jit(do_not_specialize=["tokens"])
+@triton.jit(do_not_specialize=["tokens", "width", "length"])
 def _qkv_norm_rope_store(
     partial_sums,
     query_weight,
@@ -99,7 +100,7 @@ def _qkv_norm_rope_store(
     key_bias,
     cos,
     sin,
-    slots,
+    input_pos,
     query,
     keys,
     key_scales,
@@ -108,6 +109,8 @@ def _qkv_norm_rope_store(
     value_scales,
     value_lows,
     tokens,
+    width,
+    length,
     HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr,
     NORM_HEADS: tl.constexpr,
@@ -119,7 +122,7 @@ def _qkv_norm_rope_store(
 ):
     """One head of one token, of the query, the key or the value."""
     token, head, dim = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.arange(0, HALF)
-    dtype = query.dtype.element_ty
+    dtype, pos = query.dtype.element_ty, tl.load(input_pos + token)
     out: tl.constexpr = (HEADS + 2 * KV_HEADS) * 2 * HALF
     column, inside = head * 2 * HALF + dim, dim < HALF
     first = _add_splits(partial_sums, token, tokens, out, column, inside, dtype, SPLITS)
@@ -131,13 +134,13 @@ def _qkv_norm_rope_store(
         else:
             part = (head - HEADS) // NORM_KV_HEADS * 2 * HALF
             first, second = _layer_norm(first, second, key_weight + part, key_bias + part, dim, dtype, HALF)
-        angle = token * 2 * HALF + dim
+        angle = pos * 2 * HALF + dim
         cos_first, sin_first = tl.load(cos + angle).to(tl.float32), tl.load(sin + angle).to(tl.float32)
         cos_second, sin_second = tl.load(cos + angle + HALF).to(tl.float32), tl.load(sin + angle + HALF).to(tl.float32)
         rotated = _rotate(first, -second, cos_first, sin_first, dtype)
         second = _rotate(second, first, cos_second, sin_second, dtype)
         first = rotated
-    slot = tl.load(slots + token).to(tl.int64) * KV_HEADS
+    slot = (token // width * length + pos) * KV_HEADS
     if head < HEADS:
         place = query + (token * HEADS + head) * 2 * HALF + dim
         tl.store(place, first.to(dtype))
@@ -185,9 +188,10 @@ def qkv_norm_rope_store(
     key_norm: tuple[Tensor, Tensor],
     cos: Tensor,
     sin: Tensor,
-    slots: Tensor,
+    input_pos: Tensor,
     keys: KVTensor,
     values: KVTensor,
+    buffers: Buffers | None = None,
     warps: int = 1,
 ) -> tuple[Tensor, KVTensor, KVTensor]:
     """Queries [tokens,heads,head_dim] of partial sums; stores keys and values. See the reference.
@@ -204,29 +208,37 @@ def qkv_norm_rope_store(
         )
     if not all(tensor.is_contiguous() for stored in (keys, values) for tensor in stored.tensors):
         raise InputError("the layer's cache is not contiguous; expected contiguous tensors")
-    query = torch.empty(tokens, heads, head_dim, dtype=cos.dtype, device=cos.device)
-    inputs = (part.contiguous() for part in (*query_norm, *key_norm, cos, sin, slots))
+    query = empty(buffers, "query", (tokens, heads, head_dim), cos.dtype, cos.device)
+    inputs = (part.contiguous() for part in (*query_norm, *key_norm, cos, sin, input_pos))
     norm_heads = {"NORM_HEADS": heads // len(query_norm[0]), "NORM_KV_HEADS": kv_heads // len(key_norm[0])}
     sizes = {"HEADS": heads, "KV_HEADS": kv_heads, "HALF": half, "SPLITS": splits, "num_warps": warps, **norm_heads}
-    operands = partial_sums, *inputs, query, *keys.operands, *values.operands, tokens
+    reach = input_pos.shape[1], keys.values.shape[1]
+    operands = partial_sums, *inputs, query, *keys.operands, *values.operands, tokens, *reach
     _qkv_norm_rope_store[tokens, heads + 2 * kv_heads](*operands, INT8=keys.is_int8, GROUPS=keys.groups, **sizes)
     return query, keys, values
 
 
-def silu_gate(partial_sums: Tensor, dtype: torch.dtype, block: int = GATE_BLOCK, warps: int = 4) -> Tensor:
+def silu_gate(
+    partial_sums: Tensor, dtype: torch.dtype, buffers: Buffers | None = None, block: int = GATE_BLOCK, warps: int = 4
+) -> Tensor:
     """silu(gate) · up [tokens,width] in float32 or bfloat16 of partial sums. See the reference.
 
     A program of `warps` has `block` values of one token. Raises InputError for other dtypes.
     """
     splits, tokens, out = _check(partial_sums, dtype)
-    gated = torch.empty(tokens, out // 2, dtype=dtype, device=partial_sums.device)
+    gated = empty(buffers, "gated", (tokens, out // 2), dtype, partial_sums.device)
     grid = tokens, triton.cdiv(out // 2, block)
     _silu_gate[grid](partial_sums, gated, tokens, WIDTH=out // 2, BLOCK=block, SPLITS=splits, num_warps=warps)
     return gated
 
 
 def add_rms_norm(
-    x: Tensor, partial_sums: Tensor, weight: Tensor, eps: float, warps: int | None = None
+    x: Tensor,
+    partial_sums: Tensor,
+    weight: Tensor,
+    eps: float,
+    buffers: Buffers | None = None,
+    warps: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """x [tokens,size] plus the sum of partial sums, and the RMSNorm of that. See the reference.
 
@@ -239,7 +251,8 @@ def add_rms_norm(
             f"x {list(x.shape)} and partial sums {list(partial_sums.shape)}; expected [tokens,size] and "
             f"[splits,tokens,size], size at most {MAX_SIZE}: use the reference for others"
         )
-    added, normed = torch.empty(2, tokens, size, dtype=x.dtype, device=x.device)
+    normed, *sums = (empty(buffers, name, (tokens, size), x.dtype, x.device) for name in ("normed", "sum", "other sum"))
+    added = sums[x.data_ptr() == sums[0].data_ptr()]
     block = triton.next_power_of_2(size)
     warps = max(1, min(16, block // 256)) if warps is None else warps
     sizes = {"SIZE": size, "BLOCK": block, "SPLITS": splits, "num_warps": warps}

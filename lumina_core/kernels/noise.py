@@ -53,7 +53,11 @@ def to_gumbel(bits: Tensor) -> Tensor:
     return to_uniform(bits).neg_().log1p_().neg_().log_().neg_()
 
 
+def code_noise(hashes: Tensor, codes: int) -> Tensor:
+    """Gumbel noise [...,codes], one for each code, of hashes [...]."""
+    return to_gumbel(mix(hashes[..., None] ^ torch.arange(codes, device=hashes.device)))
+
+
 def gumbel_noise(keys: Tensor, index: Tensor, codes: int) -> Tensor:
     """Gumbel noise [N,W,codes] of pictures with keys [N] at token indices [N,W]."""
-    at = hashed(keys[:, None], GUMBEL, index)
-    return to_gumbel(mix(at[..., None] ^ torch.arange(codes, device=keys.device)))
+    return code_noise(hashed(keys[:, None], GUMBEL, index), codes)

@@ -162,35 +162,40 @@ def qkv_norm_rope_store(
     key_norm: tuple[Tensor, Tensor],
     cos: Tensor,
     sin: Tensor,
-    slots: Tensor,
+    input_pos: Tensor,
     keys: KVTensor,
     values: KVTensor,
+    buffers: Buffers | None = None,
 ) -> tuple[Tensor, KVTensor, KVTensor]:
-    """Queries [tokens,heads,head_dim] after norm and RoPE; stores keys after norm and RoPE, and values, at the slots.
+    """Queries [tokens,heads,head_dim] after norm and RoPE; stores keys after norm and RoPE, and values, of R rows.
 
-    The partial sums [splits,tokens,(heads + 2·kv_heads)·head_dim] hold queries, then keys, then values; slots [tokens]
-    count through all rows. Norms are weight and bias as in `head_norm`; cos and sin [tokens,head_dim] are in the dtype
-    of the computation. Returns `keys` and `values` too, which it has written to.
+    The partial sums [splits,tokens,(heads + 2·kv_heads)·head_dim] hold queries, then keys, then values of the tokens at
+    `input_pos` [R,S], tokens = R·S. Norms are weight and bias as in `head_norm`; cos and sin [positions,head_dim] are
+    in the dtype of the computation. Returns `keys` and `values` too, which it has written to.
     """
     kv_heads, head_dim = keys.values.shape[2], cos.shape[1]
     heads = partial_sums.shape[-1] // head_dim - 2 * kv_heads
     qkv = add_splits(partial_sums, cos.dtype).unflatten(-1, (-1, head_dim)).split((heads, kv_heads, kv_heads), dim=1)
+    angles = [table[input_pos.flatten()].unsqueeze(1) for table in (cos, sin)]
     query, key = (
-        apply_rope(head_norm(part, *norm), cos[:, None], sin[:, None])
+        apply_rope(head_norm(part, *norm), *angles)
         for part, norm in zip(qkv, (query_norm, key_norm), strict=False)
     )
-    keys.write(slots, key)
-    values.write(slots, qkv[2])
+    slots = input_pos + torch.arange(len(input_pos), device=input_pos.device)[:, None] * keys.values.shape[1]
+    keys.write(slots.flatten(), key)
+    values.write(slots.flatten(), qkv[2])
     return query, keys, values
 
 
-def silu_gate(partial_sums: Tensor, dtype: torch.dtype) -> Tensor:
+def silu_gate(partial_sums: Tensor, dtype: torch.dtype, buffers: Buffers | None = None) -> Tensor:
     """silu(gate) · up [tokens,width] in `dtype` of partial sums [splits,tokens,2·width], gates first."""
     gate, up = add_splits(partial_sums, dtype).chunk(2, dim=-1)
     return F.silu(gate) * up
 
 
-def add_rms_norm(x: Tensor, partial_sums: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def add_rms_norm(
+    x: Tensor, partial_sums: Tensor, weight: Tensor, eps: float, buffers: Buffers | None = None
+) -> tuple[Tensor, Tensor]:
     """x [tokens,size] plus the sum of partial sums [splits,tokens,size], and the RMSNorm of that."""
     x = x + add_splits(partial_sums, x.dtype)
     return x, F.rms_norm(x, weight.shape, weight, eps)

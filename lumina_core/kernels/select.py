@@ -10,7 +10,7 @@ from types import MappingProxyType
 import torch
 
 from ..errors import OutOfMemory
-from . import reference
+from . import reference, window_reference
 from .self_test import Function, Sample, self_test
 
 logger = logging.getLogger(__name__)
@@ -21,8 +21,10 @@ MODULES: Mapping[str, str] = MappingProxyType(
         "window_attention": "window_attention",
         "int4_matmul": "quant_matmul",
         "int8_matmul": "quant_matmul",
-        "topk_cut": "topk",
-        "gumbel_draw": "draw",
+        "embed_window": "window",
+        "draw_window": "draw",
+        "accept_window": "window",
+        "place_drafts": "draw",
         "qkv_norm_rope_store": "block",
         "silu_gate": "block",
         "add_rms_norm": "block",
@@ -57,13 +59,13 @@ def choose(kernel: str, device: torch.device | str, samples: tuple[Sample, ...])
         return _choose(kernel, torch.device(device), samples)
     except OutOfMemory as error:
         logger.info("%s on %s: torch this time (%s)", kernel, device, error)
-        return Choice(getattr(reference, kernel), False, str(error))
+        return Choice(reference_of(kernel), False, str(error))
 
 
 @cache
 def _choose(kernel: str, device: torch.device, samples: tuple[Sample, ...]) -> Choice:
     """As `choose`; raises OutOfMemory, which is not cached, where a self-test ran out of memory."""
-    plain: Function = getattr(reference, kernel)
+    plain = reference_of(kernel)
     choice = Choice(plain, False, unsupported_reason(device))
     if not choice.reason:
         function = load(kernel)
@@ -74,6 +76,13 @@ def _choose(kernel: str, device: torch.device, samples: tuple[Sample, ...]) -> C
         choice = Choice(function, True, PASSED) if failed is None else Choice(plain, False, failed.reason)
     logger.info("%s on %s: %s", kernel, device, choice)
     return choice
+
+
+def reference_of(kernel: str) -> Function:
+    """The reference of the kernel of this name."""
+    module = reference if hasattr(reference, kernel) else window_reference
+    function: Function = getattr(module, kernel)
+    return function
 
 
 def load(kernel: str) -> Function:

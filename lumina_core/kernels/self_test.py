@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ..device import is_out_of_memory
-from .kv_tensor import KVTensor
+from .kv_tensor import TINY, KVTensor
+from .window_state import WindowState
 
 # Of the norm of the result: what bfloat16 and another order of sums may change.
 TOLERANCE = 0.02
@@ -48,7 +49,7 @@ def self_test(function: Function, reference: Function, sample: Sample, device: t
     """Compares a function with its reference on a sample."""
     try:
         # Some functions write to their arguments, so each has its own.
-        found, expected = (result_tensors(each(*sample(device))) for each in (function, reference))
+        found, expected = (_tensors_of(each, sample(device)) for each in (function, reference))
     except Exception as error:  # Triton's compiler, the system's C compiler and the driver have no error in common
         out_of_memory = is_out_of_memory(error)
         what = "ran out of memory" if out_of_memory else "failed"
@@ -58,11 +59,23 @@ def self_test(function: Function, reference: Function, sample: Sample, device: t
     return SelfTest(largest, "" if largest < TOLERANCE else wrong)
 
 
-def result_tensors(result: Any) -> list[Tensor]:
-    """The tensors of a function's result, caches dequantised; all but tokens in float32."""
-    parts = result if isinstance(result, tuple) else (result,)
-    read = (part.read(part.values.shape[1], torch.float32) if isinstance(part, KVTensor) else part for part in parts)
-    return [part.float() if part.is_floating_point() else part for part in read]
+def result_tensors(*results: Any) -> list[Tensor]:
+    """The tensors of results, caches dequantised, windows as what a step changes; all but tokens in float32."""
+    tensors = list[Tensor]()
+    for result in results:
+        if isinstance(result, Tensor):
+            tensors.append(result.float() if result.is_floating_point() else result)
+        elif isinstance(result, KVTensor):
+            tensors.append(result.read(result.values.shape[1], torch.float32))
+        elif isinstance(result, WindowState | tuple):
+            tensors.extend(result_tensors(*(result.changed if isinstance(result, WindowState) else result)))
+    return tensors
+
+
+def _tensors_of(function: Function, arguments: tuple[Any, ...]) -> list[Tensor]:
+    """What a call returns, and the windows that it may have moved."""
+    result = function(*arguments)
+    return result_tensors(result, *(each for each in arguments if isinstance(each, WindowState)))
 
 
 def _relative_error(found: Tensor, expected: Tensor) -> float:
@@ -70,7 +83,9 @@ def _relative_error(found: Tensor, expected: Tensor) -> float:
 
     Equal infinities are no difference.
     """
+    if not expected.numel():
+        return 0.0
     if not expected.is_floating_point():
         return float((found != expected).float().mean())
     difference = torch.where(found == expected, 0.0, found - expected)
-    return float(difference.norm() / expected.where(expected.isfinite(), 0.0).norm())
+    return float(difference.norm() / expected.where(expected.isfinite(), 0.0).norm().clamp_min(TINY))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..checkpoint.config import TransformerConfig
 from ..kernels import reference
+from ..kernels.buffers import Buffers
 from ..kernels.kv_tensor import AUTO, KVTensor
 from .rope import rope_table
 from .run_kernels import REFERENCE_KERNELS, RunKernels
@@ -58,7 +59,7 @@ class KVCache:
             for _ in range(config.num_hidden_layers)
         ]
         self.cos, self.sin = rope_table(length, config.head_dim, config.rope_theta, dtype=dtype, device=device)
-        self._row_start = torch.arange(rows, device=device)[:, None] * length
+        self.row_start = torch.arange(rows, device=device)[:, None] * length
         self._slot_index = torch.arange(length, device=device)
 
     @staticmethod
@@ -71,14 +72,7 @@ class KVCache:
 
     def plan(self, input_pos: Tensor, kv_len: int) -> WindowPlan:
         """A forward over tokens at `input_pos` [R,S]; `kv_len` is at least the largest position + 1."""
-        return WindowPlan(
-            cos=self.cos[input_pos].unsqueeze(2),
-            sin=self.sin[input_pos].unsqueeze(2),
-            cache=self,
-            slots=(input_pos + self._row_start).flatten(),
-            input_pos=input_pos,
-            kv_len=kv_len,
-        )
+        return WindowPlan(self, input_pos, kv_len)
 
     def prefill_plan(self, row: int, length: int) -> CausalPlan:
         """A forward over the first `length` tokens [1,S] of one row, which attend to one another only."""
@@ -87,7 +81,7 @@ class KVCache:
             cos=self.cos[None, :length, None],
             sin=self.sin[None, :length, None],
             cache=self,
-            slots=self._row_start[row] + self._slot_index[:length],
+            slots=row * self.length + self._slot_index[:length],
         )
 
     def copy_row(self, source: int, target: int, length: int) -> None:
@@ -117,29 +111,42 @@ class CausalPlan:
 
 @dataclass(frozen=True)
 class WindowPlan:
-    """Attention over a cache of tokens at `input_pos` [R,S], whose keys and values go to `slots` [R·S].
+    """Attention over a cache of tokens at `input_pos` [R,S], whose keys and values are written there.
 
     All keys are read as they are stored, also those of this forward: a token finds the same whether the one before it
-    came in this forward or in another. `kv_len` bounds the slots that are read; cos, sin are [R,S,1,head_dim].
+    came in this forward or in another. `kv_len` bounds the slots that are read.
     """
 
-    cos: Tensor
-    sin: Tensor
     cache: KVCache
-    slots: Tensor
     input_pos: Tensor
     kv_len: int
+
+    @cached_property
+    def cos(self) -> Tensor:
+        """[R,S,1,head_dim]."""
+        return self.cache.cos[self.input_pos].unsqueeze(2)
+
+    @cached_property
+    def sin(self) -> Tensor:
+        """[R,S,1,head_dim]."""
+        return self.cache.sin[self.input_pos].unsqueeze(2)
+
+    @cached_property
+    def slots(self) -> Tensor:
+        """Where keys and values go [R·S], counted through all rows."""
+        return (self.input_pos + self.cache.row_start).flatten()
 
     def attend(self, layer: int, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """The attention's output [R,S,heads,head_dim] in a layer."""
         self.cache.layers[layer].write(self.slots, keys, values)
         return self.attend_cached(layer, query)
 
-    def attend_cached(self, layer: int, query: Tensor) -> Tensor:
+    def attend_cached(self, layer: int, query: Tensor, buffers: Buffers | None = None) -> Tensor:
         """As `attend`, where this forward's keys and values are in the cache already."""
         cached, attention = self.cache.layers[layer], self.cache.kernels.attention
         if attention.is_kernel:
-            found: Tensor = attention.function(query, cached.keys, cached.values, self.input_pos, self.kv_len)
+            stored = cached.keys, cached.values
+            found: Tensor = attention.function(query, *stored, self.input_pos, self.kv_len, buffers=buffers)
             return found
         keys, values = (stored.read(self.kv_len, query.dtype) for stored in (cached.keys, cached.values))
         return reference.attend(query, keys, values, self.mask)

@@ -10,30 +10,32 @@ import torch
 from torch import Tensor
 
 from ..checkpoint.config import TransformerConfig
-from ..kernels import reference
-from ..kernels.samples import (
-    add_rms_norm_sample,
-    attention_sample,
-    draw_sample,
-    qkv_sample,
-    silu_gate_sample,
-    topk_sample,
-)
+from ..kernels import reference, window_reference
+from ..kernels.samples import add_rms_norm_sample, attention_sample, qkv_sample, silu_gate_sample
 from ..kernels.select import Choice, choose
 from ..kernels.self_test import Sample
 from ..kernels.tiles import CHUNK, padded_chunks
+from ..kernels.window_samples import (
+    accept_window_sample,
+    draw_window_sample,
+    embed_window_sample,
+    place_drafts_sample,
+)
+from ..kernels.window_state import Drawn, Sampling
 
 KERNEL_DTYPE = torch.bfloat16
 # More slots than a chunk of the attention, so that chunks are combined; and a width for each of its tiles.
 TEST_SLOTS, TEST_WIDTHS = 1100, (1, 16, 32, 64)
+TEST_WINDOW = 5
 REFERENCE_ATTENTION = Choice(reference.window_attention, False, "not selected")
 Splits = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class BlockKernels:
-    """Kernels for a block's operations between matmuls and attention, with the signatures of their references."""
+    """Kernels for what comes before a block's matmuls and attention, with the signatures of their references."""
 
+    embed_window: Callable[..., tuple[Tensor, Tensor, Tensor]]
     qkv_norm_rope_store: Callable[..., Any]
     silu_gate: Callable[..., Tensor]
     add_rms_norm: Callable[..., tuple[Tensor, Tensor]]
@@ -49,8 +51,9 @@ class RunKernels:
 
     attention: Choice = REFERENCE_ATTENTION
     blocks: BlockKernels | None = None
-    topk_cut: Callable[..., Tensor] = reference.topk_cut
-    gumbel_draw: Callable[..., Tensor] = reference.gumbel_draw
+    draw_window: Callable[..., Drawn] = window_reference.draw_window
+    accept_window: Callable[..., object] = window_reference.accept_window
+    place_drafts: Callable[..., object] = window_reference.place_drafts
 
 
 REFERENCE_KERNELS = RunKernels()
@@ -61,6 +64,7 @@ def choose_run_kernels(
     dtype: torch.dtype,
     device: torch.device,
     splits: Mapping[str, Splits],
+    sampling: Sampling,
     kv_cache: str,
     width: int,
     length: int,
@@ -69,25 +73,25 @@ def choose_run_kernels(
 
     `splits` are the numbers of partial sums that each linear layer of a block returns, by the layer's name.
     """
-    samples = run_samples(config, splits, kv_cache, width, length)
+    samples = {**run_samples(config, splits, kv_cache, width, length), **window_samples(sampling, dtype, width)}
     attention = replace(REFERENCE_ATTENTION, reason=f"the kernels are for {KERNEL_DTYPE}, not {dtype}")
     if dtype == KERNEL_DTYPE:
         attention = choose("window_attention", device, samples["window_attention"])
     blocks = None
     if attention.is_kernel and not config.swin_norm:
-        names = ("qkv_norm_rope_store", "silu_gate", "add_rms_norm")
+        names = ("embed_window", "qkv_norm_rope_store", "silu_gate", "add_rms_norm")
         choices = [choose(name, device, samples[name]) for name in names]
         if all(choice.is_kernel for choice in choices):
             blocks = BlockKernels(*(choice.function for choice in choices))
-    draw, cut = (choose(name, device, samples[name]).function for name in ("gumbel_draw", "topk_cut"))
-    return RunKernels(attention, blocks, cut, draw)
+    names = ("draw_window", "accept_window", *(("place_drafts",) if "place_drafts" in samples else ()))
+    return RunKernels(attention, blocks, **{name: choose(name, device, samples[name]).function for name in names})
 
 
 def run_samples(
     config: TransformerConfig, splits: Mapping[str, Splits], kv_cache: str, width: int, length: int
 ) -> dict[str, tuple[Sample, ...]]:
-    """The samples for the self-tests of each kernel of a run."""
-    heads, codes = (config.num_attention_heads, config.num_key_value_heads), config.codebook_size
+    """The samples for the self-tests of the kernels of a block."""
+    heads = config.num_attention_heads, config.num_key_value_heads
     qkv = {"kv_cache": kv_cache, "heads": heads, "head_dim": config.head_dim, "norms": config.model_parallel_size}
     sums = tuple(sorted({*splits["o_proj"], *splits["down_proj"]}))
     return {
@@ -95,9 +99,24 @@ def run_samples(
         "qkv_norm_rope_store": _by_splits(qkv_sample, splits["qkv_proj"], **qkv),
         "silu_gate": _by_splits(silu_gate_sample, splits["gate_up_proj"], width=config.intermediate_size),
         "add_rms_norm": _by_splits(add_rms_norm_sample, sums, size=config.hidden_size),
-        "topk_cut": (Sample.of(topk_sample, count=codes),),
-        "gumbel_draw": tuple(Sample.of(draw_sample, count=codes, top_k=top_k) for top_k in (50, codes)),
+        "embed_window": (Sample.of(embed_window_sample, dtype=KERNEL_DTYPE, size=config.hidden_size),),
     }
+
+
+def window_samples(sampling: Sampling, dtype: torch.dtype, width: int) -> dict[str, tuple[Sample, ...]]:
+    """The samples for the self-tests of the kernels that move a window of at most `width` tokens."""
+    # The values that a kernel is not compiled for are those of every test, so that a run seldom needs another.
+    top_k = sampling.codes if sampling.top_k >= sampling.codes else max(1, sampling.codes // 4)
+    cfg_scale = 3.0 if sampling.guided else 1.0
+    tested = replace(sampling, cfg_scale=cfg_scale, temperature=0.7, top_k=top_k)
+    few = min(width, TEST_WINDOW)
+    samples = {
+        "draw_window": (Sample.of(draw_window_sample, dtype=dtype, sampling=tested, window=few),),
+        "accept_window": (Sample.of(accept_window_sample, sampling=tested, window=width),),
+    }
+    if few > 1 and (sampling.speculative or sampling.guesses):
+        samples["place_drafts"] = (Sample.of(place_drafts_sample, sampling=tested, window=few),)
+    return samples
 
 
 def attention_samples(config: TransformerConfig, kv_cache: str, width: int, chunks: int) -> tuple[Sample, ...]:

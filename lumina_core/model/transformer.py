@@ -8,9 +8,11 @@ from torch.nn import functional as F
 
 from .. import operations as default_operations
 from ..checkpoint.config import TransformerConfig
+from ..kernels.buffers import Buffers
 from ..kernels.kv_tensor import AUTO
 from ..kernels.linear import linear, linear_kernel
-from .fused import fused_states
+from ..kernels.window_state import Sampling
+from .fused import fused_states, partial_sums
 from .kv_cache import AttentionPlan, CausalPlan, KVCache, WindowPlan
 from .layers import BLOCK_LINEARS, Block
 from .rope import rope_table
@@ -74,12 +76,13 @@ class Transformer(nn.Module):
         """Bytes that the largest matmul takes beside its input and output, about; 0 unless weights are quantised."""
         return max(getattr(module, "scratch_bytes", 0) for module in self.layers.modules())
 
-    def choose_kernels(self, kv_cache: str, width: int, length: int) -> RunKernels:
+    def choose_kernels(self, sampling: Sampling, kv_cache: str, width: int, length: int) -> RunKernels:
         """The kernels of a run with windows of at most `width` tokens over a cache of `length` slots."""
         by_layer = zip(*(block.linears for block in self.blocks), strict=True)
         counts = (tuple(sorted({getattr(linear, "splits", 1) for linear in linears})) for linears in by_layer)
         splits = dict(zip(BLOCK_LINEARS, counts, strict=True))
-        return choose_run_kernels(self.config, self.dtype, self.device, splits, kv_cache, width, length)
+        run = sampling, kv_cache, width, length
+        return choose_run_kernels(self.config, self.dtype, self.device, splits, *run)
 
     def make_cache(
         self, rows: int, length: int, kv_cache: str = AUTO, kernels: RunKernels = REFERENCE_KERNELS
@@ -115,13 +118,21 @@ class Transformer(nn.Module):
 
     def hidden_states(self, embeddings: Tensor, plan: AttentionPlan) -> Tensor:
         """Normed states [B,S,hidden_size] after the last block."""
-        if isinstance(plan, WindowPlan) and (kernels := plan.cache.kernels.blocks) is not None and not self.compiled:
-            return fused_states(self.blocks, self.norm, embeddings, plan, kernels)
+        if isinstance(plan, WindowPlan) and plan.cache.kernels.blocks is not None:
+            x = embeddings.flatten(0, 1)
+            states = self.fused_states(x, self.blocks[0].input_layernorm(x), plan)
+            return states.unflatten(0, embeddings.shape[:2])
         x = embeddings
         for index, layer in enumerate(self.layers):
             x = layer(x, index, plan)
         return self.norm(x)
 
-    def code_logits(self, hidden: Tensor) -> Tensor:
-        """Logits [...,codebook_size] over image codes only."""
-        return self.code_head(hidden)
+    def fused_states(self, x: Tensor, normed: Tensor, plan: WindowPlan, buffers: Buffers | None = None) -> Tensor:
+        """Normed states [B·S,hidden_size] of embeddings x [B·S,hidden_size] and their first norm, by fused blocks."""
+        kernels = plan.cache.kernels.blocks
+        assert kernels is not None, "the run has no kernels for the blocks"
+        return fused_states(self.blocks, self.norm, x, normed, plan, kernels, buffers)
+
+    def code_logits(self, hidden: Tensor, buffers: Buffers | None = None) -> Tensor:
+        """Logits [n,codebook_size] over image codes only, of states [n,hidden_size]."""
+        return partial_sums(self.code_head, hidden, buffers)[0]

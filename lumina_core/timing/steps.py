@@ -117,13 +117,16 @@ class StepTimer:
         self.rows = 2 if settings.guided else 1
         self.canvas = canvas_reaching(longest, widest) if canvas is None else canvas
         length = cache_length(self.canvas, PROMPT_TOKENS, self.settings)
-        kernels = transformer.choose_kernels(settings.kv_cache, widest, length)
+        sampling = settings.sampling(transformer.config.codebook_size)
+        kernels = transformer.choose_kernels(sampling, settings.kv_cache, widest, length)
         self.cache = transformer.make_cache(self.rows, length, settings.kv_cache, kernels)
 
     def step_at(self, window: int, context: int) -> RepeatedStep:
         """The step of `window` tokens after `context` tokens. Its first WARM_UP_STEPS runs are warm-up."""
         settings = replace(self.settings, window_size=window)
-        return RepeatedStep(Window(self.transformer, self.canvas, self.cache, [PROMPT_TOKENS], settings, 0), context)
+        placed = Window(self.transformer, self.canvas, self.cache, 1, settings)
+        placed.place([PROMPT_TOKENS], torch.zeros(1, 0, self.canvas.grid_w, dtype=torch.int64), settings.seed, 0)
+        return RepeatedStep(placed, context)
 
     def measure(self, window: int, context: int, steps: int, bandwidth: float) -> StepTime:
         """The mean time of `steps` steps after the warm-up; `bandwidth` in bytes per second sets the ceiling."""

@@ -4,8 +4,7 @@
 draft was drawn from.
 """
 
-import torch
-from torch import Tensor
+from torch import Tensor, where
 
 
 def guide(cond: Tensor, uncond: Tensor, cfg_scale: float) -> Tensor:
@@ -14,11 +13,9 @@ def guide(cond: Tensor, uncond: Tensor, cfg_scale: float) -> Tensor:
     return uncond + cfg_scale * (cond - uncond)
 
 
-def sample_inverse(weights: Tensor, uniform: Tensor) -> Tensor:
-    """A draw [...] from weights [...,K] (any positive sum) by the inverse of their cumulative sum at uniform [...]."""
-    cumulative = weights.cumsum(-1, dtype=torch.float64)
-    target = uniform.double().unsqueeze(-1) * cumulative[..., -1:]
-    return torch.searchsorted(cumulative, target, right=True).squeeze(-1).clamp_(max=weights.shape[-1] - 1)
+def draw(log_weights: Tensor, noise: Tensor) -> Tensor:
+    """Draws [...] from weights [...,K] of any positive sum: argmax(log w + g) with Gumbel noise g (arXiv 1411.0030)."""
+    return (log_weights + noise).argmax(-1)
 
 
 def accept_length(agree: Tensor) -> Tensor:
@@ -39,17 +36,17 @@ def residual(target_probs: Tensor, draft_probs: Tensor) -> Tensor:
     Where p and q are equal but for rounding there is no residual, and p takes its place.
     """
     left = (target_probs - draft_probs).clamp_min(0)
-    return torch.where(left.sum(-1, keepdim=True) > 0, left, target_probs)
+    return where(left.sum(-1, keepdim=True) > 0, left, target_probs)
 
 
 def couple(
-    target_probs: Tensor, draft_probs: Tensor, drafts: Tensor, uniform: Tensor, again: Tensor
+    target_probs: Tensor, draft_probs: Tensor, drafts: Tensor, uniform: Tensor, noise: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Maximal coupling: the draft where it is accepted, else a draw from the residual. Tokens, and what was accepted.
 
     Each token has law p, and equals its draft with the largest possible probability 1 − TV(p, q)
-    (arXiv 2510.24211). `uniform` and `again` are independent uniforms [N,S].
+    (arXiv 2510.24211). `uniform` [N,S] and the Gumbel `noise` [N,S,K] are independent.
     """
     accepted = accept(target_probs, draft_probs, drafts, uniform)
-    redrawn = sample_inverse(residual(target_probs, draft_probs), again)
-    return torch.where(accepted, drafts, redrawn), accepted
+    redrawn = draw(residual(target_probs, draft_probs).log(), noise)
+    return where(accepted, drafts, redrawn), accepted

@@ -1,0 +1,145 @@
+"""The state of a window that moves over a batch of pictures, as the kernels of a step take it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+ABOVE, LEFT, RANDOM, GUESS = NEW_DRAFTS = ("above", "left", "random", "guess")
+GUMBEL, SJD, COUPLED = RULES = ("gumbel", "sjd", "coupled")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The tokens of a picture by index: a header of so many, then rows of `row_length`, their end of row included.
+
+    `last` is the last index that is drawn. An end of row, and all after the last, is forced: known and never drawn.
+    """
+
+    header: int
+    row_length: int
+    last: int
+
+    def is_end_of_row(self, index: Tensor) -> Tensor:
+        """Whether each index after the header is an end of row."""
+        return (index - self.header) % self.row_length == self.row_length - 1
+
+    def is_forced(self, index: Tensor) -> Tensor:
+        return self.is_end_of_row(index) | (index > self.last)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn from the logits of `codes` codes: one of RULES, and one of NEW_DRAFTS."""
+
+    codes: int
+    rule: str = GUMBEL
+    new_drafts: str = ABOVE
+    cfg_scale: float = 4.0
+    temperature: float = 1.0
+    top_k: int = 4096
+
+    @property
+    def guided(self) -> bool:
+        """Whether there is an unconditional branch."""
+        return self.cfg_scale != 1.0
+
+    @property
+    def speculative(self) -> bool:
+        """Whether the rule needs the distributions that drafts were drawn from."""
+        return self.rule != GUMBEL
+
+    @property
+    def guesses(self) -> bool:
+        """Whether new drafts are drawn from the model's distribution at the window's end."""
+        return self.new_drafts == GUESS
+
+
+@dataclass(frozen=True)
+class WindowState:
+    """N pictures in R rows (R is N, or 2·N with the unconditional branch last), each with a window of W slots.
+
+    `tokens` [N,length] hold codes by index (0 at an end of row): accepted ones up to `pos` [N], the drafts of the next
+    forward after it. `accept_step` [N,length] is the forward that accepted each token, −1 where none has; `log_probs`
+    [N,length] the log of its guided probability then, 0 where none has. `steps` [N] counts forwards, `accepted` [N] is
+    how far the last one moved the window. `keys` [N] are the pictures' random keys; a row's position is its index plus
+    `offset` [R]. `target_probs` [N,W,K] and `draft_probs` [N,W−1,K] are p and q of each slot, with K = 0 for a rule
+    that needs none; `last_logits` [N,K] those of the window's last slot after top-k, with K = 0 unless drafts are
+    guessed.
+    """
+
+    layout: Layout
+    sampling: Sampling
+    window: int
+    keys: Tensor
+    offset: Tensor
+    tokens: Tensor
+    accept_step: Tensor
+    log_probs: Tensor
+    pos: Tensor
+    steps: Tensor
+    accepted: Tensor
+    target_probs: Tensor
+    draft_probs: Tensor
+    last_logits: Tensor
+    slot: Tensor = field(repr=False)
+
+    @staticmethod
+    def empty(
+        layout: Layout, sampling: Sampling, window: int, pictures: int, length: int, device: torch.device | str
+    ) -> WindowState:
+        """The state before anything is drawn; `length` holds a window at the last index and its drafts."""
+        rows = pictures * (2 if sampling.guided else 1)
+        codes = sampling.codes if sampling.speculative else 0
+
+        def integers(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.int64, device=device)
+
+        def floats(*shape: int) -> Tensor:
+            return torch.zeros(shape, device=device)
+
+        return WindowState(
+            layout,
+            sampling,
+            window,
+            keys=integers(pictures),
+            offset=integers(rows),
+            tokens=integers(pictures, length),
+            accept_step=integers(pictures, length),
+            log_probs=floats(pictures, length),
+            pos=integers(pictures),
+            steps=integers(pictures),
+            accepted=integers(pictures),
+            target_probs=floats(pictures, window, codes),
+            draft_probs=floats(pictures, window - 1, codes),
+            last_logits=floats(pictures, sampling.codes if sampling.guesses else 0),
+            slot=torch.arange(length, device=device),
+        )
+
+    @property
+    def changed(self) -> tuple[Tensor, ...]:
+        """Every tensor that a step changes; always the same tensors."""
+        return (
+            *(self.tokens, self.accept_step, self.log_probs, self.pos, self.steps, self.accepted),
+            *(self.target_probs, self.draft_probs, self.last_logits),
+        )
+
+    def index(self, first: int, count: int) -> Tensor:
+        """Indices [N,count] of the slots from the window's slot `first` on; slot 0 is the last accepted token."""
+        return self.pos[:, None] + self.slot[first : first + count]
+
+
+class Drawn(NamedTuple):
+    """What a forward draws for the tokens after the slots of a window, each [N,width].
+
+    `tokens` are final within the accept length, and the next drafts after it; there the rule `sjd` takes `fresh`.
+    `agree` is whether the draft of the next slot stays (of the last slot: nothing). `log_probs` are those of `tokens`.
+    """
+
+    tokens: Tensor
+    fresh: Tensor
+    agree: Tensor
+    log_probs: Tensor
