@@ -5,17 +5,19 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from lumina_core.decoding import loop, rules, sampling
-from lumina_core.decoding import window as window_module
-from lumina_core.decoding.rules import GumbelRule, Rule, Slots, SpeculativeRule
+from lumina_core.decoding import loop
 from lumina_core.decoding.settings import DecodeSettings
-from lumina_core.decoding.window import Drafts, NewDrafts
+from lumina_core.kernels import sampling, window_reference
 from lumina_core.kernels.reference import topk_cut
+from lumina_core.kernels.window_state import Drawn, WindowState
+from lumina_core.model.run_kernels import RunKernels
+from lumina_core.model.transformer import Transformer
 
 from .toys import Toy, fit, toy_transformer
 
@@ -100,83 +102,100 @@ def warp_again(patch: Patch) -> None:
 
 
 def reuse_uniform(patch: Patch) -> None:
-    """The number that rejected the draft also redraws it."""
-    patch.setattr(rules, "REDRAW", rules.ACCEPT)
+    """The number that rejected the draft also redraws it, by the inverse of the residual's cumulative sum."""
+
+    def couple(
+        target_probs: Tensor, draft_probs: Tensor, drafts: Tensor, uniform: Tensor, _: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        accepted = sampling.accept(target_probs, draft_probs, drafts, uniform)
+        cumulative = sampling.residual(target_probs, draft_probs).cumsum(-1)
+        redrawn = (cumulative <= uniform.unsqueeze(-1) * cumulative[..., -1:]).sum(-1)
+        return torch.where(accepted, drafts, redrawn), accepted
+
+    patch.setattr(sampling, "couple", couple)
 
 
 def same_uniform_in_all_steps(patch: Patch) -> None:
     """A position has the same numbers in every forward."""
-    uniform = Slots.uniform
-    patch.setattr(Slots, "uniform", lambda slots, stream: uniform(replace(slots, step=slots.step * 0), stream))
+    hashed = window_reference.hashed
+    patch.setattr(window_reference, "hashed", lambda *others: hashed(*others[:-1], others[-1] * 0))
 
 
 def misname_new_drafts(patch: Patch) -> None:
     """Copied codes count as drawn uniformly."""
-    make = NewDrafts.make
+    named = window_reference.new_draft_probs
 
-    def misnamed(new: NewDrafts, way: str, rule: Rule) -> Drafts:
-        drafts, probs = make(new, way, rule)
-        return drafts, lambda: torch.full_like(probs(), 1 / probs().shape[-1])
+    def misnamed(*arguments: Any) -> Tensor:
+        probs = named(*arguments)
+        return torch.full_like(probs, 1 / probs.shape[-1])
 
-    patch.setattr(NewDrafts, "make", misnamed)
+    patch.setattr(window_reference, "new_draft_probs", misnamed)
 
 
 def guide_later(patch: Patch) -> None:
     """No guidance in the first two forwards."""
-    forwards = itertools.count()
+    forwards, guide = itertools.count(), sampling.guide
+    patch.setattr(
+        sampling,
+        "guide",
+        lambda cond, uncond, cfg_scale: guide(cond, uncond, cfg_scale if next(forwards) > 1 else 1.0),
+    )
 
-    def late(cond: Tensor, uncond: Tensor, cfg_scale: float) -> Tensor:
-        return sampling.guide(cond, uncond, cfg_scale if next(forwards) > 1 else 1.0)
 
-    patch.setattr(window_module, "guide", late)
+def draw_by(patch: Patch, draw: Callable[[Tensor, WindowState, int], Drawn]) -> None:
+    """The engine with another function for `draw_window`."""
+
+    def draw_window(logits: Tensor, state: WindowState, width: int, buffers: object = None) -> Drawn:
+        return draw(logits, state, width)
+
+    patch.setattr(Transformer, "choose_kernels", lambda *_: RunKernels(draw_window=draw_window))
 
 
-class StaleDraftProbs(SpeculativeRule):
+def stale_draft_probs(patch: Patch) -> None:
     """A draft that is kept keeps its old q."""
 
-    kept: Tensor | None = None
+    def draw(logits: Tensor, state: WindowState, width: int) -> Drawn:
+        drawn = window_reference.draw_window(logits, state, width)
+        drafts = state.tokens.gather(1, state.index(1, width - 1))
+        kept = (drawn.tokens[:, :-1] == drafts).unsqueeze(-1)
+        known = state.target_probs[:, : width - 1]
+        known.copy_(torch.where(kept, state.draft_probs[:, : width - 1], known))
+        return drawn
 
-    def accept(self, logits: Tensor, drafts: Tensor, slots: Slots) -> tuple[Tensor, Tensor]:
-        tokens, accepted = super().accept(logits, drafts, slots)
-        self.kept = (tokens[:, :-1] == drafts).unsqueeze(-1)
-        return tokens, accepted
-
-    def commit(self, logits: Tensor, accepted: Tensor, new_draft_probs: Callable[[], Tensor]) -> None:
-        if self.kept is not None:
-            stale = torch.where(
-                self.kept, self.draft_probs[:, : self.kept.shape[1]].log(), logits[:, :-1].log_softmax(-1)
-            )
-            logits = torch.cat((stale, logits[:, -1:]), 1)
-        super().commit(logits, accepted, new_draft_probs)
+    draw_by(patch, draw)
 
 
-class WrongBonus(SpeculativeRule):
+def wrong_bonus(patch: Patch) -> None:
     """The token after a window that is accepted whole comes from the last p but one."""
 
-    def accept(self, logits: Tensor, drafts: Tensor, slots: Slots) -> tuple[Tensor, Tensor]:
-        tokens, accepted = super().accept(logits, drafts, slots)
-        wrong, _ = super().accept(torch.cat((logits[:, :-1], logits[:, -2:-1]), 1), drafts, slots)
-        return torch.where((accepted == tokens.shape[1])[:, None], wrong, tokens), accepted
+    def draw(logits: Tensor, state: WindowState, width: int) -> Drawn:
+        wrong = window_reference.draw_window(logits[:, [*range(width - 1), max(width - 2, 0)]], state, width)
+        drawn = window_reference.draw_window(logits, state, width)
+        is_whole = drawn.agree[:, :-1].all(1, keepdim=True)
+        return drawn._replace(tokens=torch.where(is_whole, wrong.tokens, drawn.tokens))
+
+    draw_by(patch, draw)
 
 
-class NoiseOfSlot(GumbelRule):
+def leave_draft_probs(patch: Patch) -> None:
+    """The q of a draft stays with the slot while the window moves."""
+
+    def placed(state: WindowState, width: int) -> None:
+        window_reference.place_drafts(state, width)
+        new = window_reference.new_draft_probs(state, (state.pos - state.accepted)[:, None] + width, width)
+        state.draft_probs.copy_(torch.cat((state.target_probs[:, :width], new), 1)[:, : state.window - 1])
+
+    patch.setattr(Transformer, "choose_kernels", lambda *_: RunKernels(place_drafts=placed))
+
+
+def noise_of_slot(patch: Patch) -> None:
     """Gumbel noise that stays with the slot while the window moves."""
-
-    def draw(self, logits: Tensor, slots: Slots) -> Tensor:
-        return super().draw(logits, replace(slots, index=slots.index - slots.index[:, :1]))
-
-
-def rule(cls: type) -> Callable[[Patch], None]:
-    """The engine with another rule."""
-
-    def patched(patch: Patch) -> None:
-        def make(decoder: str, draft_probs: Tensor, *others: object) -> object:
-            return cls(*others) if issubclass(cls, GumbelRule) else cls(decoder == "coupled", draft_probs, *others)
-
-        patch.setattr(window_module, "make_rule", make)
-
-    patched.__name__ = cls.__name__
-    return patched
+    draw = window_reference.gumbel_draw
+    patch.setattr(
+        window_reference,
+        "gumbel_draw",
+        lambda logits, keys, index, top_k: draw(logits, keys, index - index[:, :1], top_k),
+    )
 
 
 SLIPS = [
@@ -184,10 +203,11 @@ SLIPS = [
     *itertools.product([misname_new_drafts, guide_later], ["sjd", "coupled"], [5], ["above"]),
     (guide_later, "gumbel", 5, "above"),
     (guide_later, "ar", 1, "above"),
-    (rule(StaleDraftProbs), "coupled", 8, "guess"),
-    (same_uniform_in_all_steps, "coupled", 8, "guess"),
-    *((rule(WrongBonus), decoder, 2, "guess") for decoder in ("sjd", "coupled")),
-    (rule(NoiseOfSlot), "gumbel", 5, "above"),
+    (stale_draft_probs, "coupled", 8, "guess"),
+    (same_uniform_in_all_steps, "coupled", 8, "above"),
+    *itertools.product([leave_draft_probs], ["sjd", "coupled"], [5], ["guess"]),
+    *((wrong_bonus, decoder, 2, "guess") for decoder in ("sjd", "coupled")),
+    (noise_of_slot, "gumbel", 5, "above"),
 ]
 
 
