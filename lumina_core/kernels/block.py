@@ -122,7 +122,8 @@ def _qkv_norm_rope_store(
 ):
     """One head of one token, of the query, the key or the value."""
     token, head, dim = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.arange(0, HALF)
-    dtype, pos = query.dtype.element_ty, tl.load(input_pos + token)
+    dtype = query.dtype.element_ty
+    pos = tl.load(input_pos + token)
     out: tl.constexpr = (HEADS + 2 * KV_HEADS) * 2 * HALF
     column, inside = head * 2 * HALF + dim, dim < HALF
     first = _add_splits(partial_sums, token, tokens, out, column, inside, dtype, SPLITS)

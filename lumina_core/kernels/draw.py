@@ -1,76 +1,234 @@
-"""Draws by the Gumbel-max trick in one pass over the logits, in a Triton kernel.
+"""Guidance, log-probability, top-k and the draw of a window in one pass over its logits, in a Triton kernel.
 
-The noise of a code is a hash of the picture's key, the token's index and the code; it is computed where it is added and
-never stored.
+A program has one token: its logits stay in registers, and its noise is computed where it is added.
 """
 
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-from triton.language.extra import libdevice
+from torch import Tensor, float32, int64
 
 from ..errors import InputError
-from .noise import GOLDEN, GUMBEL, MAX_UNIFORM, MIN_UNIFORM, MULTIPLY_1, MULTIPLY_2
-from .topk import MAX_LOGITS, kth_largest, warps_for
+from .buffers import Buffers, empty
+from .hashes import (
+    ACCEPT_STREAM,
+    FRESH_STREAM,
+    GUMBEL_STREAM,
+    REDRAW_STREAM,
+    code_noise,
+    index_hash,
+    step_hash,
+    to_uniform,
+)
+from .topk import kth_largest
+from .window_state import RANDOM, Drawn, WindowState
 
-_GOLDEN, _MULTIPLY_1, _MULTIPLY_2 = tl.constexpr(GOLDEN), tl.constexpr(MULTIPLY_1), tl.constexpr(MULTIPLY_2)
-_STREAM, _MIN, _MAX = tl.constexpr(GUMBEL), tl.constexpr(MIN_UNIFORM), tl.constexpr(MAX_UNIFORM)
-# Below it four terms of the series of −log1p(−u) are exact in float32.
-_SERIES = tl.constexpr(2.0**-7)
+MAX_CODES = 2**16
 
 
 @triton.jit
-def _mix(x):
-    """SplitMix64's output function on uint64."""
-    x += _GOLDEN
-    x = (x ^ (x >> 30)) * _MULTIPLY_1
-    x = (x ^ (x >> 27)) * _MULTIPLY_2
-    return x ^ (x >> 31)
+def _guided(logits, at, uncond, place, inside, cfg_scale, temperature, GUIDED: tl.constexpr):
+    """One slot's logits after guidance over the temperature, −inf outside."""
+    values = tl.load(logits + at + place, mask=inside, other=0).to(tl.float32)
+    if GUIDED:
+        other = tl.load(logits + uncond + at + place, mask=inside, other=0).to(tl.float32)
+        values = other + cfg_scale * (values - other)
+    return tl.where(inside, values / temperature, -float("inf"))
 
 
 @triton.jit
-def _gumbel(bits, INTERPRETED: tl.constexpr):
-    """Standard Gumbel noise of hashes; Triton's interpreter has no libdevice."""
-    uniform = tl.minimum(tl.maximum((bits >> 11).to(tl.float32) * 1.1102230246251565e-16, _MIN), _MAX)
-    if INTERPRETED:
-        series = uniform * (1 + uniform * (0.5 + uniform * (1 / 3 + uniform * 0.25)))
-        return -tl.log(tl.where(uniform < _SERIES, series, -tl.log(1 - uniform)))
-    else:  # noqa: RET505 - Triton compiles one of the branches
-        return -libdevice.log(-libdevice.log1p(-uniform))
+def _pick(values, place, at):
+    """The value at one place."""
+    return tl.sum(tl.where(place == at, values, 0.0), 0)
 
 
-@triton.jit(do_not_specialize=["width", "top_k"])
-def _draw_row(
-    logits, keys, index, out, width, count, top_k, CUT: tl.constexpr, BLOCK: tl.constexpr, INTERPRETED: tl.constexpr
+@triton.jit
+def _speculate(values, place, count, draft, noise, uniform, draft_probs, target_probs, has_draft):
+    """A token by the equations of `couple`, one from p alone, and whether the draft stays; stores p."""
+    weights = tl.exp(values - tl.max(values, 0))
+    target = weights / tl.sum(weights, 0)
+    tl.store(target_probs + place, target, mask=place < count)
+    fresh = tl.argmax(values + noise, 0).to(tl.int64)
+    known = tl.load(draft_probs + place, mask=place < tl.where(has_draft, count, 0), other=0.0)
+    kept = has_draft & (uniform * _pick(known, place, draft) < _pick(target, place, draft))
+    left = tl.maximum(target - known, 0.0)
+    left = tl.where(tl.sum(left, 0) > 0, left, target)
+    redrawn = tl.argmax(tl.log(left) + noise, 0).to(tl.int64)
+    return tl.where(kept, draft, tl.where(has_draft, redrawn, fresh)), fresh, kept
+
+
+@triton.jit(
+    do_not_specialize=["width", "slots", "pictures", "length", "window", "header", "row_length", "last", "top_k"]
+)
+def _draw_window(
+    logits,
+    keys,
+    tokens,
+    pos,
+    steps,
+    target_probs,
+    draft_probs,
+    last_logits,
+    out_tokens,
+    out_fresh,
+    out_agree,
+    out_log_probs,
+    width,
+    slots,
+    pictures,
+    length,
+    window,
+    header,
+    row_length,
+    last,
+    count,
+    top_k,
+    cfg_scale,
+    temperature,
+    GUIDED: tl.constexpr,
+    CUT: tl.constexpr,
+    SPECULATIVE: tl.constexpr,
+    GUESSES: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
-    """One token."""
-    row = tl.program_id(0).to(tl.int64)
+    """The token after one slot of one picture."""
+    picture, slot = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    index = tl.load(pos + picture) + 1 + slot
+    out, is_last = picture * width + slot, slot == width - 1
     place = tl.arange(0, BLOCK)
     inside = place < count
-    values = tl.load(logits + row * count + place, mask=inside, other=-float("inf"))
+    at, uncond = (picture * slots + slot) * count, pictures.to(tl.int64) * slots * count
+    values = _guided(logits, at, uncond, place, inside, cfg_scale, temperature, GUIDED)
+    cut = values
     if CUT:
-        values = tl.where(values < kth_largest(values, inside, top_k), -float("inf"), values)
-    key, at = tl.load(keys + row // width).to(tl.uint64, bitcast=True), tl.load(index + row).to(tl.uint64, bitcast=True)
-    bits = _mix(_mix(_mix(key ^ _STREAM) ^ at) ^ place.to(tl.uint64))
-    tl.store(out + row, tl.argmax(values + _gumbel(bits, INTERPRETED), 0).to(tl.int64))
-
-
-def gumbel_draw(logits: Tensor, keys: Tensor, index: Tensor, top_k: int, warps: int | None = None) -> Tensor:
-    """Tokens [N,S] of logits [N,S,K] for pictures with keys [N] at token indices [N,S]. See the reference.
-
-    A program of `warps` (None: by K) has one token. No logit is NaN. Raises InputError unless the dtype is float32, k
-    at least 1 and K at most 65,536.
-    """
-    pictures, slots, count = logits.shape
-    if logits.dtype != torch.float32 or top_k < 1 or count > MAX_LOGITS:
-        raise InputError(
-            f"{count} logits in {logits.dtype} and top-k {top_k}; expected at most {MAX_LOGITS} in torch.float32 and "
-            "1 or more: use the reference for others"
+        cut = tl.where(values < kth_largest(values, inside, top_k), -float("inf"), values)
+    if GUESSES:
+        tl.store(last_logits + picture * count + place, cut, mask=place < tl.where(is_last, count, 0))
+    key, draft = tl.load(keys + picture), tl.load(tokens + picture * length + index)
+    if SPECULATIVE:
+        step = tl.load(steps + picture)
+        noise = code_noise(step_hash(key, index, step, REDRAW_STREAM), place, INTERPRETED)
+        uniform = to_uniform(step_hash(key, index, step, ACCEPT_STREAM))
+        target, known = target_probs + (picture * window + slot) * count, (picture * (window - 1) + slot) * count
+        token, fresh, kept = _speculate(
+            cut, place, count, draft, noise, uniform, draft_probs + known, target, is_last == 0
         )
-    out = torch.empty(pictures, slots, dtype=torch.int64, device=logits.device)
-    block = triton.next_power_of_2(count)
-    options = {"BLOCK": block, "num_warps": warps_for(block) if warps is None else warps}
-    operands = logits.contiguous(), keys.contiguous(), index.contiguous(), out, slots, count, top_k
-    _draw_row[(pictures * slots,)](*operands, CUT=top_k < count, INTERPRETED=not logits.is_cuda, **options)
-    return out
+    else:
+        token = tl.argmax(cut + code_noise(index_hash(key, index, GUMBEL_STREAM), place, INTERPRETED), 0).to(tl.int64)
+        fresh, kept = token, token == draft
+    forced = ((index - header) % row_length == row_length - 1) | (index > last)
+    largest = tl.max(values, 0)
+    log_prob = _pick(values, place, token) - largest - tl.log(tl.sum(tl.exp(values - largest), 0))
+    tl.store(out_tokens + out, tl.where(forced, 0, token))
+    tl.store(out_fresh + out, tl.where(forced, 0, fresh))
+    tl.store(out_agree + out, tl.where(forced, 1, kept.to(tl.int64)))
+    tl.store(out_log_probs + out, tl.where(forced, 0.0, log_prob))
+
+
+@triton.jit(do_not_specialize=["width", "length", "window", "header", "row_length", "last"])
+def _place_draft(
+    keys,
+    tokens,
+    pos,
+    steps,
+    accepted,
+    target_probs,
+    draft_probs,
+    last_logits,
+    width,
+    length,
+    window,
+    header,
+    row_length,
+    last,
+    count,
+    SPECULATIVE: tl.constexpr,
+    GUESSES: tl.constexpr,
+    UNIFORM: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """The draft of one slot after the window has moved: its q, and the draft itself where it is guessed."""
+    picture, slot = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    index, source = tl.load(pos + picture) + 1 + slot, tl.load(accepted + picture) + slot
+    place = tl.arange(0, BLOCK)
+    inside = place < count
+    new = source >= width
+    if GUESSES & new:
+        key = tl.load(keys + picture)
+        if SPECULATIVE:
+            bits = step_hash(key, index, tl.load(steps + picture) - 1, FRESH_STREAM)
+        else:
+            bits = index_hash(key, index, GUMBEL_STREAM)
+        values = tl.load(last_logits + picture * count + place, mask=inside, other=-float("inf"))
+        guess = tl.argmax(values + code_noise(bits, place, INTERPRETED), 0).to(tl.int64)
+        forced = ((index - header) % row_length == row_length - 1) | (index > last)
+        tl.store(tokens + picture * length + index, tl.where(forced, 0, guess))
+    if SPECULATIVE:
+        of_source = tl.minimum(source, width - 1) if GUESSES else source
+        end = count if GUESSES else tl.where(new, 0, count)
+        probs = tl.load(target_probs + (picture * window + of_source) * count + place, mask=place < end, other=0.0)
+        if not GUESSES:
+            if UNIFORM:
+                made = tl.full([BLOCK], 1.0, tl.float32) / count
+            else:
+                made = (place == tl.load(tokens + picture * length + index)).to(tl.float32)
+            probs = tl.where(new, made, probs)
+        tl.store(draft_probs + (picture * (window - 1) + slot) * count + place, probs, mask=inside)
+
+
+def draw_window(
+    logits: Tensor, state: WindowState, width: int, buffers: Buffers | None = None, warps: int | None = None
+) -> Drawn:
+    """The tokens after the first `width` slots, of logits [R,S,K]. See the reference.
+
+    A program of `warps` (None: by K) has one token. No logit is NaN. Raises InputError for more than 65,536 codes.
+    """
+    sampling, layout = state.sampling, state.layout
+    (pictures, length), (rows, slots, codes) = state.tokens.shape, logits.shape
+    if codes > MAX_CODES or codes != sampling.codes or rows != len(state.offset) or not logits.is_contiguous():
+        raise InputError(
+            f"logits {list(logits.shape)} for {len(state.offset)} rows of {sampling.codes} codes; expected "
+            f"[rows,slots,codes], contiguous, of at most {MAX_CODES} codes: use the reference for others"
+        )
+    shape, device = (pictures, width), logits.device
+    kept, fresh, agree = (empty(buffers, f"drawn {name}", shape, int64, device) for name in ("token", "fresh", "agree"))
+    drawn = Drawn(kept, fresh, agree, empty(buffers, "drawn log_prob", shape, float32, device))
+    operands = logits, state.keys, state.tokens, state.pos, state.steps
+    block = triton.next_power_of_2(codes)
+    _draw_window[shape](
+        *(*operands, state.target_probs, state.draft_probs, state.last_logits, *drawn),
+        *(width, slots, pictures, length, state.window, layout.header, layout.row_length, layout.last),
+        *(codes, sampling.top_k, sampling.cfg_scale, sampling.temperature),
+        GUIDED=sampling.guided,
+        CUT=sampling.top_k < codes,
+        SPECULATIVE=sampling.speculative,
+        GUESSES=sampling.guesses,
+        INTERPRETED=not logits.is_cuda,
+        BLOCK=block,
+        num_warps=warps_for(block, sampling.speculative) if warps is None else warps,
+    )
+    return drawn
+
+
+def place_drafts(state: WindowState, width: int, warps: int | None = None) -> None:
+    """Draws guessed drafts, and moves `draft_probs` with the window. See the reference."""
+    sampling, layout = state.sampling, state.layout
+    block = triton.next_power_of_2(sampling.codes)
+    pictures, length = state.tokens.shape
+    operands = state.keys, state.tokens, state.pos, state.steps, state.accepted
+    _place_draft[pictures, state.window - 1](
+        *(*operands, state.target_probs, state.draft_probs, state.last_logits),
+        *(width, length, state.window, layout.header, layout.row_length, layout.last, sampling.codes),
+        SPECULATIVE=sampling.speculative,
+        GUESSES=sampling.guesses,
+        UNIFORM=sampling.new_drafts == RANDOM,
+        INTERPRETED=not state.tokens.is_cuda,
+        BLOCK=block,
+        num_warps=warps_for(block) if warps is None else warps,
+    )
+
+
+def warps_for(block: int, speculative: bool = False) -> int:
+    """Warps that hold a row of `block` values in registers; two distributions more where the rule is speculative."""
+    return max(1, min(32 if speculative else 16, block // 512))

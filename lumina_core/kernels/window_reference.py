@@ -67,7 +67,8 @@ def draw_window(logits: Tensor, state: WindowState, width: int, buffers: Buffers
 def guided_logits(logits: Tensor, sampling: Sampling) -> Tensor:
     """Guided logits over the temperature in float32, [N,W,K] of those of all rows [R,W,K]."""
     if sampling.guided:
-        logits = equations.guide(*logits.chunk(2), sampling.cfg_scale)
+        cond, uncond = logits.chunk(2)
+        logits = equations.guide(cond, uncond, sampling.cfg_scale)
     return logits.float() / sampling.temperature
 
 

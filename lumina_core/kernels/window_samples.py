@@ -59,8 +59,8 @@ def accept_window_sample(device: torch.device | str, sampling: Sampling, window:
     agree = integers(generator, 0, 4, (PICTURES, window), torch.int64) > 0
     agree[-1] = True
     forced = state.layout.is_forced(state.index(1, window))
-    drawn = (torch.where(forced, 0, part) for part in (tokens, fresh))
-    return state, Drawn(*drawn, agree | forced, normal(generator, PICTURES, window))
+    tokens, fresh = (torch.where(forced, 0, part) for part in (tokens, fresh))
+    return state, Drawn(tokens, fresh, agree | forced, normal(generator, PICTURES, window))
 
 
 def place_drafts_sample(device: torch.device | str, sampling: Sampling, window: int = 5) -> tuple[Any, ...]:

@@ -110,7 +110,7 @@ def window_samples(sampling: Sampling, dtype: torch.dtype, width: int) -> dict[s
     cfg_scale = 3.0 if sampling.guided else 1.0
     tested = replace(sampling, cfg_scale=cfg_scale, temperature=0.7, top_k=top_k)
     few = min(width, TEST_WINDOW)
-    samples = {
+    samples: dict[str, tuple[Sample, ...]] = {
         "draw_window": (Sample.of(draw_window_sample, dtype=dtype, sampling=tested, window=few),),
         "accept_window": (Sample.of(accept_window_sample, sampling=tested, window=width),),
     }
