@@ -1,4 +1,4 @@
-"""Accept rules and draws as equations; laws are sums over grids of uniforms, so that nothing here is chance."""
+"""Accept rules and draws as equations; their laws are sums over evenly spread numbers, so that these are not chance."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from lumina_core.decoding.rules import SpeculativeRule
-from lumina_core.decoding.sampling import accept, accept_length, couple, guide, residual, sample_inverse
-from lumina_core.kernels.noise import gumbel_noise, picture_keys
+from lumina_core.kernels.noise import MAX_UNIFORM, MIN_UNIFORM, gumbel_noise, picture_keys, to_gumbel
 from lumina_core.kernels.reference import gumbel_draw, topk_cut
-from lumina_core.model.run_kernels import RunKernels
+from lumina_core.kernels.sampling import accept, accept_length, couple, draw, guide, residual
 
 GRID = 400
 UNIFORMS = (torch.arange(GRID) + 0.5) / GRID
-SMALLEST, LARGEST = 2.0**-54, 1 - 2.0**-24
+# Points of a unit cube, and how far their shares of the events here are from the events' volumes, at most.
+POINTS, OFF = 2**16, 1e-3
 
 TARGET = torch.tensor([0.5, 0.3, 0.2, 0.0])
 PAIRS = {
@@ -38,6 +37,20 @@ pairs = pytest.mark.parametrize(("target_probs", "draft_probs"), PAIRS.values(),
 def slots(probs: Tensor, count: int) -> Tensor:
     """The same distribution in each of count slots of one picture."""
     return probs.expand(1, count, -1)
+
+
+def spread(dimensions: int) -> Tensor:
+    """Points [POINTS,dimensions] that fill the unit cube evenly (a Sobol sequence), the same in every run."""
+    return torch.quasirandom.SobolEngine(dimensions).draw(POINTS) + 0.5 / POINTS
+
+
+def gumbel(uniform: Tensor) -> Tensor:
+    return uniform.log().neg().log().neg()
+
+
+def law_of(tokens: Tensor, codes: int) -> Tensor:
+    """How often each code came."""
+    return tokens.flatten().bincount(minlength=codes) / tokens.numel()
 
 
 def drafts_of(draft_probs: Tensor) -> list[int]:
@@ -62,7 +75,7 @@ def test_a_draft_is_kept_with_probability_min_1_p_over_q(target_probs: Tensor, d
         assert kept.float().mean().item() == pytest.approx(min(1, ratio), abs=1 / GRID)
 
 
-@pytest.mark.parametrize("uniform", [SMALLEST, 0.5, LARGEST])
+@pytest.mark.parametrize("uniform", [MIN_UNIFORM, 0.5, MAX_UNIFORM])
 def test_acceptance_is_certain_at_both_ends(uniform: float) -> None:
     probs, drafts, numbers = slots(TARGET, 3), torch.tensor([[0, 1, 2]]), torch.full((1, 3), uniform)
     assert accept(probs, probs, drafts, numbers).all()
@@ -93,39 +106,56 @@ def test_residual_is_of_each_slot_alone() -> None:
 
 @pairs
 def test_coupling_has_the_target_law_and_keeps_as_much_as_can_be(target_probs: Tensor, draft_probs: Tensor) -> None:
-    """Σ_d q(d) · law of the token given draft d, over all uniforms, is p; P(keep) is 1 − TV(p, q)."""
-    uniform, again = torch.meshgrid(UNIFORMS, UNIFORMS, indexing="ij")
-    uniform, again = uniform.reshape(1, -1), again.reshape(1, -1)
-    law, keep = torch.zeros(len(target_probs)), 0.0
+    """Σ_d q(d) · law of the token given draft d, over all uniforms and noise, is p; P(keep) is 1 − TV(p, q)."""
+    codes = len(target_probs)
+    uniform, noise = spread(1 + codes)[None].split((1, codes), -1)
+    law, keep = torch.zeros(codes), 0.0
     for draft in drafts_of(draft_probs):
-        drafts, count = torch.full_like(uniform, draft, dtype=torch.int64), uniform.numel()
-        tokens, kept = couple(slots(target_probs, count), slots(draft_probs, count), drafts, uniform, again)
-        law += draft_probs[draft] * tokens.flatten().bincount(minlength=len(law)) / count
+        drafts = torch.full((1, POINTS), draft)
+        probs = slots(target_probs, POINTS), slots(draft_probs, POINTS)
+        tokens, kept = couple(*probs, drafts, uniform.squeeze(-1), gumbel(noise))
+        law += draft_probs[draft] * law_of(tokens, codes)
         keep += float(draft_probs[draft] * kept.float().mean())
         assert torch.equal(tokens == drafts, kept)
-    torch.testing.assert_close(law, target_probs, atol=3 / GRID, rtol=0)
-    assert keep == pytest.approx(1 - float((target_probs - draft_probs).abs().sum()) / 2, abs=2 / GRID)
+    torch.testing.assert_close(law, target_probs, atol=OFF, rtol=0)
+    assert not law[target_probs == 0].any()
+    assert keep == pytest.approx(1 - float((target_probs - draft_probs).abs().sum()) / 2, abs=OFF)
 
 
-@pytest.mark.parametrize("weights", [[0.2, 0.5, 0.3], [0.0, 2.0, 0.0, 6.0, 0.0], [7.0], [1e-30, 3e-30], [1e30, 1e30]])
-def test_inverse_sampling_has_the_law_of_the_weights(weights: list[float]) -> None:
+def test_a_rejected_draft_is_redrawn_by_the_noise_alone() -> None:
+    """A number that rejected a draft is small or large as p and q are; it may have no part in what follows."""
+    target_probs, draft_probs = (slots(probs, POINTS) for probs in PAIRS["different"])
+    uniform, noise = spread(1 + 4)[None].split((1, 4), -1)
+    drafts = torch.full((1, POINTS), 2)
+    tokens, kept = couple(target_probs, draft_probs, drafts, uniform.squeeze(-1), gumbel(noise))
+    barely = uniform.squeeze(-1) < 0.8
+    for part in (barely, ~barely):
+        law = law_of(tokens[part & ~kept], 4)
+        torch.testing.assert_close(law, torch.tensor([0.8, 0.2, 0.0, 0.0]), atol=5 * OFF, rtol=0)
+
+
+@pytest.mark.parametrize("weights", [[0.2, 0.5, 0.3], [0.0, 2.0, 0.0, 6.0, 0.0], [7.0], [1e-30, 3e-30], [1e30, 3e30]])
+def test_draws_have_the_law_of_the_weights(weights: list[float]) -> None:
     table = torch.tensor(weights)
-    tokens = sample_inverse(table.expand(GRID, -1), UNIFORMS)
-    law = tokens.bincount(minlength=len(table)) / GRID
-    torch.testing.assert_close(law, table / table.sum(), atol=1 / GRID, rtol=0)
+    law = law_of(draw(table.log(), gumbel(spread(len(table)))), len(table))
+    torch.testing.assert_close(law, table / table.sum(), atol=OFF, rtol=0)
     assert not law[table == 0].any()
 
 
-def test_inverse_sampling_reaches_both_ends_and_no_further() -> None:
-    weights = torch.tensor([0.0, 0.25, 0.5, 0.25, 0.0]).expand(2, -1)
-    assert sample_inverse(weights, torch.tensor([SMALLEST, LARGEST])).tolist() == [1, 3]
+def test_what_is_impossible_is_not_drawn_whatever_the_noise() -> None:
+    weights, extremes = torch.tensor([0.0, 1e-30, 0.0, 1.0]), to_gumbel(torch.tensor([0, -1]))
+    every = torch.cartesian_prod(*[extremes] * 4)
+    assert set(draw(weights.log(), every).tolist()) <= {1, 3}
 
 
-def test_inverse_sampling_sees_small_probabilities_in_a_large_codebook() -> None:
-    weights = torch.full((16_384,), 1e-9)
+@pytest.mark.parametrize(("times", "expected"), [(0.999, 1), (1.001, 16_383)])
+def test_draws_see_small_probabilities_in_a_large_codebook(times: float, expected: int) -> None:
+    """Of exponential times E/w the first is drawn: one of weight 1e-9 where its E is 1e-9 of that of weight 1."""
+    weights, uniform = torch.full((16_384,), 1e-9), torch.full((16_384,), 0.5, dtype=torch.float64)
     weights[-1] = 1.0
-    assert sample_inverse(weights, torch.tensor(1e-9)) == 1
-    assert sample_inverse(weights, torch.tensor(0.5)) == 16_383
+    uniform[1] = 1e-9 * math.log(2) * times
+    noise = to_gumbel((uniform * 2.0**53).long() << 11)
+    assert int(draw(weights.log(), noise)) == expected
 
 
 def test_gumbel_draws_have_the_law_of_the_logits() -> None:
@@ -158,12 +188,6 @@ def test_cut_keeps_the_k_largest() -> None:
 
 def test_ties_with_the_kth_stay() -> None:
     assert topk_cut(torch.tensor([1.0, 2.0, 2.0, 2.0, 3.0]), 2).isfinite().tolist() == [False, True, True, True, True]
-
-
-@pytest.mark.parametrize("top_k", [4, 5, 4096])
-def test_top_k_of_all_cuts_nothing(top_k: int) -> None:
-    logits = torch.randn(3, 4)
-    assert torch.equal(SpeculativeRule(False, torch.zeros(3, 0, 4), top_k, RunKernels()).prepare(logits), logits)
 
 
 def test_one_code_stays_one_code() -> None:
