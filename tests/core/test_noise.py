@@ -15,6 +15,7 @@ from lumina_core.kernels.noise import (
     FRESH,
     GUMBEL,
     REDRAW,
+    code_noise,
     gumbel_noise,
     hashed,
     mix,
@@ -24,7 +25,7 @@ from lumina_core.kernels.noise import (
 )
 
 COUNT, BINS = 100_000, 16
-TESTS = 20
+TESTS = 24
 THRESHOLD = 1e-4 / TESTS
 
 
@@ -32,11 +33,20 @@ def keys(count: int = 1, first: int = 0) -> Tensor:
     return picture_keys(range(first, first + count), "cpu")
 
 
-def uniforms(seed: Tensor | int = 0, stream: int = ACCEPT, index: Tensor | int = 3, step: Tensor | int = 1) -> Tensor:
-    """COUNT uniforms along whichever coordinates are given as tensors."""
+def hashes(seed: Tensor | int = 0, stream: int = ACCEPT, index: Tensor | int = 3, step: Tensor | int = 1) -> Tensor:
+    """COUNT hashes along whichever coordinates are given as tensors."""
     seeds, index, step = (torch.as_tensor(x).expand(COUNT) for x in (seed, index, step))
-    key = mix(seeds.clone())
-    return to_uniform(hashed(key, stream, index, step))
+    return hashed(mix(seeds.clone()), stream, index, step)
+
+
+def uniforms(**coordinates: Tensor | int) -> Tensor:
+    return to_uniform(hashes(**coordinates))
+
+
+def uniforms_of_codes(codes: int = 1, **coordinates: Tensor | int) -> Tensor:
+    """The noise of the last of so many codes, as the uniforms [COUNT] that it is made of."""
+    noise = code_noise(hashes(**coordinates), codes)[:, -1]
+    return torch.from_numpy(gumbel_r.cdf(noise.double().numpy()))
 
 
 ALONG = torch.arange(COUNT)
@@ -54,6 +64,15 @@ NEIGHBOURS = {
     "accept and redraw": (LINES["seeds"], uniforms(seed=ALONG, stream=REDRAW)),
     "accept and fresh": (LINES["seeds"], uniforms(seed=ALONG, stream=FRESH)),
     "redraw and fresh": (uniforms(seed=ALONG, stream=REDRAW), uniforms(seed=ALONG, stream=FRESH)),
+    "accept and the noise of a redraw": (LINES["seeds"], uniforms_of_codes(seed=ALONG, stream=REDRAW)),
+    "redraw and the noise of its first code": (
+        uniforms(seed=ALONG, stream=REDRAW),
+        uniforms_of_codes(seed=ALONG, stream=REDRAW),
+    ),
+    "noise of a redraw in the next forward": (
+        uniforms_of_codes(2, seed=ALONG, stream=REDRAW),
+        uniforms_of_codes(2, seed=ALONG, stream=REDRAW, step=2),
+    ),
     "gumbel and accept": (uniforms(seed=ALONG, stream=GUMBEL), LINES["seeds"]),
     "one along positions": (LINES["positions"], LINES["positions"].roll(1)),
     "one along seeds": (LINES["seeds"], LINES["seeds"].roll(1)),
@@ -62,6 +81,7 @@ GUMBELS = {
     "codes": gumbel_noise(keys(), torch.tensor([[3]]), COUNT),
     "positions": gumbel_noise(keys(), ALONG[None], 1),
     "seeds": gumbel_noise(keys(COUNT), torch.tensor([[3]]).expand(COUNT, 1), 1),
+    "forwards": code_noise(hashes(stream=REDRAW, step=ALONG), 1),
 }
 
 
