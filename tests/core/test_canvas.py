@@ -18,10 +18,10 @@ canvases = pytest.mark.parametrize("canvas", [Canvas(*sides) for sides in CANVAS
 @canvases
 def test_what_is_drawn_begins_after_the_given_and_ends_with_the_last_code(canvas: Canvas) -> None:
     index = torch.arange(canvas.first, canvas.last + 1)
-    ends = canvas.is_end_of_row(index)
+    ends = canvas.layout.is_end_of_row(index)
     assert len(index) == canvas.tokens_to_draw
     assert int((~ends).sum()) == canvas.codes_to_draw == (canvas.grid_h - canvas.given_rows) * canvas.grid_w
-    assert not ends[0] and not ends[-1] and canvas.is_end_of_row(torch.tensor(canvas.last + 1))
+    assert not ends[0] and not ends[-1] and canvas.layout.is_end_of_row(torch.tensor(canvas.last + 1))
 
 
 @pytest.mark.parametrize(("grid_h", "grid_w"), [(4, 4), (8, 4), (4, 12)])
@@ -29,7 +29,7 @@ def test_ends_of_row_stand_where_the_vocabulary_forces_them(grid_h: int, grid_w:
     vocabulary, canvas = toy_vocabulary(16), Canvas(grid_h, grid_w)
     tokens = torch.tensor(vocabulary.picture_tokens(torch.zeros(grid_h, grid_w, dtype=torch.int64)))
     index = torch.arange(HEADER_LENGTH, canvas.last + 2)
-    assert torch.equal(canvas.is_end_of_row(index), tokens[index] == vocabulary.end_of_row)
+    assert torch.equal(canvas.layout.is_end_of_row(index), tokens[index] == vocabulary.end_of_row)
 
 
 @canvases
@@ -52,7 +52,7 @@ def test_given_rows_lie_before_what_is_drawn(canvas: Canvas) -> None:
 def test_codes_are_counted_without_ends_of_row(canvas: Canvas) -> None:
     index = torch.arange(canvas.first, canvas.last + 2)
     counted = [canvas.count_codes(int(i)) for i in index]
-    before = (~canvas.is_end_of_row(index)).cumsum(0) - (~canvas.is_end_of_row(index)).long()
+    before = (~canvas.layout.is_end_of_row(index)).cumsum(0) - (~canvas.layout.is_end_of_row(index)).long()
     assert counted == before.tolist() and counted[-1] == canvas.codes_to_draw
 
 

@@ -202,7 +202,7 @@ def test_accept_steps_agree_with_accept_lengths(toy: Toy, result: DecodeResult) 
     for lengths, steps in zip(result.accept_lengths, result.accept_step, strict=True):
         accepted_by = [0, *(step for step, length in enumerate(lengths, 1) for _ in range(length))]
         assert (steps[:given] == -1).all()
-        assert torch.equal(torch.tensor(accepted_by)[~canvas.is_end_of_row(index)], steps[given:].flatten())
+        assert torch.equal(torch.tensor(accepted_by)[~canvas.layout.is_end_of_row(index)], steps[given:].flatten())
 
 
 def test_codes_are_codes_and_given_rows_stay(toy: Toy, result: DecodeResult) -> None:

@@ -62,7 +62,7 @@ def test_ar_draws_from_the_logits_of_one_plain_pass(transformer: Transformer, se
         assert torch.equal(codes[: len(toy.given_codes)], toy.given_codes)
         own = codes[len(toy.given_codes) :].flatten()
         index = torch.arange(toy.canvas.first, toy.canvas.last + 1)
-        index = index[~toy.canvas.is_end_of_row(index)]
+        index = index[~toy.canvas.layout.is_end_of_row(index)]
         noise = gumbel_noise(picture_keys([asked.seed + k], "cpu"), index[None], CODES)[0]
         log_probs = toy.log_probs(own[None], asked, PROMPTS[k])[0]
         assert torch.equal((log_probs + noise).argmax(-1), own)

@@ -171,7 +171,7 @@ def test_a_step_that_cannot_be_captured_runs_one_by_one(
     assert reason in line and "same picture" in line
 
 
-@pytest.mark.parametrize("state", ["tokens", "accept_step", "pos"])
+@pytest.mark.parametrize("state", ["tokens", "accept_step", "pos", "accepted"])
 def test_a_replay_that_changes_the_window_differently_is_not_used(
     demo: Lumina,
     plain: Callable[..., DecodeResult],
@@ -179,7 +179,7 @@ def test_a_replay_that_changes_the_window_differently_is_not_used(
     caplog: pytest.LogCaptureFixture,
     state: str,
 ) -> None:
-    expected, recorded = plain("gumbel"), RecordedSteps(corrupt=lambda: getattr(windows[0], state).add_(1))
+    expected, recorded = plain("gumbel"), RecordedSteps(corrupt=lambda: getattr(windows[0].state, state).add_(1))
     windows = capture_by(monkeypatch, recorded)
     with caplog.at_level(logging.WARNING):
         assert same(expected, drawn(demo))
