@@ -1,10 +1,13 @@
 """Matmuls with int4 and int8 weights that are dequantised in registers, in Triton kernels.
 
 int4 weights are the values of the scheme's `dequantize`, rounded to the dtype of x; int8 codes are exact in it, and
-their scale multiplies the sums. Sums are in float32, in another order than the reference's. How inputs are split over
-programs depends on the weight alone. Weights are the left operand, which a GPU takes from registers.
+their scale multiplies the sums. Sums are in float32, in another order than the reference's: that order, and how inputs
+are split over programs, depend on the weight alone, so that a row's result does not depend on how many rows there are.
+Weights are the left operand, which a GPU takes from registers, and are in the neutral order or in contiguous tiles
+(see `weight_tiles`).
 """
 
+import math
 from typing import Any
 
 import torch
@@ -14,54 +17,74 @@ from torch import Tensor
 
 from ..errors import InputError
 from .buffers import Buffers, empty
-from .dot import dot, int8_to_bfloat16
+from .dot import dot
 from .reference import GROUP_SIZE, LOWEST_CODE
 from .tiles import MAX_ROWS, MatmulTile, matmul_tile, split_groups
+from .weight_tiles import TILE_ROWS
 
 # Two of a word's codes as bfloat16 weights. Under the bits 0x4300 a code c reads as 128 + c; subtracting 136 leaves
-# c − 8 exactly; scale and zero are applied with one rounding.
-WEIGHTS = tl.constexpr(
+# c − 8 exactly; scale and zero, each in both halves of a word, are applied with one rounding.
+INT4_PAIR = tl.constexpr(
     "{ .reg .b32 codes, mask, high, one, shift; mov.b32 mask, 0x000f000f; mov.b32 high, 0x43004300; "
     "mov.b32 one, 0x3f803f80; mov.b32 shift, 0xc308c308; lop3.b32 codes, $1, mask, high, 0xea; "
     "fma.rn.bf16x2 codes, codes, one, shift; fma.rn.bf16x2 $0, codes, $2, $3; }"
 )
+# Two of a word's int8 codes as bfloat16 weights; the second operand selects the bytes. Under the bits 0x4300 the low
+# seven bits of a code read as 128 more than their value, and its sign bit as 128 or 256: the difference is the code.
+INT8_PAIR = tl.constexpr(
+    "{ .reg .b32 codes, low, sign, high, less; mov.b32 high, 0x43004300; mov.b32 less, 0xbf80bf80; "
+    "prmt.b32 codes, $1, 0, $2; lop3.b32 low, codes, 0x007f007f, high, 0xea; "
+    "lop3.b32 sign, codes, 0x00800080, high, 0xea; fma.rn.bf16x2 $0, sign, less, low; }"
+)
 
 
 @triton.jit
-def _int4_weights(
-    words,
-    scale,
-    zero,
-    dtype: tl.constexpr,
-    LOWEST: tl.constexpr,
-    FAST: tl.constexpr,
-    ROWS: tl.constexpr,
-    SIZE: tl.constexpr,
-):
-    """Weights [ROWS,SIZE] of the lowest codes of both halves of words [ROWS,SIZE/2], rounded to `dtype`.
+def _bfloat16_pairs(pairs, ROWS: tl.constexpr, SIZE: tl.constexpr):
+    """The bfloat16 values [ROWS,SIZE] in both halves of words that hold two neighbours each, the low half first."""
+    first, second = pairs.to(tl.int16), (pairs >> 16).to(tl.int16)
+    values = tl.join(first.to(tl.bfloat16, bitcast=True), second.to(tl.bfloat16, bitcast=True))
+    return tl.reshape(values, [ROWS, SIZE])
 
-    The two codes of a word are neighbours. FAST is for bfloat16 on a GPU: scale and zero are words that hold the value
-    in both halves, and there is one rounding instead of two.
+
+@triton.jit
+def _int4_weights(words, scale_zero, dtype: tl.constexpr, FAST: tl.constexpr, LOWEST: tl.constexpr):
+    """Weights [N,64] of the lowest two codes of both halves of words [N,16], rounded to `dtype`.
+
+    `scale_zero` [N] are words of a scale in the low half and a zero in the high half. FAST is for bfloat16 on a GPU:
+    there is one rounding instead of two.
     """
+    rows: tl.constexpr = words.shape[0]
+    quarters = words[:, None, :] >> (4 * tl.arange(0, 2))[None, :, None]
     if FAST:
-        scales, zeros = tl.broadcast_to(scale, words.shape), tl.broadcast_to(zero, words.shape)
+        scale = (scale_zero & 0xFFFF) | (scale_zero << 16)
+        zero = ((scale_zero >> 16) & 0xFFFF) | (scale_zero & -0x10000)
+        scales = tl.broadcast_to(scale[:, None, None], quarters.shape)
+        zeros = tl.broadcast_to(zero[:, None, None], quarters.shape)
         pairs = tl.inline_asm_elementwise(
-            WEIGHTS, "=r,r,r,r", [words, scales, zeros], dtype=tl.int32, is_pure=True, pack=1
+            INT4_PAIR, "=r,r,r,r", [quarters, scales, zeros], dtype=tl.int32, is_pure=True, pack=1
         )
-        first, second = pairs.to(tl.int16).to(dtype, bitcast=True), (pairs >> 16).to(tl.int16).to(dtype, bitcast=True)
-        return tl.reshape(tl.join(first, second), [ROWS, SIZE])
+        return _bfloat16_pairs(pairs, rows, 64)
     else:  # noqa: RET505 - Triton compiles one of the branches
-        codes = tl.reshape(tl.join(words & 15, (words >> 16) & 15), [ROWS, SIZE]).to(tl.float32) + LOWEST
-        return (codes * scale + zero).to(dtype)
+        codes = tl.reshape(tl.join(quarters & 15, (quarters >> 16) & 15), [rows, 64]).to(tl.float32) + LOWEST
+        scale = (scale_zero << 16).to(tl.float32, bitcast=True)
+        zero = (scale_zero & -0x10000).to(tl.float32, bitcast=True)
+        return (codes * scale[:, None] + zero[:, None]).to(dtype)
 
 
 @triton.jit
-def _halves(words, FAST: tl.constexpr):
-    """The bfloat16 values in the low and the high halves of words: each twice in a word if FAST, else in float32."""
+def _int8_weights(words, dtype: tl.constexpr, FAST: tl.constexpr):
+    """Weights [N,4·M] in `dtype` of words [N,M] of four codes each. FAST is for bfloat16 on a GPU."""
+    rows: tl.constexpr = words.shape[0]
+    size: tl.constexpr = 4 * words.shape[1]
     if FAST:
-        return (words & 0xFFFF) | (words << 16), ((words >> 16) & 0xFFFF) | (words & -0x10000)
+        # One half of a word at a time: neighbours are together in a register of the matmul, and four are not.
+        half = tl.broadcast_to((0x4140 + 0x0202 * tl.arange(0, 2))[None, None, :], [rows, size // 4, 2])
+        halved = tl.broadcast_to(words[:, :, None], [rows, size // 4, 2])
+        pairs = tl.inline_asm_elementwise(INT8_PAIR, "=r,r,r", [halved, half], dtype=tl.int32, is_pure=True, pack=1)
+        return _bfloat16_pairs(tl.reshape(pairs, [rows, size // 2]), rows, size)
     else:  # noqa: RET505 - Triton compiles one of the branches
-        return (words << 16).to(tl.float32, bitcast=True), (words & -0x10000).to(tl.float32, bitcast=True)
+        left = words[:, :, None] << (24 - 8 * tl.arange(0, 4))[None, None, :]
+        return tl.reshape(left >> 24, [rows, size]).to(tl.float32).to(dtype)
 
 
 @triton.jit
@@ -69,6 +92,12 @@ def _inputs(x, m, k, real, in_features, WHOLE: tl.constexpr):
     """Inputs [BLOCK_M,len(k)] of the rows m, 0 outside; if WHOLE, all k are inside."""
     mask = real[:, None] if WHOLE else real[:, None] & (k < in_features)[None, :]
     return tl.load(x + m[:, None] * in_features + k[None, :], mask=mask, other=0)
+
+
+@triton.jit
+def _place(row, group, groups, TILE: tl.constexpr):
+    """The index of a group of a weight's rows among all groups, in the order that `repack` gives for tiles."""
+    return (row // TILE * groups + group) * TILE + row % TILE if TILE > 1 else row * groups + group
 
 
 @triton.jit(do_not_specialize=["rows", "groups", "groups_each"])
@@ -86,26 +115,28 @@ def _int4_matmul(
     WHOLE: tl.constexpr,
     WIDEN: tl.constexpr,
     GROUP: tl.constexpr,
+    TILE: tl.constexpr,
     LOWEST: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """One tile [BLOCK_M,BLOCK_N] of the result over some groups of inputs, computed as its transpose."""
+    """One block [BLOCK_M,BLOCK_N] of the result over some groups of inputs, computed as its transpose."""
     split = tl.program_id(1)
     n, m = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N), tl.program_id(2) * BLOCK_M + tl.arange(0, BLOCK_M)
-    real, word, k = m < rows, tl.arange(0, GROUP // 8), tl.arange(0, GROUP // 4)
+    real, word, k = m < rows, tl.arange(0, GROUP // 8), tl.arange(0, GROUP // 2)
     # Rows after the last one repeat it and are not stored.
     weight_row = tl.minimum(n, out_features - 1)
     sums = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
-    for group in range(split * groups_each, tl.minimum((split + 1) * groups_each, groups)):
-        of_group = weight_row * groups + group
-        words = tl.load(packed + of_group[:, None] * (GROUP // 8) + word[None, :])
-        scale, zero = _halves(tl.load(scale_zero + of_group)[:, None], FAST)
-        for quarter in tl.static_range(4):
-            inputs = _inputs(x, m, group * GROUP + quarter * (GROUP // 4) + k, real, in_features, WHOLE)
-            weights = _int4_weights(
-                words >> (4 * quarter), scale, zero, inputs.dtype, LOWEST, FAST, BLOCK_N, GROUP // 4
-            )
+    # Every split has a group. A loop that might have none keeps the compiler from starting a product before the last
+    # one has ended.
+    for step in range(tl.maximum(tl.minimum(groups_each, groups - split * groups_each), 1)):
+        group = split * groups_each + step
+        place = _place(weight_row, group, groups, TILE)
+        words = tl.load(packed + place[:, None] * (GROUP // 8) + word[None, :])
+        of_group = tl.load(scale_zero + place)
+        for half in tl.static_range(2):
+            inputs = _inputs(x, m, group * GROUP + half * (GROUP // 2) + k, real, in_features, WHOLE)
+            weights = _int4_weights(words >> (8 * half), of_group, inputs.dtype, FAST, LOWEST)
             sums += dot(weights, tl.trans(inputs), WIDEN)
     _store(sums, out, m, n, split, rows, out_features, real)
 
@@ -121,27 +152,34 @@ def _int8_matmul(
     in_features,
     groups,
     groups_each,
+    FAST: tl.constexpr,
     WHOLE: tl.constexpr,
     WIDEN: tl.constexpr,
     GROUP: tl.constexpr,
+    TILE: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """As `_int4_matmul`; the scale of a row multiplies its sums at the end."""
+    """As `_int4_matmul`; the scale of a row multiplies its sums at the end. Codes are words if WHOLE, else bytes."""
     split = tl.program_id(1)
     n, m = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N), tl.program_id(2) * BLOCK_M + tl.arange(0, BLOCK_M)
     real, weight_row = m < rows, tl.minimum(n, out_features - 1)
     sums = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
-    for group in range(split * groups_each, tl.minimum((split + 1) * groups_each, groups)):
-        k = group * GROUP + tl.arange(0, GROUP)
-        inputs = _inputs(x, m, k, real, in_features, WHOLE)
-        inside = None if WHOLE else (k < in_features)[None, :]
-        weights = tl.load(codes + weight_row[:, None] * in_features + k[None, :], mask=inside)
-        if WIDEN:
-            weights = weights.to(tl.float32)
-        elif inputs.dtype == tl.bfloat16:
-            weights = int8_to_bfloat16(weights)
-        sums += dot(weights.to(inputs.dtype), tl.trans(inputs), WIDEN)
+    part: tl.constexpr = GROUP // 2
+    for step in range(tl.maximum(tl.minimum(groups_each, groups - split * groups_each), 1)):
+        group = split * groups_each + step
+        place = _place(weight_row, group, groups, TILE)[:, None] * (GROUP // 4)
+        for half in tl.static_range(2):
+            k = group * GROUP + half * part + tl.arange(0, part)
+            inputs = _inputs(x, m, k, real, in_features, WHOLE)
+            if WHOLE:
+                word = half * (part // 4) + tl.arange(0, part // 4)
+                weights = _int8_weights(tl.load(codes + place + word[None, :]), inputs.dtype, FAST)
+            else:
+                inside = (k < in_features)[None, :]
+                bytes = tl.load(codes + weight_row[:, None] * in_features + k[None, :], mask=inside, other=0)
+                weights = bytes.to(tl.float32).to(inputs.dtype)
+            sums += dot(weights, tl.trans(inputs), WIDEN)
     _store(sums * tl.load(scale + weight_row)[:, None], out, m, n, split, rows, out_features, real)
 
 
@@ -162,14 +200,13 @@ def int4_matmul(
 ) -> Tensor:
     """x [M,in] times the transpose of an int4 weight [out,in], [M,out] in the dtype of x. See the reference.
 
-    `scale_zero` is in bfloat16; `tile` replaces that of `matmul_tile`. Raises InputError for other shapes and for a
-    dtype of x that is neither bfloat16 nor float32.
+    `scale_zero` is in bfloat16; `tile` replaces that of `matmul_tile`; results are taken from the buffers. Raises
+    InputError for other shapes and for a dtype of x that is neither bfloat16 nor float32.
     """
     groups = triton.cdiv(x.shape[-1], GROUP_SIZE)
-    _check(x, (packed, (groups * GROUP_SIZE // 2,)), (scale_zero, (groups, 2)))
+    _check(x, groups, (packed, (groups * GROUP_SIZE // 2,)), (scale_zero, (groups, 2)))
     words = packed.view(torch.int32), scale_zero.view(torch.int32)
-    fast = x.is_cuda and x.dtype == torch.bfloat16
-    return _matmul(_int4_matmul, x, words, sum_splits, tile, buffers, LOWEST=LOWEST_CODE, FAST=fast)
+    return _matmul(_int4_matmul, x, words, sum_splits, tile or _tile(x, packed, 4), buffers, LOWEST=LOWEST_CODE)
 
 
 def int8_matmul(
@@ -181,8 +218,18 @@ def int8_matmul(
     buffers: Buffers | None = None,
 ) -> Tensor:
     """As `int4_matmul`, with an int8 weight."""
-    _check(x, (codes, (x.shape[-1],)), (scale, ()))
-    return _matmul(_int8_matmul, x, (codes, scale), sum_splits, tile, buffers)
+    in_features = x.shape[-1]
+    _check(x, triton.cdiv(in_features, GROUP_SIZE), (codes, (in_features,)), (scale, ()))
+    words = codes.view(torch.int32) if in_features % GROUP_SIZE == 0 else codes
+    return _matmul(_int8_matmul, x, (words, scale), sum_splits, tile or _tile(x, codes, 8), buffers)
+
+
+def _tile(x: Tensor, packed: Tensor, bits: int) -> MatmulTile:
+    return matmul_tile(x.shape[0], x.shape[1], _out_features(packed), x.dtype, bits)
+
+
+def _out_features(packed: Tensor) -> int:
+    return packed.shape[0] * TILE_ROWS if packed.dim() == 4 else packed.shape[0]
 
 
 def _matmul(
@@ -190,22 +237,24 @@ def _matmul(
     x: Tensor,
     weight: tuple[Tensor, ...],
     sum_splits: bool,
-    tile: MatmulTile | None,
+    tile: MatmulTile,
     buffers: Buffers | None,
     **options: Any,
 ) -> Tensor:
-    (rows, in_features), out_features = x.shape, weight[0].shape[0]
-    tile = matmul_tile(rows, in_features, out_features, x.dtype) if tile is None else tile
+    """The result [M,out], or partial sums [splits,M,out] in float32 (of one split: in the dtype of x)."""
+    (rows, in_features), out_features = x.shape, _out_features(weight[0])
     splits, groups_each = split_groups(in_features, tile.splits)
     dtype = x.dtype if splits == 1 else torch.float32
     partial_sums = empty(buffers, "matmul", (splits, rows, out_features), dtype, x.device)
     if not x.is_contiguous():
         x = empty(buffers, "matmul.x", x.shape, x.dtype, x.device).copy_(x)
-    inputs = {"WHOLE": in_features % GROUP_SIZE == 0, "WIDEN": not x.is_cuda, "GROUP": GROUP_SIZE}
+    order = {"TILE": TILE_ROWS if weight[0].dim() == 4 else 1, "GROUP": GROUP_SIZE}
+    inputs = {"WHOLE": in_features % GROUP_SIZE == 0, "WIDEN": not x.is_cuda}
+    fast = {"FAST": x.is_cuda and x.dtype == torch.bfloat16}
     block = {"BLOCK_M": tile.rows, "BLOCK_N": tile.outputs, "num_warps": tile.warps, "num_stages": tile.stages}
     grid = triton.cdiv(out_features, tile.outputs), splits, triton.cdiv(rows, tile.rows)
     sizes = rows, out_features, in_features, triton.cdiv(in_features, GROUP_SIZE), groups_each
-    kernel[grid](x, *weight, partial_sums, *sizes, **inputs, **block, **options)
+    kernel[grid](x, *weight, partial_sums, *sizes, **order, **inputs, **fast, **block, **options)
     if splits == 1 or not sum_splits:
         return partial_sums[0] if sum_splits else partial_sums
     sums = empty(buffers, "matmul.sum", partial_sums.shape[1:], dtype, x.device)
@@ -213,16 +262,20 @@ def _matmul(
     return empty(buffers, "matmul.out", sums.shape, x.dtype, x.device).copy_(sums)
 
 
-def _check(x: Tensor, *weight: tuple[Tensor, tuple[int, ...]]) -> None:
+def _check(x: Tensor, groups: int, *weight: tuple[Tensor, tuple[int, ...]]) -> None:
+    """`weight` are packed tensors and what follows their rows in the neutral order."""
     if x.dim() != 2 or x.dtype not in MAX_ROWS:
         raise InputError(
             f"input {list(x.shape)} in {x.dtype}; expected [rows,in] in one of {', '.join(map(str, MAX_ROWS))}: "
             "use the reference for others"
         )
-    out_features = weight[0][0].shape[0]
+    tiled, out_features = weight[0][0].dim() == 4, _out_features(weight[0][0])
     for packed, columns in weight:
-        if packed.shape != (out_features, *columns) or not packed.is_contiguous() or packed.device != x.device:
+        expected = out_features, *columns
+        if tiled and columns:
+            expected = out_features // TILE_ROWS, groups, TILE_ROWS, math.prod(columns) // groups
+        if packed.shape != expected or not packed.is_contiguous() or packed.device != x.device:
             raise InputError(
                 f"a packed tensor {list(packed.shape)} on {packed.device} for an input {list(x.shape)} on {x.device}; "
-                f"expected {[out_features, *columns]}, contiguous and on the same device"
+                f"expected {list(expected)}, contiguous and on the same device"
             )

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from .buffers import Buffers
 from .kv_tensor import KVTensor
 from .noise import gumbel_noise
+from .weight_tiles import from_tiles
 
 GROUP_SIZE = 128
 # A 4-bit code 0 to 15 stands for −8 to 7.
@@ -62,9 +63,11 @@ def int4_matmul(
     """x [M,in] times the transpose of an int4 weight [out,in], [M,out] in the dtype of x.
 
     `packed` uint8 [out,groups·64] holds codes (see `unpack_codes`), `scale_zero` [out,groups,2] a scale and a zero for
-    128 neighbours: weight = scale · (code − 8) + zero. Codes beyond the weight's inputs are ignored. Without
-    `sum_splits` the result is partial sums [splits,M,out].
+    128 neighbours: weight = scale · (code − 8) + zero. Both may be in tiles (see `weight_tiles`). Codes beyond the
+    weight's inputs are ignored. Without `sum_splits` the result is partial sums [splits,M,out].
     """
+    if packed.dim() == 4:
+        packed, scale_zero = from_tiles(packed), from_tiles(scale_zero).unflatten(1, (-1, 2))
     scale, zero = scale_zero.float().split(1, -1)
     weight = (unpack_codes(packed) + LOWEST_CODE) * scale + zero
     result = F.linear(x, weight.flatten(1)[:, : x.shape[1]].to(x.dtype))
@@ -97,9 +100,10 @@ def int8_matmul(
 ) -> Tensor:
     """x [M,in] times the transpose of an int8 weight [out,in], [M,out] in the dtype of x.
 
-    `codes` int8 [out,in], `scale` float32 [out]: weight = scale · code. Without `sum_splits` the result is partial
-    sums [splits,M,out].
+    `codes` int8 [out,in], also in tiles (see `weight_tiles`), `scale` float32 [out]: weight = scale · code. Without
+    `sum_splits` the result is partial sums [splits,M,out].
     """
+    codes = from_tiles(codes) if codes.dim() == 4 else codes
     result = F.linear(x, (codes.float() * scale[:, None]).to(x.dtype))
     return result if sum_splits else result[None]
 
@@ -178,8 +182,7 @@ def qkv_norm_rope_store(
     qkv = add_splits(partial_sums, cos.dtype).unflatten(-1, (-1, head_dim)).split((heads, kv_heads, kv_heads), dim=1)
     angles = [table[input_pos.flatten()].unsqueeze(1) for table in (cos, sin)]
     query, key = (
-        apply_rope(head_norm(part, *norm), *angles)
-        for part, norm in zip(qkv, (query_norm, key_norm), strict=False)
+        apply_rope(head_norm(part, *norm), *angles) for part, norm in zip(qkv, (query_norm, key_norm), strict=False)
     )
     slots = input_pos + torch.arange(len(input_pos), device=input_pos.device)[:, None] * keys.values.shape[1]
     keys.write(slots.flatten(), key)

@@ -6,12 +6,16 @@ import torch
 
 from .reference import GROUP_SIZE
 
-# Rows of x in a program, at most.
-MAX_ROWS = {torch.bfloat16: 128, torch.float32: 32}
-# Outputs and warps of a program by its rows of x: those with the fewest instructions a weight in the compiled code.
-OUTPUTS_AND_WARPS = {16: (32, 2), 32: (64, 4), 64: (64, 4), 128: (128, 8)}
-# A weight's inputs are split so that its outputs, 64 at a time, give at least so many programs: they fill a large GPU.
-PROGRAMS, OUTPUTS_TO_SPLIT_BY = 384, 64
+# Rows of x in a program, at most; 16 at least.
+MAX_ROWS, MIN_ROWS = {torch.bfloat16: 128, torch.float32: 32}, 16
+# Outputs of a program: of 64 and 128, those with the fewest instructions a weight in the compiled code at any number of
+# rows, and half the bytes of x to read for a weight.
+OUTPUTS = 128
+# Bytes of x and of a weight that a program may read ahead three times: two programs then fit on an SM with 100 KB.
+STAGE_BYTES = 25 * 1024
+# SMs of the GPUs that a grid is cut for (RTX 4090, H100), programs that each should have at least, and what it costs
+# to write and add partial sums, in groups of inputs.
+SMS, PROGRAMS_EACH, SUM_COST = (128, 132), 2, 2
 # Attention: slots of the cache in a program, queries of a tile at most, and slots at a time.
 CHUNK = 1024
 MIN_DOT, MAX_QUERIES = 16, 64
@@ -46,17 +50,25 @@ class AttentionTile:
     chunk: int = CHUNK
 
 
-def matmul_tile(rows: int, in_features: int, out_features: int, dtype: torch.dtype) -> MatmulTile:
+def matmul_tile(rows: int, in_features: int, out_features: int, dtype: torch.dtype, weight_bits: int = 4) -> MatmulTile:
     """The tile for x [rows,in] in `dtype` and a weight [out,in]."""
-    block = max(min(OUTPUTS_AND_WARPS), min(MAX_ROWS[dtype], power_of_2(rows)))
-    outputs, warps = OUTPUTS_AND_WARPS[block]
-    stages = 3 if block * dtype.itemsize <= 128 else 2
-    return MatmulTile(block, outputs, warps, stages, split_count(in_features, out_features))
+    block = max(MIN_ROWS, min(MAX_ROWS[dtype], power_of_2(rows)))
+    stage_bytes = GROUP_SIZE * (block * dtype.itemsize + OUTPUTS * weight_bits // 8)
+    warps, stages = 8 if block > 64 else 4, 3 if stage_bytes <= STAGE_BYTES else 2
+    return MatmulTile(block, OUTPUTS, warps, stages, split_count(in_features, out_features))
 
 
 def split_count(in_features: int, out_features: int) -> int:
     """Splits of a weight's inputs. The weight's shape alone decides, so that every row is rounded alike."""
-    return split_groups(in_features, max(1, PROGRAMS // -(-out_features // OUTPUTS_TO_SPLIT_BY)))[0]
+    programs, groups = -(-out_features // OUTPUTS), -(-in_features // GROUP_SIZE)
+    fewest = min(groups, -(-PROGRAMS_EACH * min(SMS) // programs))
+
+    def cost(wanted: int) -> int:
+        """Groups that the busiest SM computes."""
+        splits, groups_each = split_groups(in_features, wanted)
+        return max(-(-programs * splits // sms) for sms in SMS) * (groups_each + SUM_COST)
+
+    return split_groups(in_features, min(range(fewest, min(groups, 2 * fewest) + 1), key=cost))[0]
 
 
 def split_groups(in_features: int, wanted: int) -> tuple[int, int]:

@@ -26,14 +26,18 @@ class MatmulBackend:
     """A way to multiply input [...,in] by the weight's transpose, giving [...,out].
 
     `split` returns the matmul of rows [n,in] as partial sums [splits,n,out], from the buffers where it is given any;
-    None where it is not split. `repack`
-    returns the packed tensors in the backend's own order, in the same shapes; None where it takes them as they are.
+    None where it is not split. `repack` returns the packed tensors in the backend's own order, in the same shapes and
+    never in the same memory; None for a layer that it leaves as it is. `packed_rows(layer, first, end)` returns rows of
+    a repacked layer in the neutral order; None where a backend cannot. `takes_neutral` says that the backend also
+    multiplies by layers that it leaves as they are.
     """
 
     name: str
     multiply: Callable[[Tensor, "QuantizedLinear"], Tensor]
     split: Callable[[Tensor, "QuantizedLinear", Buffers | None], Tensor] | None = None
     repack: Callable[["QuantizedLinear"], PackedTensors | None] | None = None
+    packed_rows: Callable[["QuantizedLinear", int, int], PackedTensors] | None = None
+    takes_neutral: bool = False
 
 
 class QuantizedLinear(nn.Module):
@@ -72,7 +76,7 @@ class QuantizedLinear(nn.Module):
     @property
     def backend_name(self) -> str:
         """The backend, or plain torch where the backend does not take a weight of this shape."""
-        falls_back = self.backend.repack is not None and not self.repacked
+        falls_back = not (self.backend.repack is None or self.backend.takes_neutral or self.repacked)
         return f"plain (no weight of this shape: {self.backend.name})" if falls_back else self.backend.name
 
     @property
@@ -80,7 +84,11 @@ class QuantizedLinear(nn.Module):
         return {name: getattr(self, name) for name in self.packed_names}
 
     def repack(self) -> None:
-        """Puts the packed tensors in the backend's order, in place; only the backend can use them then."""
+        """Puts the packed tensors in the backend's order, in place, once.
+
+        `state_dict` holds that order too: it can be moved and loaded into this layer again, and is not for a file.
+        """
+        assert not self.repacked, "the packed tensors are in the backend's own order already"
         tensors = None if self.backend.repack is None else self.backend.repack(self)
         if tensors is not None:
             for name, tensor in tensors.items():
@@ -99,9 +107,13 @@ class QuantizedLinear(nn.Module):
 
     def weight_rows(self, first: int, end: int, like: Tensor) -> Tensor:
         """Rows `first` to `end` of the weight [out,in], on the device and in the dtype of `like`."""
-        assert not self.repacked, "the packed tensors are in the backend's own order"
-        rows: PackedTensors = {name: tensor[first:end].to(like.device) for name, tensor in self.packed_tensors.items()}
-        return self.scheme.dequantize(rows, self.in_features).to(like.dtype)
+        if self.repacked:
+            assert self.backend.packed_rows is not None, "the packed tensors are in the backend's own order"
+            rows = self.backend.packed_rows(self, first, min(end, self.out_features))
+        else:
+            rows = {name: tensor[first:end] for name, tensor in self.packed_tensors.items()}
+        on_device: PackedTensors = {name: tensor.to(like.device) for name, tensor in rows.items()}
+        return self.scheme.dequantize(on_device, self.in_features).to(like.dtype)
 
 
 def multiply_plain(x: Tensor, layer: QuantizedLinear) -> Tensor:

@@ -2,18 +2,21 @@
 
 from collections.abc import Iterable
 from functools import partial
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..kernels.reference import GROUP_SIZE
 from ..kernels.samples import int4_sample, int8_sample
 from ..kernels.select import PASSED, choose
 from ..kernels.self_test import Sample
 from ..kernels.tiles import split_count
-from .linear import MatmulBackend, multiply_plain
-from .schemes import Scheme
+from ..kernels.weight_tiles import TILE_ROWS
+from .linear import MatmulBackend, QuantizedLinear, multiply_plain
+from .schemes import SCHEMES, Scheme
 from .tinygemm import tinygemm_backend, tinygemm_failure
-from .triton_matmul import KERNEL_DTYPE, triton_backend
+from .triton_matmul import KERNEL_DTYPE, kernel_tensors, repack, triton_backend
 
 # Rows of the self-tests: one for each tile that the kernels have.
 TEST_ROWS = (5, 32, 64, 128)
@@ -46,12 +49,23 @@ def matmul_samples(scheme: str, shapes: Iterable[tuple[int, int]] = PUBLISHED_SH
     """Samples for every way in which the kernel multiplies by weights of these shapes, at every tile.
 
     The outputs are the layer's, since they decide the splits; the inputs are as few as give a program two groups, or
-    three where the last group is incomplete.
+    three where the last group is incomplete. The weights are in the order that a layer of this shape has.
     """
     small = {}
     for in_features, out_features in shapes:
         splits, rest = split_count(in_features, out_features), in_features % GROUP_SIZE
         inputs = min(in_features, 2 * splits * GROUP_SIZE + rest)
-        small[splits, rest, out_features % 16] = {"in_features": inputs, "out_features": out_features}
-    of_all = partial(Sample.of, SAMPLES[scheme], dtype=KERNEL_DTYPE)
+        small[splits, rest, out_features % TILE_ROWS] = {"in_features": inputs, "out_features": out_features}
+    of_all = partial(Sample.of, matmul_sample, scheme=scheme, dtype=KERNEL_DTYPE)
     return tuple(of_all(rows=rows, **sizes) for sizes in small.values() for rows in TEST_ROWS)
+
+
+def matmul_sample(device: torch.device | str, *, scheme: str, **sizes: Any) -> tuple[Tensor, ...]:
+    """Arguments of a scheme's matmul, with the weight in the order that a layer of this shape has."""
+    x, *packed = SAMPLES[scheme](device, **sizes)
+    backend = MatmulBackend("", multiply_plain, repack=repack)
+    with torch.device("meta"):
+        layer = QuantizedLinear(SCHEMES[scheme], backend, x.shape[1], len(packed[0]))
+    layer.load_state_dict(dict(zip(layer.packed_names, packed, strict=True)), assign=True)
+    layer.repack()
+    return x, *kernel_tensors(layer)
