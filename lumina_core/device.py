@@ -40,8 +40,13 @@ def device_name(device: torch.device) -> str:
 
 def available_bytes(device: torch.device) -> int | None:
     """Bytes that a run may take: free memory of a GPU, all physical memory of a CPU; None where it is unknown."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else total_bytes(device)
+
+
+def total_bytes(device: torch.device) -> int | None:
+    """All memory of a GPU, all physical memory of a CPU; None where it is unknown."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        return torch.cuda.mem_get_info(device)[1]
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # Windows; a name that this system lacks

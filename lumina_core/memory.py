@@ -1,62 +1,75 @@
-"""Memory of a run: what it takes, whether it fits, and smaller settings that would."""
+"""Memory of a run: what it takes, whether it fits, smaller settings that would, and what auto chooses."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import astuple, dataclass, replace
 from functools import lru_cache
 
 import torch
 
-from .checkpoint.config import TransformerConfig
+from .checkpoint.config import PUBLISHED_CODEBOOK_SIZE, TransformerConfig
+from .decoding.forward_bytes import Forwards
 from .decoding.loop import cache_length
 from .decoding.request import Request
 from .device import gigabytes
 from .errors import OutOfMemory
-from .kernels.kv_tensor import KV_CACHES
+from .kernels.kv_tensor import AUTO as AUTO_CACHE
+from .kernels.kv_tensor import INT8, KV_CACHES
 from .model.kv_cache import KVCache
 from .model.load import empty_transformer, weight_bytes
 from .model.transformer import Transformer
 from .movqgan.autoencoder import MoVQGAN
-from .movqgan.config import STRIP_ROWS, MoVQGANConfig
-from .pictures.sizes import CODE_PIXELS, CODES_PER_UNIT, HEADER_LENGTH
+from .movqgan.config import PUBLISHED_MOVQGAN, STRIP_ROWS, MoVQGANConfig
+from .pictures.sizes import CODE_PIXELS, CODES_PER_UNIT, largest_size, size_text
 from .quant.linear import QuantizedLinear
 from .quant.schemes import SCHEMES
-from .quant.weights import WeightsPlan
+from .quant.weights import AUTO, WeightsPlan, plan_weights
+
+logger = logging.getLogger(__name__)
 
 MOVQGAN_ITEM_BYTES = 4
-# For every code's logit in a window, alive at once while tokens are sampled: the noise is made of 64-bit hashes.
-DRAW_BYTES_PER_LOGIT = 44
-# A mask of one byte, and the floats that attention makes of it.
-MASK_BYTES = 5
-# Keys, values, and one of them while it is dequantised.
-READ_COPIES = 3
+# The share of a device's memory that a run may take for auto to keep its weights plain. The rest is for the CUDA
+# context and the desktop, 0.5 to 1.5 GB of a GPU, and for gaps between allocations, some percent.
+AUTO_SHARE = 0.9
+AUTO_SCHEME = SCHEMES["int4"]
+# Tokens of the prompt where none is known.
+PROMPT_TOKENS = 64
 
 
 @dataclass(frozen=True)
 class Demand:
-    """A run: the models' sizes, how the weights are stored, the request, and whether steps are CUDA graphs."""
+    """A run: the models' sizes, how the weights are stored, the request, and how its forwards are executed."""
 
     config: TransformerConfig
     weights: WeightsPlan
     request: Request
     movqgan: MoVQGANConfig | None = None
     captured: bool = False
+    kernels: bool = False
 
     @property
-    def rows(self) -> int:
-        """Sequences in a forward."""
-        return len(self.request.prompts) * (2 if self.request.settings.guided else 1)
+    def forwards(self) -> Forwards:
+        return Forwards(self.config, self.weights.dtype, self.request, self.captured, self.kernels)
+
+    def with_cache(self, kv_cache: str) -> Demand:
+        """The same run with another cache."""
+        settings = replace(self.request.settings, kv_cache=kv_cache)
+        return replace(self, request=replace(self.request, settings=settings))
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
     """Bytes of a run.
 
-    `forward` is the widest forward without weights and cache. `decode` is MoVQGAN decoding one picture whole after the
-    cache is freed, `decode_in_strips` the same in strips.
+    `streamable` are those of the weights that a memory manager can stream in: plain linear weights of the blocks.
+    Quantised ones, the code embedding, the head and the norms are always resident. `forward` is the widest forward
+    without weights and cache. `decode` is MoVQGAN decoding one picture whole after the cache is freed,
+    `decode_in_strips` the same in strips.
     """
 
     weights: int
+    streamable: int
     movqgan: int
     cache: int
     forward: int
@@ -77,47 +90,102 @@ class MemoryPlan:
         """The least peak of the run, weights included."""
         return self.weights + self.movqgan + max(self.run, self.least_decode)
 
+    @property
+    def streamed(self) -> MemoryPlan:
+        """What is left where a memory manager streams weights in and moves MoVQGAN away until it decodes."""
+        resident = self.weights - self.streamable
+        return replace(self, weights=resident, streamable=0, movqgan=0, decode=0, decode_in_strips=0)
+
     def __str__(self) -> str:
         parts = {"weights": self.weights + self.movqgan, "cache": self.cache, "forward": self.forward}
-        listed = ", ".join(f"{name} {gigabytes(part)}" for name, part in {**parts, "decode": self.least_decode}.items())
+        parts = {**parts, "decode": self.least_decode}
+        listed = ", ".join(f"{name} {gigabytes(part)}" for name, part in parts.items() if part)
         return f"{gigabytes(self.total)} ({listed})"
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Bytes that a run may take. `with_weights` is False where a memory manager streams the weights in."""
+    """Bytes that a run may take. `streamed`: a memory manager streams in the weights that it can."""
 
     capacity: float
-    with_weights: bool = True
+    streamed: bool = False
+
+    def plan(self, demand: Demand) -> MemoryPlan:
+        """What counts against the budget."""
+        plan = plan_memory(demand)
+        return plan.streamed if self.streamed else plan
 
     def fits(self, demand: Demand) -> bool:
-        plan = plan_memory(demand)
-        return (plan.total if self.with_weights else plan.run) <= self.capacity
+        return self.plan(demand).total <= self.capacity
+
+
+def fit_cache(demand: Demand, budget: Budget) -> Demand:
+    """The run with the int8 cache where the cache is auto, does not fit, and int8 does, which is logged; else the same.
+
+    For use before `check_fits`.
+    """
+    int8 = demand.with_cache(INT8)
+    if demand.request.settings.kv_cache != AUTO_CACHE or budget.fits(demand) or not budget.fits(int8):
+        return demand
+    logger.warning(
+        "key/value cache auto: int8, since %s would take about %s with a %s cache and there are %s",
+        demand.request,
+        budget.plan(demand),
+        demand.weights.dtype_name,
+        gigabytes(budget.capacity),
+    )
+    return int8
 
 
 def check_fits(demand: Demand, budget: Budget) -> None:
     """Raises OutOfMemory, naming smaller settings that fit, when a run is estimated to take more than the budget."""
     if not budget.fits(demand):
         raise OutOfMemory(
-            f"{demand.request} would take about {plan_memory(demand)} and there are {gigabytes(budget.capacity)}; "
+            f"{demand.request} would take about {budget.plan(demand)} and there are {gigabytes(budget.capacity)}; "
             + advice(demand, budget)
         )
 
 
 def plan_memory(demand: Demand) -> MemoryPlan:
     """The estimated bytes of a run."""
-    config, request, dtype = demand.config, demand.request, demand.weights.dtype
+    config, request, forwards = demand.config, demand.request, demand.forwards
     length = cache_length(request.canvas, request.longest_prompt, request.settings)
-    weights, scratch = _weights_and_scratch(config, demand.weights)
-    codec, grid = demand.movqgan, (request.grid_h, request.grid_w)
+    weights, codec, grid = _weights(config, demand.weights), demand.movqgan, (request.grid_h, request.grid_w)
     return MemoryPlan(
-        weights=weights,
+        weights=weights.total,
+        streamable=weights.streamable,
         movqgan=0 if codec is None else movqgan_bytes(codec),
-        cache=KVCache.bytes_needed(config, demand.rows, length, dtype, request.settings.kv_cache),
-        forward=_forward_bytes(demand, length) + scratch,
+        cache=KVCache.bytes_needed(config, forwards.rows, length, forwards.dtype, request.settings.kv_cache),
+        forward=forwards.bytes_needed(length) + (0 if demand.kernels else weights.scratch),
         decode=0 if codec is None else codec.picture_bytes(*grid, MOVQGAN_ITEM_BYTES),
         decode_in_strips=0 if codec is None else codec.picture_bytes(*grid, MOVQGAN_ITEM_BYTES, STRIP_ROWS),
     )
+
+
+def choose_weights(
+    choice: str, stored: str | None, dtype: torch.dtype, config: TransformerConfig, capacity: int | None
+) -> WeightsPlan:
+    """How to load weights that are `stored` in a scheme (None: plain), by the user's choice, on a device.
+
+    auto, which is logged: as stored where they are quantised or the device's memory of `capacity` bytes is not known,
+    or where the weights in `dtype`, cache and decoding of the largest trained size fit; else int4. Raises InputError.
+    """
+    plan = plan_weights(choice, stored, dtype)
+    if choice != AUTO:
+        return plan
+    if stored is not None or capacity is None:
+        logger.info("weights auto: %s, %s", plan.name, "as stored" if stored else "the device's memory is not known")
+        return plan
+    size = largest_size(config.trained_sizes)
+    grid_w, grid_h = (side // CODE_PIXELS for side in size)
+    codec = PUBLISHED_MOVQGAN if config.codebook_size == PUBLISHED_CODEBOOK_SIZE else None
+    needed = plan_memory(Demand(config, plan, Request([[0] * PROMPT_TOKENS], grid_h, grid_w), codec)).total
+    said = f"{gigabytes(needed)} of {gigabytes(capacity)} for a picture of {size_text(size)}, cache included"
+    if needed <= AUTO_SHARE * capacity:
+        logger.info("weights auto: %s, which takes about %s", plan.name, said)
+        return plan
+    logger.warning("weights auto: %s, since %s would take about %s", AUTO_SCHEME.name, plan.name, said)
+    return replace(plan, scheme=AUTO_SCHEME)
 
 
 def weights_of(transformer: Transformer) -> WeightsPlan:
@@ -133,36 +201,21 @@ def movqgan_bytes(config: MoVQGANConfig) -> int:
         return MOVQGAN_ITEM_BYTES * sum(part.numel() for part in MoVQGAN(config).parameters())
 
 
+@dataclass(frozen=True)
+class _WeightBytes:
+    """Bytes of all weights, of those that can be streamed in, and of the scratch memory of a plain matmul."""
+
+    total: int
+    streamable: int
+    scratch: int
+
+
 @lru_cache(maxsize=8)
-def _weights_and_scratch(config: TransformerConfig, weights: WeightsPlan) -> tuple[int, int]:
-    model = empty_transformer(config, weights)
-    return weight_bytes(model, weights.dtype), model.scratch_bytes
-
-
-def _forward_bytes(demand: Demand, kv_len: int) -> int:
-    """Of the widest forward; a captured one is held beside the one that ran before the capture."""
-    request = demand.request
-    given = request.canvas.given_rows * (request.grid_w + 1)
-    prefill = (request.longest_prompt + HEADER_LENGTH + given) * _layer_bytes(demand)
-    return max(prefill, _window_bytes(demand, kv_len) * (2 if demand.captured else 1))
-
-
-def _window_bytes(demand: Demand, kv_len: int) -> int:
-    config, settings = demand.config, demand.request.settings
-    blocks = demand.rows * settings.width * (_layer_bytes(demand) + kv_len * MASK_BYTES)
-    if settings.kv_cache != "auto":
-        heads = config.num_key_value_heads * config.head_dim
-        blocks += READ_COPIES * demand.rows * kv_len * heads * demand.weights.dtype.itemsize
-    pictures = len(demand.request.prompts)
-    return max(blocks, pictures * settings.width * config.codebook_size * DRAW_BYTES_PER_LOGIT)
-
-
-def _layer_bytes(demand: Demand) -> int:
-    """Of a token in a layer, in attention or MLP: input, its norm, results of matmuls and their parts."""
-    config = demand.config
-    query = config.num_attention_heads * config.head_dim
-    attention = 5 * query + 2 * config.num_key_value_heads * config.head_dim
-    return (3 * config.hidden_size + max(attention, 4 * config.intermediate_size)) * demand.weights.dtype.itemsize
+def _weights(config: TransformerConfig, plan: WeightsPlan) -> _WeightBytes:
+    model = empty_transformer(config, plan)
+    linears = [linear for block in model.blocks for linear in block.linears] if plan.scheme is None else []
+    streamable = sum(weight_bytes(linear, plan.dtype) for linear in linears)
+    return _WeightBytes(weight_bytes(model, plan.dtype), streamable, model.scratch_bytes)
 
 
 @dataclass(frozen=True)
@@ -202,7 +255,7 @@ class Smaller:
 def advice(demand: Demand, budget: Budget) -> str:
     """Smaller settings with which a run fits: of each kind the first that does, or else the first combination."""
     fitting: dict[tuple[bool, ...], Smaller] = {}
-    for smaller in _candidates(demand, budget.with_weights):
+    for smaller in _candidates(demand, budget.streamed):
         if fitting and sum(smaller.kind) > 1:
             break
         if smaller.kind not in fitting and budget.fits(smaller.apply(demand)):
@@ -211,11 +264,11 @@ def advice(demand: Demand, budget: Budget) -> str:
     return f"smaller settings that fit: {listed}" if fitting else "no picture of this model would fit"
 
 
-def _candidates(demand: Demand, with_weights: bool) -> list[Smaller]:
+def _candidates(demand: Demand, streamed: bool) -> list[Smaller]:
     """Smaller settings in the order to try them: one change, then all but the picture's size, then all."""
     request = demand.request
     caches = KV_CACHES[KV_CACHES.index(request.settings.kv_cache) + 1 :]
-    weights = "int4" if with_weights and demand.weights.scheme is None else None
+    weights = None if streamed or demand.weights.scheme is not None else "int4"
     grids = _smaller_grids(request.grid_h, request.grid_w)
     least = Smaller(batch=1 if len(request.prompts) > 1 else None, weights=weights)
     return [

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,13 +14,13 @@ from PIL import Image
 from torch import Tensor
 
 from .checkpoint.config import TransformerConfig
-from .checkpoint.find import Checkpoint, open_checkpoint
+from .checkpoint.find import Checkpoint, find_converted, nearby_files, open_checkpoint
 from .decoding.loop import decode
 from .decoding.request import Request
 from .decoding.settings import DecodeResult, DecodeSettings, StepReport
-from .device import choose_device, choose_dtype, explain_out_of_memory
+from .device import choose_device, choose_dtype, explain_out_of_memory, total_bytes
 from .errors import InputError
-from .memory import Budget, Demand, advice, plan_memory, weights_of
+from .memory import Budget, Demand, advice, choose_weights, plan_memory, weights_of
 from .model.compile import set_compile
 from .model.load import load_transformer
 from .model.transformer import Transformer
@@ -29,9 +30,12 @@ from .movqgan.load import load_movqgan
 from .pictures.images import to_image
 from .pictures.panels import condition_pixels
 from .pictures.sizes import CODE_PIXELS, SizeLimits, check_size, warn_if_untrained
+from .quant.weights import WeightsPlan
 from .tokens.prompts import build_prompt, find_template
 from .tokens.tokenizer import Tokenizer
 from .tokens.vocabulary import Vocabulary
+
+logger = logging.getLogger(__name__)
 
 # After a failed allocation: the share of the run's estimate that smaller settings must stay below.
 RETRY_SHARE = 0.75
@@ -66,15 +70,17 @@ class Lumina:
     ) -> Lumina:
         """Loads a checkpoint (a path, "demo", or an opened one) and its MoVQGAN, or `movqgan` (a file or a loaded one).
 
-        `weights` is auto, bf16, fp32, int8 or int4; `dtype` is bf16 on a GPU that has it, else fp32, where not given;
-        `compile` is auto, on or off. Raises CheckpointError, InputError and OutOfMemory.
+        `weights` is auto (see `choose_weights`), bf16, fp32, int8 or int4; `dtype` is bf16 on a GPU that has it, else
+        fp32, where not given; `compile` is auto, on or off. Raises CheckpointError, InputError and OutOfMemory.
         """
         checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
         where = choose_device(device)
         vocabulary = checkpoint.vocabulary
-        codec = movqgan if isinstance(movqgan, MoVQGAN) else load_codec(checkpoint, movqgan, where)
         dtype = choose_dtype(where) if dtype is None else dtype
-        transformer = load_transformer(checkpoint, dtype=dtype, device=where, weights=weights)
+        plan = choose_weights(weights, checkpoint.scheme, dtype, checkpoint.config, total_bytes(where))
+        codec = movqgan if isinstance(movqgan, MoVQGAN) else load_codec(checkpoint, movqgan, where)
+        advise_conversion(checkpoint, plan, nearby_files(checkpoint), _convert_command(checkpoint, plan))
+        transformer = load_transformer(checkpoint, dtype=plan.dtype, device=where, weights=plan.choice)
         set_compile(transformer, compile)
         return cls(transformer, vocabulary, checkpoint.tokenizer, codec, checkpoint.path)
 
@@ -171,6 +177,20 @@ def load_codec(checkpoint: Checkpoint, movqgan: str | Path | None, device: torch
     codec = load_movqgan(path, device=device, checkpoint=checkpoint)
     codec.config.check_codes(checkpoint.config.codebook_size, CODE_PIXELS, str(path))
     return codec
+
+
+def advise_conversion(checkpoint: Checkpoint, weights: WeightsPlan, files: Iterable[Path], way: str) -> None:
+    """Logs what would load faster than quantising a plain checkpoint: one of the files, or what a `way` makes of it."""
+    if weights.scheme is None or checkpoint.scheme is not None:
+        return
+    found = find_converted(checkpoint, weights.scheme.name, files)
+    faster = f"{way} makes a file that loads faster" if found is None else f"{found} is the same and loads faster"
+    logger.info("%s is quantised to %s while it is read; %s", checkpoint.path, weights.name, faster)
+
+
+def _convert_command(checkpoint: Checkpoint, weights: WeightsPlan) -> str:
+    path, name = checkpoint.path, weights.name
+    return f"`python -m lumina_core convert --checkpoint {path} --weights {name} --out lumina-{name}.safetensors`"
 
 
 def check_condition(task: str, is_given: bool, is_continued: bool) -> None:

@@ -27,6 +27,8 @@ from ..lumina_core.memory import Budget
 MODEL_FOLDER = "lumina_mgpt2"
 VAE_FOLDER = "vae"
 DEMO_NAME = "demo (built in)"
+# The share of a device's memory that a run may use: the CUDA context and the desktop take the rest.
+USABLE_SHARE = 0.95
 
 
 # Folders
@@ -193,9 +195,9 @@ def load(patchers: Sequence, bytes_needed: float) -> None:
 
 
 def memory_budget() -> Budget:
-    """The memory that a run may use. On a GPU the weights do not count: ComfyUI streams in those that do not fit."""
+    """The memory that a run may use. To a GPU, ComfyUI streams plain linear weights that do not fit."""
     device = model_device()
-    return Budget(total_bytes(device), with_weights=device.type == "cpu")
+    return Budget(USABLE_SHARE * total_bytes(device), streamed=device.type != "cpu")
 
 
 def total_bytes(device: torch.device) -> int:

@@ -1,12 +1,15 @@
 """Load Lumina-mGPT 2.0 and Load MoVQGAN."""
 
+from pathlib import Path
+
 from comfy_api.latest import io
 
 from ..lumina_core.checkpoint.find import open_checkpoint
 from ..lumina_core.errors import LuminaError
+from ..lumina_core.memory import choose_weights
 from ..lumina_core.model.compile import COMPILE, OFF, captures, set_compile
 from ..lumina_core.model.load import load_transformer
-from ..lumina_core.pipeline import Lumina
+from ..lumina_core.pipeline import Lumina, advise_conversion
 from . import comfy_adapter as comfy_ui
 from .types import CATEGORY, LuminaModel, ManagedLumina, ManagedTransformer
 from .vae import load_movqgan_vae
@@ -19,13 +22,16 @@ def load_model(name: str, weights: str, compile: str) -> ManagedLumina:
     """Loads a checkpoint by its name in the list, with its weights on the offload device."""
     checkpoint = open_checkpoint(comfy_ui.checkpoint_path(name))
     vocabulary, device, offload_device = checkpoint.vocabulary, comfy_ui.model_device(), comfy_ui.model_offload_device()
+    total = comfy_ui.total_bytes(device)
+    plan = choose_weights(weights, checkpoint.scheme, comfy_ui.compute_dtype(), checkpoint.config, total)
+    advise_conversion(checkpoint, plan, single_files(), "the node Save Lumina Checkpoint")
     with comfy_ui.unloading_when_full():
         transformer = load_transformer(
             checkpoint,
-            dtype=comfy_ui.compute_dtype(),
+            dtype=plan.dtype,
             device=offload_device,
             operations=comfy_ui.Operations,
-            weights=weights,
+            weights=plan.choice,
             work_device=device,
         )
     set_compile(transformer, compile)
@@ -34,6 +40,12 @@ def load_model(name: str, weights: str, compile: str) -> ManagedLumina:
     patcher = comfy_ui.patcher_of(ManagedTransformer(transformer), device, offload_device, dynamic)
     lumina = Lumina(transformer, vocabulary, checkpoint.tokenizer, checkpoint=checkpoint.path)
     return ManagedLumina(name, lumina, patcher)
+
+
+def single_files() -> list[Path]:
+    """The checkpoints in the list that are one file."""
+    names = [name for name in comfy_ui.checkpoint_names() if name.endswith(".safetensors")]
+    return [Path(comfy_ui.checkpoint_path(name)) for name in names]
 
 
 def checkpoint_stamp(name: str) -> str:
@@ -66,8 +78,9 @@ class LoadModel(io.ComfyNode):
                     "weights",
                     options=WEIGHTS,
                     default="auto",
-                    tooltip="Dtype of the weights. auto: as stored in a converted file, else bf16 if the device "
-                    "supports it well, else fp32. int8 and int4: about half and a quarter of the memory of bf16.",
+                    tooltip="Dtype of the weights. auto: as stored in a converted file, else bf16 (fp32 if the device "
+                    "has no bf16) where the model stays on the device while it draws, else int4. int8 and int4: about "
+                    "half and a quarter of the memory of bf16.",
                 ),
                 io.Combo.Input(
                     "compile",

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from ..lumina_core.decoding.settings import DecodeResult
+from ..lumina_core.kernels.kv_tensor import AUTO
+from ..lumina_core.quant.weights import WeightsPlan
 
 # From the first step to the last: dark blue, teal, green, yellow.
 RAMP = ((0.10, 0.10, 0.40), (0.10, 0.45, 0.55), (0.30, 0.70, 0.40), (0.98, 0.90, 0.25))
@@ -13,18 +15,23 @@ ODD_STEP_SHADE = 0.78
 GIVEN_GREY = 0.5
 
 
-def report_text(result: DecodeResult) -> str:
-    """Forwards, accepted tokens, seconds, kernels and log-likelihoods of a run, as text for the user."""
+def report_text(result: DecodeResult, weights: WeightsPlan, kv_cache: str) -> str:
+    """Settings, forwards, accepted tokens, seconds, kernels and log-likelihoods of a run, as text for the user.
+
+    `kv_cache` is what the user chose.
+    """
     settings, tokens = result.settings, result.sampled_tokens
     pictures, grid_h, grid_w = result.codes.shape
     window = "" if settings.decoder == "ar" else f", window {settings.window_size}"
-    cache = "" if settings.kv_cache == "auto" else f", {settings.kv_cache} cache"
+    cache = weights.dtype_name if settings.kv_cache == AUTO else settings.kv_cache
+    by_auto = "" if settings.kv_cache == kv_cache else f" (chosen by {kv_cache})"
     rate = f"{tokens / result.seconds:.1f}" if result.seconds else "-"
     warm_up = f", of which {result.warm_up_seconds:.2f} s warm-up" if result.warm_up_seconds else ""
     histogram = ", ".join(f"{length} x{count}" for length, count in result.accept_histogram.items())
     likelihoods = ", ".join(f"{nats:.3f}" for nats in result.log_likelihood_per_code)
     lines = (
-        f"{pictures} of {8 * grid_w}x{8 * grid_h}, seed {settings.seed}, decoder {settings.decoder}{window}{cache}",
+        f"{pictures} of {8 * grid_w}x{8 * grid_h}, seed {settings.seed}, decoder {settings.decoder}{window}",
+        f"{weights.name} weights, {cache} cache{by_auto}",
         f"{tokens} tokens in {result.nfe} forwards: {tokens / max(1, result.nfe):.2f} a forward",
         f"{result.seconds:.2f} s{warm_up}, {rate} tokens a second",
         f"matmuls: {result.matmul_kernel}; attention: {result.attention_kernel}",

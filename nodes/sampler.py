@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..lumina_core.decoding.forward_bytes import kernels_expected
 from ..lumina_core.decoding.request import Request
 from ..lumina_core.decoding.settings import DECODERS, MAX_SEED, DecodeResult, DecodeSettings, StepReport
 from ..lumina_core.errors import InputError
 from ..lumina_core.kernels.kv_tensor import KV_CACHES
-from ..lumina_core.memory import Demand, check_fits, plan_memory, weights_of
+from ..lumina_core.memory import Demand, check_fits, fit_cache, plan_memory, weights_of
 from ..lumina_core.model.compile import captures
 from ..lumina_core.pictures.sizes import CODE_PIXELS
 from ..lumina_core.pipeline import build_request
@@ -68,19 +69,23 @@ class Watcher:
 
 
 def sample(model: ManagedLumina, movqgan: MoVQGANVae, request: Request) -> DecodeResult:
-    """Draws a request under ComfyUI's memory management. Raises OutOfMemory before or during the run."""
+    """Draws a request under ComfyUI's memory management, with the int8 cache where it is auto and only that fits.
+
+    Raises OutOfMemory before or during the run.
+    """
     lumina, codec = model.lumina, movqgan.first_stage_model.config
-    transformer = lumina.transformer
-    captured = captures(transformer.compile_choice, comfy_ui.model_device())
-    demand = Demand(lumina.config, weights_of(transformer), request, codec, captured)
-    check_fits(demand, comfy_ui.memory_budget())
+    transformer, device, budget = lumina.transformer, comfy_ui.model_device(), comfy_ui.memory_budget()
+    compile, weights = transformer.compile_choice, weights_of(transformer)
+    kernels = kernels_expected(lumina.config, weights.dtype, device, compile)
+    demand = fit_cache(Demand(lumina.config, weights, request, codec, captures(compile, device), kernels), budget)
+    check_fits(demand, budget)
     comfy_ui.load([model.patcher, movqgan.patcher], plan_memory(demand).run)
     # The model runs on the device of this norm, which ComfyUI may have left on the CPU when short of memory.
     transformer.norm.to(model.patcher.load_device)
     watcher = Watcher(movqgan, request)
     with comfy_ui.unloading_when_full():
         # ComfyUI's own exception, if the user cancelled, ends the run.
-        return lumina.sample(request, watcher.on_step, before_forward=comfy_ui.check_interrupted)
+        return lumina.sample(demand.request, watcher.on_step, before_forward=comfy_ui.check_interrupted)
 
 
 class SJDSampler(io.ComfyNode):
@@ -168,8 +173,8 @@ class SJDSampler(io.ComfyNode):
                     default=KV_CACHES[0],
                     optional=True,
                     advanced=True,
-                    tooltip="Dtype of the key/value cache. auto: as computed. int8 and int4: about half and a third of "
-                    "the memory of bf16; a few tokens are drawn differently.",
+                    tooltip="Dtype of the key/value cache. auto: as computed, or int8 where only that fits. int8 and "
+                    "int4: about half and a third of the memory of bf16; a few tokens are drawn differently.",
                 ),
             ],
             outputs=[
@@ -208,4 +213,5 @@ class SJDSampler(io.ComfyNode):
         )
         result = sample(model, movqgan, make_request(model, prompt, batch_size, settings, canvas))
         picture = acceptance_map(result.accept_step, CODE_PIXELS)
-        return io.NodeOutput(with_likelihood(movqgan.latent_of(result.codes), result), report_text(result), picture)
+        report = report_text(result, weights_of(model.lumina.transformer), kv_cache)
+        return io.NodeOutput(with_likelihood(movqgan.latent_of(result.codes), result), report, picture)

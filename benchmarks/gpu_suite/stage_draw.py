@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from lumina_core.decoding.forward_bytes import kernels_expected
 from lumina_core.decoding.request import Request
 from lumina_core.decoding.settings import DecodeResult, DecodeSettings
 from lumina_core.device import peak_bytes
@@ -42,7 +43,8 @@ def _draw(context: Context, transformer: Transformer, request: Request, run_name
     if cuda:
         torch.cuda.reset_peak_memory_stats(device)
     result = Lumina(transformer, sizes.vocabulary).sample(request)
-    plan = plan_memory(Demand(sizes.config, weights_of(transformer), request, captured=cuda))
+    kernels = kernels_expected(sizes.config, transformer.dtype, device, transformer.compile_choice)
+    plan = plan_memory(Demand(sizes.config, weights_of(transformer), request, captured=cuda, kernels=kernels))
     emit(
         run=run_name,
         picture=f"{8 * request.grid_w}x{8 * request.grid_h}",

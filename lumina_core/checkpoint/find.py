@@ -1,9 +1,13 @@
 """Finds the files of a checkpoint and opens them: config, tokenizer and tensor headers."""
 
+import contextlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from ..errors import CheckpointError
 from ..tokens.tokenizer import (
@@ -16,6 +20,7 @@ from ..tokens.tokenizer import (
 )
 from ..tokens.vocabulary import Vocabulary
 from .config import TransformerConfig
+from .published import NORM
 from .single_file import MOVQGAN_PREFIX, SingleFile, read_single_file
 from .tensors import TensorStore, read_json
 
@@ -132,6 +137,25 @@ def find_movqgan(folder: Path) -> Path | None:
     if usual:
         return usual[0]
     return others[0] if len(others) == 1 else None
+
+
+def nearby_files(checkpoint: Checkpoint) -> list[Path]:
+    """The `.safetensors` files in a checkpoint's folder and the one above it, without its own."""
+    folder = checkpoint.config_path.resolve().parent
+    own = {path.resolve() for path in checkpoint.tensors.paths}
+    files = [file for place in (folder, folder.parent) for file in sorted(place.glob("*.safetensors"))]
+    return [file for file in files if file not in own]
+
+
+def find_converted(checkpoint: Checkpoint, scheme: str, files: Iterable[Path]) -> Path | None:
+    """The first of the files that is a plain checkpoint converted to a scheme: one with the same config and norm."""
+    for file in files:
+        with contextlib.suppress(CheckpointError, KeyError):  # damaged, or without that norm
+            other = open_checkpoint(file)
+            same = other.scheme == scheme and other.config_values == checkpoint.config_values
+            if same and torch.equal(other.tensors.get(NORM), checkpoint.tensors.get(NORM)):
+                return file
+    return None
 
 
 def _tokenizer_files(single: SingleFile) -> TokenizerFiles:

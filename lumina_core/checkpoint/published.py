@@ -3,7 +3,7 @@
 from .config import TransformerConfig
 from .tensors import Shape
 
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+EMBEDDING, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 UNUSED_PREFIX = "model.vqmodel."
 BLOCK_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -28,7 +28,7 @@ def published_shapes(config: TransformerConfig) -> dict[str, Shape]:
     shapes: dict[str, Shape] = {EMBEDDING: (config.vocab_size, hidden)}
     for index in range(config.num_hidden_layers):
         shapes |= {f"model.layers.{index}.{name}": shape for name, shape in layer.items()}
-    return shapes | {"model.norm.weight": (hidden,), HEAD: (config.vocab_size, hidden)}
+    return shapes | {NORM: (hidden,), HEAD: (config.vocab_size, hidden)}
 
 
 def is_block_linear(name: str) -> bool:

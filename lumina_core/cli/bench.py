@@ -15,12 +15,12 @@ import torch
 from ..checkpoint.find import open_checkpoint
 from ..decoding.request import Request
 from ..decoding.settings import MAX_WINDOW, DecodeSettings
-from ..device import choose_device, choose_dtype, device_name, explain_out_of_memory, peak_bytes
+from ..device import choose_device, choose_dtype, device_name, explain_out_of_memory, peak_bytes, total_bytes
 from ..errors import InputError
 from ..kernels.kv_tensor import KV_CACHES
+from ..memory import Budget, Demand, check_fits, choose_weights
 from ..model.compile import set_compile
 from ..pipeline import Lumina, load_codec
-from ..quant.weights import plan_weights
 from ..timing.steps import (
     ACCEPTED_FROM,
     PROMPT_TOKENS,
@@ -35,7 +35,8 @@ from .common import (
     add_model_arguments,
     add_synthetic_argument,
     add_weights_argument,
-    check_memory,
+    demand_of,
+    device_budget,
 )
 
 HELP = "time a decoding step; --synthetic needs no checkpoint"
@@ -108,11 +109,12 @@ def _load(options: argparse.Namespace, device: torch.device, settings: DecodeSet
     if options.synthetic:
         return _make_synthetic(options, device, settings)
     checkpoint = open_checkpoint(options.checkpoint)
-    weights = plan_weights(options.weights, checkpoint.scheme, choose_dtype(device))
-    codec = load_codec(checkpoint, options.movqgan, device)
-    check_memory(options, checkpoint.config, weights, _request(options, settings), codec.config, device)
+    config, dtype = checkpoint.config, choose_dtype(device)
+    weights = choose_weights(options.weights, checkpoint.scheme, dtype, config, total_bytes(device))
+    budget, codec = device_budget(device), load_codec(checkpoint, options.movqgan, device)
+    _check_memory(demand_of(options, config, weights, _request(options, settings), codec.config, device), budget)
     start = time.perf_counter()
-    lumina = Lumina.load(checkpoint, movqgan=codec, weights=options.weights, device=device, compile=options.compile)
+    lumina = Lumina.load(checkpoint, movqgan=codec, weights=weights.name, device=device, compile=options.compile)
     seconds = time.perf_counter() - start
     side = (lumina.config.trained_sizes or ((768, 768),))[0][0]
     return Timed(f"{checkpoint.path}, {weights.name} weights", lumina, side, seconds)
@@ -120,14 +122,21 @@ def _load(options: argparse.Namespace, device: torch.device, settings: DecodeSet
 
 def _make_synthetic(options: argparse.Namespace, device: torch.device, settings: DecodeSettings) -> Timed:
     model = SYNTHETIC[options.synthetic]
-    weights = plan_weights(options.weights, None, choose_dtype(device))
-    check_memory(options, model.config, weights, _request(options, settings), model.movqgan, device)
+    weights = choose_weights(options.weights, None, choose_dtype(device), model.config, total_bytes(device))
+    demand = demand_of(options, model.config, weights, _request(options, settings), model.movqgan, device)
+    _check_memory(demand, device_budget(device))
     start = time.perf_counter()
     transformer = set_compile(make_transformer(model.config, weights, device), options.compile)
     seconds = time.perf_counter() - start
     side = GPU_SIDE.get(options.synthetic, SMALL_SIDE) if device.type == "cuda" else SMALL_SIDE
     lumina = Lumina(transformer, model.vocabulary, movqgan=make_movqgan(model.movqgan, device))
     return Timed(f"synthetic {options.synthetic}, {weights.name} weights", lumina, side, seconds)
+
+
+def _check_memory(demand: Demand, budget: Budget | None) -> None:
+    """Raises OutOfMemory when the run does not fit. The cache stays as it is asked for, to be timed."""
+    if budget is not None:
+        check_fits(demand, budget)
 
 
 def _request(options: argparse.Namespace, settings: DecodeSettings) -> Request:

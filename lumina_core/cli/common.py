@@ -8,12 +8,13 @@ from pathlib import Path
 import torch
 
 from ..checkpoint.config import TransformerConfig
+from ..decoding.forward_bytes import kernels_expected
 from ..decoding.request import Request
 from ..decoding.settings import DecodeSettings
 from ..device import DEVICES, available_bytes
 from ..errors import InputError
 from ..kernels.kv_tensor import KV_CACHES
-from ..memory import Budget, Demand, check_fits
+from ..memory import Budget, Demand, check_fits, fit_cache
 from ..model.compile import COMPILE, captures
 from ..movqgan.config import MoVQGANConfig
 from ..quant.weights import AUTO, CHOICES, WeightsPlan
@@ -54,7 +55,8 @@ def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
         "--kv",
         choices=KV_CACHES,
         default=DecodeSettings().kv_cache,
-        help="dtype of the key/value cache; auto: that of the computation, int8: half the size of bf16, int4: a third",
+        help="dtype of the key/value cache; auto: that of the computation, or int8 where only that fits, int8: half "
+        "the size of bf16, int4: a third",
     )
 
 
@@ -63,7 +65,8 @@ def add_weights_argument(parser: argparse.ArgumentParser) -> None:
         "--weights",
         choices=CHOICES,
         default=AUTO,
-        help="dtype of the weights; auto: that of a converted checkpoint, else bf16 on a GPU with bf16, else fp32",
+        help="dtype of the weights; auto: that of a converted checkpoint, else bf16 (fp32 on a device without bf16) if "
+        "a picture of the largest trained size then fits the device's memory, else int4",
     )
 
 
@@ -83,15 +86,33 @@ def check_batch(batch: int) -> None:
         raise InputError(f"batch is {batch}; expected 1 to {MAX_BATCH} pictures")
 
 
-def check_memory(
+def demand_of(
     options: argparse.Namespace,
     config: TransformerConfig,
     weights: WeightsPlan,
     request: Request,
     movqgan: MoVQGANConfig,
     device: torch.device,
-) -> None:
-    """Raises OutOfMemory when a run does not fit on the device; the message suggests smaller settings."""
+) -> Demand:
+    """What a run on the device takes; `options` have `compile`."""
+    captured = captures(options.compile, device)
+    kernels = kernels_expected(config, weights.dtype, device, options.compile)
+    return Demand(config, weights, request, movqgan, captured, kernels)
+
+
+def device_budget(device: torch.device) -> Budget | None:
+    """What a run may take, before any model is loaded; None where it is not known."""
     capacity = available_bytes(device)
-    if capacity is not None:
-        check_fits(Demand(config, weights, request, movqgan, captures(options.compile, device)), Budget(capacity))
+    return None if capacity is None else Budget(capacity)
+
+
+def fit_request(demand: Demand, budget: Budget | None) -> Request:
+    """The request, with the int8 cache where the cache is auto and only that fits.
+
+    Raises OutOfMemory, which suggests smaller settings, when the run does not fit.
+    """
+    if budget is None:
+        return demand.request
+    fitted = fit_cache(demand, budget)
+    check_fits(fitted, budget)
+    return fitted.request

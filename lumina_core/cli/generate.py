@@ -16,14 +16,13 @@ from ..checkpoint.find import Checkpoint, open_checkpoint
 from ..checkpoint.output_files import OutputFiles, check_outputs, check_picture_suffix, numbered_paths
 from ..decoding.request import Request
 from ..decoding.settings import DECODERS, DecodeResult, DecodeSettings, StepReport
-from ..device import choose_device, choose_dtype, device_name, peak_bytes
+from ..device import choose_device, choose_dtype, device_name, peak_bytes, total_bytes
 from ..errors import OutOfMemory
-from ..memory import weights_of
+from ..memory import choose_weights, weights_of
 from ..pictures.images import load_picture
 from ..pictures.panels import condition_pixels, given_size
 from ..pictures.sizes import CODE_PIXELS
 from ..pipeline import Drawing, Lumina, build_request, check_condition, load_codec
-from ..quant.weights import plan_weights
 from ..tokens.prompts import MAPS, TASKS, build_prompt
 from .common import (
     add_batch_arguments,
@@ -31,7 +30,9 @@ from .common import (
     add_model_arguments,
     add_weights_argument,
     check_batch,
-    check_memory,
+    demand_of,
+    device_budget,
+    fit_request,
 )
 
 HELP = "draw pictures from a prompt"
@@ -85,10 +86,11 @@ def run(options: argparse.Namespace, on_input_checked: Callable[[], None]) -> No
     pixels = None
     if condition is not None:
         pixels = condition_pixels(condition, options.width, options.height, options.given_height)
-    weights = plan_weights(options.weights, checkpoint.scheme, choose_dtype(device))
-    codec = load_codec(checkpoint, options.movqgan, device)
-    check_memory(options, checkpoint.config, weights, request, codec.config, device)
-    lumina = Lumina.load(checkpoint, movqgan=codec, weights=options.weights, device=device, compile=options.compile)
+    config, dtype = checkpoint.config, choose_dtype(device)
+    weights = choose_weights(options.weights, checkpoint.scheme, dtype, config, total_bytes(device))
+    budget, codec = device_budget(device), load_codec(checkpoint, options.movqgan, device)
+    request = fit_request(demand_of(options, config, weights, request, codec.config, device), budget)
+    lumina = Lumina.load(checkpoint, movqgan=codec, weights=weights.name, device=device, compile=options.compile)
     on_input_checked()
     if pixels is not None:
         request = replace(request, given_codes=lumina.encode(pixels))
@@ -152,10 +154,10 @@ def _write(options: argparse.Namespace, outputs: list[Path], drawing: Drawing) -
         if options.tokens_out:
             files.write_json(tokens, options.tokens_out)
         if options.stats_out:
-            files.write_json(_stats(drawing), options.stats_out)
+            files.write_json(_stats(options, drawing), options.stats_out)
 
 
-def _stats(drawing: Drawing) -> dict[str, Any]:
+def _stats(options: argparse.Namespace, drawing: Drawing) -> dict[str, Any]:
     result, transformer = drawing.result, drawing.lumina.transformer
     weights = weights_of(transformer)
     return {
@@ -174,4 +176,5 @@ def _stats(drawing: Drawing) -> dict[str, Any]:
         "kv": result.settings.kv_cache,
         "warm_up_seconds": result.warm_up_seconds,
         "attention": result.attention_kernel,
+        "asked": {"weights": options.weights, "kv": options.kv},
     }

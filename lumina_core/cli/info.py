@@ -13,14 +13,26 @@ import torch
 from ..checkpoint.config import TransformerConfig
 from ..checkpoint.find import DEMO, Checkpoint, open_checkpoint
 from ..checkpoint.published import published_shapes
+from ..decoding.forward_bytes import kernels_expected
 from ..decoding.request import Request
 from ..decoding.settings import DecodeSettings
-from ..device import available_bytes, choose_device, choose_dtype
-from ..memory import MOVQGAN_ITEM_BYTES, Budget, Demand, advice, movqgan_bytes, plan_memory
+from ..device import available_bytes, choose_device, choose_dtype, total_bytes
+from ..kernels.kv_tensor import AUTO as AUTO_CACHE
+from ..kernels.kv_tensor import INT8
+from ..memory import (
+    MOVQGAN_ITEM_BYTES,
+    PROMPT_TOKENS,
+    Budget,
+    Demand,
+    advice,
+    choose_weights,
+    movqgan_bytes,
+    plan_memory,
+)
+from ..model.compile import AUTO, captures
 from ..movqgan.config import MoVQGANConfig
 from ..pictures.sizes import check_size, published_sizes, warn_if_untrained
 from ..pipeline import check_request, load_codec
-from ..quant.weights import plan_weights
 from ..timing.synthetic import SYNTHETIC, SyntheticModel
 from .common import (
     add_batch_arguments,
@@ -31,7 +43,6 @@ from .common import (
 )
 
 HELP = "describe a checkpoint and the memory that a run takes; reads no weights of the transformer"
-PROMPT_TOKENS = 64
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,9 +103,10 @@ def _bytes(options: argparse.Namespace, model: Checkpoint | SyntheticModel, movq
     width = width if options.width is None else options.width
     height = height if options.height is None else options.height
     device = choose_device(options.device)
-    weights = plan_weights(options.weights, model.scheme, choose_dtype(device))
+    weights = choose_weights(options.weights, model.scheme, choose_dtype(device), config, total_bytes(device))
     request = _request(options, model, width, height)
-    plan = plan_memory(demand := Demand(config, weights, request, movqgan))
+    kernels = kernels_expected(config, weights.dtype, device, AUTO)
+    plan = plan_memory(demand := Demand(config, weights, request, movqgan, captures(AUTO, device), kernels))
     capacity = available_bytes(device)
     text_rows = 2 * (config.vocab_size - config.codebook_size) * config.hidden_size
     return {
@@ -130,7 +142,11 @@ def _fits(demand: Demand, capacity: int | None) -> str:
     if capacity is None:
         return "not known"
     budget = Budget(capacity)
-    return "yes" if budget.fits(demand) else f"no; {advice(demand, budget)}"
+    if budget.fits(demand):
+        return "yes"
+    is_auto = demand.request.settings.kv_cache == AUTO_CACHE
+    by_itself = "; a run takes the int8 cache by itself" if is_auto and budget.fits(demand.with_cache(INT8)) else ""
+    return f"no; {advice(demand, budget)}{by_itself}"
 
 
 def _readable(name: str, value: object) -> str:

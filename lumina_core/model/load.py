@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import operations as default_operations
 from ..checkpoint.config import TransformerConfig
@@ -151,8 +151,8 @@ def empty_transformer(
         return Transformer(config, operations, blocks)
 
 
-def weight_bytes(model: Transformer, dtype: torch.dtype) -> int:
-    """Bytes of a model's parameters, with those that are not quantised in `dtype`; the model may be on meta."""
+def weight_bytes(model: nn.Module, dtype: torch.dtype) -> int:
+    """Bytes of a module's parameters, with those that are not quantised in `dtype`; it may be on meta."""
     total = 0
     for layer in model.modules():
         quantized = isinstance(layer, QuantizedLinear)

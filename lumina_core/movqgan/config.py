@@ -65,6 +65,10 @@ class MoVQGANConfig:
             )
 
 
+# The MoVQGAN of 270M parameters that the published model draws for.
+PUBLISHED_MOVQGAN = MoVQGANConfig(256, (1, 2, 2, 4), 2, (3,), latent_channels=4, code_channels=4, codebook_size=16_384)
+
+
 def infer_config(shapes: Mapping[str, Shape], source: str = "the file") -> MoVQGANConfig:
     """Config of the MoVQGAN whose tensors have these names and shapes; `source` names the file in errors.
 

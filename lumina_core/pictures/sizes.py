@@ -95,6 +95,12 @@ def published_sizes() -> list[Size]:
     return crop_sizes(768) + small + [(width, 2 * height) for width, height in small]
 
 
+def largest_size(trained_sizes: Sequence[Size] | None) -> Size:
+    """The size of the most pixels, and among those the squarest; `trained_sizes` None means the published ones."""
+    sizes = published_sizes() if trained_sizes is None else trained_sizes
+    return max(sizes, key=lambda size: (size[0] * size[1], min(size)))
+
+
 def size_text(size: Size) -> str:
     return f"{size[0]}x{size[1]}"
 

@@ -24,8 +24,18 @@ class WeightsPlan:
         """The choice that gives this plan."""
         if self.scheme is not None:
             return self.scheme.name
+        return self.dtype_name
+
+    @property
+    def dtype_name(self) -> str:
+        """bf16, fp32, or PyTorch's name of another dtype."""
         names = {dtype: name for name, dtype in FLOATS.items()}
         return names.get(self.dtype, str(self.dtype).removeprefix("torch."))
+
+    @property
+    def choice(self) -> str:
+        """The choice that gives this plan where the computation is in `dtype`."""
+        return AUTO if self.scheme is None else self.scheme.name
 
 
 def plan_weights(choice: str, stored: str | None, dtype: torch.dtype) -> WeightsPlan:

@@ -14,7 +14,7 @@ from ..checkpoint.published import EMBEDDING, published_shapes
 from ..model.load import build_transformer
 from ..model.transformer import Transformer
 from ..movqgan.autoencoder import MoVQGAN
-from ..movqgan.config import MoVQGANConfig
+from ..movqgan.config import PUBLISHED_MOVQGAN, MoVQGANConfig
 from ..quant.schemes import PackedTensors, quantize
 from ..quant.weights import WeightsPlan
 from ..tokens.vocabulary import Vocabulary
@@ -63,12 +63,11 @@ _TINY = replace(
     codebook_size=256,
     trained_sizes=((64, 64),),
 )
-_MOVQGAN_270M = MoVQGANConfig(256, (1, 2, 2, 4), 2, (3,), latent_channels=4, code_channels=4, codebook_size=16_384)
 _MOVQGAN_TINY = MoVQGANConfig(32, (1, 1, 1, 1), 1, (), latent_channels=4, code_channels=4, codebook_size=256)
 SYNTHETIC: Mapping[str, SyntheticModel] = MappingProxyType(
     {
-        "7b": SyntheticModel(_7B, _MOVQGAN_270M),
-        "2b": SyntheticModel(_2B, _MOVQGAN_270M),
+        "7b": SyntheticModel(_7B, PUBLISHED_MOVQGAN),
+        "2b": SyntheticModel(_2B, PUBLISHED_MOVQGAN),
         "tiny": SyntheticModel(_TINY, _MOVQGAN_TINY),
     }
 )

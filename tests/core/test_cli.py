@@ -111,6 +111,7 @@ def test_stats_say_what_the_run_took(lumina: CommandLine) -> None:
         ("kv", str),
         ("warm_up_seconds", float),
         ("attention", str),
+        ("asked", dict),
     ]
     assert list(stats.values())[:6] == ["gumbel", 19, "fp32", "torch", "cpu", "float32"]
     assert stats["attention"] == "torch (the kernels are for torch.bfloat16, not torch.float32)"

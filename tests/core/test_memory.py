@@ -13,6 +13,7 @@ from benchmarks.memory import Case, measure
 from lumina_core import load_movqgan, load_transformer
 from lumina_core.checkpoint.config import TransformerConfig
 from lumina_core.checkpoint.published import UNUSED_PREFIX, published_shapes
+from lumina_core.decoding.forward_bytes import kernels_expected
 from lumina_core.decoding.request import Request
 from lumina_core.decoding.settings import DecodeSettings
 from lumina_core.device import available_bytes, gigabytes
@@ -28,7 +29,7 @@ from lumina_core.timing.synthetic import SYNTHETIC, make_movqgan, make_transform
 from .cli_runs import CommandLine
 
 CPU = torch.device("cpu")
-BF16 = WeightsPlan(torch.bfloat16)
+BF16, INT4 = WeightsPlan(torch.bfloat16), WeightsPlan(torch.bfloat16, SCHEMES["int4"])
 SEVEN, CODEC = SYNTHETIC["7b"].config, SYNTHETIC["7b"].movqgan
 GB = 1e9
 
@@ -37,8 +38,8 @@ def canvas(width: int, height: int, prompt: int = 64, batch: int = 1, **settings
     return Request([[0] * prompt] * batch, height // 8, width // 8, settings=DecodeSettings(**settings))
 
 
-def demand(request: Request, weights: WeightsPlan = BF16) -> Demand:
-    return Demand(SEVEN, weights, request, CODEC)
+def demand(request: Request, weights: WeightsPlan = BF16, **how: bool) -> Demand:
+    return Demand(SEVEN, weights, request, CODEC, **how)
 
 
 def run_bytes(request: Request, weights: WeightsPlan = BF16) -> int:
@@ -103,10 +104,80 @@ def test_movqgan_takes_the_bytes_that_are_estimated(checkpoint: Path) -> None:
     assert movqgan_bytes(model.config) == sum(part.nbytes for part in model.parameters())
 
 
-def test_captured_steps_hold_a_forward_twice() -> None:
-    plain, captured = (plan_memory(replace(demand(canvas(768, 768)), captured=each)) for each in (False, True))
+def test_captured_steps_of_plain_torch_hold_a_forward_twice() -> None:
+    plain, captured = (plan_memory(demand(canvas(768, 768), captured=each)) for each in (False, True))
     assert captured.forward > 1.5 * plain.forward
     assert replace(captured, forward=plain.forward) == plain
+
+
+def forward_bytes(**settings: object) -> int:
+    """Of a picture drawn by kernels."""
+    return plan_memory(demand(canvas(768, 768, **settings), captured=True, kernels=True)).forward
+
+
+def test_kernels_hold_one_set_of_buffers_for_each_width() -> None:
+    """Those of the widths 1, 8, 16, 32, 64 below the window's, and of that one; captured steps share them."""
+    assert forward_bytes() == plan_memory(demand(canvas(768, 768), kernels=True)).forward
+    slot = forward_bytes() // (1 + 8 + 16 + 32)
+    assert [forward_bytes(window_size=width) / slot for width in (16, 33, 64, 128)] == [25, 90, 121, 249]
+
+
+def test_kernels_read_the_cache_as_it_is_stored() -> None:
+    assert forward_bytes(kv_cache="int8") == forward_bytes(kv_cache="int4") == forward_bytes()
+    assert plan_memory(demand(canvas(768, 768, kv_cache="int8"))).forward > 4 * forward_bytes()
+
+
+def test_sjd_holds_the_probabilities_of_targets_and_drafts() -> None:
+    more = forward_bytes(decoder="sjd") - forward_bytes()
+    assert more == 32 * 2 * 4 * SEVEN.codebook_size
+    assert forward_bytes(decoder="coupled") == forward_bytes(decoder="sjd")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "compile", "reason", "expected"),
+    [
+        (torch.bfloat16, "auto", "", True),
+        (torch.bfloat16, "off", "", True),
+        (torch.bfloat16, "on", "", False),
+        (torch.float32, "auto", "", False),
+        (torch.bfloat16, "auto", "triton cannot be imported", False),
+    ],
+)
+def test_kernels_are_expected_where_nothing_speaks_against_them(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, compile: str, reason: str, expected: bool
+) -> None:
+    monkeypatch.setattr("lumina_core.decoding.forward_bytes.unsupported_reason", lambda _: reason)
+    assert kernels_expected(SEVEN, dtype, CPU, compile) is expected
+    assert not kernels_expected(replace(SEVEN, swin_norm=True), dtype, CPU, compile)
+
+
+@pytest.mark.parametrize(("kv_cache", "most"), [("int8", 10), ("int4", 8)])
+def test_a_picture_of_the_7b_with_int4_weights_fits_small_cards(kv_cache: str, most: float) -> None:
+    """Everything resident: weights, MoVQGAN, cache, the steps' buffers, and decoding in strips."""
+    wanted = demand(canvas(768, 768, kv_cache=kv_cache), INT4, captured=True, kernels=True)
+    assert 0.9 * most * GB < plan_memory(wanted).total <= most * GB
+
+
+# What is resident where a memory manager streams weights in
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int4"])
+def test_quantised_weights_are_resident_where_plain_ones_are_streamed(scheme: str) -> None:
+    request = canvas(768, 768)
+    plain, quantised = (plan_memory(demand(request, plan_weights(name, None, BF16.dtype))) for name in ("bf16", scheme))
+    tables = 2 * SEVEN.codebook_size * SEVEN.hidden_size * BF16.dtype.itemsize
+    assert plain.streamed.weights == pytest.approx(tables, rel=0.01) and plain.streamed.weights > tables
+    assert quantised.streamed.weights == quantised.weights and quantised.streamable == 0
+    for plan in (plain, quantised):
+        assert plan.streamed.total == plan.weights - plan.streamable + plan.run
+
+
+def test_int4_weights_count_in_a_streamed_budget() -> None:
+    """With a plain cache they take 13.7 GB, too much for a card of 12 GiB, though their cache alone would fit."""
+    wanted, budget = demand(canvas(768, 768), INT4), Budget(12 * 2**30, streamed=True)
+    assert plan_memory(wanted).run < budget.capacity and not budget.fits(wanted)
+    with pytest.raises(OutOfMemory, match=r"would take about 13.7 GB \(weights 3.7 GB, cache 9.9 GB, forward 65 MB\)"):
+        check_fits(wanted, budget)
 
 
 def test_a_large_batch_of_the_demo_takes_about_what_is_estimated(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +233,8 @@ def told(request: Request, capacity: float, weights: WeightsPlan = BF16, **budge
 def test_a_run_that_fits_is_let_through() -> None:
     request = canvas(768, 768)
     check_fits(demand(request), Budget(plan_memory(demand(request)).total))
-    check_fits(demand(request), Budget(run_bytes(request), with_weights=False))
+    plan = plan_memory(demand(request))
+    check_fits(demand(request), Budget(plan.weights - plan.streamable + plan.run, streamed=True))
     assert "takes" not in told(request, plan_memory(demand(request)).total - 1)
 
 
@@ -195,9 +267,8 @@ def test_nothing_fits() -> None:
 
 
 def test_int4_weights_are_not_offered_twice() -> None:
-    weights = WeightsPlan(torch.bfloat16, SCHEMES["int4"])
-    assert "int4" not in told(canvas(768, 768), 12 * GB, weights)
-    assert "int4" not in told(canvas(768, 768, batch=9), 20 * GB, with_weights=False).split("settings that fit")[1]
+    assert "int4" not in told(canvas(768, 768), 12 * GB, INT4)
+    assert "int4" not in told(canvas(768, 768, batch=9), 20 * GB, streamed=True).split("settings that fit")[1]
 
 
 def test_a_smaller_picture_keeps_the_aspect_ratio_and_the_given_rows() -> None:
@@ -229,7 +300,7 @@ def test_info_tells_of_a_model_without_a_checkpoint(lumina: CommandLine) -> None
         assert values["run_bytes"] == values["cache_bytes"] + values["forward_bytes"]
         assert values["total_bytes"] >= values["weight_bytes_on_device"] + values["run_bytes"]
         assert values["fits"] == "yes" or values["fits"].startswith("no; ")
-    assert info("--width", 512, "--height", 512)["picture"] == "512x512, batch 1"
+    assert info("--weights", "bf16", "--width", 512, "--height", 512)["picture"] == "512x512, batch 1"
 
 
 def test_info_names_smaller_settings(lumina: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -25,20 +26,40 @@ def result(pack):
         accept_step=steps,
         log_likelihood=(-12.3,),
         seconds=0.5,
-        settings=decoding.DecodeSettings(seed=7, decoder="sjd", window_size=16),
+        settings=decoding.DecodeSettings(seed=7, decoder="sjd", window_size=16, kv_cache="int8"),
         matmul_kernel="tinygemm (self-test passed)",
         attention_kernel="torch (no Triton)",
     )
 
 
-def test_report_has_settings_counts_speed_and_kernels(report, result):
-    text = report.report_text(result)
+@pytest.fixture
+def weights(pack):
+    schemes = importlib.import_module(f"{pack.__name__}.lumina_core.quant.schemes").SCHEMES
+    module = importlib.import_module(f"{pack.__name__}.lumina_core.quant.weights")
+    return module.WeightsPlan(torch.bfloat16, schemes["int4"])
+
+
+def test_report_has_settings_counts_speed_and_kernels(report, result, weights):
+    text = report.report_text(result, weights, "int8")
     assert "16x32" in text and "seed 7" in text and "sjd, window 16" in text
     assert "6 tokens in 3 forwards: 2.00 a forward" in text
     assert "0.50 s, 12.0 tokens a second" in text
     assert "1 x1, 2 x1, 4 x1" in text
     assert "matmuls: tinygemm (self-test passed); attention: torch (no Triton)" in text
     assert "nats per code: -2.050" in text
+
+
+@pytest.mark.parametrize(
+    ("drawn", "asked", "expected"),
+    [
+        ("int8", "int8", "int4 weights, int8 cache"),
+        ("int8", "auto", "int4 weights, int8 cache (chosen by auto)"),
+        ("auto", "auto", "int4 weights, bf16 cache"),
+    ],
+)
+def test_report_names_weights_and_cache(report, result, weights, drawn, asked, expected):
+    result = replace(result, settings=replace(result.settings, kv_cache=drawn))
+    assert expected in report.report_text(result, weights, asked).splitlines()
 
 
 def test_acceptance_map_colours_codes_by_step(report, result):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -74,10 +74,53 @@ def test_a_window_is_reduced_to_what_is_left_as_in_python(
     assert [request.settings.window_size for request in requests] == [left, left]
     results = [model.lumina.sample(request) for request in requests]
     assert torch.equal(results[0].codes, results[1].codes)
-    assert f"decoder gumbel, window {left}" in nodes("nodes.report").report_text(results[0])
+    assert f"decoder gumbel, window {left}" in nodes("nodes.report").report_text(
+        results[0], nodes("lumina_core.memory").weights_of(model.lumina.transformer), "auto"
+    )
     if canvas is None:
         drawn = model.lumina.draw(PROMPT, 64, 64, window_size=128)
         assert torch.equal(drawn.codes, results[0].codes) and drawn.result.settings == results[0].settings
+
+
+@pytest.fixture
+def device_of(nodes: Any, model: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Sets what a GPU of ComfyUI's may hold; returns what was loaded for a run."""
+    comfy_ui, budget = nodes("nodes.comfy_adapter"), nodes("lumina_core.memory").Budget
+    loaded: list[int] = []
+    monkeypatch.setattr(comfy_ui, "model_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(comfy_ui, "load", lambda _, bytes_needed: loaded.append(bytes_needed))
+    monkeypatch.setattr(comfy_ui, "preview_wanted", lambda: False)
+    monkeypatch.setattr(comfy_ui, "release_memory", lambda: None)
+    monkeypatch.setattr(comfy_ui.Progress, "update", lambda *_: None)
+    monkeypatch.setattr(comfy_ui, "check_interrupted", lambda: None)
+    monkeypatch.setattr(nodes("nodes.sampler"), "kernels_expected", lambda *_: True)
+
+    def set_capacity(capacity: float) -> list[int]:
+        monkeypatch.setattr(comfy_ui, "memory_budget", lambda: budget(capacity, streamed=True))
+        return loaded
+
+    return set_capacity
+
+
+def test_the_cache_is_int8_where_only_that_fits_and_the_report_says_so(
+    nodes: Any, model: Any, device_of: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    memory, sampler = nodes("lumina_core.memory"), nodes("nodes.sampler")
+    codec = model.lumina.movqgan.config
+    movqgan = SimpleNamespace(first_stage_model=SimpleNamespace(config=codec), patcher=None)
+    managed = nodes("nodes.types").ManagedLumina("demo", model.lumina, SimpleNamespace(load_device="cpu"))
+    request = request_of(nodes, model, window_size=8, seed=3)
+    weights = memory.weights_of(model.lumina.transformer)
+    plan = memory.plan_memory(memory.Demand(model.lumina.config, weights, request, codec, kernels=True)).streamed
+    runs = {}
+    for capacity in (plan.total, plan.total - 1):
+        loaded = device_of(capacity)
+        runs[capacity] = sampler.sample(managed, movqgan, request)
+    assert [run.settings.kv_cache for run in runs.values()] == ["auto", "int8"]
+    assert loaded[0] == plan.run and loaded[1] < plan.run
+    assert [text for text in caplog.messages if text.startswith("key/value cache auto: int8")] == caplog.messages[-1:]
+    report = nodes("nodes.report").report_text(runs[plan.total - 1], weights, "auto")
+    assert "fp32 weights, int8 cache (chosen by auto)" in report
 
 
 def test_a_batch_is_drawn_for_each_picture_of_the_canvas(nodes: Any, model: Any) -> None:
