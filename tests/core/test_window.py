@@ -10,12 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from lumina_core.decoding.settings import NEW_DRAFTS, DecodeSettings
 from lumina_core.decoding.window import Window
-from lumina_core.kernels import reference
-from lumina_core.model.run_kernels import RunKernels
+from lumina_core.kernels import reference, window_reference
+from lumina_core.kernels.kv_tensor import KV_CACHES
+from lumina_core.kernels.select import Choice
+from lumina_core.model.run_kernels import BlockKernels, RunKernels
 from lumina_core.model.transformer import Transformer
 
 from .toys import Toy, toy_transformer
@@ -45,7 +47,10 @@ def refuse(*_: Any) -> None:
 
 
 class Operations(TorchDispatchMode):
-    """Records every operation with the shapes and numbers it is given; refuses those that the host waits for."""
+    """Records every operation with the shapes and numbers it is given.
+
+    Refuses those that the host waits for, and numbers in float64, of which GPUs for games compute few in a second.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +63,10 @@ class Operations(TorchDispatchMode):
             assert all(index is None or index.dtype != torch.bool for index in args[1]), "an index that is a mask"
         given = tree_map(lambda x: ("tensor", *x.shape) if isinstance(x, Tensor) else x, (args, kwargs or {}))
         self.record.append((str(func), str(given)))
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        dtypes = {x.dtype for x in tree_leaves((args, kwargs, result)) if isinstance(x, Tensor)}
+        assert torch.float64 not in dtypes, f"{func} in float64"
+        return result
 
 
 @pytest.fixture(scope="module")
@@ -85,43 +93,84 @@ def records(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[int, int], list[list[
 
 
 @pytest.fixture
-def draws_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def _draws_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU the reference of the draw saves work where the host reads something; on a GPU it cuts every row."""
 
     def draw(logits: Tensor, keys: Tensor, index: Tensor, top_k: int) -> Tensor:
         return reference.gumbel_draw(reference.topk_cut(logits, top_k), keys, index, logits.shape[-1])
 
-    monkeypatch.setattr(Transformer, "choose_kernels", lambda *_: RunKernels(gumbel_draw=draw))
+    monkeypatch.setattr(window_reference, "gumbel_draw", draw)
 
 
-@pytest.mark.usefixtures("draws_as_on_a_gpu")
+def is_same_in_every_step(toy: Toy, records: dict[tuple[int, int], list], settings: DecodeSettings) -> bool:
+    result = toy.decode(settings, 2)
+    assert sum(map(len, records.values())) == result.nfe
+    assert max(map(len, records.values())) >= 3
+    same = all(step == steps[0] for steps in records.values() for step in steps)
+    records.clear()
+    return same
+
+
+@pytest.mark.usefixtures("_draws_as_on_a_gpu")
 @pytest.mark.parametrize("way", NEW_DRAFTS)
 @pytest.mark.parametrize("decoder", ["ar", "gumbel", "sjd", "coupled"])
 def test_every_step_is_the_same_operations_and_none_is_read(
     toy: Toy, records: dict[tuple[int, int], list], decoder: str, way: str
 ) -> None:
     for cfg_scale in (3.0, 1.0):
-        settings = replace(SETTINGS, decoder=decoder, new_drafts=way, cfg_scale=cfg_scale)
-        result = toy.decode(settings, 2)
-        assert sum(map(len, records.values())) == result.nfe
-        assert max(map(len, records.values())) >= 3
-        for steps in records.values():
-            assert all(step == steps[0] for step in steps)
-        records.clear()
+        assert is_same_in_every_step(
+            toy, records, replace(SETTINGS, decoder=decoder, new_drafts=way, cfg_scale=cfg_scale)
+        )
 
 
-def test_the_check_sees_a_read(toy: Toy) -> None:
+@pytest.mark.usefixtures("_draws_as_on_a_gpu")
+@pytest.mark.parametrize("kv_cache", KV_CACHES)
+def test_so_is_every_step_with_fused_blocks(
+    toy: Toy, records: dict[tuple[int, int], list], kv_cache: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks = BlockKernels(
+        window_reference.embed_window, reference.qkv_norm_rope_store, reference.silu_gate, reference.add_rms_norm
+    )
+    kernels = RunKernels(Choice(reference.window_attention, True, "as on a GPU"), blocks)
+    monkeypatch.setattr(Transformer, "choose_kernels", lambda *_: kernels)
+    assert is_same_in_every_step(toy, records, replace(SETTINGS, kv_cache=kv_cache))
+
+
+@pytest.mark.parametrize("way", NEW_DRAFTS)
+@pytest.mark.parametrize("decoder", ["ar", "gumbel", "sjd", "coupled"])
+def test_a_step_changes_what_its_window_says_in_place_and_nothing_else(
+    toy: Toy, decoder: str, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A captured step goes on with the tensors that it was captured with."""
+    step, places = Window.step, set[tuple[int, ...]]()
+
+    def watched(window: Window, kv_len: int, width: int) -> None:
+        state = window.state
+        fixed = state.keys, state.offset, state.slot
+        before = [one.clone() for one in fixed]
+        step(window, kv_len, width)
+        assert window.state is state and all(map(torch.equal, fixed, before))
+        places.add(tuple(one.data_ptr() for one in (*state.changed, *fixed)))
+
+    monkeypatch.setattr(Window, "step", watched)
+    assert toy.decode(replace(SETTINGS, decoder=decoder, new_drafts=way), 2).nfe > 1
+    assert len(places) == 1
+
+
+def test_the_check_sees_a_read_and_float64() -> None:
     numbers = torch.arange(3)
-    reads: list[Callable[[], object]] = [
+    wrong: list[Callable[[], object]] = [
         lambda: numbers.sum().item(),
         lambda: bool((numbers > 1).any()),
         numbers.nonzero,
         lambda: numbers[numbers > 1],
         lambda: torch.tensor([1]),
+        numbers.double,
+        lambda: torch.rand(3, dtype=torch.float64).float(),
     ]
-    for read in reads:
+    for each in wrong:
         with pytest.raises(AssertionError), Operations():
-            read()
+            each()
 
 
 @pytest.mark.parametrize("decoder", ["ar", "gumbel", "sjd", "coupled"])
