@@ -13,7 +13,9 @@ import torch
 from lumina_core.checkpoint.config import TransformerConfig
 from lumina_core.checkpoint.find import DEMO_FOLDER
 from lumina_core.kernels.kv_tensor import KV_CACHES
+from lumina_core.kernels.reference import GROUP_SIZE
 from lumina_core.kernels.tiles import AttentionTile, MatmulTile, attention_tile, padded_chunks
+from lumina_core.kernels.weight_tiles import TILE_ROWS
 from lumina_core.model.load import linear_shapes
 from lumina_core.model.run_kernels import TEST_SLOTS
 from lumina_core.timing.steps import PROMPT_TOKENS, canvas_reaching
@@ -64,7 +66,7 @@ def _once(builds: Iterator[Build]) -> list[Build]:
 def _of_a_run(
     config: TransformerConfig, kv_caches: Sequence[str], widths: Sequence[int], length: int
 ) -> Iterator[Build]:
-    yield from _matmuls(config, lambda problem: [problem.tile_in_use()])
+    yield from _matmuls(config, lambda scheme, problem: [problem.tile_in_use(scheme)])
     # In a cache of the run's length, and of that of the self-tests, whose chunks are combined by another variant.
     for kv_cache, width, slots in itertools.product(kv_caches, widths, (length, TEST_SLOTS + 1)):
         tile = attention_tile(width * config.num_attention_heads // config.num_key_value_heads, torch.bfloat16)
@@ -81,12 +83,14 @@ def _of_a_run(
         yield Build("gumbel_draw", f"{top_k} of {codes}", partial(draw_arguments, codes, 1, top_k, "cpu"), {})
 
 
-def _matmuls(config: TransformerConfig, tiles: Callable[[matmul.Problem], Sequence[MatmulTile]]) -> Iterator[Build]:
+def _matmuls(
+    config: TransformerConfig, tiles: Callable[[str, matmul.Problem], Sequence[MatmulTile]]
+) -> Iterator[Build]:
     for scheme, problem in itertools.product(SCHEMES, matmul.problems(linear_shapes(config), ROWS)):
-        for tile in tiles(problem):
+        for tile in tiles(scheme, problem):
             # How often the inputs are split changes the code no more than by the dtype of the partial sums.
             variant = {**asdict(tile), "splits": min(tile.splits, 2)}
-            whole = [size % 128 == 0 for size in problem.shape]
+            whole = [problem.shape[0] % GROUP_SIZE == 0, problem.shape[1] % TILE_ROWS == 0]
             arguments = partial(matmul_arguments, scheme, problem.shape, problem.rows, "cpu")
             yield Build(f"{scheme}_matmul", f"{variant} {whole}", arguments, {"sum_splits": False, "tile": tile})
 

@@ -31,6 +31,6 @@ def run(context: Context) -> None:
             emit(**figure)
     require_triton("only torch's own were timed")
     emit_sweeps(
-        matmul.sweep(scheme, problem, matmul.tiles_of(problem)[: DRY_TILES if context.dry_run else None], clock)
+        matmul.sweep(scheme, problem, matmul.tiles_of(scheme, problem)[: DRY_TILES if context.dry_run else None], clock)
         for scheme, problem in itertools.product(SCHEMES, problems)
     )

@@ -65,11 +65,12 @@ def figures(options: argparse.Namespace, clock: Clock) -> Iterator[dict[str, Any
     else:
         shapes = {layer: shape for layer, shape in linear_shapes(config).items() if layer in options.layers}
         for problem in matmul.problems(shapes, options.rows):
-            used = problem.tile_in_use()
+            scheme = options.kernel.removesuffix("_matmul")
+            used = problem.tile_in_use(scheme)
             outputs_and_warps = itertools.product(options.outputs or [used.outputs], options.warps or [used.warps])
             stages, splits = options.stages or [used.stages], options.splits or [used.splits]
-            tiles = matmul.tiles_of(problem, list(outputs_and_warps), stages, splits)
-            yield from matmul.sweep(options.kernel.removesuffix("_matmul"), problem, tiles, clock)
+            tiles = matmul.tiles_of(scheme, problem, list(outputs_and_warps), stages, splits)
+            yield from matmul.sweep(scheme, problem, tiles, clock)
             if options.others:
                 yield from matmul.others(problem, clock)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from lumina_core.checkpoint.config import TransformerConfig
 from lumina_core.kernels.kv_tensor import KVTensor
+from lumina_core.kernels.reference import GROUP_SIZE
+from lumina_core.kernels.weight_tiles import TILE_ROWS
 from lumina_core.quant.schemes import SCHEMES
 
 BF16 = torch.bfloat16
@@ -17,12 +20,26 @@ Arguments = tuple[Any, ...]
 
 
 def matmul_arguments(
-    scheme: str, shape: tuple[int, int], rows: int, device: torch.device | str, dtype: torch.dtype = BF16
+    scheme: str,
+    shape: tuple[int, int],
+    rows: int,
+    device: torch.device | str,
+    dtype: torch.dtype = BF16,
+    tiled: bool = True,
 ) -> Arguments:
-    """Of `int4_matmul` or `int8_matmul`: x [rows,in] and the packed tensors of a weight with (inputs, outputs)."""
+    """Of `int4_matmul` or `int8_matmul`: x [rows,in] and the packed tensors of a weight with (inputs, outputs).
+
+    They are in tiles, as in a model, where the shape is a multiple of a tile.
+    """
     in_features, out_features = shape
     specs = SCHEMES[scheme].packed_specs(in_features).values()
-    weight = (torch.empty(out_features, *spec.columns, dtype=spec.dtype, device=device) for spec in specs)
+    groups, tiled = in_features // GROUP_SIZE, tiled and not (in_features % GROUP_SIZE or out_features % TILE_ROWS)
+    tiles = out_features // TILE_ROWS, groups, TILE_ROWS
+    sizes = (
+        (*tiles, math.prod(spec.columns) // groups) if tiled and spec.columns else (out_features, *spec.columns)
+        for spec in specs
+    )
+    weight = (torch.empty(size, dtype=spec.dtype, device=device) for size, spec in zip(sizes, specs, strict=True))
     return torch.empty(rows, in_features, dtype=dtype, device=device), *weight
 
 

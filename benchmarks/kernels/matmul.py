@@ -21,9 +21,9 @@ from .arguments import BF16, Arguments, fill, matmul_arguments, nbytes
 from .clock import Call, Clock, first_line, measured
 
 # (outputs, warps) and stages of a program, and splits that are tried by default.
-OUTPUTS_AND_WARPS = ((32, 2), (32, 4), (64, 4), (64, 8), (128, 4), (128, 8))
-STAGES, SPLITS = (2, 3), (1, 2, 3, 6)
-FP8 = torch.float8_e4m3fn
+OUTPUTS_AND_WARPS = ((32, 2), (64, 4), (128, 4), (128, 8), (256, 8))
+STAGES, SPLITS = (2, 3), (1, 2, 4, 8)
+FP8, WEIGHT_BITS = torch.float8_e4m3fn, {"int4": 4, "int8": 8}
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Problem:
     def figures(self) -> Figure:
         return {"layer": self.layer, "in": self.shape[0], "out": self.shape[1], "rows": self.rows}
 
-    def tile_in_use(self, dtype: torch.dtype = BF16) -> MatmulTile:
-        return matmul_tile(self.rows, *self.shape, dtype)
+    def tile_in_use(self, scheme: str, dtype: torch.dtype = BF16) -> MatmulTile:
+        return matmul_tile(self.rows, *self.shape, dtype, WEIGHT_BITS[scheme])
 
 
 def problems(shapes: dict[str, tuple[int, int]], rows: Sequence[int]) -> list[Problem]:
@@ -48,6 +48,7 @@ def problems(shapes: dict[str, tuple[int, int]], rows: Sequence[int]) -> list[Pr
 
 
 def tiles_of(
+    scheme: str,
     problem: Problem,
     outputs_and_warps: Iterable[tuple[int, int]] = OUTPUTS_AND_WARPS,
     stages: Iterable[int] = STAGES,
@@ -55,7 +56,7 @@ def tiles_of(
     dtype: torch.dtype = BF16,
 ) -> list[MatmulTile]:
     """The tile in use, then others; splits with equal results appear once."""
-    used = problem.tile_in_use(dtype)
+    used = problem.tile_in_use(scheme, dtype)
     tried = [
         replace(used, outputs=outputs, warps=warps, stages=stage, splits=split_groups(problem.shape[0], split)[0])
         for (outputs, warps), stage, split in itertools.product(outputs_and_warps, stages, splits)
@@ -84,7 +85,7 @@ def sweep(
         return {**_timed(clock, calls, nbytes(inputs[0])), "sums_bytes": calls[0]().nbytes, "off": off}
 
     for tile in tiles:
-        in_use = tile == problem.tile_in_use(dtype)
+        in_use = tile == problem.tile_in_use(scheme, dtype)
         yield measured({**figure, "tile": asdict(tile), "in_use": in_use}, partial(measure, tile))
 
 
@@ -116,7 +117,7 @@ def _plain(problem: Problem, device: torch.device) -> tuple[Call, int]:
 
 
 def _tinygemm(problem: Problem, device: torch.device) -> tuple[Call, int]:
-    x, packed, scale_zero = fill(matmul_arguments("int4", problem.shape, problem.rows, device))
+    x, packed, scale_zero = fill(matmul_arguments("int4", problem.shape, problem.rows, device, tiled=False))
     repacked = tinygemm.repack({"packed": packed, "scale_zero": scale_zero}, device)
     groups, outputs = scale_zero.shape[1], scale_zero.shape[0]
     scales = repacked["scale_zero"].view(groups, outputs, 2)

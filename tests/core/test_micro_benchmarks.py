@@ -39,7 +39,7 @@ def run(*arguments: object) -> list[dict]:
 def test_a_matmul_is_timed_at_every_tile_that_is_named() -> None:
     figures = run("int4_matmul", "--rows", 2, "--layers", "o_proj", "--outputs", 32, 64, "--warps", 4, "--stages", 2)
     tiles = [(one["in_use"], one["tile"]["outputs"], one["tile"]["warps"], one["tile"]["stages"]) for one in figures]
-    assert tiles == [(True, 32, 2, 3), (False, 32, 4, 2), (False, 64, 4, 2)]
+    assert tiles == [(True, 128, 4, 3), (False, 32, 4, 2), (False, 64, 4, 2)]
     for one in figures:
         assert (one["layer"], one["in"], one["out"], one["rows"]) == ("o_proj", 64, 64, 2)
         assert one["us"] > 0 and one["off"] < 0.02 and one["bytes"] == 2 * 64 * 2 + 64 * 64 + 64 * 4
@@ -80,11 +80,13 @@ def test_bad_options_are_refused(arguments: list[str], capsys) -> None:
 
 def test_tiles_begin_with_the_one_in_use_and_none_is_there_twice() -> None:
     for problem in matmul.problems(linear_shapes(PUBLISHED), (2, 64, 128)):
-        tiles = matmul.tiles_of(problem)
-        assert tiles[0] == matmul_tile(problem.rows, *problem.shape, torch.bfloat16) and len(set(tiles)) == len(tiles)
+        for scheme, bits in (("int4", 4), ("int8", 8)):
+            tiles = matmul.tiles_of(scheme, problem)
+            assert tiles[0] == matmul_tile(problem.rows, *problem.shape, torch.bfloat16, bits)
+            assert len(set(tiles)) == len(tiles)
     # Of 32 groups of inputs, 6 splits have six each, and five would too.
     problem = matmul.Problem("o_proj", (4096, 4096), 2)
-    assert len(matmul.tiles_of(problem, [(32, 2)], [3], [6, 5, 1])) == 3
+    assert len(matmul.tiles_of("int4", problem, [(32, 2)], [3], [6, 5, 1])) == 4
 
 
 def test_a_tile_that_fails_is_a_figure_and_so_is_what_torch_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,12 +94,12 @@ def test_a_tile_that_fails_is_a_figure_and_so_is_what_torch_lacks(monkeypatch: p
         if tile.warps == 8:
             raise RuntimeError("out of resource: shared memory\nmore")
         result = reference.int4_matmul(x, *packed, sum_splits=sum_splits)
-        return result * 2 if tile.warps == 4 else result
+        return result * 2 if tile.warps == 2 else result
 
     monkeypatch.setattr(matmul, "load", lambda name: kernel)
     problem = matmul.Problem("o_proj", (256, 64), 2)
-    used = problem.tile_in_use()
-    tiles = [used, replace(used, warps=4), replace(used, warps=8)]
+    used = problem.tile_in_use("int4")
+    tiles = [used, replace(used, warps=2), replace(used, warps=8)]
     good, off, failed = matmul.sweep("int4", problem, tiles, clock.Clock(CPU, 1e10))
     assert good["off"] == 0 and off["off"] == pytest.approx(1, abs=0.01)
     assert failed["error"] == "RuntimeError: out of resource: shared memory"
