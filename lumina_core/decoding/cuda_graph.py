@@ -1,111 +1,159 @@
-"""The steps of a run: executed one by one, or captured once as CUDA graphs and replayed."""
+"""The steps of a run: executed one by one, or captured as CUDA graphs and replayed."""
+
+from __future__ import annotations
 
 import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol, TypeVar
 
 import torch
 
-from ..device import free_memory
-from ..model.compile import ON, captures, compile_blocks
+from ..device import free_bytes, free_memory, gigabytes
+from ..model.compile import captures
 from ..model.transformer import Transformer
+from .capture_probe import capture_failure
 from .window import Window
 
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 Step = Callable[[], None]
+Kind = tuple[int, int]
+# Bytes that must be free for a capture: the nodes of a graph, what the driver and the libraries allocate for it.
+CAPTURE_BYTES = 2**28
 
 
-class Steps(Protocol):
-    """Moves a window.
+@dataclass(frozen=True)
+class Graph:
+    """A captured step: `replay` runs it, `reset` frees it."""
 
-    `warm_up_seconds` is the time spent so far on compiling and capturing; `captured` says whether the last step was a
-    replay.
-    """
-
-    warm_up_seconds: float
-    captured: bool
-
-    def __call__(self, kv_len: int, width: int) -> None:
-        """Runs `Window.step`."""
+    replay: Step
+    reset: Step
 
 
 class Capture(Protocol):
     """A device's way to capture a step."""
 
+    def unavailable(self) -> str:
+        """Why there is no room for a capture now, or ""."""
+
     def first(self, step: Step) -> None:
         """Runs a step uncaptured, where later ones are captured."""
 
-    def capture(self, step: Step) -> Step:
-        """Captures a step; the function it returns repeats it. Raises RuntimeError where capturing fails."""
+    def capture(self, step: Step) -> Graph:
+        """Captures a step without running it. Raises an error of any kind where capturing fails."""
 
 
-def make_steps(window: Window) -> Steps:
-    """The steps for the transformer's `compile_choice`.
+@dataclass
+class CaptureLog:
+    """What a model's runs learnt of capturing: why it is not tried again, and what the log said already."""
 
-    off: one by one. auto: captured as CUDA graphs on a GPU, one by one elsewhere. on: the same, and torch.compile
-    compiles the blocks, which may round differently. Raises InputError where torch.compile does not work.
+    failure: str = ""
+    said: set[str] = field(default_factory=set)
+
+    def say(self, why: str) -> None:
+        """Logs once that steps run uncaptured."""
+        if why not in self.said:
+            self.said.add(why)
+            logger.warning("CUDA graphs: %s; steps run one by one, which gives the same picture more slowly", why)
+
+
+class Steps(Protocol):
+    """Moves a window. `captured` says whether the last step was a replay."""
+
+    captured: bool
+    warm_up_seconds: float
+
+    def begin_run(self) -> None:
+        """Starts a run: `warm_up_seconds` is the time that it spends on warming up and capturing."""
+
+    def __call__(self, kv_len: int, width: int) -> None:
+        """Runs `Window.step`."""
+
+
+def make_steps(window: Window, log: CaptureLog) -> Steps:
+    """The steps for the transformer's `compile_choice`: off one by one, else captured on an NVIDIA or AMD GPU.
+
+    Captured only where a child process has shown that capturing works on this machine: one that fails can end the
+    program. The log says why steps are not captured.
     """
     transformer = window.transformer
-    compile_seconds = compile_blocks(transformer) if transformer.compile_choice == ON else 0.0
     if not captures(transformer.compile_choice, transformer.device):
-        return PlainSteps(window, compile_seconds)
-    if reason := _unsupported_reason(transformer):
-        logger.warning("compile: steps are not captured, %s; they run one by one, which is slower", reason)
-        return PlainSteps(window, compile_seconds)
-    return CapturedSteps(window, CudaCapture(transformer.device), compile_seconds)
-
-
-def _unsupported_reason(transformer: Transformer) -> str:
-    """Why steps must not be captured, or "". A capture that fails can end the program, so it is not tried then."""
-    if any(part.device != transformer.device for part in transformer.parameters()):
-        return "since some of the weights do not fit on the GPU"
-    if torch.cuda.get_allocator_backend() == "cudaMallocAsync":
-        return "since the allocator cudaMallocAsync is in use (start ComfyUI with --disable-cuda-malloc)"
-    return ""
+        return PlainSteps(window)
+    if not log.failure:
+        log.failure = capture_failure(transformer.device, allocates=window.kernels.blocks is None)
+    if log.failure:
+        log.say(log.failure)
+        return PlainSteps(window)
+    return CapturedSteps(window, CudaCapture(transformer.device), log)
 
 
 class PlainSteps:
     """Steps that run operation by operation."""
 
     captured = False
+    warm_up_seconds = 0.0
 
-    def __init__(self, window: Window, warm_up_seconds: float = 0.0):
-        self.window, self.warm_up_seconds = window, warm_up_seconds
+    def __init__(self, window: Window):
+        self.window = window
+
+    def begin_run(self) -> None:
+        """Nothing to do."""
 
     def __call__(self, kv_len: int, width: int) -> None:
         self.window.step(kv_len, width)
 
 
 class CapturedSteps:
-    """Steps that are captured and replayed, one graph for each (kv_len, width).
+    """Steps that are captured and replayed, one graph for each (kv_len, width); graphs serve later runs too.
 
-    The first step of a kind runs uncaptured, so that libraries initialise; the second one is captured, then replayed.
-    The very first replay is compared with the step itself. Where capturing fails, or a replay changes the state
-    differently, the log says so and all further steps run one by one.
+    The first step of a kind runs uncaptured, so that libraries initialise and every buffer exists; the second one is
+    captured, then replayed. The very first replay is compared with the step itself. Before each replay the weights'
+    addresses are compared with those at the capture: where they have moved, all graphs are dropped. Where capturing
+    fails, there is no room for it, or weights are not on the device, steps run one by one.
     """
 
-    def __init__(self, window: Window, capture: Capture, warm_up_seconds: float = 0.0):
-        self.window, self.warm_up_seconds = window, warm_up_seconds
-        self._capture, self._replays = capture, dict[tuple[int, int], Step | None]()
-        self._works, self._checked, self.captured = True, False, False
+    def __init__(self, window: Window, capture: Capture, log: CaptureLog):
+        self.window, self.log, self.warm_up_seconds, self.captured = window, log, 0.0, False
+        self._capture, self._graphs = capture, dict[Kind, Graph | None]()
+        self._addresses = WeightAddresses(window.transformer)
+        self._captured_at: tuple[int, ...] = ()
+        self._checked, self._refusal = False, ""
+
+    @property
+    def graphs(self) -> int:
+        """Graphs that are held."""
+        return sum(graph is not None for graph in self._graphs.values())
+
+    def begin_run(self) -> None:
+        self.warm_up_seconds, self._refusal = 0.0, ""
 
     def __call__(self, kv_len: int, width: int) -> None:
         step, kind = partial(self.window.step, kv_len, width), (kv_len, width)
+        self._follow_weights()
         self.captured = False
-        if not self._works:
+        if self.log.failure or self._refusal:
             step()
-        elif kind not in self._replays:
-            self._replays[kind] = None
+        elif kind not in self._graphs:
+            self._graphs[kind] = None
             self._timed(lambda: self._capture.first(step))
         else:
-            replay = self._replays[kind] or self._timed(lambda: self._make_replay(step, kind))
-            self.captured = replay is not None
-            (replay or step)()
+            graph = self._graphs[kind] or self._timed(lambda: self._make_graph(step, kind))
+            self.captured = graph is not None
+            (graph.replay if graph else step)()
+
+    def _follow_weights(self) -> None:
+        """Drops all graphs where a weight has moved."""
+        if (addresses := self._addresses()) == self._captured_at:
+            return
+        self._drop_graphs()
+        self._captured_at, self._refusal = addresses, ""
+        if not on_device(self.window.transformer):
+            self._refuse("some of the weights are not on the GPU")
 
     def _timed(self, run: Callable[[], Result]) -> Result:
         start = time.perf_counter()
@@ -113,19 +161,23 @@ class CapturedSteps:
         self.warm_up_seconds += time.perf_counter() - start
         return done
 
-    def _make_replay(self, step: Step, kind: tuple[int, int]) -> Step | None:
+    def _make_graph(self, step: Step, kind: Kind) -> Graph | None:
+        if reason := self._capture.unavailable():
+            self._refuse(reason)
+            return None
         try:
-            replay = self._capture.capture(step)
-            works = self._checked or self._is_same(replay, step)
-        except RuntimeError as error:
+            graph = self._capture.capture(step)
+            works = self._checked or self._is_same(graph.replay, step)
+        except Exception as error:  # of CUDA, its libraries, Triton or PyTorch
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            self._give_up(f"a step cannot be captured ({reason})")
+            self._fail(f"a step cannot be captured ({reason})")
             return None
         if not works:
-            self._give_up("a captured step accepted other tokens than the step itself")
+            graph.reset()
+            self._fail("a captured step accepted other tokens than the step itself")
             return None
-        self._checked, self._replays[kind] = True, replay
-        return replay
+        self._checked, self._graphs[kind] = True, graph
+        return graph
 
     def _is_same(self, replay: Step, step: Step) -> bool:
         """Whether both change the window's state in the same way; restores the state."""
@@ -141,10 +193,38 @@ class CapturedSteps:
                     one.copy_(kept)
         return all(torch.equal(*pair) for pair in zip(*after, strict=True))
 
-    def _give_up(self, why: str) -> None:
-        self._works = False
-        self._replays.clear()
-        logger.warning("compile: %s; steps run one by one, which gives the same picture more slowly", why)
+    def _refuse(self, why: str) -> None:
+        """Captures nothing more in this run."""
+        self._refusal = why
+        self.log.say(why)
+
+    def _fail(self, why: str) -> None:
+        """Captures nothing more in this process with this model."""
+        self._drop_graphs()
+        self.log.failure = why
+        self.log.say(why)
+
+    def _drop_graphs(self) -> None:
+        for graph in self._graphs.values():
+            if graph is not None:
+                graph.reset()
+        self._graphs.clear()
+
+
+class WeightAddresses:
+    """Where all weights of a transformer are: graphs hold these addresses, and a memory manager may move a weight."""
+
+    def __init__(self, transformer: Transformer):
+        # A manager replaces parameters in these dicts.
+        self._parameters = [module._parameters for module in transformer.modules() if module._parameters]
+
+    def __call__(self) -> tuple[int, ...]:
+        return tuple(one.data_ptr() for group in self._parameters for one in group.values() if one is not None)
+
+
+def on_device(transformer: Transformer) -> bool:
+    """Whether all weights are where the transformer runs."""
+    return all(part.device == transformer.device for part in transformer.parameters())
 
 
 class CudaCapture:
@@ -158,15 +238,21 @@ class CudaCapture:
         self._device, self._stream = device, torch.cuda.Stream(device)
         self._pool, self._begun = torch.cuda.graph_pool_handle(), False
 
-    def first(self, step: Step) -> None:
-        with self._on_stream():
-            step()
-
-    def capture(self, step: Step) -> Step:
+    def unavailable(self) -> str:
         if not self._begun:
             # During a capture the allocator cannot free its unused blocks.
             free_memory()
             self._begun = True
+        free = free_bytes(self._device) or 0
+        if free >= CAPTURE_BYTES:
+            return ""
+        return f"{gigabytes(free)} are free on the GPU, and a capture takes up to {gigabytes(CAPTURE_BYTES)}"
+
+    def first(self, step: Step) -> None:
+        with self._on_stream():
+            step()
+
+    def capture(self, step: Step) -> Graph:
         graph = torch.cuda.CUDAGraph()
         with self._on_stream():
             # Not `torch.cuda.graph`, which empties the memory cache each time.
@@ -178,7 +264,7 @@ class CudaCapture:
                     graph.capture_end()
                 raise
             graph.capture_end()
-        return graph.replay
+        return Graph(graph.replay, graph.reset)
 
     @contextlib.contextmanager
     def _on_stream(self) -> Iterator[None]:

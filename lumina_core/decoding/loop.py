@@ -11,14 +11,18 @@ from ..tokens.vocabulary import Vocabulary
 from .adaptive_window import AdaptiveWindow
 from .canvas import Canvas
 from .cuda_graph import make_steps
+from .kept_runs import Kept, KeptRuns, RunShape
 from .request import Request
 from .settings import DecodeResult, DecodeSettings, StepReport
 from .window import Window
 
 # Forwards between two synchronisations with the device, each of which makes the host wait.
 FORWARDS_PER_SYNC = 8
-# The part of the cache that is read grows in these steps; on a GPU each length is a graph of its own.
-KV_LEN_STEP, GPU_KV_LEN_STEP = 64, 512
+# The part of the cache that is read grows in these steps.
+KV_LEN_STEP = 64
+# On a GPU without the attention kernel each length is a graph of its own: this one, then a half more or a third more in
+# turn, so that there are few.
+FIRST_GPU_KV_LEN = 512
 
 OnStep = Callable[[StepReport], None]
 
@@ -30,22 +34,33 @@ def decode(
     request: Request,
     on_step: OnStep | None = None,
     before_forward: Callable[[], object] | None = None,
+    runs: KeptRuns | None = None,
 ) -> DecodeResult:
     """Draws a request's pictures in one batch.
 
     `before_forward` is called before every forward, `on_step` after every synchronisation with the device: after every
-    forward on a CPU, every few on a GPU. An exception that either raises ends the run.
+    forward on a CPU, every few on a GPU. An exception that either raises ends the run. `runs` keeps graphs, and the
+    cache that they read, from one run of a model to the next.
     """
     start = time.perf_counter()
-    run = _Run(transformer, vocabulary, request)
-    run.prefill()
-    while not run.finished:
-        if before_forward is not None:
-            before_forward()
-        run.advance()
-        if on_step is not None and run.since_sync == 0:
-            on_step(run.report())
-    return run.result(time.perf_counter() - start)
+    runs = KeptRuns() if runs is None else runs
+    run = _Run(transformer, vocabulary, request, runs)
+    try:
+        run.prefill()
+        while not run.finished:
+            if before_forward is not None:
+                before_forward()
+            run.advance()
+            if on_step is not None and run.since_sync == 0:
+                on_step(run.report())
+        result = run.result(time.perf_counter() - start)
+    except (RuntimeError, MemoryError):  # the device may have failed, and what is on it with it
+        raise
+    except BaseException:
+        runs.keep(run.kept)
+        raise
+    runs.keep(run.kept)
+    return result
 
 
 def cache_length(canvas: Canvas, longest_prompt: int, settings: DecodeSettings) -> int:
@@ -70,29 +85,52 @@ def read_length(window: Window, longest_prompt: int, accepted_to: int, since_syn
         return cache.length
     furthest = min(accepted_to + since_sync * window.width, window.canvas.last)
     needed = longest_prompt + furthest + window.slots_run(width)
-    step = KV_LEN_STEP if window.transformer.device.type == "cpu" else GPU_KV_LEN_STEP
-    return min(-(-needed // step) * step, cache.length)
+    if window.transformer.device.type == "cpu":
+        return min(-(-needed // KV_LEN_STEP) * KV_LEN_STEP, cache.length)
+    length, larger = FIRST_GPU_KV_LEN, FIRST_GPU_KV_LEN * 3 // 2
+    while length < needed:
+        length, larger = larger, 2 * length
+    return min(length, cache.length)
 
 
 class _Run:
     """A window and what the host knows of it: `accepted_to` of each picture, as of `since_sync` forwards ago."""
 
-    def __init__(self, transformer: Transformer, vocabulary: Vocabulary, request: Request):
+    def __init__(self, transformer: Transformer, vocabulary: Vocabulary, request: Request, runs: KeptRuns):
+        start = time.perf_counter()
         self.transformer, self.vocabulary, self.request = transformer, vocabulary, request
         self.canvas, self.settings = request.canvas, request.settings
-        pictures = len(request.prompts)
-        rows = pictures * (2 if self.settings.guided else 1)
-        length = cache_length(self.canvas, request.longest_prompt, self.settings)
-        sampling = self.settings.sampling(transformer.config.codebook_size)
-        kernels = transformer.choose_kernels(sampling, self.settings.kv_cache, self.settings.width, length)
-        self.cache = transformer.make_cache(rows, length, self.settings.kv_cache, kernels)
+        self.kept = self._take(runs)
+        self.window, self.steps, self.cache = self.kept.window, self.kept.steps, self.kept.window.cache
         prompt_lengths = [len(prompt) for prompt in request.prompts]
-        self.window = Window(transformer, self.canvas, self.cache, pictures, self.settings)
-        self.window.place(prompt_lengths, request.given, self.settings.seed, vocabulary.end_of_row)
-        self.steps = make_steps(self.window)
-        self.adaptive = AdaptiveWindow(self.settings, pictures)
+        self.window.place(self.canvas, prompt_lengths, request.given, self.settings.seed, vocabulary.end_of_row)
+        self.steps.begin_run()
+        on_gpu, pictures = transformer.device.type != "cpu", len(prompt_lengths)
+        self.adaptive = AdaptiveWindow(self.settings, pictures, measured=on_gpu)
         self.nfe, self.since_sync = 0, 0
         self.accepted_to = [self.canvas.first - 1] * pictures
+        # On a GPU kernels are compiled and tested here in the first run of a process.
+        self.set_up_seconds = time.perf_counter() - start if on_gpu else 0.0
+        self._synced_at = self._now()
+
+    def _take(self, runs: KeptRuns) -> Kept:
+        """What an earlier run left, or a new window and its steps."""
+        transformer, settings = self.transformer, self.settings
+        pictures = len(self.request.prompts)
+        length = cache_length(self.canvas, self.request.longest_prompt, settings)
+        sampling = settings.sampling(transformer.config.codebook_size)
+        kernels = transformer.choose_kernels(sampling, settings.kv_cache, settings.width, length)
+        shape = RunShape.of(self.request, kernels)
+        if (kept := runs.take(shape, length)) is not None:
+            return kept
+        cache = transformer.make_cache(pictures * (2 if settings.guided else 1), length, settings.kv_cache, kernels)
+        window = Window(transformer, self.canvas, cache, pictures, settings)
+        return Kept(shape, window, make_steps(window, runs.log))
+
+    @property
+    def warm_up_seconds(self) -> float:
+        """Seconds spent on compiling and testing kernels, and on capturing steps."""
+        return self.set_up_seconds + self.steps.warm_up_seconds
 
     @property
     def finished(self) -> bool:
@@ -112,6 +150,7 @@ class _Run:
                 hidden.append(self.transformer.hidden_states(embedded, self.cache.prefill_plan(row, len(ids)))[0, -1])
         self.window.begin(torch.stack(hidden))
         self.accepted_to = self.window.pos.tolist()
+        self._synced_at = self._now()
 
     def _prefixes(self) -> list[tuple[int, ...]]:
         """The tokens before what is drawn, row by row; those of the unconditional branch lack the prompt."""
@@ -123,8 +162,10 @@ class _Run:
 
     def advance(self) -> None:
         """Runs one forward, and synchronises with the device when it is time to."""
-        # One more than what is left, so that the last token's draft takes part in every picture of the batch.
-        width = min(self.adaptive.width, self.canvas.last - min(self.accepted_to) + 1)
+        # One more than what is left, so that the last token's draft takes part in every picture of the batch; the next
+        # listed width, so that there are few graphs.
+        left = self.canvas.last - min(self.accepted_to) + 1
+        width = min(self.adaptive.width, next((each for each in self.adaptive.widths if each >= left), left))
         longest, furthest = self.request.longest_prompt, max(self.accepted_to)
         self.steps(read_length(self.window, longest, furthest, self.since_sync, width), width)
         self.nfe += 1
@@ -135,8 +176,14 @@ class _Run:
     def _sync(self) -> None:
         earlier, self.accepted_to = self.accepted_to, self.window.pos.tolist()
         accepted = [now - then for then, now in zip(earlier, self.accepted_to, strict=True)]
-        self.adaptive.record(accepted, self.since_sync)
+        (before, warm_up), self._synced_at = self._synced_at, self._now()
+        seconds = self._synced_at[0] - before if self._synced_at[1] == warm_up else None
+        self.adaptive.record(accepted, self.since_sync, seconds)
         self.since_sync = 0
+
+    def _now(self) -> tuple[float, float]:
+        """The clock, and the seconds of it that went into warming up."""
+        return time.perf_counter(), self.warm_up_seconds
 
     def report(self) -> StepReport:
         canvas = self.canvas
@@ -154,7 +201,7 @@ class _Run:
             accept_step=canvas.cut_codes(accept_step).clone(),
             log_likelihood=tuple(canvas.cut_codes(state.log_probs).cpu().double().sum((1, 2)).tolist()),
             seconds=seconds,
-            warm_up_seconds=self.steps.warm_up_seconds,
+            warm_up_seconds=self.warm_up_seconds,
             settings=self.settings,
             matmul_kernel=self.transformer.matmul_kernel,
             attention_kernel=str(self.cache.kernels.attention),

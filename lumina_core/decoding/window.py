@@ -46,12 +46,21 @@ class Window:
         """The index of each picture's last accepted token [N]."""
         return self.state.pos
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the state, the cache and the buffers."""
+        return sum(part.nbytes for part in self.state.changed) + self.cache.nbytes + self.buffers.nbytes
+
     def slots_run(self, width: int) -> int:
         """Slots that a forward of `width` tokens runs."""
         return max(width, self._least_slots)
 
-    def place(self, prompt_lengths: Sequence[int], given: Tensor, seed: int, end_of_row_id: int) -> None:
+    def place(
+        self, canvas: Canvas, prompt_lengths: Sequence[int], given: Tensor, seed: int, end_of_row_id: int
+    ) -> None:
         """Puts the window before the first token of pictures [N] whose first rows [N,h0,w] are given."""
+        assert canvas.layout == self.canvas.layout, "a window serves one size"
+        self.canvas = canvas
         state, pictures = self.state, len(prompt_lengths)
         unguided = len(state.offset) - pictures
         state.offset.copy_(torch.tensor([*prompt_lengths, *[0] * unguided]))
@@ -95,4 +104,3 @@ class Window:
         kernels.accept_window(self.state, drawn)
         if self.width > 1 and (sampling.speculative or sampling.guesses):
             kernels.place_drafts(self.state, width)
-

@@ -62,6 +62,11 @@ class KVCache:
         self.row_start = torch.arange(rows, device=device)[:, None] * length
         self._slot_index = torch.arange(length, device=device)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the keys and values."""
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.layers)
+
     @staticmethod
     def bytes_needed(
         config: TransformerConfig, rows: int, length: int, dtype: torch.dtype, kv_cache: str = AUTO

@@ -27,13 +27,12 @@ class Transformer(nn.Module):
     tensors `text_embedding` and `text_head` [vocab_size,hidden_size] that no `.to()` moves.
 
     `operations` is a namespace of layer classes, `block_operations` that of the blocks, for quantised weights.
-    `compile_choice` is one of COMPILE, `compiled` whether the blocks are compiled (see compile.py).
+    `compile_choice` is one of COMPILE (see compile.py).
     """
 
     text_embedding: Tensor
     text_head: Tensor
     compile_choice = "auto"
-    compiled = False
 
     def __init__(self, config: TransformerConfig, operations: Any = default_operations, block_operations: Any = None):
         super().__init__()
@@ -67,8 +66,7 @@ class Transformer(nn.Module):
     def matmul_kernel(self) -> str:
         """The kernels that multiply by the blocks' weights, for reports."""
         linears = (linear for block in self.blocks for linear in block.linears)
-        plain = (lambda weight: "torch.compile") if self.compiled else linear_kernel
-        names = (getattr(linear, "backend_name", None) or plain(linear.weight) for linear in linears)
+        names = (getattr(linear, "backend_name", None) or linear_kernel(linear.weight) for linear in linears)
         return "; ".join(dict.fromkeys(names))
 
     @property

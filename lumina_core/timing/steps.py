@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..decoding.canvas import Canvas
-from ..decoding.cuda_graph import make_steps
+from ..decoding.cuda_graph import CaptureLog, make_steps
 from ..decoding.loop import cache_length, forwards_per_sync, read_length
 from ..decoding.settings import DecodeSettings
 from ..decoding.window import Window
@@ -87,7 +87,7 @@ class RepeatedStep:
         # The last forward before a sync reads the most positions.
         since_sync = forwards_per_sync(window.transformer.device) - 1
         self.kv_len = read_length(window, PROMPT_TOKENS, index, since_sync, window.width)
-        self._steps = make_steps(window)
+        self._steps = make_steps(window, CaptureLog())
 
     @property
     def captured(self) -> bool:
@@ -125,7 +125,8 @@ class StepTimer:
         """The step of `window` tokens after `context` tokens. Its first WARM_UP_STEPS runs are warm-up."""
         settings = replace(self.settings, window_size=window)
         placed = Window(self.transformer, self.canvas, self.cache, 1, settings)
-        placed.place([PROMPT_TOKENS], torch.zeros(1, 0, self.canvas.grid_w, dtype=torch.int64), settings.seed, 0)
+        nothing = torch.zeros(1, 0, self.canvas.grid_w, dtype=torch.int64)
+        placed.place(self.canvas, [PROMPT_TOKENS], nothing, settings.seed, 0)
         return RepeatedStep(placed, context)
 
     def measure(self, window: int, context: int, steps: int, bandwidth: float) -> StepTime:
