@@ -1,8 +1,9 @@
 """The kernels' machine code, without a GPU: python -m benchmarks.gpu_code [CAPABILITY]
 
 Compiles the kernels to machine code (90 is an H100, 89 an RTX 4090, 80 an A100) and counts, for the loops that read
-weights and the cache, the instructions of each value that is read. A GPU that starts N instructions a second and reads
-B bytes a second cannot hide more than N/B instructions a byte behind the reading.
+weights and the cache, the instructions of each value that is read and the barriers of an iteration. A GPU that starts
+N instructions a second and reads B bytes a second cannot hide more than N/B instructions a byte behind the reading.
+Beside a weight, a matmul reads its inputs, from the L2: bytes of x for each weight.
 """
 
 from __future__ import annotations
@@ -25,12 +26,16 @@ from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
 from lumina_core.kernels.reference import GROUP_SIZE
-from lumina_core.kernels.samples import attention_sample, int4_sample, int8_sample
+from lumina_core.kernels.samples import attention_sample
 from lumina_core.kernels.select import load
 from lumina_core.kernels.tiles import SLOTS, SLOTS_FOR_ONE_QUERY, matmul_tile
 
+from .kernels.arguments import matmul_arguments
+from .kernels.matmul import WEIGHT_BITS
+
 TOOLS = Path(triton.backends.nvidia.__file__).parent / "bin"
 LANES = 32
+COLUMNS = "kernel", "instructions a value", "bytes of x a value", "barriers", "registers", "spilled", "shared memory"
 HIDDEN, MLP, HEADS, HEAD_DIM = 4096, 11_008, 32, 128
 
 
@@ -68,17 +73,20 @@ def build_instead_of_running(capability: int) -> list[Any]:
 
 @dataclass(frozen=True)
 class Case:
-    """A kernel's call, and how many values a program's loop reads in one iteration."""
+    """A kernel's call, how many values a program's loop reads in one iteration, and bytes of x that it reads beside."""
 
     kernel: str
     arguments: Callable[[], tuple[Any, ...]]
     values: int
+    x_bytes: int | None = None
 
 
-def matmul(kernel: str, sample: Callable[..., tuple[Any, ...]], rows: int) -> Case:
-    tile = matmul_tile(rows, HIDDEN, 2 * MLP, torch.bfloat16)
-    arguments = partial(sample, "cpu", torch.bfloat16, rows, in_features=HIDDEN, out_features=2 * MLP)
-    return Case(kernel, arguments, tile.outputs * GROUP_SIZE)
+def matmul(scheme: str, rows: int) -> Case:
+    shape = HIDDEN, 2 * MLP
+    tile = matmul_tile(rows, *shape, torch.bfloat16, WEIGHT_BITS[scheme])
+    arguments = partial(matmul_arguments, scheme, shape, rows, "cpu")
+    x_bytes = tile.rows * GROUP_SIZE * torch.bfloat16.itemsize
+    return Case(f"{scheme}_matmul", arguments, tile.outputs * GROUP_SIZE, x_bytes)
 
 
 def attention(kv_cache: str, width: int) -> Case:
@@ -91,8 +99,7 @@ def attention(kv_cache: str, width: int) -> Case:
 
 
 CASES: Mapping[str, Case] = {
-    **{f"int4 matmul, {rows} rows": matmul("int4_matmul", int4_sample, rows) for rows in (2, 32, 64, 128)},
-    **{f"int8 matmul, {rows} rows": matmul("int8_matmul", int8_sample, rows) for rows in (2, 64)},
+    **{f"{scheme} matmul, {rows} rows": matmul(scheme, rows) for scheme in WEIGHT_BITS for rows in (2, 32, 64, 128)},
     **{f"attention, {kv} cache, W {w}": attention(kv, w) for kv in ("int8", "auto", "int4") for w in (1, 32)},
 }
 
@@ -124,14 +131,20 @@ def main() -> int:
     capability = parser.parse_args().capability
     built = build_instead_of_running(capability)
     print(f"Compute capability {capability // 10}.{capability % 10}, Triton {triton.__version__}\n")
-    print("| kernel | instructions a value | registers | spilled | shared memory |\n|---|---|---|---|---|")
+    print(f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|")
     for name, case in CASES.items():
         built.clear()
         load(case.kernel)(*case.arguments())
         cubin, made = built[0].asm["cubin"], built[0].metadata
-        count = len(loop_of(output_of("nvdisasm", "-c", cubin))) * LANES * made.num_warps / case.values
+        loop = loop_of(output_of("nvdisasm", "-c", cubin))
+        count, barriers = (
+            len(loop) * LANES * made.num_warps / case.values,
+            sum(each.startswith("BAR.") for each in loop),
+        )
         registers, spilled = re.findall(r"REG:(\d+) STACK:(\d+)", output_of("cuobjdump", "-res-usage", cubin))[0]
-        print(f"| {name} | {count:.2f} | {registers} | {spilled} bytes | {made.shared / 1024:.0f} KB |", flush=True)
+        x_bytes = "" if case.x_bytes is None else f"{case.x_bytes / case.values:.2f}"
+        row = name, f"{count:.2f}", x_bytes, barriers, registers, f"{spilled} bytes", f"{made.shared / 1024:.0f} KB"
+        print(f"| {' | '.join(map(str, row))} |", flush=True)
     return 0
 
 
