@@ -151,7 +151,7 @@ class BySpeed:
         if not unfinished:
             return
         tokens, samples = sum(unfinished) / len(unfinished) / forwards, forwards * len(unfinished)
-        each = None if seconds is None else seconds / forwards
+        each = seconds / forwards if seconds else None
         if self._trial is None:
             self._follow(tokens, each)
         elif self._trial.add(tokens, samples, each):
