@@ -1,6 +1,7 @@
 """Captured steps under both of torch's allocators, in child processes: captures that work, and ones made to fail.
 
-The outcome of each child is a figure, since a capture that fails may end its process.
+`probe` is the child by which a run decides whether to capture. The outcome of each child is a figure, since a capture
+that fails may end its process.
 """
 
 from __future__ import annotations
@@ -14,10 +15,15 @@ import sys
 import time
 from typing import Any
 
+import torch
+
+from lumina_core.decoding.capture_probe_process import CHILD
+
 from .context import Context, emit
 from .runner import how_ended
 
-ALLOCATORS, KINDS = ("native", "cudaMallocAsync"), ("good", "failing")
+PROBE = "probe"
+ALLOCATORS, KINDS = ("native", "cudaMallocAsync"), ("good", "failing", PROBE)
 # For each child; they run at the same time.
 CHILD_SECONDS, RESERVE = 25.0, 3.0
 ERROR_LENGTH = 300
@@ -34,8 +40,9 @@ def run(context: Context) -> None:
     for allocator, kind, process in started:
         outcomes[allocator, kind] = outcome_of(process, max(0.1, end - time.monotonic()))
         emit(allocator=allocator, kind=kind, **outcomes[allocator, kind])
-    good = outcomes[ALLOCATORS[0], KINDS[0]]
-    if not (good["ended"] == FINE and good["captured"] and good["same"] and good["same_again"]):
+    good, probe = outcomes[ALLOCATORS[0], KINDS[0]], outcomes[ALLOCATORS[0], PROBE]
+    works = context.dry_run or probe.get("works")  # a dry run has no device
+    if not (works and good["ended"] == FINE and good["captured"] and good["same"] and good["same_again"]):
         raise RuntimeError(f"a capture under the {ALLOCATORS[0]} allocator that should work did not; see the figures")
 
 
@@ -45,6 +52,8 @@ def start_child(allocator: str, kind: str, dry_run: bool) -> subprocess.Popen[st
     environment = {**os.environ, "PYTORCH_CUDA_ALLOC_CONF": f"backend:{allocator}"}
     dry = ["--dry-run"] if dry_run else []
     command = [sys.executable, "-m", f"{__package__}.allocator_child", kind, *dry]
+    if kind == PROBE:
+        command = [sys.executable, str(CHILD), "0", allocator, torch.__version__]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

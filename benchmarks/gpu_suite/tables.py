@@ -232,10 +232,11 @@ def _captured_steps(figures: Sequence[Figure]) -> str:
 
 def _allocators(figures: Sequence[Figure]) -> str:
     rows = [
-        {**one, "message": one.get("not_captured_for") or one.get("error")}
+        {**one, "message": one.get("not_captured_for") or one.get("reason") or one.get("error")}
         for one in _having(figures, "allocator", "ended")
     ]
-    return _table(rows, "allocator", "kind", "ended", "captured", "same", "freed", "same_again", "message")
+    names = ("captured", "same", "freed", "same_again", "works", "allocating")
+    return _table(rows, "allocator", "kind", "ended", *names, "message")
 
 
 def _draw(figures: Sequence[Figure]) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from benchmarks.gpu_suite import __main__ as command_line
 from benchmarks.gpu_suite import allocator_child, stage_allocators, stage_build, stage_ncu, stage_steps
@@ -90,7 +91,8 @@ def test_a_dry_run_says_what_users_run(dry_run: Path) -> None:
         *(("auto", 1), ("auto", 8), ("off", 1), ("off", 8))
     }
     assert all("assumed" in one["accepted_from"] for one in lines["steps"] if "ms" in one)
-    good, failing = lines["allocators"]
+    good, failing, probe = lines["allocators"]
+    assert probe["works"] is False and "no CUDA device" in probe["reason"]
     assert (good["ended"], good["captured"], good["same"], good["same_again"]) == ("exit code 0", True, True, True)
     assert (failing["ended"], failing["captured"], failing["same"]) == ("exit code 0", False, True)
     assert "made to fail" in failing["not_captured_for"]
@@ -515,6 +517,11 @@ def test_an_allocator_is_asked_for_by_the_environment(monkeypatch: pytest.Monkey
     ((command, environment),) = asked
     assert environment["PYTORCH_CUDA_ALLOC_CONF"] == "backend:cudaMallocAsync"
     assert command == [allocator_child.__name__, "failing"]
+    asked.clear()
+    stage_allocators.start_child("cudaMallocAsync", "probe", dry_run=False)
+    ((command, environment),) = asked
+    assert environment["PYTORCH_CUDA_ALLOC_CONF"] == "backend:cudaMallocAsync"
+    assert command == ["0", "cudaMallocAsync", torch.__version__]
 
 
 NCU_OUTPUT = """==PROF== Connected to process 7
@@ -618,6 +625,20 @@ def test_a_capture_that_should_work_and_does_not_fails_the_stage(monkeypatch: py
     monkeypatch.setattr(stage_allocators, "start_child", start)
     with pytest.raises(RuntimeError, match="native allocator that should work did not"):
         stage_allocators.run(Context(True, time.monotonic() + 20))
+
+
+def test_a_probe_that_should_work_and_does_not_fails_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    good = '{"captured": true, "same": true, "same_again": true}'
+    says = {"good": good, "failing": "{}", "probe": '{"works": false, "reason": "no replay"}'}
+
+    def start(allocator: str, kind: str, dry_run: bool) -> subprocess.Popen[str]:
+        return subprocess.Popen(python(f"print({says[kind]!r})"), stdout=-1, stderr=-1, text=True)
+
+    monkeypatch.setattr(stage_allocators, "start_child", start)
+    with pytest.raises(RuntimeError, match="native allocator that should work did not"):
+        stage_allocators.run(Context(False, time.monotonic() + 20))
+    says["probe"] = '{"works": true}'
+    stage_allocators.run(Context(False, time.monotonic() + 20))
 
 
 @pytest.mark.slow
