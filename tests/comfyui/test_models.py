@@ -50,6 +50,7 @@ def test_weights_quantised_while_loading_draw_the_picture_of_a_converted_file(se
     assert all(run.succeeded for run in runs)
     first, second = (server.pictures(run, SAVE)[0].tobytes() for run in runs)
     assert first == second
+    assert f"is quantised to {weights} while it is read; {path} is the same and loads faster" in server.log
     refused = server.run(text_to_image(checkpoint=path.name, weights="bf16", seed=5))
     path.unlink()
     assert refused.error["node_id"] == MODEL and f"converted to {weights}" in refused.error["exception_message"]
