@@ -15,13 +15,14 @@ from torch import Tensor
 
 from .checkpoint.config import TransformerConfig
 from .checkpoint.find import Checkpoint, find_converted, nearby_files, open_checkpoint
+from .decoding.forward_bytes import kernels_expected
 from .decoding.loop import decode
 from .decoding.request import Request
 from .decoding.settings import DecodeResult, DecodeSettings, StepReport
 from .device import choose_device, choose_dtype, explain_out_of_memory, total_bytes
 from .errors import InputError
 from .memory import Budget, Demand, advice, choose_weights, plan_memory, weights_of
-from .model.compile import set_compile
+from .model.compile import captures, set_compile
 from .model.load import load_transformer
 from .model.transformer import Transformer
 from .movqgan.autoencoder import MoVQGAN
@@ -130,7 +131,7 @@ class Lumina:
         check_request(request, self.config, self.vocabulary)
         return explain_out_of_memory(
             lambda: decode(self.transformer, self.vocabulary, request, on_step, before_forward),
-            lambda: _out_of_memory(Demand(self.config, weights_of(self.transformer), request)),
+            lambda: _out_of_memory(self._demand(request)),
         )
 
     @torch.inference_mode()
@@ -144,6 +145,12 @@ class Lumina:
         """Pictures of codes [N,h,w], decoded one at a time."""
         codec = self._codec()
         return [to_image(decode_picture(codec, one.to(codec.weight_device))) for one in codes.split(1)]
+
+    def _demand(self, request: Request) -> Demand:
+        transformer, weights = self.transformer, weights_of(self.transformer)
+        compile, device = transformer.compile_choice, transformer.device
+        kernels = kernels_expected(self.config, weights.dtype, device, compile)
+        return Demand(self.config, weights, request, captured=captures(compile, device), kernels=kernels)
 
     def _codec(self) -> MoVQGAN:
         if self.movqgan is None:
