@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ from torch import Tensor
 from .checkpoint.config import TransformerConfig
 from .checkpoint.find import Checkpoint, find_converted, nearby_files, open_checkpoint
 from .decoding.forward_bytes import kernels_expected
+from .decoding.kept_runs import KeptRuns
 from .decoding.loop import decode
 from .decoding.request import Request
 from .decoding.settings import DecodeResult, DecodeSettings, StepReport
-from .device import choose_device, choose_dtype, explain_out_of_memory, total_bytes
+from .device import choose_device, choose_dtype, explain_out_of_memory, free_bytes, total_bytes
 from .errors import InputError
-from .memory import Budget, Demand, advice, choose_weights, plan_memory, weights_of
+from .memory import MOVQGAN_ITEM_BYTES, Budget, Demand, advice, choose_weights, plan_memory, weights_of
 from .model.compile import captures, set_compile
 from .model.load import load_transformer
 from .model.transformer import Transformer
@@ -49,7 +50,8 @@ class Lumina:
     """A loaded model.
 
     `tokenizer` is None for a synthetic model, `movqgan` where the codec is loaded apart, as in ComfyUI. `checkpoint` is
-    the folder or file that the model came from.
+    the folder or file that the model came from. `runs` keeps captured steps from one run to the next, with the cache
+    that they read; `runs.free()` frees it.
     """
 
     transformer: Transformer
@@ -57,6 +59,7 @@ class Lumina:
     tokenizer: Tokenizer | None = None
     movqgan: MoVQGAN | None = None
     checkpoint: Path | None = None
+    runs: KeptRuns = field(default_factory=KeptRuns, repr=False, compare=False)
 
     @classmethod
     def load(
@@ -130,7 +133,7 @@ class Lumina:
         """
         check_request(request, self.config, self.vocabulary)
         return explain_out_of_memory(
-            lambda: decode(self.transformer, self.vocabulary, request, on_step, before_forward),
+            lambda: decode(self.transformer, self.vocabulary, request, on_step, before_forward, self.runs),
             lambda: _out_of_memory(self._demand(request)),
         )
 
@@ -142,8 +145,11 @@ class Lumina:
 
     @torch.inference_mode()
     def decode(self, codes: Tensor) -> list[Image.Image]:
-        """Pictures of codes [N,h,w], decoded one at a time."""
+        """Pictures of codes [N,h,w], decoded one at a time; what a run left on a full device is freed for it."""
         codec = self._codec()
+        free = free_bytes(codec.weight_device)
+        if free is not None and free < codec.config.picture_bytes(codes.shape[1], codes.shape[2], MOVQGAN_ITEM_BYTES):
+            self.runs.free()
         return [to_image(decode_picture(codec, one.to(codec.weight_device))) for one in codes.split(1)]
 
     def _demand(self, request: Request) -> Demand:

@@ -21,12 +21,10 @@ class RunShape:
     grid_w: int
     pictures: int
     settings: DecodeSettings
-    kernels: RunKernels
 
     @staticmethod
-    def of(request: Request, kernels: RunKernels) -> RunShape:
-        settings = replace(request.settings, seed=0)
-        return RunShape(request.grid_h, request.grid_w, len(request.prompts), settings, kernels)
+    def of(request: Request) -> RunShape:
+        return RunShape(request.grid_h, request.grid_w, len(request.prompts), replace(request.settings, seed=0))
 
 
 @dataclass(frozen=True)
@@ -41,9 +39,10 @@ class Kept:
     def nbytes(self) -> int:
         return self.window.nbytes
 
-    def serves(self, shape: RunShape, length: int) -> bool:
-        """Whether a run of this shape that needs a cache of `length` positions can use it."""
-        return self.shape == shape and self.window.cache.length >= length
+    def serves(self, shape: RunShape, kernels: RunKernels, length: int) -> bool:
+        """Whether a run of this shape with these kernels that needs a cache of `length` positions can use it."""
+        window = self.window
+        return self.shape == shape and window.kernels == kernels and window.cache.length >= length
 
 
 class KeptRuns:
@@ -63,11 +62,19 @@ class KeptRuns:
         kept = self._kept
         return 0 if kept is None else kept.nbytes
 
-    def take(self, shape: RunShape, length: int) -> Kept | None:
+    def prepare(self, request: Request) -> int:
+        """Frees what is kept unless it has the shape of this request; returns the bytes that are held for it."""
+        kept = self._kept
+        if kept is not None and kept.shape == RunShape.of(request):
+            return kept.nbytes
+        self.free()
+        return 0
+
+    def take(self, shape: RunShape, kernels: RunKernels, length: int) -> Kept | None:
         """What an earlier run left, if it serves this one; otherwise it is freed."""
         with self._lock:
             kept, self._kept = self._kept, None
-        if kept is None or kept.serves(shape, length):
+        if kept is None or kept.serves(shape, kernels, length):
             return kept
         del kept
         free_memory()

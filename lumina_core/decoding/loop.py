@@ -120,8 +120,8 @@ class _Run:
         length = cache_length(self.canvas, self.request.longest_prompt, settings)
         sampling = settings.sampling(transformer.config.codebook_size)
         kernels = transformer.choose_kernels(sampling, settings.kv_cache, settings.width, length)
-        shape = RunShape.of(self.request, kernels)
-        if (kept := runs.take(shape, length)) is not None:
+        shape = RunShape.of(self.request)
+        if (kept := runs.take(shape, kernels, length)) is not None:
             return kept
         cache = transformer.make_cache(pictures * (2 if settings.guided else 1), length, settings.kv_cache, kernels)
         window = Window(transformer, self.canvas, cache, pictures, settings)
