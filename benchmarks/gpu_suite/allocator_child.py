@@ -31,10 +31,13 @@ class Failing:
     def __init__(self, capture: cuda_graph.Capture, window: Window):
         self._capture, self._window = capture, window
 
+    def unavailable(self) -> str:
+        return self._capture.unavailable()
+
     def first(self, step: cuda_graph.Step) -> None:
         self._capture.first(step)
 
-    def capture(self, step: cuda_graph.Step) -> cuda_graph.Step:
+    def capture(self, step: cuda_graph.Step) -> cuda_graph.Graph:
         def waiting() -> None:
             step()
             self._window.pos.cpu()
@@ -47,12 +50,15 @@ class Failing:
 class CPUCapture:
     """A capture for a dry run on a CPU: a replay repeats the step."""
 
+    def unavailable(self) -> str:
+        return ""
+
     def first(self, step: cuda_graph.Step) -> None:
         step()
 
-    def capture(self, step: cuda_graph.Step) -> cuda_graph.Step:
+    def capture(self, step: cuda_graph.Step) -> cuda_graph.Graph:
         step()
-        return step
+        return cuda_graph.Graph(step, lambda: None)
 
 
 class WarningEvents(logging.Handler):
@@ -82,20 +88,21 @@ def main() -> int:
     lumina = Lumina.load("demo", device=device, dtype=dtype, compile="off")
     capturing: list[cuda_graph.CapturedSteps] = []
 
-    def make_captured(window: Window) -> cuda_graph.CapturedSteps:
+    def make_captured(window: Window, log: cuda_graph.CaptureLog) -> cuda_graph.CapturedSteps:
         capture = CPUCapture() if options.dry_run else cuda_graph.CudaCapture(device)
         failing = options.kind == "failing"
-        capturing.append(cuda_graph.CapturedSteps(window, Failing(capture, window) if failing else capture))
+        capturing.append(cuda_graph.CapturedSteps(window, Failing(capture, window) if failing else capture, log))
         return capturing[-1]
 
     make_plain = loop.make_steps
     plain = draw(lumina)
     emit(drawn="plain")
-    # Not through `make_steps`, which refuses to capture under cudaMallocAsync: what happens then is tested here.
+    # Not through `make_steps`, which captures only where a child process could: what happens otherwise is tested here.
     loop.make_steps = make_captured
     captured = draw(lumina)
     emit(drawn="captured", captured=capturing[-1].captured, same=torch.equal(plain.codes, captured.codes))
     capturing.clear()
+    lumina.runs.free()
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
