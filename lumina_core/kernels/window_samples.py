@@ -49,7 +49,7 @@ def draw_window_sample(
     """Arguments of `draw_window`: logits at `slots` (None: as many as the window has)."""
     state = window_sample(device, sampling, window)
     shape = len(state.offset), window if slots is None else slots, sampling.codes
-    return (normal(seeded(device), *shape) * 3).to(dtype), state, window
+    return normal(seeded(device), *shape).to(dtype), state, window
 
 
 def accept_window_sample(device: torch.device | str, sampling: Sampling, window: int = 5) -> tuple[WindowState, Drawn]:

@@ -15,9 +15,10 @@ from lumina_core.decoding.request import Request
 from lumina_core.decoding.settings import DecodeSettings
 from lumina_core.kernels import reference
 from lumina_core.kernels.kv_tensor import KV_CACHES
-from lumina_core.kernels.select import Choice
+from lumina_core.kernels.select import Choice, reference_of
 from lumina_core.kernels.self_test import Sample
 from lumina_core.kernels.tiles import attention_tile, matmul_tile, padded_chunks, split_count, split_groups
+from lumina_core.kernels.window_state import NEW_DRAFTS, RULES, Sampling
 from lumina_core.model import fused, run_kernels
 from lumina_core.model.layers import HeadNorm
 from lumina_core.model.load import empty_transformer, linear_shapes
@@ -33,8 +34,10 @@ from ..kernel_cases import forward_model, window_states
 from .toys import toy_transformer, toy_vocabulary
 
 CODES, BF16 = 64, torch.bfloat16
-FUSED = RunKernels(blocks=BlockKernels(reference.qkv_norm_rope_store, reference.silu_gate, reference.add_rms_norm))
-KERNELS = ("window_attention", "qkv_norm_rope_store", "silu_gate", "add_rms_norm", "gumbel_draw", "topk_cut")
+OF_A_BLOCK = ("embed_window", "qkv_norm_rope_store", "silu_gate", "add_rms_norm")
+FUSED = RunKernels(blocks=BlockKernels(*map(reference_of, OF_A_BLOCK)))
+KERNELS = ("window_attention", *OF_A_BLOCK, "draw_window", "accept_window")
+RUN = Sampling(CODES), "int8", 4, 8
 Pick = Callable[..., Choice]
 
 
@@ -55,20 +58,16 @@ def test_states_are_those_of_the_blocks(kv_cache: str, dtype: torch.dtype, chang
     assert torch.equal(states, expected) and torch.equal(keys, expected_keys)
 
 
-def test_the_blocks_are_used_where_they_are_compiled_and_for_a_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_window_runs_by_the_fused_blocks_and_a_prompt_does_not() -> None:
     used = []
 
-    def noted(*arguments: Any) -> Any:
+    def noted(*arguments: Any, **options: Any) -> Any:
         used.append(arguments)
-        return reference.silu_gate(*arguments)
+        return reference.silu_gate(*arguments, **options)
 
-    transformer, kernels = model(), replace(FUSED, blocks=replace(FUSED.blocks, silu_gate=noted))
-    window_states(transformer, "int8", kernels)
+    transformer = model()
+    window_states(transformer, "int8", replace(FUSED, blocks=replace(FUSED.blocks, silu_gate=noted)))
     assert len(used) == transformer.config.num_hidden_layers
-    used.clear()
-    monkeypatch.setattr(transformer, "compiled", True)
-    window_states(transformer, "int8", kernels)
-    assert not used
 
 
 def test_a_matmul_returns_its_splits_or_one() -> None:
@@ -101,7 +100,7 @@ def tested(choose_by: Callable[[Pick], None]) -> list[str]:
     names: list[str] = []
 
     def pick(kernel: str, device: torch.device, samples: tuple[Sample, ...]) -> Choice:
-        function = getattr(reference, kernel)
+        function = reference_of(kernel)
         for sample in samples:
             function(*sample(device))
         names.append(kernel)
@@ -111,22 +110,32 @@ def tested(choose_by: Callable[[Pick], None]) -> list[str]:
     return names
 
 
-def test_a_device_with_the_kernels_tests_each_and_uses_it(tested: list[str]) -> None:
-    kernels = model(BF16).choose_kernels("int4", 4, 8)
+def places_drafts(rule: str, new_drafts: str, width: int) -> bool:
+    """Whether a run keeps distributions of drafts, or draws drafts: with one token a forward it has none."""
+    return width > 1 and (rule != "gumbel" or new_drafts == "guess")
+
+
+@pytest.mark.parametrize("width", [1, 4])
+@pytest.mark.parametrize("new_drafts", NEW_DRAFTS)
+@pytest.mark.parametrize("rule", RULES)
+def test_a_device_with_the_kernels_tests_each_that_a_run_needs_and_uses_it(
+    tested: list[str], rule: str, new_drafts: str, width: int
+) -> None:
+    kernels = model(BF16).choose_kernels(Sampling(CODES, rule, new_drafts), "int4", width, 8)
     assert kernels == replace(FUSED, attention=Choice(reference.window_attention, True, "passed"))
-    assert tested == list(KERNELS)
+    assert tested == [*KERNELS, *(["place_drafts"] if places_drafts(rule, new_drafts, width) else [])]
 
 
-@pytest.mark.parametrize("missing", KERNELS[:4])
+@pytest.mark.parametrize("missing", KERNELS[:5])
 def test_the_kernels_of_a_block_are_used_all_or_none(missing: str, choose_by: Callable[[Pick], None]) -> None:
-    choose_by(lambda kernel, *_: Choice(getattr(reference, kernel), kernel != missing, "tested"))
-    kernels = model(BF16).choose_kernels("int8", 4, 8)
+    choose_by(lambda kernel, *_: Choice(reference_of(kernel), kernel != missing, "tested"))
+    kernels = model(BF16).choose_kernels(*RUN)
     assert kernels.blocks is None
     assert kernels.attention.is_kernel == (missing != "window_attention")
 
 
 def test_blocks_with_norms_after_the_matmuls_are_not_fused(tested: list[str]) -> None:
-    kernels = model(BF16, swin_norm=True).choose_kernels("int8", 4, 8)
+    kernels = model(BF16, swin_norm=True).choose_kernels(*RUN)
     assert kernels.blocks is None and "silu_gate" not in tested
 
 
@@ -143,21 +152,64 @@ def test_pictures_are_the_same(tested: list[str], decoder: str, kv_cache: str, m
     assert expected.attention_kernel.startswith("torch (") and torch.equal(found.codes, expected.codes)
 
 
+@pytest.mark.parametrize("window", [1, 6])
+@pytest.mark.parametrize("new_drafts", ["above", "guess"])
 @pytest.mark.parametrize("decoder", ["gumbel", "sjd"])
-def test_a_run_draws_with_the_kernels_that_were_chosen(decoder: str, choose_by: Callable[[Pick], None]) -> None:
+def test_a_run_draws_with_the_kernels_that_were_chosen(
+    decoder: str, new_drafts: str, window: int, choose_by: Callable[[Pick], None]
+) -> None:
     used = set()
 
     def pick(kernel: str, *_: Any) -> Choice:
-        def noted(*arguments: Any) -> Any:
+        def noted(*arguments: Any, **options: Any) -> Any:
             used.add(kernel)
-            return getattr(reference, kernel)(*arguments)
+            return reference_of(kernel)(*arguments, **options)
 
         return Choice(noted, True, "passed")
 
     choose_by(pick)
-    settings = DecodeSettings(decoder=decoder, top_k=40, window_size=6)
+    settings = DecodeSettings(decoder=decoder, new_drafts=new_drafts, top_k=40, window_size=window)
     decode(model(BF16), toy_vocabulary(CODES), Request([[20, 4]], 8, 4, None, settings))
-    assert used == {*KERNELS[:4], "gumbel_draw" if decoder == "gumbel" else "topk_cut"}
+    assert used == {*KERNELS, *(["place_drafts"] if places_drafts(decoder, new_drafts, window) else [])}
+
+
+def samples_of(sampling: Sampling, choose_by: Callable[[Pick], None], width: int = 4) -> dict[str, tuple[Sample, ...]]:
+    """The samples of the self-tests of a run's kernels, by the kernel."""
+    found = {}
+
+    def pick(kernel: str, device: torch.device, samples: tuple[Sample, ...]) -> Choice:
+        found[kernel] = samples
+        return Choice(reference_of(kernel), True, "passed")
+
+    choose_by(pick)
+    model(BF16).choose_kernels(sampling, "int8", width, 8)
+    return found
+
+
+@pytest.mark.parametrize("top_k", [1, CODES - 1, CODES, 4096])
+@pytest.mark.parametrize("cfg_scale", [4.0, 1.0])
+@pytest.mark.parametrize("new_drafts", NEW_DRAFTS)
+@pytest.mark.parametrize("rule", RULES)
+def test_the_self_tests_of_drawing_are_of_the_rule_and_the_sizes_of_a_run(
+    rule: str, new_drafts: str, cfg_scale: float, top_k: int, choose_by: Callable[[Pick], None]
+) -> None:
+    run = Sampling(CODES, rule, new_drafts, cfg_scale, 0.9, top_k)
+    found = samples_of(run, choose_by)
+    logits, state, _ = found["draw_window"][0]("cpu")
+    assert logits.dtype == BF16 and logits.shape[0] == 2 * len(state.pos) / (1 if run.guided else 2)
+    for kernel in {"draw_window", "accept_window", "place_drafts"} & set(found):
+        for sample in found[kernel]:
+            (tested,) = (each.sampling for each in sample("cpu") if hasattr(each, "sampling"))
+            assert (tested.codes, tested.rule, tested.new_drafts) == (CODES, rule, new_drafts)
+            assert tested.guided == run.guided and (tested.top_k < CODES) == (top_k < CODES)
+
+
+def test_runs_that_differ_in_numbers_alone_share_their_self_tests(choose_by: Callable[[Pick], None]) -> None:
+    run = Sampling(CODES, "sjd", "guess", 4.0, 0.9, 40)
+    changes = [{}, {"cfg_scale": 2.0}, {"temperature": 1.5}, {"top_k": 3}]
+    first, *others = (samples_of(replace(run, **each), choose_by) for each in changes)
+    assert all(each == first for each in others)
+    assert samples_of(replace(run, top_k=CODES), choose_by) != first
 
 
 def published_model(scheme: str | None, **changes: Any) -> Transformer:
@@ -167,7 +219,7 @@ def published_model(scheme: str | None, **changes: Any) -> Transformer:
     return empty_transformer(config, plan, backend=MatmulBackend("split", pytest.fail, split=pytest.fail))
 
 
-@pytest.mark.parametrize(("scheme", "splits"), [("int4", (2, 1, 6)), (None, (1, 1, 1))])
+@pytest.mark.parametrize(("scheme", "splits"), [("int4", (4, 2, 8)), (None, (1, 1, 1))])
 def test_the_self_tests_of_a_block_have_the_splits_of_a_run(
     scheme: str | None,
     splits: tuple[int, int, int],
@@ -177,20 +229,20 @@ def test_the_self_tests_of_a_block_have_the_splits_of_a_run(
     shapes = {}
 
     def pick(kernel: str, device: torch.device, samples: tuple[Sample, ...]) -> Choice:
-        if kernel in KERNELS[1:4]:
+        if kernel in OF_A_BLOCK[1:]:
             (sample,) = samples
             sums = sample(device)[kernel == "add_rms_norm"]
             shapes[kernel] = tuple(sums.shape)
             assert sums.dtype == (BF16 if len(sums) == 1 else torch.float32)
-        return Choice(getattr(reference, kernel), True, "passed")
+        return Choice(reference_of(kernel), True, "passed")
 
     choose_by(pick)
     monkeypatch.setattr(Transformer, "device", torch.device("cpu"))
     monkeypatch.setattr(Transformer, "dtype", BF16)
-    published_model(scheme).choose_kernels("int8", 4, 8)
+    published_model(scheme).choose_kernels(*RUN)
     qkv, gate, down = splits
     assert shapes == {
-        "qkv_norm_rope_store": (qkv, 5, 12_288),
+        "qkv_norm_rope_store": (qkv, 10, 12_288),
         "silu_gate": (gate, 5, 22_016),
         "add_rms_norm": (down, 5, 4096),
     }
@@ -216,7 +268,7 @@ def test_the_self_tests_of_the_attention_combine_as_many_chunks_as_a_run(length:
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_the_self_tests_of_a_matmul_have_the_splits_and_tiles_of_a_run(scheme: str) -> None:
     shapes = linear_shapes(SYNTHETIC["7b"].config)
-    assert {split_count(*shape) for shape in shapes.values()} == {1, 2, 6}
+    of_a_run = {split_count(*shape) for shape in shapes.values()}
     splits, tiles = set(), set()
     for sample in matmul_samples(scheme, shapes.values()):
         sizes = dict(sample.sizes)
@@ -224,7 +276,11 @@ def test_the_self_tests_of_a_matmul_have_the_splits_and_tiles_of_a_run(scheme: s
         splits.add(split_groups(in_features, matmul_tile(rows, in_features, out_features, BF16).splits)[0])
         tiles.add(matmul_tile(rows, in_features, out_features, BF16).rows)
         assert in_features < 4096
-    assert splits == {1, 2, 6} and tiles == {matmul_tile(rows, 4096, 4096, BF16).rows for rows in range(1, 200)}
+    assert (
+        splits == of_a_run
+        and len(of_a_run) > 1
+        and tiles == {matmul_tile(rows, 4096, 4096, BF16).rows for rows in range(1, 200)}
+    )
 
 
 def test_a_weight_of_an_odd_shape_has_a_self_test_of_its_own() -> None:

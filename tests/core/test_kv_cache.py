@@ -15,6 +15,7 @@ from lumina_core.decoding.request import Request
 from lumina_core.decoding.settings import NEW_DRAFTS, DecodeSettings
 from lumina_core.kernels.kv_tensor import INT4, INT8, KV_CACHES, KVTensor, int4_groups
 from lumina_core.kernels.select import Choice
+from lumina_core.kernels.window_state import Sampling
 from lumina_core.model import run_kernels
 from lumina_core.model.kv_cache import KVCache
 from lumina_core.model.run_kernels import RunKernels
@@ -203,10 +204,10 @@ def test_a_cpu_runs_the_references(transformer: Transformer, monkeypatch: pytest
         return choose(kernel, *arguments)
 
     monkeypatch.setattr(run_kernels, "choose", noted)
-    kernels = transformer.choose_kernels("int8", 4, 8)
+    kernels = transformer.choose_kernels(Sampling(CODES), "int8", 4, 8)
     assert replace(kernels, attention=RunKernels.attention) == RunKernels()
     assert str(kernels.attention) == "torch (the kernels are for torch.bfloat16, not torch.float32)"
     assert "window_attention" not in tested
     monkeypatch.setattr(Transformer, "dtype", torch.bfloat16)
-    kernels = transformer.choose_kernels("int8", 4, 8)
+    kernels = transformer.choose_kernels(Sampling(CODES), "int8", 4, 8)
     assert str(kernels.attention) == "torch (the kernels are for NVIDIA GPUs, not cpu)" and kernels.blocks is None
