@@ -10,15 +10,20 @@ from lumina_core.kernels import reference
 from lumina_core.kernels.samples import (
     add_rms_norm_sample,
     attention_sample,
-    draw_sample,
     int4_sample,
     int8_sample,
     qkv_sample,
     silu_gate_sample,
-    topk_sample,
 )
 from lumina_core.kernels.select import MODULES, Choice, choose, load, unsupported_reason
 from lumina_core.kernels.self_test import Sample
+from lumina_core.kernels.window_samples import (
+    accept_window_sample,
+    draw_window_sample,
+    embed_window_sample,
+    place_drafts_sample,
+)
+from lumina_core.kernels.window_state import COUPLED, GUESS, Sampling
 from lumina_core.quant import select
 from lumina_core.quant.linear import PLAIN, MatmulBackend, QuantizedLinear, quantized_operations
 from lumina_core.quant.schemes import SCHEMES, Scheme
@@ -29,12 +34,15 @@ from ..kernel_cases import LARGE, SMALL, clean
 UNSUPPORTED = unsupported_reason("cuda") if torch.cuda.is_available() else "there is no CUDA device"
 pytestmark = pytest.mark.skipif(bool(UNSUPPORTED), reason=UNSUPPORTED)
 BF16 = torch.bfloat16
+SAMPLING = Sampling(1000, COUPLED, GUESS, top_k=250)
 SAMPLES = {
     "window_attention": Sample.of(attention_sample, dtype=BF16, kv_cache="int4", corrupt=False),
     "int4_matmul": Sample.of(int4_sample, dtype=BF16),
     "int8_matmul": Sample.of(int8_sample, dtype=BF16),
-    "topk_cut": Sample.of(topk_sample),
-    "gumbel_draw": Sample.of(draw_sample),
+    "embed_window": Sample.of(embed_window_sample, dtype=BF16),
+    "draw_window": Sample.of(draw_window_sample, dtype=BF16, sampling=SAMPLING),
+    "accept_window": Sample.of(accept_window_sample, sampling=SAMPLING),
+    "place_drafts": Sample.of(place_drafts_sample, sampling=SAMPLING),
     "qkv_norm_rope_store": Sample.of(qkv_sample, dtype=BF16, kv_cache="int4"),
     "silu_gate": Sample.of(silu_gate_sample, dtype=BF16),
     "add_rms_norm": Sample.of(add_rms_norm_sample, dtype=BF16),
@@ -47,9 +55,8 @@ def test_a_kernel_agrees_with_its_reference(case: str) -> None:
     assert every[case].difference("cuda") <= every[case].gpu_tolerance
 
 
-@pytest.mark.parametrize("kernel", SAMPLES)
+@pytest.mark.parametrize("kernel", MODULES)
 def test_a_kernel_passes_its_self_test(kernel: str) -> None:
-    assert kernel in MODULES
     choice = choose(kernel, "cuda", (SAMPLES[kernel],))
     assert choice.is_kernel, choice.reason
 

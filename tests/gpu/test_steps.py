@@ -1,4 +1,4 @@
-"""Captured steps draw what steps one by one draw, on a GPU."""
+"""Captured steps draw what steps one by one draw, and kernels what their references draw, on a GPU."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import logging
 import pytest
 import torch
 
-from lumina_core.decoding.settings import DECODERS, DecodeResult
+from lumina_core.decoding.settings import DECODERS, NEW_DRAFTS, DecodeResult
+from lumina_core.model.run_kernels import RunKernels
+from lumina_core.model.transformer import Transformer
 from lumina_core.pipeline import Lumina
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 
 
-def drawn(compile_choice: str, decoder: str, dtype: torch.dtype, kv_cache: str = "auto") -> DecodeResult:
+def drawn(compile_choice: str, dtype: torch.dtype, **settings: str) -> DecodeResult:
     lumina = Lumina.load("demo", dtype=dtype, device="cuda", compile=compile_choice)
-    prompt, settings = "a red circle left of a blue square", {"decoder": decoder, "kv_cache": kv_cache}
-    return lumina.draw(prompt, 64, 64, batch=3, seed=3, **settings).result
+    return lumina.draw("a red circle left of a blue square", 64, 64, batch=3, seed=3, **settings).result
 
 
 @pytest.mark.parametrize("kv_cache", ["auto", "int8", "int4"])
@@ -25,14 +26,22 @@ def drawn(compile_choice: str, decoder: str, dtype: torch.dtype, kv_cache: str =
 def test_captured_steps_draw_the_same(
     decoder: str, dtype: torch.dtype, kv_cache: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    plain = drawn("off", decoder, dtype, kv_cache)
+    plain = drawn("off", dtype, decoder=decoder, kv_cache=kv_cache)
     with caplog.at_level(logging.WARNING):
-        captured = drawn("auto", decoder, dtype, kv_cache)
+        captured = drawn("auto", dtype, decoder=decoder, kv_cache=kv_cache)
     assert not caplog.records, caplog.text
     assert torch.equal(plain.codes, captured.codes) and plain.accept_lengths == captured.accept_lengths
     assert captured.warm_up_seconds > 0
 
 
-def test_compiled_blocks_draw_the_same_in_float32() -> None:
-    plain, compiled = drawn("off", "gumbel", torch.float32), drawn("on", "gumbel", torch.float32)
-    assert torch.equal(plain.codes, compiled.codes)
+@pytest.mark.parametrize("new_drafts", NEW_DRAFTS)
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_a_window_by_kernels_draws_what_the_references_draw(
+    decoder: str, new_drafts: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float32, where a forward is the same, and the kernels that move the window are all that differs."""
+    asked = {"decoder": decoder, "new_drafts": new_drafts}
+    found = drawn("off", torch.float32, **asked)
+    monkeypatch.setattr(Transformer, "choose_kernels", lambda *_: RunKernels())
+    expected = drawn("off", torch.float32, **asked)
+    assert torch.equal(found.codes, expected.codes) and found.accept_lengths == expected.accept_lengths
