@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import inspect
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -11,11 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lumina_core.kernels import reference, select
+from lumina_core.kernels import reference, select, window_reference
 from lumina_core.kernels.kv_tensor import KV_CACHES, KVTensor
-from lumina_core.kernels.samples import attention_sample, draw_sample, int4_sample, int8_sample, topk_sample
-from lumina_core.kernels.select import PASSED, Choice, choose, unsupported_reason
+from lumina_core.kernels.samples import attention_sample, int4_sample, int8_sample, silu_gate_sample
+from lumina_core.kernels.select import PASSED, Choice, choose, load, reference_of, unsupported_reason
 from lumina_core.kernels.self_test import Function, Sample
+from lumina_core.kernels.window_samples import accept_window_sample, draw_window_sample
+from lumina_core.kernels.window_state import Drawn, Sampling, WindowState
 from lumina_core.quant.linear import quantized_operations
 from lumina_core.quant.schemes import SCHEMES
 
@@ -50,20 +54,31 @@ def test_attention_sees_what_is_filled_and_no_more(kv_cache: str) -> None:
 
 def test_a_cache_is_written_as_the_kernel_writes_it() -> None:
     """`qkv_norm_rope_store` writes values, which it neither norms nor rotates, as `KVTensor.write` does."""
-    values = torch.randn(3, 2, 16, generator=torch.Generator().manual_seed(0))
-    slots, norm = torch.tensor([4, 0, 7]), (torch.ones(1, 16), torch.zeros(1, 16))
+    values = torch.randn(4, 2, 16, generator=torch.Generator().manual_seed(0))
+    input_pos, norm = torch.tensor([[4, 0], [2, 3]]), (torch.ones(1, 16), torch.zeros(1, 16))
     for kv_cache in KV_CACHES:
         keys, found, expected = (KVTensor.empty(kv_cache, (2, 5, 2, 16), torch.float32, "cpu") for _ in range(3))
-        sums = torch.cat((torch.randn(3, 2, 16), torch.randn(3, 2, 16), values), 1).flatten(1)[None]
-        angles = torch.ones(3, 16), torch.zeros(3, 16)
-        reference.qkv_norm_rope_store(sums, norm, norm, *angles, slots, keys, found)
-        expected.write(slots, values)
+        sums = torch.cat((torch.randn(4, 2, 16), torch.randn(4, 2, 16), values), 1).flatten(1)[None]
+        tables = torch.ones(5, 16), torch.zeros(5, 16)
+        reference.qkv_norm_rope_store(sums, norm, norm, *tables, input_pos, keys, found)
+        expected.write(torch.tensor([4, 0, 5 + 2, 5 + 3]), values)
         assert all(map(torch.equal, found.tensors, expected.tensors))
+
+
+def test_queries_are_rotated_by_the_angles_of_their_positions() -> None:
+    cos, sin = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(1))
+    input_pos, norm = torch.tensor([[4, 0], [2, 3]]), (torch.ones(1, 16), torch.zeros(1, 16))
+    sums = torch.randn(1, 4, 3 * 2 * 16, generator=torch.Generator().manual_seed(2))
+    keys, values = (KVTensor.empty("auto", (2, 5, 2, 16), torch.float32, "cpu") for _ in "kv")
+    found, *_ = reference.qkv_norm_rope_store(sums, norm, norm, cos, sin, input_pos, keys, values)
+    for token, at in enumerate((4, 0, 2, 3)):
+        normed = F.layer_norm(sums[0, token].view(6, 16)[:2], (16,), eps=reference.HEAD_NORM_EPS)
+        torch.testing.assert_close(found[token], reference.apply_rope(normed, cos[at], sin[at]))
 
 
 @pytest.mark.parametrize("top_k", [1, 50, 1000])
 def test_cut_leaves_the_k_largest(top_k: int) -> None:
-    logits, _ = topk_sample("cpu")
+    logits = torch.randn(5, 1000, generator=torch.Generator().manual_seed(0))
     kth = logits.sort(-1, descending=True).values[:, [top_k - 1]]
     assert torch.equal(reference.topk_cut(logits, top_k), logits.where(logits >= kth, -torch.inf))
 
@@ -88,8 +103,22 @@ def supported(monkeypatch: pytest.MonkeyPatch) -> Callable[[Function], None]:
 @pytest.mark.parametrize("kernel", select.MODULES)
 def test_a_cpu_gets_the_reference_and_no_self_test(kernel: str) -> None:
     choice = choose(kernel, "cpu", UNTESTED)
-    assert choice == Choice(getattr(reference, kernel), False, "the kernels are for NVIDIA GPUs, not cpu")
+    assert choice == Choice(reference_of(kernel), False, "the kernels are for NVIDIA GPUs, not cpu")
     assert str(choice) == "torch (the kernels are for NVIDIA GPUs, not cpu)"
+
+
+@pytest.mark.parametrize("kernel", select.MODULES)
+def test_a_reference_is_called_as_its_kernel_is(kernel: str) -> None:
+    plain = reference_of(kernel)
+    assert plain.__name__ == kernel and plain.__module__ in (reference.__name__, window_reference.__name__)
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("triton is not installed")
+    both = load(kernel), plain
+    takes, plainly = ({name: one.default for name, one in inspect.signature(each).parameters.items()} for each in both)
+    needs = [
+        [name for name, default in each.items() if default is inspect.Parameter.empty] for each in (takes, plainly)
+    ]
+    assert needs[0] == needs[1] and plainly.items() <= takes.items()
 
 
 def test_an_old_gpu_gets_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,24 +131,24 @@ def test_without_triton_the_reference_serves(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     monkeypatch.setitem(sys.modules, "triton", None)
-    choice = choose("topk_cut", "cuda", UNTESTED)
+    choice = choose("silu_gate", "cuda", UNTESTED)
     assert not choice.is_kernel and choice.reason.startswith("triton cannot be imported")
 
 
 @pytest.mark.parametrize(
     ("function", "reason"),
     [
-        (lambda logits, k: reference.topk_cut(logits, k) * 1.1, "the self-test found an error of 0.1 of the result"),
-        (lambda logits, k: logits * torch.nan, "the self-test found an error of nan"),
-        (lambda logits, k: logits.missing, "the self-test failed: AttributeError"),
+        (lambda *given: reference.silu_gate(*given) * 1.1, "the self-test found an error of 0.1 of the result"),
+        (lambda *given: reference.silu_gate(*given) * torch.nan, "the self-test found an error of nan"),
+        (lambda sums, dtype: sums.missing, "the self-test failed: AttributeError"),
     ],
 )
 def test_a_kernel_that_fails_its_self_test_is_not_used_and_it_says_why(
     function: Function, reason: str, supported: Callable[[Function], None]
 ) -> None:
     supported(function)
-    choice = choose("topk_cut", "cpu", (Sample(lambda device: (torch.ones(1, 3), 1)),))
-    assert choice.function is reference.topk_cut and not choice.is_kernel and choice.reason.startswith(reason)
+    choice = choose("silu_gate", "cpu", (Sample(lambda device: silu_gate_sample(device, torch.float32)),))
+    assert choice.function is reference.silu_gate and not choice.is_kernel and choice.reason.startswith(reason)
 
 
 def test_a_kernel_that_passes_its_self_test_is_used(supported: Callable[[Function], None]) -> None:
@@ -135,13 +164,40 @@ def test_a_kernel_that_passes_its_self_test_is_used(supported: Callable[[Functio
 def test_other_tokens_fail_a_self_test_however_near(
     off: int, is_kernel: bool, supported: Callable[[Function], None]
 ) -> None:
-    def drawn(*arguments: Any) -> Tensor:
-        tokens = reference.gumbel_draw(*arguments)
-        tokens[0, 0] += off
-        return tokens
+    def drawn(*arguments: Any) -> Drawn:
+        result = window_reference.draw_window(*arguments)
+        result.tokens[0, 0] += off
+        return result
 
     supported(drawn)
-    assert choose("gumbel_draw", "cpu", (Sample(lambda device: draw_sample(device, 16_384)),)).is_kernel == is_kernel
+    sample = Sample(lambda device: draw_window_sample(device, torch.float32, Sampling(16_384)))
+    assert choose("draw_window", "cpu", (sample,)).is_kernel == is_kernel
+
+
+def move(state: WindowState, drawn: Drawn) -> None:
+    window_reference.accept_window(state, drawn)
+
+
+def move_one_further(state: WindowState, drawn: Drawn) -> None:
+    move(state, drawn)
+    state.pos.add_(1)
+
+
+def forget_a_forward(state: WindowState, drawn: Drawn) -> None:
+    move(state, drawn)
+    state.steps.sub_(1)
+
+
+@pytest.mark.parametrize(
+    ("function", "is_kernel"),
+    [(move, True), (lambda *_: None, False), (move_one_further, False), (forget_a_forward, False)],
+)
+def test_a_self_test_compares_what_becomes_of_a_window(
+    function: Function, is_kernel: bool, supported: Callable[[Function], None]
+) -> None:
+    supported(function)
+    sample = Sample(lambda device: accept_window_sample(device, Sampling(50)))
+    assert choose("accept_window", "cpu", (sample,)).is_kernel == is_kernel
 
 
 def test_every_sample_is_tested(supported: Callable[[Function], None]) -> None:
@@ -166,16 +222,16 @@ def test_self_tests_are_made_once_and_again_only_after_memory_ran_out(
     def kernel(*arguments: Any) -> Tensor:
         for failure in failures:
             raise failure
-        return reference.topk_cut(*arguments)
+        return reference.silu_gate(*arguments)
 
     made: list[int] = []
 
     def counted(device: torch.device) -> tuple[Any, ...]:
         made.append(1)
-        return topk_sample(device)
+        return silu_gate_sample(device, torch.float32)
 
     supported(kernel)
-    first, *later = (choose("topk_cut", "cpu", (Sample(counted),)) for _ in range(3))
+    first, *later = (choose("silu_gate", "cpu", (Sample(counted),)) for _ in range(3))
     assert not first.is_kernel and str(error) in first.reason
     # A kernel and its reference each get arguments of their own; of a kernel that fails, the reference gets none.
     assert len(made) == {1: 1, 2: 3}[tests] and {choice.is_kernel for choice in later} == {tests == 2}
