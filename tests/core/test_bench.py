@@ -11,8 +11,7 @@ import torch
 
 from lumina_core.decoding.request import Request
 from lumina_core.decoding.settings import DecodeSettings, StepReport
-from lumina_core.kernels import reference
-from lumina_core.kernels.select import Choice
+from lumina_core.kernels.select import Choice, reference_of
 from lumina_core.model import run_kernels
 from lumina_core.model.kv_cache import WindowPlan
 from lumina_core.model.load import load_transformer
@@ -154,7 +153,7 @@ def test_a_step_reads_as_much_of_the_cache_as_drawing_does_there(
         monkeypatch.setattr(
             run_kernels,
             "choose",
-            lambda name, *_: Choice(getattr(reference, name), name == "window_attention", ""),
+            lambda name, *_: Choice(reference_of(name), name == "window_attention", ""),
         )
     sizes, noted = SYNTHETIC["tiny"], noted_reads(monkeypatch)
     transformer = make_tiny("bf16")
