@@ -176,12 +176,9 @@ def choose_weights(
     if stored is not None or capacity is None:
         logger.info("weights auto: %s, %s", plan.name, "as stored" if stored else "the device's memory is not known")
         return plan
-    size = largest_size(config.trained_sizes)
-    grid_w, grid_h = (side // CODE_PIXELS for side in size)
-    codec = PUBLISHED_MOVQGAN if config.codebook_size == PUBLISHED_CODEBOOK_SIZE else None
-    needed = plan_memory(Demand(config, plan, Request([[0] * PROMPT_TOKENS], grid_h, grid_w), codec)).total
+    needed, size = _largest_picture(config, plan)
     said = f"{gigabytes(needed)} of {gigabytes(capacity)} for a picture of {size_text(size)}, cache included"
-    if needed <= AUTO_SHARE * capacity:
+    if stays_resident(plan, config, capacity):
         logger.info("weights auto: %s, which takes about %s", plan.name, said)
         return plan
     logger.warning("weights auto: %s, since %s would take about %s", AUTO_SCHEME.name, plan.name, said)
@@ -199,6 +196,20 @@ def movqgan_bytes(config: MoVQGANConfig) -> int:
     """Bytes of a MoVQGAN's weights."""
     with torch.device("meta"):
         return MOVQGAN_ITEM_BYTES * sum(part.numel() for part in MoVQGAN(config).parameters())
+
+
+def stays_resident(weights: WeightsPlan, config: TransformerConfig, capacity: int) -> bool:
+    """Whether weights stay on a device with a memory of `capacity` bytes while the largest trained size is drawn."""
+    return _largest_picture(config, weights)[0] <= AUTO_SHARE * capacity
+
+
+def _largest_picture(config: TransformerConfig, weights: WeightsPlan) -> tuple[int, tuple[int, int]]:
+    """The bytes of a run that draws the largest trained size, and that size in pixels."""
+    size = largest_size(config.trained_sizes)
+    grid_w, grid_h = (side // CODE_PIXELS for side in size)
+    codec = PUBLISHED_MOVQGAN if config.codebook_size == PUBLISHED_CODEBOOK_SIZE else None
+    request = Request([[0] * PROMPT_TOKENS], grid_h, grid_w)
+    return plan_memory(Demand(config, weights, request, codec)).total, size
 
 
 @dataclass(frozen=True)

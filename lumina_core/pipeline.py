@@ -154,9 +154,12 @@ class Lumina:
 
     def _demand(self, request: Request) -> Demand:
         transformer, weights = self.transformer, weights_of(self.transformer)
-        compile, device = transformer.compile_choice, transformer.device
-        kernels = kernels_expected(self.config, weights.dtype, device, compile)
-        return Demand(self.config, weights, request, captured=captures(compile, device), kernels=kernels)
+        device = transformer.device
+        kernels, captured = (
+            kernels_expected(self.config, weights.dtype, device),
+            captures(transformer.compile_choice, device),
+        )
+        return Demand(self.config, weights, request, captured=captured, kernels=kernels)
 
     def _codec(self) -> MoVQGAN:
         if self.movqgan is None:

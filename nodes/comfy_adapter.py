@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import comfy.model_management as management
@@ -182,11 +182,57 @@ def vae_dtype() -> torch.dtype:
     return management.vae_dtype(vae_device(), [torch.float32])
 
 
-def patcher_of(module: nn.Module, device: torch.device, offload_device: torch.device, dynamic: bool = True):
-    """ComfyUI's model patcher of a module: that of dynamic VRAM if ComfyUI has it and `dynamic` is set."""
-    plain = comfy.model_patcher.ModelPatcher
-    kind = getattr(comfy.model_patcher, "CoreModelPatcher", plain) if dynamic else plain
+def patcher_of(module: nn.Module, device: torch.device, offload_device: torch.device):
+    """ComfyUI's model patcher of a module: that of dynamic VRAM if ComfyUI has it."""
+    kind = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
     return kind(module, load_device=device, offload_device=offload_device)
+
+
+class ResidentPatcher(comfy.model_patcher.ModelPatcher):
+    """The model patcher of a module whose weights all stay on the device, at fixed addresses, until ComfyUI unloads it.
+
+    Dynamic VRAM brings in weights one by one as they are used; it copies all that it cannot bring in again at every
+    load, and does not unload them for another model. `free_first` frees what else the module holds on the device and
+    returns its bytes; it is called before weights are unloaded.
+    """
+
+    free_first: Callable[[], int] = staticmethod(lambda: 0)
+
+    def partially_unload(self, device_to, memory_to_free=0, **options):
+        freed = self.free_first()
+        if freed >= memory_to_free:
+            return freed
+        return freed + super().partially_unload(device_to, memory_to_free - freed, **options)
+
+    def detach(self, unpatch_all=True):
+        # Every load begins with a detach that leaves the weights in place.
+        if unpatch_all:
+            self.free_first()
+        return super().detach(unpatch_all)
+
+    def clone(self, *args, **kwargs):
+        copy = super().clone(*args, **kwargs)
+        copy.free_first = self.free_first
+        return copy
+
+
+def resident_patcher_of(
+    module: nn.Module, device: torch.device, offload_device: torch.device, free_first: Callable[[], int]
+) -> ResidentPatcher:
+    """The patcher of a module whose weights all stay on the device."""
+    patcher = ResidentPatcher(module, load_device=device, offload_device=offload_device)
+    patcher.free_first = free_first
+    return patcher
+
+
+def streams_weights() -> bool:
+    """Whether ComfyUI was started to keep weights in host memory (--lowvram, --novram)."""
+    return management.vram_state in (management.VRAMState.LOW_VRAM, management.VRAMState.NO_VRAM)
+
+
+def cuda_graphs_disabled() -> bool:
+    """Whether ComfyUI was started with --disable-cuda-graphs."""
+    return bool(getattr(args, "disable_cuda_graphs", False))
 
 
 def load(patchers: Sequence, bytes_needed: float) -> None:
@@ -194,10 +240,9 @@ def load(patchers: Sequence, bytes_needed: float) -> None:
     management.load_models_gpu(list(patchers), memory_required=bytes_needed)
 
 
-def memory_budget() -> Budget:
-    """The memory that a run may use. To a GPU, ComfyUI streams plain linear weights that do not fit."""
-    device = model_device()
-    return Budget(USABLE_SHARE * total_bytes(device), streamed=device.type != "cpu")
+def memory_budget(streamed: bool) -> Budget:
+    """The memory that a run may use; `streamed`: ComfyUI streams plain linear weights in."""
+    return Budget(USABLE_SHARE * total_bytes(model_device()), streamed)
 
 
 def total_bytes(device: torch.device) -> int:

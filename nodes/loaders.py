@@ -1,18 +1,25 @@
 """Load Lumina-mGPT 2.0 and Load MoVQGAN."""
 
+import logging
 from pathlib import Path
 
+import torch
 from comfy_api.latest import io
 
+from ..lumina_core import operations
+from ..lumina_core.checkpoint.config import TransformerConfig
 from ..lumina_core.checkpoint.find import open_checkpoint
 from ..lumina_core.errors import LuminaError
-from ..lumina_core.memory import choose_weights
-from ..lumina_core.model.compile import COMPILE, OFF, captures, set_compile
+from ..lumina_core.memory import choose_weights, stays_resident
+from ..lumina_core.model.compile import AUTO, COMPILE, OFF, captures, set_compile
 from ..lumina_core.model.load import load_transformer
 from ..lumina_core.pipeline import Lumina, advise_conversion
+from ..lumina_core.quant.weights import WeightsPlan
 from . import comfy_adapter as comfy_ui
 from .types import CATEGORY, LuminaModel, ManagedLumina, ManagedTransformer
 from .vae import load_movqgan_vae
+
+logger = logging.getLogger(__name__)
 
 # Stored workflows contain these names; new ones are appended.
 WEIGHTS = ["auto", "bf16", "fp32", "int8", "int4"]
@@ -25,21 +32,38 @@ def load_model(name: str, weights: str, compile: str) -> ManagedLumina:
     total = comfy_ui.total_bytes(device)
     plan = choose_weights(weights, checkpoint.scheme, comfy_ui.compute_dtype(), checkpoint.config, total)
     advise_conversion(checkpoint, plan, single_files(), "the node Save Lumina Checkpoint")
+    streamed = _is_streamed(plan, checkpoint.config, device)
     with comfy_ui.unloading_when_full():
         transformer = load_transformer(
             checkpoint,
             dtype=plan.dtype,
             device=offload_device,
-            operations=comfy_ui.Operations,
+            operations=comfy_ui.Operations if streamed else operations,
             weights=plan.choice,
             work_device=device,
         )
+    transformer.streamed = streamed
+    if comfy_ui.cuda_graphs_disabled() and captures(compile, device):
+        logger.info("compile is off, since ComfyUI was started with --disable-cuda-graphs")
+        compile = OFF
     set_compile(transformer, compile)
-    # CUDA graphs need weights at fixed addresses: they move as a whole, not by dynamic VRAM.
-    dynamic = not captures(compile, device)
-    patcher = comfy_ui.patcher_of(ManagedTransformer(transformer), device, offload_device, dynamic)
     lumina = Lumina(transformer, vocabulary, checkpoint.tokenizer, checkpoint=checkpoint.path)
+    managed, devices = ManagedTransformer(transformer), (device, offload_device)
+    if streamed:
+        patcher = comfy_ui.patcher_of(managed, *devices)
+    else:
+        patcher = comfy_ui.resident_patcher_of(managed, *devices, lumina.runs.free)
     return ManagedLumina(name, lumina, patcher)
+
+
+def _is_streamed(plan: WeightsPlan, config: TransformerConfig, device: torch.device) -> bool:
+    """Whether ComfyUI keeps plain weights in host memory, because they do not fit or it was started so.
+
+    Quantised weights always stay on the device.
+    """
+    if plan.scheme is not None or device.type == "cpu":
+        return False
+    return comfy_ui.streams_weights() or not stays_resident(plan, config, comfy_ui.total_bytes(device))
 
 
 def single_files() -> list[Path]:
@@ -85,22 +109,22 @@ class LoadModel(io.ComfyNode):
                 io.Combo.Input(
                     "compile",
                     options=list(COMPILE),
-                    default=OFF,
+                    default=AUTO,
                     optional=True,
                     advanced=True,
-                    tooltip="auto: CUDA graphs on a GPU, if all weights fit. on: also torch.compile, which takes a "
-                    "minute or so the first time and may round differently.",
+                    tooltip="auto: CUDA graphs on a GPU, where they work and all weights fit. off: no CUDA graphs, "
+                    "which is slower and draws the same picture. on: as auto.",
                 ),
             ],
             outputs=[LuminaModel.Output(display_name="model")],
         )
 
     @classmethod
-    def fingerprint_inputs(cls, checkpoint, weights, compile=OFF):
+    def fingerprint_inputs(cls, checkpoint, weights, compile=AUTO):
         return f"{checkpoint_stamp(checkpoint)}|{weights}|{compile}"
 
     @classmethod
-    def execute(cls, checkpoint, weights, compile=OFF) -> io.NodeOutput:
+    def execute(cls, checkpoint, weights, compile=AUTO) -> io.NodeOutput:
         return io.NodeOutput(load_model(checkpoint, weights, compile))
 
 

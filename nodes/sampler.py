@@ -74,12 +74,16 @@ def sample(model: ManagedLumina, movqgan: MoVQGANVae, request: Request) -> Decod
     Raises OutOfMemory before or during the run.
     """
     lumina, codec = model.lumina, movqgan.first_stage_model.config
-    transformer, device, budget = lumina.transformer, comfy_ui.model_device(), comfy_ui.memory_budget()
-    compile, weights = transformer.compile_choice, weights_of(transformer)
-    kernels = kernels_expected(lumina.config, weights.dtype, device, compile)
-    demand = fit_cache(Demand(lumina.config, weights, request, codec, captures(compile, device), kernels), budget)
+    transformer, device = lumina.transformer, comfy_ui.model_device()
+    budget, weights = comfy_ui.memory_budget(transformer.streamed), weights_of(transformer)
+    kernels, captured = (
+        kernels_expected(lumina.config, weights.dtype, device),
+        captures(transformer.compile_choice, device),
+    )
+    demand = fit_cache(Demand(lumina.config, weights, request, codec, captured, kernels), budget)
     check_fits(demand, budget)
-    comfy_ui.load([model.patcher, movqgan.patcher], plan_memory(demand).run)
+    held = lumina.runs.prepare(demand.request)
+    comfy_ui.load([model.patcher, movqgan.patcher], max(0, plan_memory(demand).run - held))
     # The model runs on the device of this norm, which ComfyUI may have left on the CPU when short of memory.
     transformer.norm.to(model.patcher.load_device)
     watcher = Watcher(movqgan, request)

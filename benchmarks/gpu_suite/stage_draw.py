@@ -43,7 +43,7 @@ def _draw(context: Context, transformer: Transformer, request: Request, run_name
     if cuda:
         torch.cuda.reset_peak_memory_stats(device)
     result = Lumina(transformer, sizes.vocabulary).sample(request)
-    kernels = kernels_expected(sizes.config, transformer.dtype, device, transformer.compile_choice)
+    kernels = kernels_expected(sizes.config, transformer.dtype, device)
     plan = plan_memory(Demand(sizes.config, weights_of(transformer), request, captured=cuda, kernels=kernels))
     emit(
         run=run_name,

@@ -96,7 +96,7 @@ def demand_of(
 ) -> Demand:
     """What a run on the device takes; `options` have `compile`."""
     captured = captures(options.compile, device)
-    kernels = kernels_expected(config, weights.dtype, device, options.compile)
+    kernels = kernels_expected(config, weights.dtype, device)
     return Demand(config, weights, request, movqgan, captured, kernels)
 
 

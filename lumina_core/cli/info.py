@@ -105,7 +105,7 @@ def _bytes(options: argparse.Namespace, model: Checkpoint | SyntheticModel, movq
     device = choose_device(options.device)
     weights = choose_weights(options.weights, model.scheme, choose_dtype(device), config, total_bytes(device))
     request = _request(options, model, width, height)
-    kernels = kernels_expected(config, weights.dtype, device, AUTO)
+    kernels = kernels_expected(config, weights.dtype, device)
     plan = plan_memory(demand := Demand(config, weights, request, movqgan, captures(AUTO, device), kernels))
     capacity = available_bytes(device)
     text_rows = 2 * (config.vocab_size - config.codebook_size) * config.hidden_size

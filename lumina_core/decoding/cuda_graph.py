@@ -84,10 +84,11 @@ def make_steps(window: Window, log: CaptureLog) -> Steps:
     transformer = window.transformer
     if not captures(transformer.compile_choice, transformer.device):
         return PlainSteps(window)
-    if not log.failure:
-        log.failure = capture_failure(transformer.device, allocates=window.kernels.blocks is None)
-    if log.failure:
-        log.say(log.failure)
+    if transformer.streamed:
+        log.say("the weights do not all fit on the GPU and are streamed in")
+        return PlainSteps(window)
+    if failure := log.failure or capture_failure(transformer.device, allocates=window.kernels.blocks is None):
+        log.say(failure)
         return PlainSteps(window)
     return CapturedSteps(window, CudaCapture(transformer.device), log)
 

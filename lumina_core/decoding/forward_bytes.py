@@ -10,15 +10,11 @@ from ..checkpoint.config import TransformerConfig
 from ..kernels.kv_tensor import AUTO
 from ..kernels.select import unsupported_reason
 from ..kernels.tiles import CHUNK, split_count
-from ..model.compile import ON
 from ..model.load import linear_shapes
 from ..model.run_kernels import KERNEL_DTYPE
 from ..pictures.sizes import HEADER_LENGTH
 from .request import Request
-from .settings import MAX_WINDOW
 
-# Widths for which a step by kernels may have buffers of its own; the window's own is one more.
-WIDTHS = (1, 8, 16, 32, 64, MAX_WINDOW)
 # For every code's logit in a window, alive at once while tokens are sampled: the noise is made of 64-bit hashes.
 DRAW_BYTES_PER_LOGIT = 44
 # Target and draft probabilities in float32, for every code's logit.
@@ -30,9 +26,9 @@ MASK_BYTES = 5
 READ_COPIES = 3
 
 
-def kernels_expected(config: TransformerConfig, dtype: torch.dtype, device: torch.device, compile: str) -> bool:
+def kernels_expected(config: TransformerConfig, dtype: torch.dtype, device: torch.device) -> bool:
     """Whether steps run by Triton kernels on a device, as far as is known before their self-tests."""
-    return dtype == KERNEL_DTYPE and compile != ON and not config.swin_norm and not unsupported_reason(device)
+    return dtype == KERNEL_DTYPE and not config.swin_norm and not unsupported_reason(device)
 
 
 @dataclass(frozen=True)
@@ -53,8 +49,8 @@ class Forwards:
     def bytes_needed(self, kv_len: int) -> int:
         """Of the widest forward over a cache of `kv_len` slots, or of the kernels' buffers.
 
-        Kernels write to buffers of each width, which captured and uncaptured steps share. Without them, a captured
-        step is held beside the one that ran before the capture.
+        Kernels write to buffers that all steps share. Without them, a captured step is held beside the one that ran
+        before the capture.
         """
         request = self.request
         given = request.canvas.given_rows * (request.grid_w + 1)
@@ -63,15 +59,16 @@ class Forwards:
         return max(prefill, steps)
 
     def _buffer_bytes(self, kv_len: int) -> int:
-        """Of a step by kernels, at every width: results of its matmuls, of its attention and of drawing tokens."""
-        config, widest, item = self.config, self.request.settings.width, self.dtype.itemsize
+        """Of the widest step by kernels: results of its matmuls, of its attention and of drawing tokens."""
+        config, item = self.config, self.dtype.itemsize
         query = config.num_attention_heads * config.head_dim
         matmuls = sum(split_count(*shape) * shape[1] for shape in linear_shapes(config).values()) * FLOAT32_BYTES
         others = (4 * config.hidden_size + 3 * query + config.intermediate_size) * item
         attention = -(-kv_len // CHUNK) * query * FLOAT32_BYTES
         logits = config.codebook_size * item
-        slots = sum(width for width in WIDTHS if width < widest) + widest
-        return slots * self.rows * (matmuls + others + attention + logits) + self._probability_bytes
+        return (
+            self.request.settings.width * self.rows * (matmuls + others + attention + logits) + self._probability_bytes
+        )
 
     @property
     def _probability_bytes(self) -> int:

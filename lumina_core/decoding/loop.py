@@ -105,12 +105,12 @@ class _Run:
         prompt_lengths = [len(prompt) for prompt in request.prompts]
         self.window.place(self.canvas, prompt_lengths, request.given, self.settings.seed, vocabulary.end_of_row)
         self.steps.begin_run()
-        on_gpu, pictures = transformer.device.type != "cpu", len(prompt_lengths)
-        self.adaptive = AdaptiveWindow(self.settings, pictures, measured=on_gpu)
+        self.on_gpu, pictures = transformer.device.type != "cpu", len(prompt_lengths)
+        self.adaptive = AdaptiveWindow(self.settings, pictures, measured=self.on_gpu)
         self.nfe, self.since_sync = 0, 0
         self.accepted_to = [self.canvas.first - 1] * pictures
         # On a GPU kernels are compiled and tested here in the first run of a process.
-        self.set_up_seconds = time.perf_counter() - start if on_gpu else 0.0
+        self.set_up_seconds = time.perf_counter() - start if self.on_gpu else 0.0
         self._synced_at = self._now()
 
     def _take(self, runs: KeptRuns) -> Kept:
@@ -165,7 +165,9 @@ class _Run:
         # One more than what is left, so that the last token's draft takes part in every picture of the batch; the next
         # listed width, so that there are few graphs.
         left = self.canvas.last - min(self.accepted_to) + 1
-        width = min(self.adaptive.width, next((each for each in self.adaptive.widths if each >= left), left))
+        # On a GPU the widest first: it allocates the buffers of all.
+        wanted = self.adaptive.widths[-1] if self.on_gpu and not self.nfe else self.adaptive.width
+        width = min(wanted, next((each for each in self.adaptive.widths if each >= left), left))
         longest, furthest = self.request.longest_prompt, max(self.accepted_to)
         self.steps(read_length(self.window, longest, furthest, self.since_sync, width), width)
         self.nfe += 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -10,23 +12,28 @@ class Buffers:
     """Tensors by name, shape and dtype: allocated when first asked for, and the same from then on.
 
     A step that takes every result from here allocates nothing after its first run, so a CUDA graph of it holds no
-    allocation. Two results that are needed at once have different names.
+    allocation. Two results that are needed at once have different names. Shapes share the memory of their name, so the
+    largest comes first: a larger one later takes more, and what graphs hold stays as it is.
     """
 
     def __init__(self, device: torch.device | str):
         self.device = torch.device(device)
-        self._held: dict[tuple[str, tuple[int, ...], torch.dtype], Tensor] = {}
+        self._views: dict[tuple[str, tuple[int, ...], torch.dtype], Tensor] = {}
+        self._held: dict[tuple[str, torch.dtype], list[Tensor]] = {}
 
     def empty(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """The tensor of this name; what it holds is left from its last use."""
-        key = name, tuple(shape), dtype
-        if (held := self._held.get(key)) is None:
-            held = self._held[key] = torch.empty(shape, dtype=dtype, device=self.device)
-        return held
+        key = name, shape, dtype
+        if (view := self._views.get(key)) is None:
+            count, held = math.prod(shape), self._held.setdefault((name, dtype), [])
+            if not held or held[-1].numel() < count:
+                held.append(torch.empty(count, dtype=dtype, device=self.device))
+            view = self._views[key] = held[-1][:count].view(shape)
+        return view
 
     @property
     def nbytes(self) -> int:
-        return sum(held.nbytes for held in self._held.values())
+        return sum(part.nbytes for held in self._held.values() for part in held)
 
 
 def empty(

@@ -27,12 +27,14 @@ class Transformer(nn.Module):
     tensors `text_embedding` and `text_head` [vocab_size,hidden_size] that no `.to()` moves.
 
     `operations` is a namespace of layer classes, `block_operations` that of the blocks, for quantised weights.
-    `compile_choice` is one of COMPILE (see compile.py).
+    `compile_choice` is one of COMPILE (see compile.py). `streamed`: a memory manager keeps some weights in host memory
+    and brings each to the device when it is used.
     """
 
     text_embedding: Tensor
     text_head: Tensor
     compile_choice = "auto"
+    streamed = False
 
     def __init__(self, config: TransformerConfig, operations: Any = default_operations, block_operations: Any = None):
         super().__init__()

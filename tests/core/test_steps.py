@@ -396,8 +396,10 @@ def on_a_gpu(monkeypatch: Patch) -> list[bool]:
     return asked
 
 
-def window_of(lumina: Lumina, blocks: object = None, choice: str = "auto") -> Any:
-    transformer = SimpleNamespace(compile_choice=choice, device=torch.device("cpu"), modules=lumina.transformer.modules)
+def window_of(lumina: Lumina, blocks: object = None, choice: str = "auto", streamed: bool = False) -> Any:
+    transformer = SimpleNamespace(
+        compile_choice=choice, device=torch.device("cpu"), modules=lumina.transformer.modules, streamed=streamed
+    )
     return SimpleNamespace(transformer=transformer, kernels=SimpleNamespace(blocks=blocks))
 
 
@@ -420,6 +422,14 @@ def test_steps_run_one_by_one_where_the_probe_fails_and_it_is_said_once(
         assert isinstance(cuda_graph.make_steps(window_of(demo), log), PlainSteps)
     (line,) = lines(caplog)
     assert "the driver has no graphs" in line and not on_a_gpu
+
+
+def test_streamed_weights_are_not_captured_and_it_is_said_once(demo: Lumina, on_a_gpu: list[bool], caplog: Log) -> None:
+    log = CaptureLog()
+    for _ in range(2):
+        assert isinstance(cuda_graph.make_steps(window_of(demo, streamed=True), log), PlainSteps)
+    (line,) = lines(caplog)
+    assert "streamed" in line and not on_a_gpu
 
 
 def test_off_captures_nothing(demo: Lumina, on_a_gpu: list[bool], caplog: Log) -> None:

@@ -96,7 +96,7 @@ def device_of(nodes: Any, model: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(nodes("nodes.sampler"), "kernels_expected", lambda *_: True)
 
     def set_capacity(capacity: float) -> list[int]:
-        monkeypatch.setattr(comfy_ui, "memory_budget", lambda: budget(capacity, streamed=True))
+        monkeypatch.setattr(comfy_ui, "memory_budget", lambda streamed: budget(capacity, streamed=True))
         return loaded
 
     return set_capacity
