@@ -26,6 +26,7 @@ from lumina_core.kernels.self_test import result_tensors
 from lumina_core.kernels.window_state import WindowState
 from lumina_core.model.run_kernels import BlockKernels, RunKernels
 from lumina_core.model.transformer import Transformer
+from lumina_core.quant.select import matmul_sample
 
 from . import window_cases
 from .core.toys import toy_transformer
@@ -135,6 +136,11 @@ def case(kernel: str, sample: Callable[..., tuple[Any, ...]], dtype: torch.dtype
     return Case(kernel, sample, TOLERANCE[dtype], {"dtype": dtype, **sizes})
 
 
+def tiles(scheme: str, dtype: torch.dtype, **sizes: Any) -> Case:
+    """A matmul whose weight is in tiles."""
+    return case(f"{scheme}_matmul", matmul_sample, dtype, scheme=scheme, **sizes)
+
+
 def attention(dtype: torch.dtype, kv_cache: str, **sizes: Any) -> Case:
     return case("window_attention", attention_sample, dtype, kv_cache=kv_cache, **sizes)
 
@@ -167,11 +173,19 @@ SMALL: Mapping[str, Case | Forward] = {
     "attention, chunks": attention(
         FP32, "int8", filled=(2054, 1025, 1024, 40), heads=(1, 1), width=3, head_dim=16, length=2064
     ),
+    # Chunks double beyond 2048 slots; the windows of the first two rows hold positions on both sides of that.
+    "attention, longer chunks": attention(
+        FP32, "auto", filled=(2049, 2050, 2048, 2052), heads=(1, 1), width=4, head_dim=16, length=2064
+    ),
     "int4, bf16": case("int4_matmul", int4_sample, BF16),
     "int4, fp32": case("int4_matmul", int4_sample, FP32, rows=2, out_features=64),
     "int4, odd sizes": case("int4_matmul", int4_sample, FP32, rows=33, in_features=300, out_features=70),
     "int4, less than a group": case("int4_matmul", int4_sample, FP32, rows=17, in_features=96, out_features=10),
+    "int4, tiles, bf16": tiles("int4", BF16, in_features=1280, out_features=160),
+    "int4, tiles, fp32": tiles("int4", FP32, rows=33, out_features=64),
     "int8, bf16": case("int8_matmul", int8_sample, BF16),
+    "int8, tiles, bf16": tiles("int8", BF16, in_features=1280, out_features=160),
+    "int8, tiles, fp32": tiles("int8", FP32, rows=33, out_features=64),
     "int8, odd sizes": case("int8_matmul", int8_sample, FP32, rows=18, in_features=301, out_features=70),
     "qkv, plain, bf16": qkv(BF16, "auto"),
     "qkv, plain, fp32": qkv(FP32, "auto", heads=(6, 2), head_dim=16, norms=1),
@@ -197,11 +211,9 @@ LARGE: Mapping[str, Case | Forward] = (
         for kv_cache in ("auto", "int8", "int4")
     }
     | {
-        f"int{bits}, {rows} rows, {outs} × {ins}": case(
-            f"int{bits}_matmul", sample, BF16, rows=rows, in_features=ins, out_features=outs
-        )
-        for bits, sample in ((4, int4_sample), (8, int8_sample))
-        for rows in (2, 64, 128)
+        f"{scheme}, {rows} rows, {outs} × {ins}": tiles(scheme, BF16, rows=rows, in_features=ins, out_features=outs)
+        for scheme in ("int4", "int8")
+        for rows in (2, 32, 64, 128)
         for outs, ins in ((12_288, 4096), (4096, 11_008))
     }
     | {

@@ -16,10 +16,12 @@ STAGE_BYTES = 25 * 1024
 # SMs of the GPUs that a grid is cut for (RTX 4090, H100), programs that each should have at least, and what it costs
 # to write and add partial sums, in groups of inputs.
 SMS, PROGRAMS_EACH, SUM_COST = (128, 132), 2, 2
-# Attention: slots of the cache in a program, queries of a tile at most, and slots at a time.
-CHUNK = 1024
+# Attention: chunks of a row at most, and slots of one at least; queries of a tile at most, and slots at a time.
+MAX_CHUNKS, CHUNK = 16, 128
 MIN_DOT, MAX_QUERIES = 16, 64
 SLOTS_FOR_ONE_QUERY, SLOTS = 32, {torch.float32: 32, torch.bfloat16: 64}
+# Compute capabilities with 160 KB of shared memory an SM and more, where two programs have room for so many slots.
+LARGE_SHARED, MANY_SLOTS = (80, 90, 100, 103), 128
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,10 @@ class MatmulTile:
 
 @dataclass(frozen=True)
 class AttentionTile:
-    """A program's part of the attention: `queries` over a `chunk` of the cache, `slots` at a time.
+    """A program's part of the attention: `queries` over a chunk of the cache, `slots` at a time.
 
-    A single query has its own kernel, which takes `slots`, `warps` and `chunk`.
+    A chunk has at least `chunk` slots, a multiple of `slots`. A single query has its own kernel, which takes `slots`,
+    `warps` and `chunk`.
     """
 
     queries: int
@@ -78,17 +81,26 @@ def split_groups(in_features: int, wanted: int) -> tuple[int, int]:
     return -(-groups // groups_each), groups_each
 
 
-def attention_tile(queries: int, dtype: torch.dtype) -> AttentionTile:
-    """The tile for `queries` per key head in `dtype`."""
+def attention_tile(queries: int, dtype: torch.dtype, capability: int = 0) -> AttentionTile:
+    """The tile for `queries` per key head in `dtype` on a device of a compute capability (90 for 9.0; 0: any)."""
     if queries == 1:
         return AttentionTile(1, SLOTS_FOR_ONE_QUERY, warps=4)
-    block = max(MIN_DOT, min(MAX_QUERIES, power_of_2(queries)))
-    return AttentionTile(block, SLOTS[dtype], warps=8 if block == MAX_QUERIES else 4)
+    block, slots = max(MIN_DOT, min(MAX_QUERIES, power_of_2(queries))), SLOTS[dtype]
+    if block < MAX_QUERIES:
+        many = dtype == torch.bfloat16 and capability in LARGE_SHARED
+        return AttentionTile(block, MANY_SLOTS if many else slots, warps=4)
+    # On an H100 64 rows are those of one product of a warp group; eight warps would convert the cache twice.
+    return AttentionTile(block, slots, warps=4 if capability == 90 else 8)
+
+
+def chunk_count(length: int, chunk: int = CHUNK) -> int:
+    """Chunks of a row whose cache is filled up to `length` slots at most."""
+    return min(MAX_CHUNKS, -(-length // chunk))
 
 
 def padded_chunks(length: int, chunk: int = CHUNK) -> int:
     """Chunks of a cache, rounded up to the power of two for which the kernel that combines them is compiled."""
-    return power_of_2(-(-length // chunk))
+    return power_of_2(chunk_count(length, chunk))
 
 
 def power_of_2(count: int) -> int:

@@ -1,10 +1,15 @@
 """Attention of a window over the filled part of a cache, in Triton kernels (split-KV, known as flash decoding).
 
-A row's slots are cut into chunks at fixed positions. A program computes one chunk with the running softmax of arXiv
-2205.14135, by one kernel for a single query and by another for several; a last kernel combines the chunks.
-A chunk that no query of the row reaches ends at once: how far a row is filled is read on the device, so the grid
-depends on shapes alone and a CUDA graph can hold it. A query's result depends on its own position and on what it sees,
-not on the positions of others.
+A row's slots are cut into at most MAX_CHUNKS chunks: their length is the least power of two times `AttentionTile.chunk`
+that suffices for the slots which the row's window reaches. A program computes one chunk with the running softmax of
+arXiv 2205.14135, by one kernel for a single query and by another for several; a last kernel combines the chunks.
+How far a row is filled is read on the device, so the grid depends on shapes alone and a CUDA graph can hold it. A chunk
+that no query of the row reaches ends at once.
+
+A query's result depends on what it sees, on its own position and on the length of the chunks. That length is the same
+for every window but one that holds both a position below and one above a bound where chunks double
+(MAX_CHUNKS · 128, 256, …): its queries below the bound are then summed in chunks of twice the length. The two kernels
+cut chunks alike, and sum within one in different orders.
 """
 
 import math
@@ -13,49 +18,14 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.runtime import driver
 
 from ..errors import InputError
+from .attention_chunks import chunk_length, combine_chunks, load_heads
 from .buffers import Buffers, empty
-from .dot import dot, int8_to_bfloat16
+from .dot import dot
 from .kv_tensor import KVTensor
-from .tiles import MIN_DOT, SLOTS, AttentionTile, attention_tile, padded_chunks
-
-
-@triton.jit
-def _load_heads(
-    values,
-    scales,
-    lows,
-    token,
-    inside,
-    dim,
-    BLOCK_N: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    GROUPS: tl.constexpr,
-    dtype: tl.constexpr,
-    WIDEN: tl.constexpr,
-):
-    """A head's values [BLOCK_N,HEAD_DIM] of some slots, 0 outside; int8 without scale, int4 (GROUPS > 0) dequantised.
-
-    Triton's interpreter does not convert int8 to bfloat16 directly.
-    """
-    if GROUPS > 0:
-        byte = tl.arange(0, HEAD_DIM // 2)
-        pairs = tl.load(values + token[:, None] * (HEAD_DIM // 2) + byte[None, :], mask=inside[:, None], other=0)
-        codes = tl.permute(tl.join(pairs & 15, pairs >> 4), (0, 2, 1))
-        of_group = token[:, None] * GROUPS + tl.arange(0, GROUPS)[None, :]
-        scale = tl.load(scales + of_group, mask=inside[:, None], other=0).to(tl.float32)
-        low = tl.load(lows + of_group, mask=inside[:, None], other=0).to(tl.float32)
-        grouped = tl.reshape(codes.to(tl.float32), [BLOCK_N, GROUPS, HEAD_DIM // GROUPS])
-        tile = tl.reshape(grouped * scale[:, :, None] + low[:, :, None], [BLOCK_N, HEAD_DIM])
-    else:
-        tile = tl.load(values + token[:, None] * HEAD_DIM + dim[None, :], mask=inside[:, None], other=0)
-        if WIDEN:
-            tile = tile.to(tl.float32)
-        elif tile.dtype == tl.int8:  # noqa: SIM102 - Triton 3.2 does not take both in one
-            if dtype == tl.bfloat16:
-                tile = int8_to_bfloat16(tile)
-    return tile.to(dtype)
+from .tiles import MAX_CHUNKS, MIN_DOT, SLOTS, AttentionTile, attention_tile, chunk_count, power_of_2
 
 
 @triton.jit(do_not_specialize=["width", "length", "chunks"])
@@ -77,52 +47,65 @@ def _attend_chunk(
     log2_scale,
     KV_HEADS: tl.constexpr,
     GROUP: tl.constexpr,
+    WINDOW: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     INT8: tl.constexpr,
     GROUPS: tl.constexpr,
+    SIZE: tl.constexpr,
+    SCALES: tl.constexpr,
     WIDEN: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     CHUNK: tl.constexpr,
+    MAX_CHUNKS: tl.constexpr,
 ):
     """One tile of queries over one chunk of one head: unnormalised mix, largest score, sum of weights."""
     chunk, row_head = tl.program_id(1), tl.program_id(2)
     row, head = (row_head // KV_HEADS).to(tl.int64), row_head % KV_HEADS
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     real = m < width * GROUP
-    pos = tl.load(input_pos + row * width + m // GROUP, mask=real, other=-1)
-    first, filled = chunk * CHUNK, tl.minimum(tl.max(pos, 0) + 1, length)
+    pos = tl.load(input_pos + row * width + m // GROUP, mask=real, other=-1).to(tl.int32)
+    filled = tl.minimum(tl.max(pos, 0) + 1, length)
+    chunk_slots = chunk_length(input_pos, row, width, length, CHUNK, MAX_CHUNKS, WINDOW)
+    first = chunk * chunk_slots
     if first >= filled:
         return
     dim = tl.arange(0, HEAD_DIM)
     query_head = ((row * width + m // GROUP) * KV_HEADS + head) * GROUP + m % GROUP
     q = tl.load(query + query_head[:, None] * HEAD_DIM + dim[None, :], mask=real[:, None], other=0)
     running = tl.full([BLOCK_M], -float("inf"), tl.float32)
-    total = tl.zeros([BLOCK_M], tl.float32)
+    # The sum over lanes follows after the loop.
+    total = tl.zeros([BLOCK_M, 16], tl.float32)
     mix = tl.zeros([BLOCK_M, HEAD_DIM], tl.float32)
-    for start in range(first, tl.minimum(first + CHUNK, filled), BLOCK_N):
+    row_token = row * length * KV_HEADS + head
+    keys, values = keys + row_token * SIZE, values + row_token * SIZE
+    key_scales, value_scales = key_scales + row_token * SCALES, value_scales + row_token * SCALES
+    key_lows, value_lows = key_lows + row_token * GROUPS, value_lows + row_token * GROUPS
+    for start in range(first, tl.minimum(first + chunk_slots, filled), BLOCK_N):
         slot = start + tl.arange(0, BLOCK_N)
-        inside, token = slot < filled, (row * length + slot) * KV_HEADS + head
-        key = _load_heads(keys, key_scales, key_lows, token, inside, dim, BLOCK_N, HEAD_DIM, GROUPS, q.dtype, WIDEN)
-        scores = dot(q, tl.trans(key), WIDEN) * log2_scale
+        # Slots after the last one repeat it, with weight 0.
+        token = tl.minimum(slot, filled - 1) * KV_HEADS
+        key = load_heads(keys, key_scales, key_lows, token, dim, BLOCK_N, HEAD_DIM, GROUPS, q.dtype, WIDEN)
+        scores = dot(q, tl.trans(key), WIDEN)
         if INT8:
-            scores *= tl.load(key_scales + token, mask=inside, other=0)[None, :]
+            scores *= (tl.load(key_scales + token) * log2_scale)[None, :]
+        else:
+            scores *= log2_scale
         scores = tl.where(slot[None, :] <= pos[:, None], scores, -float("inf"))
         larger = tl.maximum(running, tl.max(scores, 1))
         # Any finite base will do where a query has seen nothing yet.
         base = tl.where(larger == -float("inf"), 0.0, larger)
         weights, shrink = tl.exp2(scores - base[:, None]), tl.exp2(running - base)
-        total = total * shrink + tl.sum(weights, 1)
+        lanes = tl.sum(tl.sum(tl.reshape(weights, [BLOCK_M, BLOCK_N // 32, 16, 2]), 3), 1)
+        total = total * shrink[:, None] + lanes
         if INT8:
-            weights *= tl.load(value_scales + token, mask=inside, other=0)[None, :]
-        value = _load_heads(
-            values, value_scales, value_lows, token, inside, dim, BLOCK_N, HEAD_DIM, GROUPS, q.dtype, WIDEN
-        )
+            weights *= tl.load(value_scales + token)[None, :]
+        value = load_heads(values, value_scales, value_lows, token, dim, BLOCK_N, HEAD_DIM, GROUPS, q.dtype, WIDEN)
         mix = mix * shrink[:, None] + dot(weights.to(q.dtype), value, WIDEN)
         running = larger
     part = (row_head.to(tl.int64) * chunks + chunk) * width * GROUP + m
     tl.store(largest + part, running, mask=real)
-    tl.store(totals + part, total, mask=real)
+    tl.store(totals + part, tl.sum(total, 1), mask=real)
     tl.store(mixed + part[:, None] * HEAD_DIM + dim[None, :], mix, mask=real[:, None])
 
 
@@ -146,9 +129,12 @@ def _attend_chunk_single(
     HEAD_DIM: tl.constexpr,
     INT8: tl.constexpr,
     GROUPS: tl.constexpr,
+    SIZE: tl.constexpr,
+    SCALES: tl.constexpr,
     WIDEN: tl.constexpr,
     BLOCK_N: tl.constexpr,
     CHUNK: tl.constexpr,
+    MAX_CHUNKS: tl.constexpr,
 ):
     """As `_attend_chunk`, for a single query, which would leave a matmul of tiles almost empty.
 
@@ -156,8 +142,9 @@ def _attend_chunk_single(
     """
     chunk, row_head = tl.program_id(0), tl.program_id(1)
     row, head = (row_head // HEADS).to(tl.int64), row_head % HEADS
-    filled = tl.minimum(tl.load(input_pos + row) + 1, length)
-    first = chunk * CHUNK
+    filled = tl.minimum(tl.load(input_pos + row).to(tl.int32) + 1, length)
+    chunk_slots = chunk_length(input_pos, row, 1, length, CHUNK, MAX_CHUNKS, 1)
+    first = chunk * chunk_slots
     if first >= filled:
         return
     dim = tl.arange(0, HEAD_DIM)
@@ -165,24 +152,26 @@ def _attend_chunk_single(
     running = tl.full([BLOCK_N], -float("inf"), tl.float32)
     total = tl.zeros([BLOCK_N], tl.float32)
     mix = tl.zeros([BLOCK_N, HEAD_DIM], tl.float32)
+    row_token = row * length * HEADS + head
+    keys, values = keys + row_token * SIZE, values + row_token * SIZE
+    key_scales, value_scales = key_scales + row_token * SCALES, value_scales + row_token * SCALES
+    key_lows, value_lows = key_lows + row_token * GROUPS, value_lows + row_token * GROUPS
     # `num_stages` is set here, since the compiler prefetches by itself only for a matmul of tiles.
-    for start in tl.range(first, tl.minimum(first + CHUNK, filled), BLOCK_N, num_stages=3):
+    for start in tl.range(first, tl.minimum(first + chunk_slots, filled), BLOCK_N, num_stages=3):
         slot = start + tl.arange(0, BLOCK_N)
-        inside, token = slot < filled, (row * length + slot) * HEADS + head
-        key = _load_heads(keys, key_scales, key_lows, token, inside, dim, BLOCK_N, HEAD_DIM, GROUPS, tl.float32, WIDEN)
+        token = tl.minimum(slot, filled - 1) * HEADS
+        key = load_heads(keys, key_scales, key_lows, token, dim, BLOCK_N, HEAD_DIM, GROUPS, tl.float32, WIDEN)
         scores = tl.sum(key * q[None, :], 1)
         if INT8:
-            scores *= tl.load(key_scales + token, mask=inside, other=0)
-        scores = tl.where(inside, scores, -float("inf"))
+            scores *= tl.load(key_scales + token)
+        scores = tl.where(slot < filled, scores, -float("inf"))
         larger = tl.maximum(running, scores)
         base = tl.where(larger == -float("inf"), 0.0, larger)
         weights, shrink = tl.exp2(scores - base), tl.exp2(running - base)
         total = total * shrink + weights
         if INT8:
-            weights *= tl.load(value_scales + token, mask=inside, other=0)
-        value = _load_heads(
-            values, value_scales, value_lows, token, inside, dim, BLOCK_N, HEAD_DIM, GROUPS, tl.float32, WIDEN
-        )
+            weights *= tl.load(value_scales + token)
+        value = load_heads(values, value_scales, value_lows, token, dim, BLOCK_N, HEAD_DIM, GROUPS, tl.float32, WIDEN)
         mix = mix * shrink[:, None] + weights[:, None] * value
         running = larger
     top = tl.max(running, 0)
@@ -191,35 +180,6 @@ def _attend_chunk_single(
     tl.store(largest + part, top)
     tl.store(totals + part, tl.sum(total * share, 0))
     tl.store(mixed + part * HEAD_DIM + dim, tl.sum(mix * share[:, None], 0))
-
-
-@triton.jit(do_not_specialize=["width", "chunks"])
-def _combine_chunks(
-    mixed,
-    largest,
-    totals,
-    input_pos,
-    out,
-    width,
-    chunks,
-    KV_HEADS: tl.constexpr,
-    GROUP: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    CHUNK: tl.constexpr,
-    MAX_CHUNKS: tl.constexpr,
-):
-    """The result of one query head: the chunks that it sees, combined and normalised."""
-    m, row_head = tl.program_id(0), tl.program_id(1)
-    row, head = (row_head // KV_HEADS).to(tl.int64), row_head % KV_HEADS
-    seen = tl.minimum(tl.load(input_pos + row * width + m // GROUP) // CHUNK + 1, chunks)
-    dim, chunk = tl.arange(0, HEAD_DIM), tl.arange(0, MAX_CHUNKS)
-    there, part = chunk < seen, (row_head.to(tl.int64) * chunks + chunk) * width * GROUP + m
-    score = tl.load(largest + part, mask=there, other=-float("inf"))
-    share = tl.exp2(score - tl.max(score, 0))
-    total = tl.sum(tl.load(totals + part, mask=there, other=0) * share, 0)
-    mix = tl.load(mixed + part[:, None] * HEAD_DIM + dim[None, :], mask=there[:, None], other=0)
-    query_head = ((row * width + m // GROUP) * KV_HEADS + head) * GROUP + m % GROUP
-    tl.store(out + query_head * HEAD_DIM + dim, (tl.sum(mix * share[:, None], 0) / total).to(out.dtype.element_ty))
 
 
 def window_attention(
@@ -241,8 +201,8 @@ def window_attention(
     rows, width, heads, head_dim = query.shape
     length, kv_heads = keys.values.shape[1:3]
     queries = width * heads // kv_heads
-    tile = attention_tile(queries, query.dtype) if tile is None else tile
-    chunks = triton.cdiv(min(kv_len, length), tile.chunk)
+    tile = attention_tile(queries, query.dtype, current_capability(query)) if tile is None else tile
+    chunks = chunk_count(min(kv_len, length), tile.chunk)
     parts, device = (rows * kv_heads, chunks, queries), query.device
     totals, largest = empty(buffers, "attention.totals", (2, *parts), torch.float32, device)
     mixed = empty(buffers, "attention.mixed", (*parts, head_dim), torch.float32, device)
@@ -250,21 +210,26 @@ def window_attention(
     query, positions = _contiguous(query, buffers, "query"), _contiguous(input_pos, buffers, "positions")
     log2_scale = math.log2(math.e) / math.sqrt(head_dim)
     operands = query, *keys.operands, *values.operands, positions, mixed, largest, totals
-    sizes = {"HEAD_DIM": head_dim, "CHUNK": tile.chunk}
-    grouped = {"KV_HEADS": kv_heads, "GROUP": heads // kv_heads}
-    cached = {"INT8": keys.is_int8, "GROUPS": keys.groups, "WIDEN": not query.is_cuda}
+    sizes = {"HEAD_DIM": head_dim, "CHUNK": tile.chunk, "MAX_CHUNKS": MAX_CHUNKS}
+    window = {"KV_HEADS": kv_heads, "GROUP": heads // kv_heads, "WINDOW": power_of_2(max(width, MIN_DOT))}
+    cached = {"INT8": keys.is_int8, "GROUPS": keys.groups, "SIZE": keys.values.shape[3]}
+    cached |= {"SCALES": 1 if keys.is_int8 else keys.groups, "WIDEN": not query.is_cuda}
     options = {"BLOCK_N": tile.slots, "num_warps": tile.warps, **sizes, **cached}
     if queries == 1:
         _attend_chunk_single[chunks, rows * kv_heads](*operands, length, chunks, log2_scale, HEADS=kv_heads, **options)
     else:
         block = {"BLOCK_M": tile.queries, "num_stages": tile.stages}
         grid = triton.cdiv(queries, tile.queries), chunks, rows * kv_heads
-        _attend_chunk[grid](*operands, width, length, chunks, log2_scale, **block, **grouped, **options)
-    max_chunks = padded_chunks(min(kv_len, length), tile.chunk)
-    warps = max(1, min(8, max_chunks * head_dim // 512))
-    combined = {"MAX_CHUNKS": max_chunks, "num_warps": warps, **sizes, **grouped}
-    _combine_chunks[queries, rows * kv_heads](mixed, largest, totals, positions, out, width, chunks, **combined)
+        _attend_chunk[grid](*operands, width, length, chunks, log2_scale, **block, **window, **options)
+    padded = power_of_2(chunks)
+    combined = {"PADDED_CHUNKS": padded, "num_warps": max(1, min(8, padded * head_dim // 512)), **sizes, **window}
+    combine_chunks[queries, rows * kv_heads](mixed, largest, totals, positions, out, width, length, chunks, **combined)
     return out
+
+
+def current_capability(tensor: Tensor) -> int:
+    """Compute capability of a tensor's device, 90 for 9.0; 0 for a CPU."""
+    return driver.active.get_current_target().arch if tensor.is_cuda else 0
 
 
 def _contiguous(tensor: Tensor, buffers: Buffers | None, name: str) -> Tensor:

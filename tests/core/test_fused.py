@@ -248,7 +248,7 @@ def test_the_self_tests_of_a_block_have_the_splits_of_a_run(
     }
 
 
-@pytest.mark.parametrize(("length", "chunks"), [(9472, 16), (1024, 1), (1025, 2), (128, 1)])
+@pytest.mark.parametrize(("length", "chunks"), [(9472, 16), (1024, 8), (1025, 16), (128, 1)])
 @pytest.mark.parametrize("width", [1, 24, 64])
 def test_the_self_tests_of_the_attention_combine_as_many_chunks_as_a_run(length: int, chunks: int, width: int) -> None:
     config = replace(SYNTHETIC["7b"].config, num_attention_heads=2, num_key_value_heads=2)

@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,18 @@ from ..kernel_cases import SMALL
 ROOT = Path(__file__).parents[2]
 # Bytes of shared memory that a program has on every card from Ampere on: that of the GeForce ones.
 SHARED_BYTES = 99 * 1024
+# A100; GeForce RTX 30, 40; H100; GeForce RTX 50.
+CAPABILITIES = (80, 86, 89, 90, 120)
+MOST_OF_A_STEP = ("int4, 64 rows, 12288 × 4096", "attention, W 32, int8")
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="triton is not installed: no kernel can be interpreted or built"
 )
 
 
-def report_of(module: str, argument: str, timeout: float, **environment: str) -> dict[str, Any]:
+def report_of(module: str, *arguments: str, timeout: float = 900, **environment: str) -> dict[str, Any]:
     """The JSON of the last line that a module prints."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
-    command = [sys.executable, "-m", module, argument]
+    command = [sys.executable, "-m", module, *arguments]
     run = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout, check=False
     )
@@ -40,7 +44,7 @@ def report_of(module: str, argument: str, timeout: float, **environment: str) ->
 @pytest.fixture(scope="module")
 def errors() -> dict[str, float]:
     """Each kernel's error against its reference."""
-    return report_of("tests.kernel_cases", "cpu", 600, TRITON_INTERPRET="1")
+    return report_of("tests.kernel_cases", "cpu", TRITON_INTERPRET="1")
 
 
 @pytest.mark.parametrize("case", SMALL)
@@ -48,9 +52,18 @@ def test_a_kernel_agrees_with_its_reference(case: str, errors: dict[str, float])
     assert errors[case] <= SMALL[case].tolerance
 
 
+def check_builds(report: dict[str, Any], capabilities: Sequence[int]) -> None:
+    assert report["failed"] == {} and report["capabilities"].keys() == {str(each) for each in capabilities}
+    for built in report["capabilities"].values():
+        assert built["built"] > 0 and built["shared"] <= SHARED_BYTES
+
+
+def test_the_kernels_that_take_most_of_a_step_build_for_every_gpu_and_fit(tmp_path: Path) -> None:
+    every = ",".join(map(str, CAPABILITIES))
+    check_builds(report_of("tests.kernel_builds", every, *MOST_OF_A_STEP, TRITON_CACHE_DIR=str(tmp_path)), CAPABILITIES)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("capability", CAPABILITIES)
 def test_every_kernel_builds_and_fits(capability: int, tmp_path: Path) -> None:
-    report = report_of("tests.kernel_builds", str(capability), 900, TRITON_CACHE_DIR=str(tmp_path))
-    assert report["failed"] == {} and report["built"] > 0
-    assert report["shared"] <= SHARED_BYTES
+    check_builds(report_of("tests.kernel_builds", str(capability), TRITON_CACHE_DIR=str(tmp_path)), [capability])

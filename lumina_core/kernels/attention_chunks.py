@@ -1,0 +1,86 @@
+"""What the kernels of the window's attention share: the length of a chunk, tiles of the cache, the last kernel."""
+
+import triton
+import triton.language as tl
+
+from .dot import int8_to_bfloat16
+
+
+@triton.jit
+def load_heads(
+    values,
+    scales,
+    lows,
+    token,
+    dim,
+    BLOCK_N: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    GROUPS: tl.constexpr,
+    dtype: tl.constexpr,
+    WIDEN: tl.constexpr,
+):
+    """A head's values [BLOCK_N,HEAD_DIM] of some slots; int8 without scale, int4 (GROUPS > 0) dequantised.
+
+    Triton's interpreter does not convert int8 to bfloat16 directly.
+    """
+    if GROUPS > 0:
+        byte = tl.arange(0, HEAD_DIM // 2)
+        pairs = tl.load(values + token[:, None] * (HEAD_DIM // 2) + byte[None, :])
+        codes = tl.permute(tl.join(pairs & 15, pairs >> 4), (0, 2, 1))
+        of_group = token[:, None] * GROUPS + tl.arange(0, GROUPS)[None, :]
+        scale = tl.load(scales + of_group).to(tl.float32)
+        low = tl.load(lows + of_group).to(tl.float32)
+        grouped = tl.reshape(codes.to(tl.float32), [BLOCK_N, GROUPS, HEAD_DIM // GROUPS])
+        tile = tl.reshape(grouped * scale[:, :, None] + low[:, :, None], [BLOCK_N, HEAD_DIM])
+    else:
+        tile = tl.load(values + token[:, None] * HEAD_DIM + dim[None, :])
+        if WIDEN:
+            tile = tile.to(tl.float32)
+        elif tile.dtype == tl.int8:  # noqa: SIM102 - Triton 3.2 does not take both in one
+            if dtype == tl.bfloat16:
+                tile = int8_to_bfloat16(tile)
+    return tile.to(dtype)
+
+
+@triton.jit
+def chunk_length(input_pos, row, width, length, CHUNK: tl.constexpr, MAX_CHUNKS: tl.constexpr, WINDOW: tl.constexpr):
+    """Slots of a chunk of a row, from the furthest of its positions."""
+    at = tl.arange(0, WINDOW)
+    last = tl.max(tl.load(input_pos + row * width + at, mask=at < width, other=0), 0).to(tl.int32)
+    filled, chunk = tl.minimum(last + 1, length), CHUNK
+    while chunk * MAX_CHUNKS < filled:
+        chunk *= 2
+    return chunk
+
+
+@triton.jit(do_not_specialize=["width", "length", "chunks"])
+def combine_chunks(
+    mixed,
+    largest,
+    totals,
+    input_pos,
+    out,
+    width,
+    length,
+    chunks,
+    KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    WINDOW: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    CHUNK: tl.constexpr,
+    MAX_CHUNKS: tl.constexpr,
+    PADDED_CHUNKS: tl.constexpr,
+):
+    """The result of one query head: the chunks that it sees, combined and normalised."""
+    m, row_head = tl.program_id(0), tl.program_id(1)
+    row, head = (row_head // KV_HEADS).to(tl.int64), row_head % KV_HEADS
+    chunk_slots = chunk_length(input_pos, row, width, length, CHUNK, MAX_CHUNKS, WINDOW)
+    seen = tl.minimum(tl.load(input_pos + row * width + m // GROUP).to(tl.int32) // chunk_slots + 1, chunks)
+    dim, chunk = tl.arange(0, HEAD_DIM), tl.arange(0, PADDED_CHUNKS)
+    there, part = chunk < seen, (row_head.to(tl.int64) * chunks + chunk) * width * GROUP + m
+    score = tl.load(largest + part, mask=there, other=-float("inf"))
+    share = tl.exp2(score - tl.max(score, 0))
+    total = tl.sum(tl.load(totals + part, mask=there, other=0) * share, 0)
+    mix = tl.load(mixed + part[:, None] * HEAD_DIM + dim[None, :], mask=there[:, None], other=0)
+    query_head = ((row * width + m // GROUP) * KV_HEADS + head) * GROUP + m % GROUP
+    tl.store(out + query_head * HEAD_DIM + dim, (tl.sum(mix * share[:, None], 0) / total).to(out.dtype.element_ty))
