@@ -71,6 +71,9 @@ class Steps(Protocol):
     def begin_run(self) -> None:
         """Starts a run: `warm_up_seconds` is the time that it spends on warming up and capturing."""
 
+    def free(self) -> None:
+        """Frees all graphs."""
+
     def __call__(self, kv_len: int, width: int) -> None:
         """Runs `Window.step`."""
 
@@ -103,6 +106,9 @@ class PlainSteps:
         self.window = window
 
     def begin_run(self) -> None:
+        """Nothing to do."""
+
+    def free(self) -> None:
         """Nothing to do."""
 
     def __call__(self, kv_len: int, width: int) -> None:
@@ -151,7 +157,7 @@ class CapturedSteps:
         """Drops all graphs where a weight has moved."""
         if (addresses := self._addresses()) == self._captured_at:
             return
-        self._drop_graphs()
+        self.free()
         self._captured_at, self._refusal = addresses, ""
         if not on_device(self.window.transformer):
             self._refuse("some of the weights are not on the GPU")
@@ -201,11 +207,11 @@ class CapturedSteps:
 
     def _fail(self, why: str) -> None:
         """Captures nothing more in this process with this model."""
-        self._drop_graphs()
+        self.free()
         self.log.failure = why
         self.log.say(why)
 
-    def _drop_graphs(self) -> None:
+    def free(self) -> None:
         for graph in self._graphs.values():
             if graph is not None:
                 graph.reset()

@@ -72,10 +72,10 @@ class KeptRuns:
 
     def take(self, shape: RunShape, kernels: RunKernels, length: int) -> Kept | None:
         """What an earlier run left, if it serves this one; otherwise it is freed."""
-        with self._lock:
-            kept, self._kept = self._kept, None
+        kept = self._remove()
         if kept is None or kept.serves(shape, kernels, length):
             return kept
+        kept.steps.free()
         del kept
         free_memory()
         return None
@@ -88,11 +88,16 @@ class KeptRuns:
 
     def free(self) -> int:
         """Frees what is kept; returns its bytes."""
-        with self._lock:
-            kept, self._kept = self._kept, None
+        kept = self._remove()
         if kept is None:
             return 0
         freed = kept.nbytes
+        kept.steps.free()
         del kept
         free_memory()
         return freed
+
+    def _remove(self) -> Kept | None:
+        with self._lock:
+            kept, self._kept = self._kept, None
+        return kept
