@@ -30,6 +30,8 @@ Make = Callable[..., tuple[Any, ...]]
 # of a row and of the picture.
 BEFORE, FIRST_ROW = (HEADER - 1, HEADER - 1), (HEADER + 2, HEADER + ROW_LENGTH - 2)
 ENDS = (HEADER + 2 * ROW_LENGTH - 1, HEADER + ROWS * ROW_LENGTH - 2)
+# From where a forward of six tokens reaches an end of row, after which new drafts come.
+ROW_AHEAD = (HEADER + ROW_LENGTH - 7, HEADER + 3 * ROW_LENGTH - 7)
 
 
 class WindowCase(NamedTuple):
@@ -148,6 +150,7 @@ def accepts() -> dict[str, WindowCase]:
         every[f"{name}, narrow"] = accept(partial(narrow, 3, accept_window_sample), **asked, window=7)
         every[f"{name}, first token"] = accept(partial(at, BEFORE, partial(narrow, 1, accept_window_sample)), **asked)
         every[f"{name}, first row"] = accept(partial(at, FIRST_ROW, accept_window_sample), **asked, window=6)
+        every[f"{name}, row ahead"] = accept(partial(at, ROW_AHEAD, accept_window_sample), **asked, window=6)
         every[f"{name}, ends"] = accept(partial(at, ENDS, accept_window_sample), **asked)
         if way == ABOVE:
             every[f"{name}, two tokens"] = accept(**asked, window=2)
