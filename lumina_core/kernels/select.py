@@ -37,11 +37,15 @@ PASSED = "passed its self-test on this device"
 
 @dataclass(frozen=True)
 class Choice:
-    """A function to call: a Triton kernel or its reference, and why."""
+    """A function to call: a Triton kernel or its reference, and why.
+
+    `may_change`: there was no memory for a self-test, so that another choice may have another result.
+    """
 
     function: Function
     is_kernel: bool
     reason: str
+    may_change: bool = False
 
     def __str__(self) -> str:
         return f"{'triton' if self.is_kernel else 'torch'} ({self.reason})"
@@ -59,7 +63,7 @@ def choose(kernel: str, device: torch.device | str, samples: tuple[Sample, ...])
         return _choose(kernel, torch.device(device), samples)
     except OutOfMemory as error:
         logger.info("%s on %s: torch this time (%s)", kernel, device, error)
-        return Choice(reference_of(kernel), False, str(error))
+        return Choice(reference_of(kernel), False, str(error), may_change=True)
 
 
 @cache

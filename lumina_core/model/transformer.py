@@ -12,6 +12,8 @@ from ..kernels.buffers import Buffers
 from ..kernels.kv_tensor import AUTO
 from ..kernels.linear import linear, linear_kernel
 from ..kernels.window_state import Sampling
+from ..quant.linear import QuantizedLinear
+from ..quant.select import choose_again
 from .fused import fused_states, partial_sums
 from .kv_cache import AttentionPlan, CausalPlan, KVCache, WindowPlan
 from .layers import BLOCK_LINEARS, Block
@@ -77,7 +79,13 @@ class Transformer(nn.Module):
         return max(getattr(module, "scratch_bytes", 0) for module in self.layers.modules())
 
     def choose_kernels(self, sampling: Sampling, kv_cache: str, width: int, length: int) -> RunKernels:
-        """The kernels of a run with windows of at most `width` tokens over a cache of `length` slots."""
+        """The kernels of a run with windows of at most `width` tokens over a cache of `length` slots.
+
+        Those of the blocks' matmuls, which were chosen when the model was loaded, are chosen again where there was no
+        memory for their self-test.
+        """
+        quantized = (linear for block in self.blocks for linear in block.linears if isinstance(linear, QuantizedLinear))
+        choose_again(quantized, self.dtype, self.device)
         by_layer = zip(*(block.linears for block in self.blocks), strict=True)
         counts = (tuple(sorted({getattr(linear, "splits", 1) for linear in linears})) for linears in by_layer)
         splits = dict(zip(BLOCK_LINEARS, counts, strict=True))

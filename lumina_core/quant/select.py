@@ -37,12 +37,27 @@ def choose_backend(
     choice = choose(f"{scheme.name}_matmul", device, matmul_samples(scheme.name, shapes))
     if choice.is_kernel:
         return triton_backend(choice)
+    if choice.may_change:
+        # Not tinygemm, whose order of weights the kernel could not take later.
+        return MatmulBackend(f"plain ({choice.reason})", multiply_plain, may_change=True)
     if scheme.name != "int4":
         return MatmulBackend(f"plain ({choice.reason})", multiply_plain)
     if reason := tinygemm_failure(device):
         too = "" if reason == choice.reason else f"; tinygemm: {reason}"
         return MatmulBackend(f"plain ({choice.reason}{too})", multiply_plain)
     return tinygemm_backend(device, f"tinygemm ({PASSED}; Triton: {choice.reason})")
+
+
+def choose_again(layers: Iterable[QuantizedLinear], dtype: torch.dtype, device: torch.device | str) -> None:
+    """Chooses the backend of layers again for which there was no memory for a self-test, in place."""
+    waiting = [layer for layer in layers if layer.backend.may_change]
+    if not waiting:
+        return
+    shapes = dict.fromkeys((layer.in_features, layer.out_features) for layer in waiting)
+    backend = choose_backend(waiting[0].scheme, dtype, device, shapes)
+    for layer in waiting:
+        layer.backend = backend
+        layer.repack()
 
 
 def matmul_samples(scheme: str, shapes: Iterable[tuple[int, int]] = PUBLISHED_SHAPES) -> tuple[Sample, ...]:

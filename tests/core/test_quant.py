@@ -18,9 +18,10 @@ from lumina_core.kernels.select import Choice
 from lumina_core.kernels.weight_tiles import from_tiles, to_tiles
 from lumina_core.quant import linear as linear_module
 from lumina_core.quant import schemes as schemes_module
+from lumina_core.quant import select as select_module
 from lumina_core.quant.linear import PLAIN, QuantizedLinear, quantized_operations
 from lumina_core.quant.schemes import SCHEMES, Int4, Int8, Scheme, quantize
-from lumina_core.quant.select import choose_backend, matmul_samples
+from lumina_core.quant.select import choose_again, choose_backend, matmul_samples
 from lumina_core.quant.triton_matmul import triton_backend
 from lumina_core.quant.weights import CHOICES, WeightsPlan, plan_weights
 
@@ -229,6 +230,27 @@ def test_a_layer_that_waits_on_the_cpu_multiplies_there_by_plain_torch() -> None
     backend = triton_backend(Choice(lambda *_: pytest.fail("the kernel was called"), True, "self-tested"))
     layer, x = make_linear(Int4(), weights(48, 256)), torch.randn(2, 9, 256).bfloat16()
     assert backend.name == "triton (self-tested)" and torch.equal(backend.multiply(x, layer), layer(x))
+
+
+@pytest.mark.parametrize("scheme", ALL, ids=lambda scheme: scheme.name)
+def test_a_backend_is_chosen_again_where_there_was_no_memory_for_its_self_test(
+    scheme: Scheme, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the start of a run; a choice that stands is not made again."""
+    kernel = Choice(lambda *_, **__: pytest.fail("the kernel was called"), True, "self-tested")
+    choices = iter([Choice(reference.int8_matmul, False, "the self-test ran out of memory", may_change=True), kernel])
+    monkeypatch.setattr(select_module, "choose", lambda *_: next(choices))
+    weight, x = weights(96, 256), torch.randn(3, 256)
+    backend = choose_backend(scheme, torch.bfloat16, "cpu")
+    layer = quantized_operations(scheme, nn, backend).Linear(256, 96, bias=False)
+    layer.load_state_dict(scheme.quantize(weight))
+    layer.repack()
+    assert layer.backend_name == "plain (the self-test ran out of memory)" and not layer.repacked
+    expected = layer(x)
+    for _ in range(2):
+        choose_again([layer], torch.bfloat16, "cpu")
+    assert layer.backend_name == "triton (self-tested)" and layer.repacked
+    assert torch.equal(layer(x), expected)
 
 
 # Weights in the order that the kernels read
