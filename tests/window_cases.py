@@ -45,8 +45,17 @@ class WindowCase(NamedTuple):
 def at(places: tuple[int, int], make: Make, device: Device, **sizes: Any) -> tuple[Any, ...]:
     """Arguments whose pictures' last accepted tokens are at these places."""
     arguments = make(device, **sizes)
-    window_of(arguments).pos.copy_(torch.tensor(places))
-    return arguments
+    state = window_of(arguments)
+    state.pos.copy_(torch.tensor(places))
+    return tuple(drawn_there(state, each) if isinstance(each, Drawn) else each for each in arguments)
+
+
+def drawn_there(state: WindowState, drawn: Drawn) -> Drawn:
+    """A draw with its forced tokens where the window is, and no code that is as theirs."""
+    width = drawn.tokens.shape[1]
+    forced = state.layout.is_forced(state.index(1, width))
+    codes = (1 + (part + state.slot[:width]) % (state.sampling.codes - 1) for part in (drawn.tokens, drawn.fresh))
+    return Drawn(*(part.masked_fill(forced, 0) for part in codes), drawn.agree | forced, drawn.log_probs)
 
 
 def narrow(width: int, make: Make, device: Device, **sizes: Any) -> tuple[Any, ...]:
