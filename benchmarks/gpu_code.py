@@ -9,11 +9,12 @@ Beside a weight, a matmul reads its inputs, from the L2: bytes of x for each wei
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,10 +26,11 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
+from lumina_core.kernels.kv_tensor import KV_CACHES
 from lumina_core.kernels.reference import GROUP_SIZE
 from lumina_core.kernels.samples import attention_sample
 from lumina_core.kernels.select import load
-from lumina_core.kernels.tiles import SLOTS, SLOTS_FOR_ONE_QUERY, matmul_tile
+from lumina_core.kernels.tiles import attention_tile, matmul_tile
 
 from .kernels.arguments import matmul_arguments
 from .kernels.matmul import WEIGHT_BITS
@@ -89,30 +91,38 @@ def matmul(scheme: str, rows: int) -> Case:
     return Case(f"{scheme}_matmul", arguments, tile.outputs * GROUP_SIZE, x_bytes)
 
 
-def attention(kv_cache: str, width: int) -> Case:
+def attention(kv_cache: str, width: int, capability: int) -> Case:
     heads = {"heads": (HEADS, HEADS), "head_dim": HEAD_DIM}
     arguments = partial(
         attention_sample, "cpu", torch.bfloat16, kv_cache=kv_cache, filled=(width, 90), width=width, **heads
     )
-    slots = SLOTS_FOR_ONE_QUERY if width == 1 else SLOTS[torch.bfloat16]
-    return Case("window_attention", arguments, slots * 2 * HEAD_DIM)
+    tile = attention_tile(width, torch.bfloat16, capability)
+    return Case("window_attention", arguments, tile.slots * 2 * HEAD_DIM)
 
 
-CASES: Mapping[str, Case] = {
-    **{f"{scheme} matmul, {rows} rows": matmul(scheme, rows) for scheme in WEIGHT_BITS for rows in (2, 32, 64, 128)},
-    **{f"attention, {kv} cache, W {w}": attention(kv, w) for kv in ("int8", "auto", "int4") for w in (1, 32)},
-}
+def cases(capability: int) -> dict[str, Case]:
+    """What is compiled and counted, by name."""
+    matmuls, caches = itertools.product(WEIGHT_BITS, (2, 32, 64, 128)), itertools.product(KV_CACHES, (1, 32, 64))
+    return {
+        **{f"{scheme} matmul, {rows} rows": matmul(scheme, rows) for scheme, rows in matmuls},
+        **{f"attention, {kv} cache, W {width}": attention(kv, width, capability) for kv, width in caches},
+    }
 
 
 def loop_of(code: str) -> list[str]:
-    """The instructions of the longest loop in disassembled code."""
+    """The instructions of the longest loop in disassembled code that stores nothing in global memory."""
     lines, labels, longest = code.splitlines(), dict[str, int](), list[str]()
     for at, line in enumerate(lines):
         if label := re.match(r"\s*(\.L_x_\d+):", line):
             labels[label[1]] = at
         elif (jump := re.search(r"BRA.*`\((\.L_x_\d+)\)", line)) and jump[1] in labels:
-            found = (re.search(r"\*/\s+(?:@!?U?P\d+ )?([A-Z0-9_.]+)", each) for each in lines[labels[jump[1]] : at + 1])
-            longest = max(longest, [each[1] for each in found if each], key=len)
+            matches = (
+                re.search(r"\*/\s+(?:@!?U?P\d+ )?([A-Z0-9_.]+)", each) for each in lines[labels[jump[1]] : at + 1]
+            )
+            found = [each[1] for each in matches if each]
+            # What jumps back from behind the end of the kernel is no loop.
+            if not any(each.startswith("STG") for each in found):
+                longest = max(longest, found, key=len)
     return longest
 
 
@@ -132,7 +142,7 @@ def main() -> int:
     built = build_instead_of_running(capability)
     print(f"Compute capability {capability // 10}.{capability % 10}, Triton {triton.__version__}\n")
     print(f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|")
-    for name, case in CASES.items():
+    for name, case in cases(capability).items():
         built.clear()
         load(case.kernel)(*case.arguments())
         cubin, made = built[0].asm["cubin"], built[0].metadata

@@ -8,13 +8,11 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-import torch
-
 from lumina_core.checkpoint.config import TransformerConfig
 from lumina_core.checkpoint.find import DEMO_FOLDER
 from lumina_core.kernels.kv_tensor import KV_CACHES
 from lumina_core.kernels.reference import GROUP_SIZE
-from lumina_core.kernels.tiles import AttentionTile, MatmulTile, attention_tile, padded_chunks
+from lumina_core.kernels.tiles import MIN_DOT, AttentionTile, MatmulTile, padded_chunks, power_of_2
 from lumina_core.kernels.weight_tiles import TILE_ROWS
 from lumina_core.model.load import linear_shapes
 from lumina_core.model.run_kernels import TEST_SLOTS
@@ -69,8 +67,8 @@ def _of_a_run(
     yield from _matmuls(config, lambda scheme, problem: [problem.tile_in_use(scheme)])
     # In a cache of the run's length, and of that of the self-tests, whose chunks are combined by another variant.
     for kv_cache, width, slots in itertools.product(kv_caches, widths, (length, TEST_SLOTS + 1)):
-        tile = attention_tile(width * config.num_attention_heads // config.num_key_value_heads, torch.bfloat16)
-        yield _attention(config, kv_cache, width, slots, tile)
+        problem = attention.Problem(config, kv_cache, width, 0, slots)
+        yield _attention(config, kv_cache, width, slots, problem.tile_in_use)
     for kernel in ("qkv_norm_rope_store", "silu_gate", "add_rms_norm"):
         for splits in sorted({1, rest.splits_in_use(kernel, config)}):
             for kv_cache in kv_caches if kernel == "qkv_norm_rope_store" else ("",):
@@ -102,6 +100,7 @@ def _swept_attention(config: TransformerConfig) -> Iterator[Build]:
 
 
 def _attention(config: TransformerConfig, kv_cache: str, width: int, length: int, tile: AttentionTile) -> Build:
-    variant = f"{config.hidden_size} {kv_cache} {asdict(tile)}, {padded_chunks(length, tile.chunk)} chunks"
+    window, chunks = power_of_2(max(width, MIN_DOT)), padded_chunks(length, tile.chunk)
+    variant = f"{config.hidden_size} {kv_cache} {asdict(tile)}, window {window}, {chunks} chunks"
     arguments = partial(attention_arguments, config, kv_cache, width, 0, length, "cpu")
     return Build("window_attention", variant, arguments, {"tile": tile})

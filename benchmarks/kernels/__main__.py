@@ -47,7 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
     cache.add_argument("--windows", type=positive, nargs="+", default=[1, 8, 16, 32, 64])
     cache.add_argument("--context", type=positive, nargs="+", default=[1024, 5120, 9216])
     cache.add_argument("--slots", type=positive, nargs="+", help="of the cache at a time")
-    cache.add_argument("--chunks", type=positive, nargs="+", help="slots of a program")
+    cache.add_argument("--chunks", type=positive, nargs="+", help="fewest slots of a chunk")
     return parser
 
 

@@ -20,8 +20,8 @@ from . import Figure
 from .arguments import BF16, attention_arguments, fill, nbytes
 from .clock import Clock, first_line, measured
 
-# Slots at a time, warps, and slots of a program that are tried by default.
-SLOTS, WARPS, CHUNKS = (32, 64, 128), (4, 8), (512, 1024)
+# Slots at a time, warps, and the fewest slots of a chunk that are tried by default.
+SLOTS, WARPS, CHUNKS = (32, 64, 128), (4, 8), (128, 512)
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,24 @@ class Problem:
 
     @property
     def tile_in_use(self) -> AttentionTile:
-        return attention_tile(self.width * self.config.num_attention_heads // self.config.num_key_value_heads, BF16)
+        queries = self.width * self.config.num_attention_heads // self.config.num_key_value_heads
+        return attention_tile(queries, BF16, capability_in_use())
 
     @property
     def read_bytes(self) -> int:
         """Bytes that attention must read: the filled slots of both sequences, in one layer."""
         filled = self.context + self.width
         return KVCache.bytes_needed(replace(self.config, num_hidden_layers=1), 2, filled, BF16, self.kv_cache)
+
+
+def capability_in_use() -> int:
+    """The compute capability that kernels are compiled for, 90 for 9.0; 0 without a GPU."""
+    try:
+        from triton.runtime import driver
+
+        return int(driver.active.get_current_target().arch)
+    except (ImportError, RuntimeError):
+        return 0
 
 
 def tiles_of(

@@ -74,8 +74,8 @@ def _attend_chunk(
     query_head = ((row * width + m // GROUP) * KV_HEADS + head) * GROUP + m % GROUP
     q = tl.load(query + query_head[:, None] * HEAD_DIM + dim[None, :], mask=real[:, None], other=0)
     running = tl.full([BLOCK_M], -float("inf"), tl.float32)
-    # The sum over lanes follows after the loop.
-    total = tl.zeros([BLOCK_M, 16], tl.float32)
+    # Of every 32nd slot; those are added after the loop, since adding within a program takes barriers.
+    total = tl.zeros([BLOCK_M, 32], tl.float32)
     mix = tl.zeros([BLOCK_M, HEAD_DIM], tl.float32)
     row_token = row * length * KV_HEADS + head
     keys, values = keys + row_token * SIZE, values + row_token * SIZE
@@ -96,8 +96,7 @@ def _attend_chunk(
         # Any finite base will do where a query has seen nothing yet.
         base = tl.where(larger == -float("inf"), 0.0, larger)
         weights, shrink = tl.exp2(scores - base[:, None]), tl.exp2(running - base)
-        lanes = tl.sum(tl.sum(tl.reshape(weights, [BLOCK_M, BLOCK_N // 32, 16, 2]), 3), 1)
-        total = total * shrink[:, None] + lanes
+        total = total * shrink[:, None] + tl.sum(tl.reshape(weights, [BLOCK_M, BLOCK_N // 32, 32]), 1)
         if INT8:
             weights *= tl.load(value_scales + token)[None, :]
         value = load_heads(values, value_scales, value_lows, token, dim, BLOCK_N, HEAD_DIM, GROUPS, q.dtype, WIDEN)
