@@ -27,6 +27,9 @@ from .dot import dot
 from .kv_tensor import KVTensor
 from .tiles import MAX_CHUNKS, MIN_DOT, SLOTS, AttentionTile, attention_tile, chunk_count, power_of_2
 
+# Within a row of the cache, offsets have 32 bits.
+MAX_OFFSET = 2**31
+
 
 @triton.jit(do_not_specialize=["width", "length", "chunks"])
 def _attend_chunk(
@@ -252,6 +255,8 @@ def _check(query: Tensor, keys: KVTensor, values: KVTensor, input_pos: Tensor) -
             f"head_dim is {head_dim} in {query.dtype}; expected a power of two from {MIN_DOT} on in one of "
             f"{', '.join(map(str, SLOTS))}: use the reference for others"
         )
+    if shape[1:].numel() >= MAX_OFFSET:
+        raise InputError(f"keys {list(shape)}; expected less than 2^31 values a row: use the reference for more")
     for stored in (keys, values):
         other_dtype = stored.scales is None and stored.values.dtype != query.dtype
         other_kind = len(stored.tensors) != len(keys.tensors)

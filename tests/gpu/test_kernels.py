@@ -27,7 +27,7 @@ from lumina_core.kernels.window_state import COUPLED, GUESS, Sampling
 from lumina_core.quant import select
 from lumina_core.quant.linear import PLAIN, MatmulBackend, QuantizedLinear, quantized_operations
 from lumina_core.quant.schemes import SCHEMES, Scheme
-from lumina_core.quant.select import choose_backend
+from lumina_core.quant.select import choose_backend, matmul_sample
 
 from ..kernel_cases import LARGE, SMALL, clean
 
@@ -71,6 +71,38 @@ def test_a_querys_result_does_not_depend_on_how_far_the_cache_is_read(width: int
     assert torch.equal(near, attend(query, keys, values, input_pos, 2048))
 
 
+@pytest.mark.parametrize("width", [2, 32, 64])
+def test_a_querys_result_does_not_depend_on_the_positions_of_others(width: int) -> None:
+    """But for a window on both sides of 2048 slots, where chunks double."""
+    query, keys, values, input_pos, _ = attention_sample(
+        "cuda", torch.bfloat16, kv_cache="int8", filled=(1500, 700), width=width, length=2048, corrupt=False
+    )
+    attend = load("window_attention")
+    found = attend(query, keys, values, input_pos, 2048)
+    alone = input_pos.clone()
+    alone[:, 1:] = 0
+    assert torch.equal(attend(query, keys, values, alone, 2048)[:, 0], found[:, 0])
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize(("in_features", "out_features"), [(4096, 4096), (4096, 12_288), (300, 70)])
+def test_a_row_is_rounded_alike_whatever_the_others(scheme: str, in_features: int, out_features: int) -> None:
+    """`gumbel` has to draw what `ar` draws, with other windows."""
+    multiply, sizes = load(f"{scheme}_matmul"), {"in_features": in_features, "out_features": out_features}
+    x, *packed = matmul_sample("cuda", scheme=scheme, dtype=BF16, rows=200, **sizes)
+    one = multiply(x[:1].contiguous(), *packed, sum_splits=False)
+    for rows in (2, 16, 17, 32, 64, 65, 128, 200):
+        assert torch.equal(multiply(x[:rows].contiguous(), *packed, sum_splits=False)[:, :1], one)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_tiles_give_what_rows_give(scheme: str) -> None:
+    multiply, sizes = load(f"{scheme}_matmul"), {"dtype": BF16, "rows": 32, "in_features": 1280, "out_features": 160}
+    x, *tiles = matmul_sample("cuda", scheme=scheme, **sizes)
+    rows = {"int4": int4_sample, "int8": int8_sample}[scheme]("cuda", **sizes)[1:]
+    assert tiles[0].shape != rows[0].shape and torch.equal(multiply(x, *tiles), multiply(x, *rows))
+
+
 def test_attention_in_a_graph_follows_positions_that_change_on_the_device() -> None:
     sample = attention_sample("cuda", torch.bfloat16, kv_cache="int8", filled=(1500, 700), length=2048)
     query, keys, values, input_pos, _ = clean(sample)
@@ -92,8 +124,12 @@ def test_a_quantised_layer_multiplies_by_the_kernel(scheme: Scheme, rows: int) -
     weight, x = torch.randn(160, 256) * 0.02, torch.randn(2, rows, 256, device="cuda").bfloat16()
     backend = choose_backend(scheme, torch.bfloat16, "cuda")
     assert backend.name.startswith("triton"), backend.name
-    found, expected = (make_layer(scheme, weight, each)(x).float() for each in (backend, PLAIN))
-    torch.testing.assert_close(found, expected, atol=0.02, rtol=0.02)
+    expected = make_layer(scheme, weight, PLAIN)(x).float()
+    layer = make_layer(scheme, weight, backend)
+    torch.testing.assert_close(layer(x).float(), expected, atol=0.02, rtol=0.02)
+    layer.repack()
+    assert layer.repacked
+    torch.testing.assert_close(layer(x).float(), expected, atol=0.02, rtol=0.02)
 
 
 @pytest.mark.parametrize("rows", [1, 64, 700])
