@@ -75,8 +75,7 @@ def add_compile_argument(parser: argparse.ArgumentParser) -> None:
         "--compile",
         choices=COMPILE,
         default="auto",
-        help="auto: captures steps as CUDA graphs on a GPU, off: does not, on: also compiles the blocks by "
-        "torch.compile, which takes a while once and may change the rounding",
+        help="auto: captures steps as CUDA graphs on a GPU where that works, off: does not, on: the same as auto",
     )
 
 

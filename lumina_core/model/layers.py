@@ -69,7 +69,7 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Attention and MLP, each with a residual connection; norms before them, or after them with `swin_norm`.
 
-    `qkv` and `finish` are what can be compiled; the attention between them writes and reads the cache.
+    The attention between `qkv` and `finish` writes and reads the cache.
     """
 
     def __init__(self, config: TransformerConfig, operations: Any):
