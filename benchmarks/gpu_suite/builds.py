@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -14,13 +14,14 @@ from lumina_core.kernels.kv_tensor import KV_CACHES
 from lumina_core.kernels.reference import GROUP_SIZE
 from lumina_core.kernels.tiles import MIN_DOT, AttentionTile, MatmulTile, padded_chunks, power_of_2
 from lumina_core.kernels.weight_tiles import TILE_ROWS
+from lumina_core.kernels.window_state import ABOVE, COUPLED, GUESS, GUMBEL, NEW_DRAFTS, RANDOM, SJD
 from lumina_core.model.load import linear_shapes
 from lumina_core.model.run_kernels import TEST_SLOTS
 from lumina_core.timing.steps import PROMPT_TOKENS, canvas_reaching
 from lumina_core.timing.synthetic import SYNTHETIC
 
 from ..kernels import attention, matmul, rest
-from ..kernels.arguments import Arguments, attention_arguments, draw_arguments, logits_argument, matmul_arguments
+from ..kernels.arguments import Arguments, attention_arguments, matmul_arguments
 
 ROWS, WIDTHS, CONTEXTS = (64, 2, 32, 128, 16), (1, 8, 16, 32, 64), (1024, 5120, 9216)
 SCHEMES, DRY_BUILDS = ("int4", "int8"), 4
@@ -73,12 +74,26 @@ def _of_a_run(
         for splits in sorted({1, rest.splits_in_use(kernel, config)}):
             for kv_cache in kv_caches if kernel == "qkv_norm_rope_store" else ("",):
                 problem = rest.Problem(config, 2, splits, kv_cache)
-                arguments = partial(rest.ARGUMENTS[kernel], problem, "cpu")
-                yield Build(kernel, f"{config.hidden_size} {kv_cache}, {splits} splits", arguments, {})
-    codes = config.codebook_size
-    yield Build("topk_cut", f"{codes}", lambda: (logits_argument(codes, 1, "cpu"), codes // 2), {})
-    for top_k in (codes // 2, codes):
-        yield Build("gumbel_draw", f"{top_k} of {codes}", partial(draw_arguments, codes, 1, top_k, "cpu"), {})
+                yield _small(kernel, problem, f"{config.hidden_size} {kv_cache}, {splits} splits")
+    yield _small("embed_window", rest.Problem(config, 2), f"{config.hidden_size}")
+    yield from _windows(config, widths)
+
+
+def _windows(config: TransformerConfig, widths: Sequence[int]) -> Iterator[Build]:
+    """The kernels that move a window, by what their code depends on of the rule and the new drafts."""
+    codes, narrow = config.codebook_size, rest.Problem(config, 2)
+    for rule in (GUMBEL, COUPLED):
+        for change in ({}, {"new_drafts": GUESS}, {"cfg_scale": 1.0}, {"top_k": codes}):
+            yield _small("draw_window", replace(narrow, rule=rule, **change), f"{codes}, {rule} {change}")
+    for rule, way in ((GUMBEL, GUESS), *((COUPLED, way) for way in (ABOVE, RANDOM, GUESS))):
+        yield _small("place_drafts", replace(narrow, rule=rule, new_drafts=way), f"{codes}, {rule}, {way}")
+    for rule, way, width in itertools.product((GUMBEL, SJD), NEW_DRAFTS, widths):
+        problem = rest.Problem(config, 2 * width, rule=rule, new_drafts=way)
+        yield _small("accept_window", problem, f"{rule}, {way}, window {power_of_2(width)}")
+
+
+def _small(kernel: str, problem: rest.Problem, variant: str) -> Build:
+    return Build(kernel, variant, partial(rest.ARGUMENTS[kernel], problem, "cpu"), {})
 
 
 def _matmuls(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
-from lumina_core.kernels import reference
 from lumina_core.kernels.kv_tensor import KV_CACHES
-from lumina_core.kernels.select import load, unsupported_reason
+from lumina_core.kernels.select import load, reference_of, unsupported_reason
 from lumina_core.kernels.self_test import Sample, self_test
 from lumina_core.kernels.tiles import split_count
+from lumina_core.kernels.window_state import ABOVE, GUESS, RULES, Sampling
 from lumina_core.model.load import linear_shapes
-from lumina_core.model.run_kernels import run_samples
+from lumina_core.model.run_kernels import KERNEL_DTYPE, run_samples, window_samples
 from lumina_core.quant.schemes import SCHEMES
 from lumina_core.quant.select import matmul_samples
 from lumina_core.quant.tinygemm import tinygemm_failure
@@ -30,7 +31,7 @@ def run(context: Context) -> None:
     for kernel, variant, samples in _self_tests(context):
         # In a dry run one sample each: the interpreter is slow.
         some = samples[:1] if context.dry_run else samples
-        tested = [self_test(load(kernel), getattr(reference, kernel), sample, context.device) for sample in some]
+        tested = [self_test(load(kernel), reference_of(kernel), sample, context.device) for sample in some]
         reasons = [one.reason for one in tested if one.reason]
         error = max((one.error for one in tested if one.error is not None), default=None)
         failed += bool(reasons)
@@ -59,3 +60,9 @@ def _self_tests(context: Context) -> Iterator[tuple[str, str, tuple[Sample, ...]
             if (kernel, variant) not in seen:
                 seen.add((kernel, variant))
                 yield kernel, variant, samples
+    # In a dry run all kernels, but not all rules.
+    rules, ways = (RULES[-1:], (GUESS,)) if context.dry_run else (RULES, (ABOVE, GUESS))
+    for rule, way in itertools.product(rules, ways):
+        sampling = Sampling(config.codebook_size, rule, way)
+        for kernel, samples in window_samples(sampling, KERNEL_DTYPE, 2 if context.dry_run else WIDTH).items():
+            yield kernel, f"{rule}, {way}", samples

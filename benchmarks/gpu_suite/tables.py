@@ -260,7 +260,7 @@ def _small_kernels(figures: Sequence[Figure]) -> str:
         {**one, "tile": _named(one["options"]) or "in use", "bandwidth": _percent(one.get("share"))}
         for one in _having(figures, "kernel", "rows", "options")
     ]
-    return _table(rows, "kernel", "rows", "splits", "tile", "us", "bandwidth", "error")
+    return _table(rows, "kernel", "rows", "splits", "rule", "tile", "us", "bandwidth", "error")
 
 
 def _ncu(figures: Sequence[Figure]) -> str:

@@ -15,6 +15,7 @@ import torch
 
 from lumina_core.kernels.kv_tensor import KV_CACHES
 from lumina_core.kernels.select import MODULES, unsupported_reason
+from lumina_core.kernels.window_state import GUMBEL, RULES
 from lumina_core.model.load import linear_shapes
 from lumina_core.timing.steps import PROMPT_TOKENS, canvas_reaching, copy_bandwidth
 from lumina_core.timing.synthetic import SYNTHETIC
@@ -36,6 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", choices=tuple(SYNTHETIC), default="7b", help="whose shapes")
     parser.add_argument("--rows", type=positive, nargs="+", default=[2, 16, 32, 64, 128], help="tokens, both branches")
     parser.add_argument("--warps", type=positive, nargs="+", help="of a program")
+    parser.add_argument("--rules", choices=RULES, nargs="+", default=[GUMBEL], help="of the kernels that move a window")
     matmuls = parser.add_argument_group("matmuls")
     matmuls.add_argument("--layers", choices=LAYERS, nargs="+", default=LAYERS)
     matmuls.add_argument("--outputs", type=positive, nargs="+", help="of a program; also of silu_gate")
@@ -59,9 +61,10 @@ def figures(options: argparse.Namespace, clock: Clock) -> Iterator[dict[str, Any
     elif options.kernel in rest.ARGUMENTS:
         splits = options.splits or [rest.splits_in_use(options.kernel, config)]
         kv_caches = options.kv if options.kernel == "qkv_norm_rope_store" else options.kv[:1]
+        rules = options.rules if options.kernel in rest.RULED else options.rules[:1]
         tiles = rest.tiles_of(options.kernel, options.warps or [], options.outputs or [])
-        for rows, split, kv_cache in itertools.product(options.rows, splits, kv_caches):
-            yield from rest.sweep(options.kernel, rest.Problem(config, rows, split, kv_cache), tiles, clock)
+        for sizes in itertools.product(options.rows, splits, kv_caches, rules):
+            yield from rest.sweep(options.kernel, rest.Problem(config, *sizes), tiles, clock)
     else:
         shapes = {layer: shape for layer, shape in linear_shapes(config).items() if layer in options.layers}
         for problem in matmul.problems(shapes, options.rows):

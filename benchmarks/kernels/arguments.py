@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lumina_core.checkpoint.config import TransformerConfig
+from lumina_core.decoding.canvas import Canvas
 from lumina_core.kernels.kv_tensor import KVTensor
 from lumina_core.kernels.reference import GROUP_SIZE
 from lumina_core.kernels.weight_tiles import TILE_ROWS
+from lumina_core.kernels.window_state import GUESS, Drawn, Sampling, WindowState
 from lumina_core.quant.schemes import SCHEMES
 
 BF16 = torch.bfloat16
+# Codes of a side of 768 pixels.
+SIDE = 96
 Arguments = tuple[Any, ...]
 
 
@@ -63,7 +68,7 @@ def qkv_arguments(
     cos, sin = (torch.empty(rows, head_dim, dtype=BF16, device=device) for _ in range(2))
     keys, values = (KVTensor.empty(kv_cache, (1, rows, kv_heads, head_dim), BF16, device) for _ in "kv")
     sums = sums_argument(rows, (heads + 2 * kv_heads) * head_dim, splits, device)
-    return sums, norms[:2], norms[2:], cos, sin, torch.arange(rows, device=device), keys, values
+    return sums, norms[:2], norms[2:], cos, sin, torch.arange(rows, device=device)[None], keys, values
 
 
 def norm_arguments(size: int, rows: int, splits: int, device: torch.device | str) -> Arguments:
@@ -77,15 +82,40 @@ def sums_argument(rows: int, out_features: int, splits: int, device: torch.devic
     return torch.empty(splits, rows, out_features, dtype=BF16 if splits == 1 else torch.float32, device=device)
 
 
-def logits_argument(codes: int, width: int, device: torch.device | str) -> Tensor:
-    """Logits [1,width,codes] of one picture."""
-    return torch.empty(1, width, codes, device=device)
+def window_argument(sampling: Sampling, width: int, device: torch.device | str) -> WindowState:
+    """A window of so many slots in the middle of one picture of 768×768."""
+    layout = Canvas(SIDE, SIDE).layout
+    state = WindowState.empty(layout, sampling, width, 1, layout.last + 2 * width + 1, device)
+    state.pos.fill_(layout.last // 2)
+    state.accepted.fill_(1)
+    return state
 
 
-def draw_arguments(codes: int, width: int, top_k: int, device: torch.device | str) -> Arguments:
-    """Of `gumbel_draw`."""
-    index = torch.arange(width, device=device)[None]
-    return logits_argument(codes, width, device), torch.zeros(1, dtype=torch.int64, device=device), index, top_k
+def embed_arguments(hidden: int, sampling: Sampling, width: int, device: torch.device | str) -> Arguments:
+    """Of `embed_window`."""
+    embedding, end_of_row, weight = (
+        torch.empty(*shape, hidden, dtype=BF16, device=device) for shape in ((sampling.codes,), (), ())
+    )
+    return window_argument(sampling, width, device), width, embedding, end_of_row, weight, 1e-5
+
+
+def draw_arguments(sampling: Sampling, width: int, device: torch.device | str) -> Arguments:
+    """Of `draw_window`."""
+    state = window_argument(sampling, width, device)
+    return torch.empty(len(state.offset), width, sampling.codes, dtype=BF16, device=device), state, width
+
+
+def accept_arguments(sampling: Sampling, width: int, device: torch.device | str) -> Arguments:
+    """Of `accept_window`: no draft is kept, so that calls after one another find a window to move for long."""
+    tokens, fresh = (torch.zeros(1, width, dtype=torch.int64, device=device) for _ in range(2))
+    agree, log_probs = (torch.zeros(1, width, dtype=dtype, device=device) for dtype in (torch.bool, torch.float32))
+    return window_argument(sampling, width, device), Drawn(tokens, fresh, agree, log_probs)
+
+
+def place_arguments(sampling: Sampling, width: int, device: torch.device | str) -> Arguments:
+    """Of `place_drafts`; `gumbel` guesses, and a window has two slots at least: else there is nothing to place."""
+    guesses = sampling if sampling.speculative else replace(sampling, new_drafts=GUESS)
+    return window_argument(guesses, max(2, width), device), max(2, width)
 
 
 def fill(arguments: Arguments) -> Arguments:
@@ -104,6 +134,8 @@ def tensors(arguments: Any) -> Iterator[Tensor]:
         yield arguments
     elif isinstance(arguments, KVTensor):
         yield from arguments.tensors
+    elif isinstance(arguments, WindowState):
+        yield from tensors([*vars(arguments).values()])
     elif isinstance(arguments, (tuple, list)):
         for each in arguments:
             yield from tensors(each)

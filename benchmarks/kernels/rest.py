@@ -1,4 +1,4 @@
-"""The small kernels: the parts of a block between its matmuls and attention, and the sampling of tokens."""
+"""The small kernels: the parts of a block between its matmuls and attention, and those that move a window."""
 
 from __future__ import annotations
 
@@ -6,23 +6,27 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
+from typing import Any
 
 import torch
 
 from lumina_core.checkpoint.config import TransformerConfig
 from lumina_core.kernels.select import load
 from lumina_core.kernels.tiles import split_count
+from lumina_core.kernels.window_state import ABOVE, GUMBEL, Sampling
 from lumina_core.model.load import linear_shapes
 
 from . import Figure
 from .arguments import (
     BF16,
     Arguments,
+    accept_arguments,
     draw_arguments,
+    embed_arguments,
     fill,
-    logits_argument,
     nbytes,
     norm_arguments,
+    place_arguments,
     qkv_arguments,
     sums_argument,
 )
@@ -35,16 +39,31 @@ Tile = dict[str, int]
 
 @dataclass(frozen=True)
 class Problem:
-    """`rows` tokens of a model (of both branches; for drawing, of one); partial sums in so many `splits`."""
+    """`rows` tokens of a model, of both branches; partial sums in so many `splits`; how tokens are drawn."""
 
     config: TransformerConfig
     rows: int
-    splits: int
+    splits: int = 1
     kv_cache: str = "int8"
+    rule: str = GUMBEL
+    new_drafts: str = ABOVE
+    cfg_scale: float = 4.0
+    top_k: int | None = None
 
     @property
     def figures(self) -> Figure:
         return {"rows": self.rows, "splits": self.splits}
+
+    @property
+    def width(self) -> int:
+        """Slots of a window."""
+        return max(1, self.rows // 2)
+
+    @property
+    def sampling(self) -> Sampling:
+        codes = self.config.codebook_size
+        top_k = min(TOP_K, codes // 2) if self.top_k is None else self.top_k
+        return Sampling(codes, self.rule, self.new_drafts, self.cfg_scale, top_k=top_k)
 
 
 Make = Callable[[Problem, torch.device | str], Arguments]
@@ -58,8 +77,21 @@ ARGUMENTS: Mapping[str, Make] = MappingProxyType(
             BF16,
         ),
         "add_rms_norm": lambda one, device: norm_arguments(one.config.hidden_size, one.rows, one.splits, device),
-        "gumbel_draw": lambda one, device: draw_arguments(one.config.codebook_size, one.rows, _top_k(one), device),
-        "topk_cut": lambda one, device: (logits_argument(one.config.codebook_size, one.rows, device), _top_k(one)),
+        "embed_window": lambda one, device: embed_arguments(one.config.hidden_size, one.sampling, one.width, device),
+        "draw_window": lambda one, device: draw_arguments(one.sampling, one.width, device),
+        "accept_window": lambda one, device: accept_arguments(one.sampling, one.width, device),
+        "place_drafts": lambda one, device: place_arguments(one.sampling, one.width, device),
+    }
+)
+# The kernels whose code depends on the rule.
+RULED = ("draw_window", "accept_window", "place_drafts")
+# What a kernel reads of its arguments, where that is not all.
+READ: Mapping[str, Callable[[Arguments], Any]] = MappingProxyType(
+    {
+        "embed_window": lambda given: given[2][: len(given[0].offset) * given[1]],
+        "draw_window": lambda given: (given[0], given[1].draft_probs),
+        "accept_window": lambda given: given[1],
+        "place_drafts": lambda given: (given[0].target_probs, given[0].last_logits),
     }
 )
 # The layer whose partial sums a kernel takes; the others take none.
@@ -84,15 +116,14 @@ def sweep(kernel: str, problem: Problem, tiles: Sequence[Tile], clock: Clock) ->
     first = fill(ARGUMENTS[kernel](problem, clock.device))
     inputs = [first, *(fill(ARGUMENTS[kernel](problem, clock.device)) for _ in range(1, clock.copies(nbytes(first))))]
 
+    moved = nbytes(READ.get(kernel, lambda given: given)(first))
+
     def measure(tile: Tile) -> Figure:
         seconds = clock.seconds([partial(function, *each, **tile) for each in inputs])
-        return {"us": 1e6 * seconds, "bytes": nbytes(first), "share": clock.share(nbytes(first), seconds)}
+        return {"us": 1e6 * seconds, "bytes": moved, "share": clock.share(moved, seconds)}
 
     for tile in tiles:
         figure = {"kernel": kernel, **problem.figures, "options": tile, "in_use": not tile}
         figure |= {"kv": problem.kv_cache} if kernel == "qkv_norm_rope_store" else {}
+        figure |= {"rule": problem.rule} if kernel in RULED else {}
         yield measured(figure, partial(measure, tile))
-
-
-def _top_k(problem: Problem) -> int:
-    return min(TOP_K, problem.config.codebook_size // 2)

@@ -17,7 +17,9 @@ from benchmarks.kernels import attention, choice, clock, matmul, rest
 from benchmarks.kernels.__main__ import main
 from benchmarks.kernels.arguments import attention_arguments, fill, matmul_arguments, nbytes, tensors
 from lumina_core.kernels import reference
+from lumina_core.kernels.select import reference_of
 from lumina_core.kernels.tiles import matmul_tile
+from lumina_core.kernels.window_state import RULES
 from lumina_core.model.load import linear_shapes
 from lumina_core.timing.synthetic import SYNTHETIC
 
@@ -54,7 +56,11 @@ def test_a_matmul_is_timed_at_every_tile_that_is_named() -> None:
         (("window_attention", "--windows", 2, "--context", 40, "--slots", 32, "--kv", "int4"), [True, False]),
         (("silu_gate", "--rows", 2, "--warps", 2, "--outputs", 64, 128, "--splits", 1), [True, False, False]),
         (("add_rms_norm", "--rows", 2, "--warps", 2), [True, False]),
-        (("gumbel_draw", "--rows", 1), [True]),
+        (("qkv_norm_rope_store", "--rows", 4), [True]),
+        (("embed_window", "--rows", 4), [True]),
+        (("draw_window", "--rows", 4, "--rules", "gumbel", "sjd", "--warps", 2), [True, False] * 2),
+        (("accept_window", "--rows", 2), [True]),
+        (("place_drafts", "--rows", 4, "--rules", "gumbel", "coupled"), [True] * 2),
     ],
 )
 def test_the_other_kernels_are_timed_too(arguments: tuple, expected: list[bool]) -> None:
@@ -66,7 +72,7 @@ def test_the_other_kernels_are_timed_too(arguments: tuple, expected: list[bool])
 def test_without_a_gpu_it_says_so_in_one_line(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    assert main(["topk_cut"]) == 2
+    assert main(["draw_window"]) == 2
     err = capsys.readouterr().err
     assert err.startswith("benchmarks.kernels: there is no CUDA device") and err.count("\n") == 1
 
@@ -159,9 +165,31 @@ def test_arguments_are_those_of_the_kernels() -> None:
         assert all(bool(tensor.any()) for tensor in tensors(arguments))
         problem = attention.Problem(TINY, kv_cache, 4, 40, 128)
         assert problem.read_bytes * 128 == nbytes(arguments[1:3]) * 44
-    for kernel, make in rest.ARGUMENTS.items():
-        problem = rest.Problem(TINY, 2, rest.splits_in_use(kernel, TINY))
-        assert getattr(reference, kernel)(*fill(make(problem, CPU))) is not None
+    for kernel in rest.ARGUMENTS:
+        problem = rest.Problem(TINY, 4, rest.splits_in_use(kernel, TINY))
+        for rule in RULES if kernel in rest.RULED else RULES[:1]:
+            arguments = fill(rest.ARGUMENTS[kernel](replace(problem, rule=rule), CPU))
+            reference_of(kernel)(*arguments)
+            read = nbytes(rest.READ.get(kernel, lambda given: given)(arguments))
+            assert 0 < read <= nbytes(arguments)
+
+
+def test_a_window_is_of_so_many_tokens_of_both_branches() -> None:
+    problem = rest.Problem(TINY, 8, rule="sjd")
+    logits, state, width = rest.ARGUMENTS["draw_window"](problem, CPU)
+    assert logits.shape == (2, 4, TINY.codebook_size) and logits.dtype == torch.bfloat16 and width == state.window == 4
+    assert state.sampling.guided and state.sampling.top_k < TINY.codebook_size
+    assert state.layout.header < int(state.pos) < state.layout.last - 1000
+    *_, sums = rest.READ["draw_window"]((logits, state, width))
+    assert sums is state.draft_probs and sums.shape == (1, 3, TINY.codebook_size)
+
+
+def test_calls_after_one_another_find_a_window_to_move() -> None:
+    state, drawn = rest.ARGUMENTS["accept_window"](rest.Problem(TINY, 8), CPU)
+    for call in range(1, 5):
+        before = int(state.pos)
+        reference_of("accept_window")(state, drawn)
+        assert (int(state.pos), int(state.accepted), int(state.steps)) == (before + 1, 1, call)
 
 
 def test_inputs_are_more_than_the_cache_of_a_gpu_holds(monkeypatch: pytest.MonkeyPatch) -> None:
