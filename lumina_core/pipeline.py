@@ -139,17 +139,14 @@ class Lumina:
 
     @torch.inference_mode()
     def encode(self, pixels: Tensor) -> Tensor:
-        """Codes [N,h,w] on the CPU of pixels [N,3,H,W] in [-1,1]."""
-        codec = self._codec()
+        """Codes [N,h,w] on the CPU of pixels [N,3,H,W] in [-1,1]; makes room as `decode` does."""
+        codec = self._codec_with_room(*(side // CODE_PIXELS for side in pixels.shape[-2:]))
         return torch.cat([encode_picture(codec, one.to(codec.weight_device)).cpu() for one in pixels.split(1)])
 
     @torch.inference_mode()
     def decode(self, codes: Tensor) -> list[Image.Image]:
         """Pictures of codes [N,h,w], decoded one at a time; what a run left on a full device is freed for it."""
-        codec = self._codec()
-        free = free_bytes(codec.weight_device)
-        if free is not None and free < codec.config.picture_bytes(codes.shape[1], codes.shape[2], MOVQGAN_ITEM_BYTES):
-            self.runs.free()
+        codec = self._codec_with_room(*codes.shape[-2:])
         return [to_image(decode_picture(codec, one.to(codec.weight_device))) for one in codes.split(1)]
 
     def _demand(self, request: Request) -> Demand:
@@ -160,6 +157,14 @@ class Lumina:
             captures(transformer.compile_choice, device),
         )
         return Demand(self.config, weights, request, captured=captured, kernels=kernels)
+
+    def _codec_with_room(self, grid_h: int, grid_w: int) -> MoVQGAN:
+        """The codec; frees what a run left where a picture of this grid would not fit beside it."""
+        codec = self._codec()
+        free = free_bytes(codec.weight_device)
+        if free is not None and free < codec.config.picture_bytes(grid_h, grid_w, MOVQGAN_ITEM_BYTES):
+            self.runs.free()
+        return codec
 
     def _codec(self) -> MoVQGAN:
         if self.movqgan is None:

@@ -225,6 +225,20 @@ def test_a_run_is_prepared_for_the_bytes_that_it_does_not_hold_yet(demo: Lumina,
     assert demo.runs.prepare(request(demo, top_k=7)) == 0 == demo.runs.nbytes
 
 
+@pytest.mark.parametrize(("free", "is_kept"), [(10**12, True), (0, False), (None, True)])
+def test_what_a_run_left_gives_way_to_the_codec(
+    demo: Lumina, monkeypatch: Patch, free: int | None, is_kept: bool
+) -> None:
+    capture_by(monkeypatch, RecordedSteps())
+    codes = drawn(demo).codes
+    monkeypatch.setattr("lumina_core.pipeline.free_bytes", lambda device: free)
+    pixels = torch.zeros(1, 3, 64, 64)
+    for use in (lambda: demo.decode(codes), lambda: demo.encode(pixels)):
+        drawn(demo)
+        use()
+        assert (demo.runs.nbytes > 0) == is_kept
+
+
 def test_steps_one_by_one_leave_nothing(demo: Lumina) -> None:
     drawn(demo)
     assert demo.runs.nbytes == 0
