@@ -26,7 +26,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
-from lumina_core.kernels.kv_tensor import KV_CACHES
+from lumina_core.kernels.kv_tensor import INT4, KV_CACHES
 from lumina_core.kernels.reference import GROUP_SIZE
 from lumina_core.kernels.samples import attention_sample
 from lumina_core.kernels.select import load
@@ -96,8 +96,9 @@ def attention(kv_cache: str, width: int, capability: int) -> Case:
     arguments = partial(
         attention_sample, "cpu", torch.bfloat16, kv_cache=kv_cache, filled=(width, 90), width=width, **heads
     )
-    tile = attention_tile(width, torch.bfloat16, capability)
-    return Case("window_attention", arguments, tile.slots * 2 * HEAD_DIM)
+    tile = attention_tile(width, torch.bfloat16, capability, kv_cache == INT4)
+    # A window of more queries than a tile's has its cache read as often as it has tiles.
+    return Case("window_attention", arguments, tile.slots * 2 * HEAD_DIM // -(-width // tile.queries))
 
 
 def cases(capability: int) -> dict[str, Case]:

@@ -12,6 +12,7 @@ import torch
 
 from lumina_core.checkpoint.config import TransformerConfig
 from lumina_core.kernels import reference
+from lumina_core.kernels.kv_tensor import INT4
 from lumina_core.kernels.select import load
 from lumina_core.kernels.tiles import AttentionTile, attention_tile
 from lumina_core.model.kv_cache import KVCache
@@ -41,7 +42,7 @@ class Problem:
     @property
     def tile_in_use(self) -> AttentionTile:
         queries = self.width * self.config.num_attention_heads // self.config.num_key_value_heads
-        return attention_tile(queries, BF16, capability_in_use())
+        return attention_tile(queries, BF16, capability_in_use(), self.kv_cache == INT4)
 
     @property
     def read_bytes(self) -> int:

@@ -16,9 +16,10 @@ STAGE_BYTES = 25 * 1024
 # SMs of the GPUs that a grid is cut for (RTX 4090, H100), programs that each should have at least, and what it costs
 # to write and add partial sums, in groups of inputs.
 SMS, PROGRAMS_EACH, SUM_COST = (128, 132), 2, 2
-# Attention: chunks of a row at most, and slots of one at least; queries of a tile at most, and slots at a time.
+# Attention: chunks of a row at most, and slots of one at least; queries of a tile at most (half as many but on an H100,
+# where so many are one product of a warp group), and slots at a time.
 MAX_CHUNKS, CHUNK = 16, 128
-MIN_DOT, MAX_QUERIES = 16, 64
+MIN_DOT, MAX_QUERIES, WARP_GROUPS = 16, 64, 90
 SLOTS_FOR_ONE_QUERY, SLOTS = 32, {torch.float32: 32, torch.bfloat16: 64}
 # Compute capabilities with 160 KB of shared memory an SM and more, where two programs have room for so many slots.
 LARGE_SHARED, MANY_SLOTS = (80, 90, 100, 103), 128
@@ -81,16 +82,18 @@ def split_groups(in_features: int, wanted: int) -> tuple[int, int]:
     return -(-groups // groups_each), groups_each
 
 
-def attention_tile(queries: int, dtype: torch.dtype, capability: int = 0) -> AttentionTile:
-    """The tile for `queries` per key head in `dtype` on a device of a compute capability (90 for 9.0; 0: any)."""
+def attention_tile(queries: int, dtype: torch.dtype, capability: int = 0, is_int4: bool = False) -> AttentionTile:
+    """The tile for `queries` per key head in `dtype` on a device of a compute capability (90 for 9.0; 0: any).
+
+    `is_int4` is of the cache, whose values take the most registers.
+    """
     if queries == 1:
         return AttentionTile(1, SLOTS_FOR_ONE_QUERY, warps=4)
-    block, slots = max(MIN_DOT, min(MAX_QUERIES, power_of_2(queries))), SLOTS[dtype]
-    if block < MAX_QUERIES:
-        many = dtype == torch.bfloat16 and capability in LARGE_SHARED
-        return AttentionTile(block, MANY_SLOTS if many else slots, warps=4)
-    # On an H100 64 rows are those of one product of a warp group; eight warps would convert the cache twice.
-    return AttentionTile(block, slots, warps=4 if capability == 90 else 8)
+    wanted, slots = max(MIN_DOT, power_of_2(queries)), SLOTS[dtype]
+    if capability == WARP_GROUPS and wanted >= MAX_QUERIES:
+        return AttentionTile(MAX_QUERIES, slots, warps=4)
+    many = dtype == torch.bfloat16 and capability in LARGE_SHARED and not is_int4
+    return AttentionTile(min(MAX_QUERIES // 2, wanted), MANY_SLOTS if many else slots, warps=4)
 
 
 def chunk_count(length: int, chunk: int = CHUNK) -> int:

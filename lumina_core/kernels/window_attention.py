@@ -203,7 +203,8 @@ def window_attention(
     rows, width, heads, head_dim = query.shape
     length, kv_heads = keys.values.shape[1:3]
     queries = width * heads // kv_heads
-    tile = attention_tile(queries, query.dtype, current_capability(query)) if tile is None else tile
+    if tile is None:
+        tile = attention_tile(queries, query.dtype, current_capability(query), keys.groups > 0)
     chunks = chunk_count(min(kv_len, length), tile.chunk)
     parts, device = (rows * kv_heads, chunks, queries), query.device
     totals, largest = empty(buffers, "attention.totals", (2, *parts), torch.float32, device)
