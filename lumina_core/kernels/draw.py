@@ -6,6 +6,7 @@ A program has one token: its logits stay in registers, and its noise is computed
 import triton
 import triton.language as tl
 from torch import Tensor, float32, int64
+from torch import bool as torch_bool
 
 from ..errors import InputError
 from .buffers import Buffers, empty
@@ -121,7 +122,7 @@ def _draw_window(
     log_prob = _pick(values, place, token) - largest - tl.log(tl.sum(tl.exp(values - largest), 0))
     tl.store(out_tokens + out, tl.where(forced, 0, token))
     tl.store(out_fresh + out, tl.where(forced, 0, fresh))
-    tl.store(out_agree + out, tl.where(forced, 1, kept.to(tl.int64)))
+    tl.store(out_agree + out, kept | forced)
     tl.store(out_log_probs + out, tl.where(forced, 0.0, log_prob))
 
 
@@ -192,14 +193,14 @@ def draw_window(
             f"[rows,slots,codes], contiguous, of at most {MAX_CODES} codes: use the reference for others"
         )
     shape, device = (pictures, width), logits.device
-    kept, fresh, agree = (empty(buffers, f"drawn {name}", shape, int64, device) for name in ("token", "fresh", "agree"))
-    drawn = Drawn(kept, fresh, agree, empty(buffers, "drawn log_prob", shape, float32, device))
+    parts = {"token": int64, "fresh": int64, "agree": torch_bool, "log_prob": float32}
+    drawn = Drawn(*(empty(buffers, f"drawn {name}", shape, dtype, device) for name, dtype in parts.items()))
     operands = logits, state.keys, state.tokens, state.pos, state.steps
     block = triton.next_power_of_2(codes)
     _draw_window[shape](
         *(*operands, state.target_probs, state.draft_probs, state.last_logits, *drawn),
         *(width, slots, pictures, length, state.window, layout.header, layout.row_length, layout.last),
-        *(codes, sampling.top_k, sampling.cfg_scale, sampling.temperature),
+        *(codes, sampling.top_k, float(sampling.cfg_scale), float(sampling.temperature)),
         GUIDED=sampling.guided,
         CUT=sampling.top_k < codes,
         SPECULATIVE=sampling.speculative,
