@@ -81,13 +81,13 @@ def _speculate(values: Tensor, state: WindowState, drafts: Tensor) -> tuple[Tens
     state.target_probs[:, :width] = target_probs
     uniform = to_uniform(step_hash(state, ACCEPT, index))
     coupling = target_probs[:, :-1], state.draft_probs[:, : width - 1], drafts[:, :-1], uniform[:, :-1]
-    noise = _redraw_noise(state, index, F.pad(equations.accept(*coupling), (0, 1)))
+    noise = redraw_noise(state, index, F.pad(equations.accept(*coupling), (0, 1)))
     fresh = equations.draw(values, noise)
     tokens, kept = equations.couple(*coupling, noise[:, :-1])
     return torch.cat((tokens, fresh[:, -1:]), 1), fresh, F.pad(kept, (0, 1))
 
 
-def _redraw_noise(state: WindowState, index: Tensor, kept: Tensor) -> Tensor:
+def redraw_noise(state: WindowState, index: Tensor, kept: Tensor) -> Tensor:
     """Gumbel noise [N,width,K] for redraws; on a CPU, where it takes long, only for tokens that may be redrawn.
 
     These are the tokens whose draft is not `kept` [N,width], with `sjd` all after the first of them too. The host has
