@@ -79,27 +79,12 @@ def _speculate(values: Tensor, state: WindowState, drafts: Tensor) -> tuple[Tens
         values = topk_cut(values, state.sampling.top_k)
     target_probs = values.softmax(-1)
     state.target_probs[:, :width] = target_probs
-    uniform = to_uniform(step_hash(state, ACCEPT, index))
-    coupling = target_probs[:, :-1], state.draft_probs[:, : width - 1], drafts[:, :-1], uniform[:, :-1]
-    noise = redraw_noise(state, index, F.pad(equations.accept(*coupling), (0, 1)))
-    fresh = equations.draw(values, noise)
-    tokens, kept = equations.couple(*coupling, noise[:, :-1])
+    noise = code_noise(step_hash(state, REDRAW, index), state.sampling.codes)
+    fresh, uniform = equations.draw(values, noise), to_uniform(step_hash(state, ACCEPT, index))
+    tokens, kept = equations.couple(
+        target_probs[:, :-1], state.draft_probs[:, : width - 1], drafts[:, :-1], uniform[:, :-1], noise[:, :-1]
+    )
     return torch.cat((tokens, fresh[:, -1:]), 1), fresh, F.pad(kept, (0, 1))
-
-
-def redraw_noise(state: WindowState, index: Tensor, kept: Tensor) -> Tensor:
-    """Gumbel noise [N,width,K] for redraws; on a CPU, where it takes long, only for tokens that may be redrawn.
-
-    These are the tokens whose draft is not `kept` [N,width], with `sjd` all after the first of them too. The host has
-    to read which they are.
-    """
-    hashes, codes = step_hash(state, REDRAW, index), state.sampling.codes
-    if index.device.type != "cpu":
-        return code_noise(hashes, codes)
-    redrawn = kept.long().cumprod(1) == 0 if state.sampling.rule == SJD else ~kept
-    noise = torch.zeros(*index.shape, codes)
-    noise[redrawn] = code_noise(hashes[redrawn], codes)
-    return noise
 
 
 def step_hash(state: WindowState, stream: int, index: Tensor) -> Tensor:

@@ -16,9 +16,7 @@ from lumina_core.decoding.settings import NEW_DRAFTS, DecodeSettings
 from lumina_core.decoding.window import Window
 from lumina_core.kernels import reference, window_reference
 from lumina_core.kernels.kv_tensor import KV_CACHES
-from lumina_core.kernels.noise import REDRAW, code_noise
 from lumina_core.kernels.select import Choice
-from lumina_core.kernels.window_state import WindowState
 from lumina_core.model.run_kernels import BlockKernels, RunKernels
 from lumina_core.model.transformer import Transformer
 
@@ -96,16 +94,12 @@ def records(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[int, int], list[list[
 
 @pytest.fixture
 def _draws_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a CPU the references save work where the host reads something; on a GPU they cut and redraw every row."""
-
-    def noise(state: WindowState, index: Tensor, kept: Tensor) -> Tensor:
-        return code_noise(window_reference.step_hash(state, REDRAW, index), state.sampling.codes)
+    """On a CPU the reference of the draw saves work where the host reads something; on a GPU it cuts every row."""
 
     def draw(logits: Tensor, keys: Tensor, index: Tensor, top_k: int) -> Tensor:
         return reference.gumbel_draw(reference.topk_cut(logits, top_k), keys, index, logits.shape[-1])
 
     monkeypatch.setattr(window_reference, "gumbel_draw", draw)
-    monkeypatch.setattr(window_reference, "redraw_noise", noise)
 
 
 def is_same_in_every_step(toy: Toy, records: dict[tuple[int, int], list], settings: DecodeSettings) -> bool:
