@@ -9,7 +9,7 @@ import torch
 from ..checkpoint.config import TransformerConfig
 from ..kernels.kv_tensor import AUTO
 from ..kernels.select import unsupported_reason
-from ..kernels.tiles import CHUNK, split_count
+from ..kernels.tiles import chunk_count, split_count
 from ..model.load import linear_shapes
 from ..model.run_kernels import KERNEL_DTYPE
 from ..pictures.sizes import HEADER_LENGTH
@@ -62,9 +62,9 @@ class Forwards:
         """Of the widest step by kernels: results of its matmuls, of its attention and of drawing tokens."""
         config, item = self.config, self.dtype.itemsize
         query = config.num_attention_heads * config.head_dim
-        matmuls = sum(split_count(*shape) * shape[1] for shape in linear_shapes(config).values()) * FLOAT32_BYTES
+        matmuls = max(split_count(*shape) * shape[1] for shape in linear_shapes(config).values()) * FLOAT32_BYTES
         others = (4 * config.hidden_size + 3 * query + config.intermediate_size) * item
-        attention = -(-kv_len // CHUNK) * query * FLOAT32_BYTES
+        attention = chunk_count(kv_len) * query * FLOAT32_BYTES
         logits = config.codebook_size * item
         return (
             self.request.settings.width * self.rows * (matmuls + others + attention + logits) + self._probability_bytes

@@ -29,12 +29,12 @@ INT4_PAIR = tl.constexpr(
     "mov.b32 one, 0x3f803f80; mov.b32 shift, 0xc308c308; lop3.b32 codes, $1, mask, high, 0xea; "
     "fma.rn.bf16x2 codes, codes, one, shift; fma.rn.bf16x2 $0, codes, $2, $3; }"
 )
-# Two of a word's int8 codes as bfloat16 weights; the second operand selects the bytes. Under the bits 0x4300 the low
-# seven bits of a code read as 128 more than their value, and its sign bit as 128 or 256: the difference is the code.
+# The int8 codes in the low bytes of both halves of a word as bfloat16 weights. Under the bits 0x4300 the low seven bits
+# of a code read as 128 more than their value, and its sign bit as 128 or 256: the difference is the code.
 INT8_PAIR = tl.constexpr(
-    "{ .reg .b32 codes, low, sign, high, less; mov.b32 high, 0x43004300; mov.b32 less, 0xbf80bf80; "
-    "prmt.b32 codes, $1, 0, $2; lop3.b32 low, codes, 0x007f007f, high, 0xea; "
-    "lop3.b32 sign, codes, 0x00800080, high, 0xea; fma.rn.bf16x2 $0, sign, less, low; }"
+    "{ .reg .b32 low, sign, high, less; mov.b32 high, 0x43004300; mov.b32 less, 0xbf80bf80; "
+    "lop3.b32 low, $1, 0x007f007f, high, 0xea; lop3.b32 sign, $1, 0x00800080, high, 0xea; "
+    "fma.rn.bf16x2 $0, sign, less, low; }"
 )
 
 
@@ -73,17 +73,17 @@ def _int4_weights(words, scale_zero, dtype: tl.constexpr, FAST: tl.constexpr, LO
 
 @triton.jit
 def _int8_weights(words, dtype: tl.constexpr, FAST: tl.constexpr):
-    """Weights [N,4·M] in `dtype` of words [N,M] of four codes each. FAST is for bfloat16 on a GPU."""
+    """Weights [N,4·M] in `dtype` of a tile's words [N,M] of four codes each. FAST is for bfloat16 on a GPU."""
     rows: tl.constexpr = words.shape[0]
     size: tl.constexpr = 4 * words.shape[1]
+    parts, half = tl.reshape(words, [rows, size // 64, 16]), tl.arange(0, 2)
     if FAST:
-        # One half of a word at a time: neighbours are together in a register of the matmul, and four are not.
-        half = tl.broadcast_to((0x4140 + 0x0202 * tl.arange(0, 2))[None, None, :], [rows, size // 4, 2])
-        halved = tl.broadcast_to(words[:, :, None], [rows, size // 4, 2])
-        pairs = tl.inline_asm_elementwise(INT8_PAIR, "=r,r,r", [halved, half], dtype=tl.int32, is_pure=True, pack=1)
+        halves = parts[:, :, None, :] >> (8 * half)[None, None, :, None]
+        pairs = tl.inline_asm_elementwise(INT8_PAIR, "=r,r", [halves], dtype=tl.int32, is_pure=True, pack=1)
         return _bfloat16_pairs(tl.reshape(pairs, [rows, size // 2]), rows, size)
     else:  # noqa: RET505 - Triton compiles one of the branches
-        left = words[:, :, None] << (24 - 8 * tl.arange(0, 4))[None, None, :]
+        byte = half[:, None] + 2 * tl.arange(0, 2)[None, :]
+        left = parts[:, :, None, :, None] << (24 - 8 * byte)[None, None, :, None, :]
         return tl.reshape(left >> 24, [rows, size]).to(tl.float32).to(dtype)
 
 
@@ -160,7 +160,7 @@ def _int8_matmul(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """As `_int4_matmul`; the scale of a row multiplies its sums at the end. Codes are words if WHOLE, else bytes."""
+    """As `_int4_matmul`; the scale of a row multiplies its sums at the end. Codes are words in tiles, else bytes."""
     split = tl.program_id(1)
     n, m = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N), tl.program_id(2) * BLOCK_M + tl.arange(0, BLOCK_M)
     real, weight_row = m < rows, tl.minimum(n, out_features - 1)
@@ -172,7 +172,7 @@ def _int8_matmul(
         for half in tl.static_range(2):
             k = group * GROUP + half * part + tl.arange(0, part)
             inputs = _inputs(x, m, k, real, in_features, WHOLE)
-            if WHOLE:
+            if TILE > 1:
                 word = half * (part // 4) + tl.arange(0, part // 4)
                 weights = _int8_weights(tl.load(codes + place + word[None, :]), inputs.dtype, FAST)
             else:
@@ -220,7 +220,7 @@ def int8_matmul(
     """As `int4_matmul`, with an int8 weight."""
     in_features = x.shape[-1]
     _check(x, triton.cdiv(in_features, GROUP_SIZE), (codes, (in_features,)), (scale, ()))
-    words = codes.view(torch.int32) if in_features % GROUP_SIZE == 0 else codes
+    words = codes.view(torch.int32) if codes.dim() == 4 else codes
     return _matmul(_int8_matmul, x, (words, scale), sum_splits, tile or _tile(x, codes, 8), buffers)
 
 
