@@ -139,11 +139,15 @@ def main() -> int:
     """Prints a table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("capability", metavar="CAPABILITY", type=int, nargs="?", default=90)
-    capability = parser.parse_args().capability
+    parser.add_argument("--only", metavar="TEXT", default="", help="cases whose name has this text")
+    options = parser.parse_args()
+    capability = options.capability
     built = build_instead_of_running(capability)
     print(f"Compute capability {capability // 10}.{capability % 10}, Triton {triton.__version__}\n")
     print(f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|")
     for name, case in cases(capability).items():
+        if options.only not in name:
+            continue
         built.clear()
         load(case.kernel)(*case.arguments())
         cubin, made = built[0].asm["cubin"], built[0].metadata
