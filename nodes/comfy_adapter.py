@@ -147,6 +147,13 @@ class Operations(comfy.ops.disable_weight_init):
             nn.Module._load_from_state_dict(self, *args, **kwargs)
 
 
+class StreamedOperations:
+    """Layers of a transformer's blocks of which ComfyUI streams in the linear weights; norms stay on the device."""
+
+    Linear = Operations.Linear
+    RMSNorm = nn.RMSNorm
+
+
 def model_device() -> torch.device:
     """The device that the transformer runs on."""
     return management.get_torch_device()
@@ -198,6 +205,9 @@ class ResidentPatcher(comfy.model_patcher.ModelPatcher):
 
     free_first: Callable[[], int] = staticmethod(lambda: 0)
 
+    def load(self, device_to=None, lowvram_model_memory=0, force_patch_weights=False, full_load=False):
+        super().load(device_to, lowvram_model_memory, force_patch_weights, full_load=True)
+
     def partially_unload(self, device_to, memory_to_free=0, **options):
         freed = self.free_first()
         if freed >= memory_to_free:
@@ -238,6 +248,15 @@ def cuda_graphs_disabled() -> bool:
 def load(patchers: Sequence, bytes_needed: float) -> None:
     """Loads models on their devices and frees `bytes_needed` there for the run."""
     management.load_models_gpu(list(patchers), memory_required=bytes_needed)
+
+
+def keep_resident(module: nn.Module, device: torch.device) -> None:
+    """Brings to the device what ComfyUI cannot stream in and may have left on the CPU when short of memory."""
+    for layer in module.modules():
+        if not hasattr(layer, "comfy_cast_weights"):
+            for name, weight in layer.named_parameters(recurse=False):
+                if weight.device != device:
+                    setattr(layer, name, nn.Parameter(weight.to(device), requires_grad=False))
 
 
 def memory_budget(streamed: bool) -> Budget:

@@ -38,7 +38,7 @@ def load_model(name: str, weights: str, compile: str) -> ManagedLumina:
             checkpoint,
             dtype=plan.dtype,
             device=offload_device,
-            operations=comfy_ui.Operations if streamed else operations,
+            block_operations=comfy_ui.StreamedOperations if streamed else operations,
             weights=plan.choice,
             work_device=device,
         )

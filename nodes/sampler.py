@@ -84,10 +84,9 @@ def sample(model: ManagedLumina, movqgan: MoVQGANVae, request: Request) -> Decod
     check_fits(demand, budget)
     held = lumina.runs.prepare(demand.request)
     comfy_ui.load([model.patcher, movqgan.patcher], max(0, plan_memory(demand).run - held))
-    # The model runs on the device of this norm, which ComfyUI may have left on the CPU when short of memory.
-    transformer.norm.to(model.patcher.load_device)
     watcher = Watcher(movqgan, request)
     with comfy_ui.unloading_when_full():
+        comfy_ui.keep_resident(transformer, model.patcher.load_device)
         # ComfyUI's own exception, if the user cancelled, ends the run.
         return lumina.sample(demand.request, watcher.on_step, before_forward=comfy_ui.check_interrupted)
 

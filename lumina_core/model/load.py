@@ -45,7 +45,7 @@ def load_transformer(
     *,
     dtype: torch.dtype = torch.bfloat16,
     device: torch.device | str = "cpu",
-    operations: Any = default_operations,
+    block_operations: Any = default_operations,
     weights: str = AUTO,
     work_device: torch.device | str | None = None,
 ) -> Transformer:
@@ -53,7 +53,8 @@ def load_transformer(
 
     `weights` is the dtype of the blocks' linear weights: auto (as in the checkpoint), int8, int4 (quantised while
     they are read), bf16 or fp32 (which replace `dtype`, that of everything else). `work_device` is where the model
-    runs, if it waits on another `device`; weights are quantised there.
+    runs, if it waits on another `device`; weights are quantised there. `block_operations` are layer classes for the
+    blocks, as of a memory manager that streams plain linear weights in.
 
     Built on the meta device; each parameter is made when its tensor is read, so weights are never held twice. Raises
     CheckpointError that names every missing, unexpected or misshapen tensor before any weight is read, InputError for
@@ -73,7 +74,7 @@ def load_transformer(
         return {key: store.get(packed_name(name, key)) for key in keys}
 
     model = explain_out_of_memory(
-        lambda: build_transformer(config, plan, store.get, get_packed, device, work_device, operations),
+        lambda: build_transformer(config, plan, store.get, get_packed, device, work_device, block_operations),
         lambda: _out_of_memory(checkpoint, plan),
     )
     model.text_embedding, model.text_head = store.get(EMBEDDING), store.get(HEAD)
@@ -118,7 +119,7 @@ def build_transformer(
     get_packed: Callable[[str], PackedTensors],
     device: torch.device | str,
     work_device: torch.device | str,
-    operations: Any = default_operations,
+    block_operations: Any = default_operations,
 ) -> Transformer:
     """A transformer in eval mode on `device`, without its text tables, with the backend that is best on `work_device`.
 
@@ -128,7 +129,7 @@ def build_transformer(
     if plan.scheme is not None:
         backend = choose_backend(plan.scheme, plan.dtype, work_device, linear_shapes(config).values())
         logger.info("%s weights, matmuls on %s by %s", plan.scheme.name, work_device, backend.name)
-    model = empty_transformer(config, plan, operations, backend)
+    model = empty_transformer(config, plan, block_operations, backend)
     fill(model, get, plan.dtype, device, None if plan.scheme is None else get_packed)
     return model.eval().requires_grad_(False)
 
@@ -143,12 +144,16 @@ def _out_of_memory(checkpoint: Checkpoint, plan: WeightsPlan) -> str:
 
 
 def empty_transformer(
-    config: TransformerConfig, plan: WeightsPlan, operations: Any = default_operations, backend: MatmulBackend = PLAIN
+    config: TransformerConfig,
+    plan: WeightsPlan,
+    block_operations: Any = default_operations,
+    backend: MatmulBackend = PLAIN,
 ) -> Transformer:
     """A transformer on the meta device for weights as planned, whose blocks multiply by `backend`."""
-    blocks = operations if plan.scheme is None else quantized_operations(plan.scheme, operations, backend)
+    if plan.scheme is not None:
+        block_operations = quantized_operations(plan.scheme, block_operations, backend)
     with torch.device("meta"):
-        return Transformer(config, operations, blocks)
+        return Transformer(config, block_operations)
 
 
 def weight_bytes(model: nn.Module, dtype: torch.dtype) -> int:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import operations as default_operations
+from .. import operations
 from ..checkpoint.config import TransformerConfig
 from ..kernels.buffers import Buffers
 from ..kernels.kv_tensor import AUTO
@@ -28,7 +28,7 @@ class Transformer(nn.Module):
     The whole tables, which only prompts and `forward` need, stay in host memory (memory-mapped from the file) as plain
     tensors `text_embedding` and `text_head` [vocab_size,hidden_size] that no `.to()` moves.
 
-    `operations` is a namespace of layer classes, `block_operations` that of the blocks, for quantised weights.
+    `block_operations` is a namespace of the blocks' layer classes, for weights that are quantised or streamed in.
     `compile_choice` is one of COMPILE (see compile.py). `streamed`: a memory manager keeps some weights in host memory
     and brings each to the device when it is used.
     """
@@ -38,9 +38,8 @@ class Transformer(nn.Module):
     compile_choice = "auto"
     streamed = False
 
-    def __init__(self, config: TransformerConfig, operations: Any = default_operations, block_operations: Any = None):
+    def __init__(self, config: TransformerConfig, block_operations: Any = operations):
         super().__init__()
-        block_operations = operations if block_operations is None else block_operations
         self.config = config
         codes = len(self.code_range)
         self.code_embedding = operations.Embedding(codes, config.hidden_size)

@@ -175,11 +175,24 @@ held.append(700)
 copy = patcher.clone()
 copy.detach()
 assert not held, "unloading frees it too"
+
+from pack.lumina_core.model.load import load_transformer
+from pack.lumina_core.pipeline import Lumina
+
+plain = Lumina.load("demo", device="cpu")
+streamed = load_transformer("demo", dtype=torch.float32, block_operations=comfy_ui.StreamedOperations)
+linear = streamed.blocks[0].linears[0]
+assert hasattr(linear, "comfy_cast_weights") and not hasattr(streamed.code_head, "comfy_cast_weights")
+comfy_ui.keep_resident(streamed, torch.device("meta"))
+assert streamed.code_embedding.weight.is_meta and not linear.weight.is_meta, "only linears are streamed"
+streamed = load_transformer("demo", dtype=torch.float32, block_operations=comfy_ui.StreamedOperations)
+drawn = Lumina(streamed, plain.vocabulary, plain.tokenizer).draw("a red circle", 64, 64, seed=3)
+assert torch.equal(drawn.codes, plain.draw("a red circle", 64, 64, seed=3).codes)
 print("all hold")
 """
 
 
-def test_what_a_run_left_is_freed_before_weights_are_unloaded() -> None:
+def test_what_stays_on_the_device_and_what_is_freed_first() -> None:
     from comfy_server import PACK, find_comfyui
 
     found = find_comfyui()
