@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -148,6 +149,7 @@ PATCHER = """
 import importlib.util
 import sys
 
+folder = sys.argv[1]
 sys.argv = ["main.py", "--cpu"]
 import comfy.options
 
@@ -188,11 +190,23 @@ assert streamed.code_embedding.weight.is_meta and not linear.weight.is_meta, "on
 streamed = load_transformer("demo", dtype=torch.float32, block_operations=comfy_ui.StreamedOperations)
 drawn = Lumina(streamed, plain.vocabulary, plain.tokenizer).draw("a red circle", 64, 64, seed=3)
 assert torch.equal(drawn.codes, plain.draw("a red circle", 64, 64, seed=3).codes)
+
+import comfy.cli_args
+import folder_paths
+from pack.nodes import loaders
+
+folder_paths.add_model_folder_path(comfy_ui.MODEL_FOLDER, folder)
+loaders.captures = lambda choice, device: choice != "off"
+for disabled, choice in ((False, "auto"), (True, "off")):
+    comfy.cli_args.args.disable_cuda_graphs = disabled
+    loaded = loaders.load_model(comfy_ui.DEMO_NAME, "auto", "auto")
+    assert loaded.lumina.transformer.compile_choice == choice, "--disable-cuda-graphs is respected"
+    assert isinstance(loaded.patcher, comfy_ui.ResidentPatcher) and not loaded.is_dynamic()
 print("all hold")
 """
 
 
-def test_what_stays_on_the_device_and_what_is_freed_first() -> None:
+def test_what_stays_on_the_device_and_what_is_freed_first(tmp_path: Path) -> None:
     from comfy_server import PACK, find_comfyui
 
     found = find_comfyui()
@@ -200,5 +214,7 @@ def test_what_stays_on_the_device_and_what_is_freed_first() -> None:
         pytest.skip(found)
     comfyui, python = found
     program = f"import sys; sys.path[:0] = [{str(PACK)!r}, {str(comfyui)!r}]\n{PATCHER}"
-    done = subprocess.run([python, "-c", program], check=False, cwd=comfyui, capture_output=True, text=True)
+    done = subprocess.run(
+        [python, "-c", program, str(tmp_path)], check=False, cwd=comfyui, capture_output=True, text=True
+    )
     assert done.stdout.splitlines()[-1:] == ["all hold"], done.stderr
