@@ -69,9 +69,14 @@ def cache_length(canvas: Canvas, longest_prompt: int, settings: DecodeSettings) 
     return -(-needed // KV_LEN_STEP) * KV_LEN_STEP
 
 
+def is_gpu(device: torch.device) -> bool:
+    """Whether forwards run beside the host, and each width and length of them is worth a graph of its own."""
+    return device.type != "cpu"
+
+
 def forwards_per_sync(device: torch.device) -> int:
     """Forwards that run before the host reads how many tokens were accepted."""
-    return 1 if device.type == "cpu" else FORWARDS_PER_SYNC
+    return FORWARDS_PER_SYNC if is_gpu(device) else 1
 
 
 def read_length(window: Window, longest_prompt: int, accepted_to: int, since_sync: int, width: int) -> int:
@@ -85,7 +90,7 @@ def read_length(window: Window, longest_prompt: int, accepted_to: int, since_syn
         return cache.length
     furthest = min(accepted_to + since_sync * window.width, window.canvas.last)
     needed = longest_prompt + furthest + window.slots_run(width)
-    if window.transformer.device.type == "cpu":
+    if not is_gpu(window.transformer.device):
         return min(-(-needed // KV_LEN_STEP) * KV_LEN_STEP, cache.length)
     length, larger = FIRST_GPU_KV_LEN, FIRST_GPU_KV_LEN * 3 // 2
     while length < needed:
@@ -105,7 +110,7 @@ class _Run:
         prompt_lengths = [len(prompt) for prompt in request.prompts]
         self.window.place(self.canvas, prompt_lengths, request.given, self.settings.seed, vocabulary.end_of_row)
         self.steps.begin_run()
-        self.on_gpu, pictures = transformer.device.type != "cpu", len(prompt_lengths)
+        self.on_gpu, pictures = is_gpu(transformer.device), len(prompt_lengths)
         self.adaptive = AdaptiveWindow(self.settings, pictures, measured=self.on_gpu)
         self.nfe, self.since_sync = 0, 0
         self.accepted_to = [self.canvas.first - 1] * pictures
@@ -162,12 +167,14 @@ class _Run:
 
     def advance(self) -> None:
         """Runs one forward, and synchronises with the device when it is time to."""
-        # One more than what is left, so that the last token's draft takes part in every picture of the batch; the next
-        # listed width, so that there are few graphs.
+        # One more than what is left, so that the last token's draft takes part in every picture of the batch; on a GPU
+        # the next listed width, so that there are few graphs.
         left = self.canvas.last - min(self.accepted_to) + 1
+        if self.on_gpu:
+            left = next((width for width in self.adaptive.widths if width >= left), left)
         # On a GPU the widest first: it allocates the buffers of all.
         wanted = self.adaptive.widths[-1] if self.on_gpu and not self.nfe else self.adaptive.width
-        width = min(wanted, next((each for each in self.adaptive.widths if each >= left), left))
+        width = min(wanted, left)
         longest, furthest = self.request.longest_prompt, max(self.accepted_to)
         self.steps(read_length(self.window, longest, furthest, self.since_sync, width), width)
         self.nfe += 1

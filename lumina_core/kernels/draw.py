@@ -16,12 +16,13 @@ from .hashes import (
     GUMBEL_STREAM,
     REDRAW_STREAM,
     code_noise,
+    code_times,
     index_hash,
     step_hash,
     to_uniform,
 )
 from .topk import kth_largest
-from .window_state import RANDOM, Drawn, WindowState
+from .window_state import RANDOM, SJD, Drawn, WindowState
 
 MAX_CODES = 2**16
 
@@ -43,17 +44,18 @@ def _pick(values, place, at):
 
 
 @triton.jit
-def _speculate(values, place, count, draft, noise, uniform, draft_probs, target_probs, has_draft):
+def _speculate(values, place, count, draft, times, uniform, draft_probs, target_probs, has_draft):
     """A token by the equations of `couple`, one from p alone, and whether the draft stays; stores p."""
     weights = tl.exp(values - tl.max(values, 0))
     target = weights / tl.sum(weights, 0)
     tl.store(target_probs + place, target, mask=place < count)
-    fresh = tl.argmax(values + noise, 0).to(tl.int64)
+    # Outside the codes there is no weight, and the argmax takes the first of equals.
+    fresh = tl.argmax(target / times, 0).to(tl.int64)
     known = tl.load(draft_probs + place, mask=place < tl.where(has_draft, count, 0), other=0.0)
     kept = has_draft & (uniform * _pick(known, place, draft) < _pick(target, place, draft))
     left = tl.maximum(target - known, 0.0)
     left = tl.where(tl.sum(left, 0) > 0, left, target)
-    redrawn = tl.argmax(tl.log(left) + noise, 0).to(tl.int64)
+    redrawn = tl.argmax(left / times, 0).to(tl.int64)
     return tl.where(kept, draft, tl.where(has_draft, redrawn, fresh)), fresh, kept
 
 
@@ -88,6 +90,7 @@ def _draw_window(
     GUIDED: tl.constexpr,
     CUT: tl.constexpr,
     SPECULATIVE: tl.constexpr,
+    REDRAWS: tl.constexpr,
     GUESSES: tl.constexpr,
     INTERPRETED: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -108,11 +111,11 @@ def _draw_window(
     key, draft = tl.load(keys + picture), tl.load(tokens + picture * length + index)
     if SPECULATIVE:
         step = tl.load(steps + picture)
-        noise = code_noise(step_hash(key, index, step, REDRAW_STREAM), place, INTERPRETED)
+        times = code_times(step_hash(key, index, step, REDRAW_STREAM), place, INTERPRETED)
         uniform = to_uniform(step_hash(key, index, step, ACCEPT_STREAM))
         target, known = target_probs + (picture * window + slot) * count, (picture * (window - 1) + slot) * count
         token, fresh, kept = _speculate(
-            cut, place, count, draft, noise, uniform, draft_probs + known, target, is_last == 0
+            cut, place, count, draft, times, uniform, draft_probs + known, target, is_last == 0
         )
     else:
         token = tl.argmax(cut + code_noise(index_hash(key, index, GUMBEL_STREAM), place, INTERPRETED), 0).to(tl.int64)
@@ -121,7 +124,7 @@ def _draw_window(
     largest = tl.max(values, 0)
     log_prob = _pick(values, place, token) - largest - tl.log(tl.sum(tl.exp(values - largest), 0))
     tl.store(out_tokens + out, tl.where(forced, 0, token))
-    tl.store(out_fresh + out, tl.where(forced, 0, fresh))
+    tl.store(out_fresh + out, tl.where(forced, 0, fresh if REDRAWS else token))
     tl.store(out_agree + out, kept | forced)
     tl.store(out_log_probs + out, tl.where(forced, 0.0, log_prob))
 
@@ -204,6 +207,7 @@ def draw_window(
         GUIDED=sampling.guided,
         CUT=sampling.top_k < codes,
         SPECULATIVE=sampling.speculative,
+        REDRAWS=sampling.rule == SJD,
         GUESSES=sampling.guesses,
         INTERPRETED=not logits.is_cuda,
         BLOCK=block,

@@ -42,11 +42,18 @@ def to_uniform(bits):
 
 
 @triton.jit
-def code_noise(bits, place, INTERPRETED: tl.constexpr):
-    """Gumbel noise of the codes `place`, of a hash; Triton's interpreter has no libdevice."""
+def code_times(bits, place, INTERPRETED: tl.constexpr):
+    """Exponential numbers of the codes `place`, of a hash; Triton's interpreter has no libdevice."""
     uniform = to_uniform(mix(bits ^ place.to(tl.uint64)))
     if INTERPRETED:
         series = uniform * (1 + uniform * (0.5 + uniform * (1 / 3 + uniform * 0.25)))
-        return -tl.log(tl.where(uniform < _SERIES, series, -tl.log(1 - uniform)))
+        return tl.where(uniform < _SERIES, series, -tl.log(1 - uniform))
     else:  # noqa: RET505 - Triton compiles one of the branches
-        return -libdevice.log(-libdevice.log1p(-uniform))
+        return -libdevice.log1p(-uniform)
+
+
+@triton.jit
+def code_noise(bits, place, INTERPRETED: tl.constexpr):
+    """Gumbel noise of the codes `place`, of a hash."""
+    times = code_times(bits, place, INTERPRETED)
+    return -tl.log(times) if INTERPRETED else -libdevice.log(times)

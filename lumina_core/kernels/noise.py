@@ -48,14 +48,29 @@ def to_uniform(bits: Tensor) -> Tensor:
     return (_shift_right(bits, 11).float() * 2.0**-53).clamp_(MIN_UNIFORM, MAX_UNIFORM)
 
 
+def to_exponential(bits: Tensor) -> Tensor:
+    """Hashes as exponential numbers E = −log(1 − u), fine-grained near 0."""
+    return to_uniform(bits).neg_().log1p_().neg_()
+
+
 def to_gumbel(bits: Tensor) -> Tensor:
-    """Hashes as standard Gumbel noise −log E with E = −log(1 − u) exponential; large values are fine-grained."""
-    return to_uniform(bits).neg_().log1p_().neg_().log_().neg_()
+    """Hashes as standard Gumbel noise −log E; large values are fine-grained."""
+    return to_exponential(bits).log_().neg_()
+
+
+def code_hashes(hashes: Tensor, codes: int) -> Tensor:
+    """Hashes [...,codes], one for each code, of hashes [...]."""
+    return mix(hashes[..., None] ^ torch.arange(codes, device=hashes.device))
 
 
 def code_noise(hashes: Tensor, codes: int) -> Tensor:
     """Gumbel noise [...,codes], one for each code, of hashes [...]."""
-    return to_gumbel(mix(hashes[..., None] ^ torch.arange(codes, device=hashes.device)))
+    return to_gumbel(code_hashes(hashes, codes))
+
+
+def code_times(hashes: Tensor, codes: int) -> Tensor:
+    """Exponential numbers [...,codes], one for each code, of hashes [...]."""
+    return to_exponential(code_hashes(hashes, codes))
 
 
 def gumbel_noise(keys: Tensor, index: Tensor, codes: int) -> Tensor:

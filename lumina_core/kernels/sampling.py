@@ -13,9 +13,13 @@ def guide(cond: Tensor, uncond: Tensor, cfg_scale: float) -> Tensor:
     return uncond + cfg_scale * (cond - uncond)
 
 
-def draw(log_weights: Tensor, noise: Tensor) -> Tensor:
-    """Draws [...] from weights [...,K] of any positive sum: argmax(log w + g) with Gumbel noise g (arXiv 1411.0030)."""
-    return (log_weights + noise).argmax(-1)
+def draw(weights: Tensor, times: Tensor) -> Tensor:
+    """Draws [...] from weights [...,K] of any positive sum: argmax(w / E) with exponential numbers E.
+
+    E / w is the time of the first event at rate w, and the first of all is the draw. With g = −log E this is the
+    Gumbel-max trick, argmax(log w + g) (arXiv 1411.0030).
+    """
+    return (weights / times).argmax(-1)
 
 
 def accept_length(agree: Tensor) -> Tensor:
@@ -40,13 +44,13 @@ def residual(target_probs: Tensor, draft_probs: Tensor) -> Tensor:
 
 
 def couple(
-    target_probs: Tensor, draft_probs: Tensor, drafts: Tensor, uniform: Tensor, noise: Tensor
+    target_probs: Tensor, draft_probs: Tensor, drafts: Tensor, uniform: Tensor, times: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Maximal coupling: the draft where it is accepted, else a draw from the residual. Tokens, and what was accepted.
 
     Each token has law p, and equals its draft with the largest possible probability 1 − TV(p, q)
-    (arXiv 2510.24211). `uniform` [N,S] and the Gumbel `noise` [N,S,K] are independent.
+    (arXiv 2510.24211). `uniform` [N,S] and the exponential `times` [N,S,K] are independent.
     """
     accepted = accept(target_probs, draft_probs, drafts, uniform)
-    redrawn = draw(residual(target_probs, draft_probs).log(), noise)
+    redrawn = draw(residual(target_probs, draft_probs), times)
     return where(accepted, drafts, redrawn), accepted

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from . import sampling as equations
 from .buffers import Buffers
-from .noise import ACCEPT, FRESH, REDRAW, code_noise, gumbel_noise, hashed, to_uniform
+from .noise import ACCEPT, FRESH, REDRAW, code_noise, code_times, gumbel_noise, hashed, to_uniform
 from .reference import gumbel_draw, topk_cut
 from .window_state import ABOVE, GUESS, LEFT, RANDOM, SJD, Drawn, Sampling, WindowState
 
@@ -79,12 +79,16 @@ def _speculate(values: Tensor, state: WindowState, drafts: Tensor) -> tuple[Tens
         values = topk_cut(values, state.sampling.top_k)
     target_probs = values.softmax(-1)
     state.target_probs[:, :width] = target_probs
-    noise = code_noise(step_hash(state, REDRAW, index), state.sampling.codes)
-    fresh, uniform = equations.draw(values, noise), to_uniform(step_hash(state, ACCEPT, index))
+    times = code_times(step_hash(state, REDRAW, index), state.sampling.codes)
+    uniform = to_uniform(step_hash(state, ACCEPT, index))
     tokens, kept = equations.couple(
-        target_probs[:, :-1], state.draft_probs[:, : width - 1], drafts[:, :-1], uniform[:, :-1], noise[:, :-1]
+        target_probs[:, :-1], state.draft_probs[:, : width - 1], drafts[:, :-1], uniform[:, :-1], times[:, :-1]
     )
-    return torch.cat((tokens, fresh[:, -1:]), 1), fresh, F.pad(kept, (0, 1))
+    # `sjd` may take any of these, `coupled` the last.
+    first = 0 if state.sampling.rule == SJD else width - 1
+    fresh = equations.draw(target_probs[:, first:], times[:, first:])
+    tokens = torch.cat((tokens, fresh[:, -1:]), 1)
+    return tokens, fresh if first == 0 else tokens, F.pad(kept, (0, 1))
 
 
 def step_hash(state: WindowState, stream: int, index: Tensor) -> Tensor:
@@ -148,8 +152,7 @@ def place_drafts(state: WindowState, width: int) -> None:
     sampling, index = state.sampling, state.index(1, state.window - 1)
     known = (state.pos - state.accepted)[:, None] + width
     if sampling.guesses:
-        noise = _guess_noise(state, index)
-        write_new(state, index, known, equations.draw(state.last_logits[:, None], noise))
+        write_new(state, index, known, (state.last_logits[:, None] + _guess_noise(state, index)).argmax(-1))
     if sampling.speculative:
         probs = torch.cat((state.target_probs[:, :width], new_draft_probs(state, known, width)), 1)
         picture = torch.arange(len(probs), device=probs.device)[:, None]
