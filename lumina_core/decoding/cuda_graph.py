@@ -90,7 +90,7 @@ def make_steps(window: Window, log: CaptureLog) -> Steps:
     if transformer.streamed:
         log.say("the weights do not all fit on the GPU and are streamed in")
         return PlainSteps(window)
-    if failure := log.failure or capture_failure(transformer.device, allocates=window.kernels.blocks is None):
+    if failure := log.failure or capture_failure(transformer.device, allocates=window.kernels.allocates):
         log.say(failure)
         return PlainSteps(window)
     return CapturedSteps(window, CudaCapture(transformer.device), log)

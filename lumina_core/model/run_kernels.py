@@ -46,7 +46,7 @@ class RunKernels:
     """What a run computes with, each with the signature of its reference; the references where nothing is selected.
 
     `attention` is the window attention over the cache, with the reason for reports. Without `blocks` a block runs
-    operation by operation.
+    operation by operation. `allocates`: a step allocates memory, as references do.
     """
 
     attention: Choice = REFERENCE_ATTENTION
@@ -54,6 +54,7 @@ class RunKernels:
     draw_window: Callable[..., Drawn] = window_reference.draw_window
     accept_window: Callable[..., object] = window_reference.accept_window
     place_drafts: Callable[..., object] = window_reference.place_drafts
+    allocates: bool = True
 
 
 REFERENCE_KERNELS = RunKernels()
@@ -84,7 +85,10 @@ def choose_run_kernels(
         if all(choice.is_kernel for choice in choices):
             blocks = BlockKernels(*(choice.function for choice in choices))
     names = ("draw_window", "accept_window", *(("place_drafts",) if "place_drafts" in samples else ()))
-    return RunKernels(attention, blocks, **{name: choose(name, device, samples[name]).function for name in names})
+    drawing = {name: choose(name, device, samples[name]) for name in names}
+    allocates = blocks is None or not all(choice.is_kernel for choice in drawing.values())
+    functions = {name: choice.function for name, choice in drawing.items()}
+    return RunKernels(attention, blocks, **functions, allocates=allocates)
 
 
 def run_samples(

@@ -122,7 +122,8 @@ def test_a_device_with_the_kernels_tests_each_that_a_run_needs_and_uses_it(
     tested: list[str], rule: str, new_drafts: str, width: int
 ) -> None:
     kernels = model(BF16).choose_kernels(Sampling(CODES, rule, new_drafts), "int4", width, 8)
-    assert kernels == replace(FUSED, attention=Choice(reference.window_attention, True, "passed"))
+    attention = Choice(reference.window_attention, True, "passed")
+    assert kernels == replace(FUSED, attention=attention, allocates=False)
     assert tested == [*KERNELS, *(["place_drafts"] if places_drafts(rule, new_drafts, width) else [])]
 
 
@@ -130,8 +131,16 @@ def test_a_device_with_the_kernels_tests_each_that_a_run_needs_and_uses_it(
 def test_the_kernels_of_a_block_are_used_all_or_none(missing: str, choose_by: Callable[[Pick], None]) -> None:
     choose_by(lambda kernel, *_: Choice(reference_of(kernel), kernel != missing, "tested"))
     kernels = model(BF16).choose_kernels(*RUN)
-    assert kernels.blocks is None
+    assert kernels.blocks is None and kernels.allocates
     assert kernels.attention.is_kernel == (missing != "window_attention")
+
+
+@pytest.mark.parametrize("missing", ["draw_window", "accept_window", "place_drafts"])
+def test_a_step_allocates_where_one_reference_is_used(missing: str, choose_by: Callable[[Pick], None]) -> None:
+    choose_by(lambda kernel, *_: Choice(reference_of(kernel), kernel != missing, "tested"))
+    sampling = Sampling(CODES, "coupled")
+    kernels = model(BF16).choose_kernels(sampling, *RUN[1:])
+    assert kernels.blocks is not None and kernels.allocates
 
 
 def test_blocks_with_norms_after_the_matmuls_are_not_fused(tested: list[str]) -> None:

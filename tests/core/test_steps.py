@@ -22,6 +22,7 @@ from lumina_core.decoding.settings import DECODERS, DecodeResult, DecodeSettings
 from lumina_core.decoding.window import Window
 from lumina_core.errors import InputError, OutOfMemory
 from lumina_core.model.compile import set_compile
+from lumina_core.model.run_kernels import RunKernels
 from lumina_core.model.transformer import Transformer
 from lumina_core.pipeline import Lumina, build_request
 from lumina_core.tokens.prompts import build_prompt
@@ -422,20 +423,20 @@ def on_a_gpu(monkeypatch: Patch) -> list[bool]:
     return asked
 
 
-def window_of(lumina: Lumina, blocks: object = None, choice: str = "auto", streamed: bool = False) -> Any:
+def window_of(lumina: Lumina, allocates: bool = True, choice: str = "auto", streamed: bool = False) -> Any:
     transformer = SimpleNamespace(
         compile_choice=choice, device=torch.device("cpu"), modules=lumina.transformer.modules, streamed=streamed
     )
-    return SimpleNamespace(transformer=transformer, kernels=SimpleNamespace(blocks=blocks))
+    return SimpleNamespace(transformer=transformer, kernels=RunKernels(allocates=allocates))
 
 
 @pytest.mark.parametrize("choice", ["auto", "on"])
 def test_steps_are_captured_where_the_probe_finds_that_it_works(
     demo: Lumina, on_a_gpu: list[bool], choice: str
 ) -> None:
-    """It is asked about steps that allocate where the blocks are not fused."""
-    for blocks in (object(), None):
-        assert isinstance(cuda_graph.make_steps(window_of(demo, blocks, choice), CaptureLog()), CapturedSteps)
+    """It is asked about steps that allocate where references are used."""
+    for allocates in (False, True):
+        assert isinstance(cuda_graph.make_steps(window_of(demo, allocates, choice), CaptureLog()), CapturedSteps)
     assert on_a_gpu == [False, True]
 
 
