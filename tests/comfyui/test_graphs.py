@@ -46,15 +46,16 @@ class Recorded:
             note("replay")
             step()
 
-        return loaded().Graph(replay, lambda: note("free"))
+        return loaded("cuda_graph").Graph(replay, lambda: note("free"))
 
 
-def loaded():
-    return next(module for name, module in sys.modules.items() if name.endswith(".lumina_core.decoding.cuda_graph"))
+def loaded(part):
+    return next(module for name, module in sys.modules.items() if name.endswith(f".lumina_core.decoding.{part}"))
 
 
 def patch(prompt):
-    cuda_graph = loaded()
+    loaded("loop").is_gpu = lambda device: True
+    cuda_graph = loaded("cuda_graph")
     cuda_graph.captures = lambda choice, device: choice != "off"
     cuda_graph.capture_failure = lambda device, allocates: ""
     cuda_graph.CudaCapture = Recorded
@@ -97,9 +98,9 @@ def events(server):
     return since
 
 
-def workflow(seed: int, compile: str | None = None, window: int = 16) -> dict:
+def workflow(seed: int, compile: str | None = None, window: int = 16, decoder: str = "coupled") -> dict:
     """`compile` None: the loader's default."""
-    found = text_to_image(seed=seed, window=window, decoder="coupled")
+    found = text_to_image(seed=seed, window=window, decoder=decoder)
     found[MODEL]["inputs"] |= {} if compile is None else {"compile": compile}
     return found
 
@@ -137,12 +138,12 @@ def test_other_settings_free_the_graphs_of_the_old(server, events) -> None:
 
 
 def test_a_cancelled_run_leaves_graphs_that_work(server, events) -> None:
-    picture(server, 5)
+    picture(server, 5, decoder="ar")
     events()
-    assert server.run(workflow(6), cancel_at=3).interrupted
-    drawn = picture(server, 7)
+    assert server.run(workflow(6, decoder="ar"), cancel_at=2).interrupted
+    drawn = picture(server, 7, decoder="ar")
     assert set(events()) == {"replay"}
-    assert np.array_equal(drawn, picture(server, 7, compile="off"))
+    assert np.array_equal(drawn, picture(server, 7, decoder="ar", compile="off"))
 
 
 PATCHER = """
