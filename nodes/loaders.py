@@ -16,6 +16,7 @@ from ..lumina_core.model.load import load_transformer
 from ..lumina_core.pipeline import Lumina, advise_conversion
 from ..lumina_core.quant.weights import WeightsPlan
 from . import comfy_adapter as comfy_ui
+from .patchers import patcher_of, resident_patcher_of
 from .types import CATEGORY, LuminaModel, ManagedLumina, ManagedTransformer
 from .vae import load_movqgan_vae
 
@@ -48,11 +49,8 @@ def load_model(name: str, weights: str, compile: str) -> ManagedLumina:
         compile = OFF
     set_compile(transformer, compile)
     lumina = Lumina(transformer, vocabulary, checkpoint.tokenizer, checkpoint=checkpoint.path)
-    managed, devices = ManagedTransformer(transformer), (device, offload_device)
-    if streamed:
-        patcher = comfy_ui.patcher_of(managed, *devices)
-    else:
-        patcher = comfy_ui.resident_patcher_of(managed, *devices, lumina.runs.free)
+    managed = ManagedTransformer(transformer), device, offload_device
+    patcher = patcher_of(*managed) if streamed else resident_patcher_of(*managed, lumina.runs.free)
     return ManagedLumina(name, lumina, patcher)
 
 

@@ -16,6 +16,7 @@ from ..lumina_core.pipeline import build_request
 from ..lumina_core.tokens.prompts import find_template
 from . import comfy_adapter as comfy_ui
 from .latents import with_likelihood
+from .patchers import keep_resident
 from .preview import GrowingPreview
 from .report import acceptance_map, report_text
 from .types import CATEGORY, CanvasData, LuminaCanvas, LuminaModel, LuminaPrompt, ManagedLumina, TaskPromptData
@@ -86,7 +87,7 @@ def sample(model: ManagedLumina, movqgan: MoVQGANVae, request: Request) -> Decod
     comfy_ui.load([model.patcher, movqgan.patcher], max(0, plan_memory(demand).run - held))
     watcher = Watcher(movqgan, request)
     with comfy_ui.unloading_when_full():
-        comfy_ui.keep_resident(transformer, model.patcher.load_device)
+        keep_resident(transformer, model.patcher.load_device)
         # ComfyUI's own exception, if the user cancelled, ends the run.
         return lumina.sample(demand.request, watcher.on_step, before_forward=comfy_ui.check_interrupted)
 

@@ -13,6 +13,7 @@ from ..lumina_core.movqgan.codec import decode_picture, encode_picture
 from ..lumina_core.movqgan.config import STRIP_ROWS
 from ..lumina_core.movqgan.load import load_movqgan
 from . import comfy_adapter as comfy_ui
+from .patchers import patcher_of
 from .pictures import from_planes, to_planes
 
 CODES_KEY = "lumina_codes"
@@ -38,7 +39,7 @@ class MoVQGANVae:
         self.vae_dtype = movqgan.dtype
         self.latent_channels = movqgan.config.code_channels
         self.downscale_ratio = self.upscale_ratio = movqgan.config.downscale
-        self.patcher = comfy_ui.patcher_of(movqgan, self.device, comfy_ui.vae_offload_device())
+        self.patcher = patcher_of(movqgan, self.device, comfy_ui.vae_offload_device())
 
     # The interface of ComfyUI's VAE
 

@@ -161,13 +161,13 @@ spec = importlib.util.spec_from_file_location("pack", sys.path[0] + "/__init__.p
 sys.modules["pack"] = module = importlib.util.module_from_spec(spec)
 sys.path.pop(0)
 spec.loader.exec_module(module)
-from pack.nodes import comfy_adapter as comfy_ui
+from pack.nodes import comfy_adapter as comfy_ui, patchers
 import comfy.model_management as management
 
 cpu, asked = torch.device("cpu"), []
 layer = torch.nn.Linear(64, 64)
 held = [1000]
-patcher = comfy_ui.resident_patcher_of(layer, cpu, cpu, lambda: held.pop() if held else 0)
+patcher = patchers.resident_patcher_of(layer, cpu, cpu, lambda: held.pop() if held else 0)
 management.load_models_gpu([patcher])
 management.load_models_gpu([patcher])
 assert held == [1000], "a load of a loaded model frees nothing"
@@ -186,7 +186,7 @@ plain = Lumina.load("demo", device="cpu")
 streamed = load_transformer("demo", dtype=torch.float32, block_operations=comfy_ui.StreamedOperations)
 linear = streamed.blocks[0].linears[0]
 assert hasattr(linear, "comfy_cast_weights") and not hasattr(streamed.code_head, "comfy_cast_weights")
-comfy_ui.keep_resident(streamed, torch.device("meta"))
+patchers.keep_resident(streamed, torch.device("meta"))
 assert streamed.code_embedding.weight.is_meta and not linear.weight.is_meta, "only linears are streamed"
 streamed = load_transformer("demo", dtype=torch.float32, block_operations=comfy_ui.StreamedOperations)
 drawn = Lumina(streamed, plain.vocabulary, plain.tokenizer).draw("a red circle", 64, 64, seed=3)
@@ -202,7 +202,7 @@ for disabled, choice in ((False, "auto"), (True, "off")):
     comfy.cli_args.args.disable_cuda_graphs = disabled
     loaded = loaders.load_model(comfy_ui.DEMO_NAME, "auto", "auto")
     assert loaded.lumina.transformer.compile_choice == choice, "--disable-cuda-graphs is respected"
-    assert isinstance(loaded.patcher, comfy_ui.ResidentPatcher) and not loaded.is_dynamic()
+    assert isinstance(loaded.patcher, patchers.ResidentPatcher) and not loaded.is_dynamic()
 print("all hold")
 """
 
