@@ -1,7 +1,8 @@
-"""The width of the next forward: by measured seconds on a GPU, by the recent accept length on a CPU."""
+"""The width of the next forward: by measured seconds, or by the recent accept length."""
 
 from __future__ import annotations
 
+import enum
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,27 +47,42 @@ class Policy(Protocol):
     def record(self, accepted: Sequence[int], forwards: int, seconds: float | None) -> None: ...
 
 
+class WidthBy(enum.Enum):
+    """What the width of a window follows.
+
+    SECONDS: on a GPU, the width that accepts the most tokens a second. Seconds differ from run to run, so it is for
+    kernels that round a row alike at every width: then the picture does not depend on them. ACCEPT_LENGTH: the accept
+    length, where rounding depends on the width, so that a seed draws the same picture every time. ONE_TILE: as many
+    rows as a tile of the matmul has, where its time grows with the tiles. CPU: the accept length too, in widths that do
+    not depend on the batch.
+    """
+
+    SECONDS = enum.auto()
+    ACCEPT_LENGTH = enum.auto()
+    ONE_TILE = enum.auto()
+    CPU = enum.auto()
+
+
 class AdaptiveWindow:
     """The width of the next forward, one of `widths`; it changes in `record` only.
 
     Only `gumbel` adapts: its picture is the same at every width. With `sjd` and `coupled` other drafts give another
     picture, and a picture must not depend on the others in its batch, so their width is fixed.
 
-    With `measured`, as on a GPU, it is the width that accepts the most tokens a second; `tile_rows` are the rows of a
-    tile of the matmuls. Otherwise it follows the accept length, so that the number of forwards is reproducible.
     """
 
-    def __init__(
-        self, settings: DecodeSettings, pictures: int, *, measured: bool = False, tile_rows: int = TILE_ROWS
-    ) -> None:
+    def __init__(self, settings: DecodeSettings, pictures: int, by: WidthBy = WidthBy.CPU) -> None:
         largest, rows = settings.width, pictures * (2 if settings.guided else 1)
         self._policy: Policy | None = None
         self.widths: tuple[int, ...] = (largest,)
-        if settings.adapt_window and settings.decoder == "gumbel":
-            self.widths = (
-                window_widths(largest, rows, tile_rows) if measured else window_widths(largest, 1, LEAST_CPU_WIDTH)
-            )
-            self._policy = BySpeed(self.widths, rows) if measured else ByAcceptLength(self.widths, pictures)
+        if not settings.adapt_window or settings.decoder != "gumbel":
+            return
+        if by is WidthBy.ONE_TILE:
+            self.widths = (min(largest, max(2, TILE_ROWS // rows)),)
+            return
+        self.widths = window_widths(largest, 1, LEAST_CPU_WIDTH) if by is WidthBy.CPU else window_widths(largest, rows)
+        by_speed = by is WidthBy.SECONDS
+        self._policy = BySpeed(self.widths, rows) if by_speed else ByAcceptLength(self.widths, pictures)
 
     @property
     def width(self) -> int:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..model.transformer import Transformer
 from ..tokens.vocabulary import Vocabulary
-from .adaptive_window import AdaptiveWindow
+from .adaptive_window import AdaptiveWindow, WidthBy
 from .canvas import Canvas
 from .cuda_graph import make_steps
 from .kept_runs import Kept, KeptRuns, RunShape
@@ -111,12 +111,21 @@ class _Run:
         self.window.place(self.canvas, prompt_lengths, request.given, self.settings.seed, vocabulary.end_of_row)
         self.steps.begin_run()
         self.on_gpu, pictures = is_gpu(transformer.device), len(prompt_lengths)
-        self.adaptive = AdaptiveWindow(self.settings, pictures, measured=self.on_gpu)
+        self.adaptive = AdaptiveWindow(self.settings, pictures, self._width_by())
         self.nfe, self.since_sync = 0, 0
         self.accepted_to = [self.canvas.first - 1] * pictures
         # On a GPU kernels are compiled and tested here in the first run of a process.
         self.set_up_seconds = time.perf_counter() - start if self.on_gpu else 0.0
         self._synced_at = self._now()
+
+    def _width_by(self) -> WidthBy:
+        """How the window adapts: by seconds only where every width draws the same, bit for bit."""
+        backends = self.transformer.backends
+        if not self.on_gpu:
+            return WidthBy.CPU
+        if self.window.kernels.blocks is not None and all(one is not None and one.alike for one in backends):
+            return WidthBy.SECONDS
+        return WidthBy.ONE_TILE if any(one is not None and one.tile_rows for one in backends) else WidthBy.ACCEPT_LENGTH
 
     def _take(self, runs: KeptRuns) -> Kept:
         """What an earlier run left, or a new window and its steps."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..kernels.buffers import Buffers
+from ..kernels.buffers import NORMED, Buffers
 from ..kernels.noise import picture_keys
 from ..kernels.window_reference import window_embeddings
 from ..kernels.window_state import WindowState
@@ -18,6 +18,8 @@ from .settings import DecodeSettings
 # result is bit-identical whatever the other rows are. That leaves attention: after some 200 tokens its rounding also
 # depends on how much of the cache is read, which changed one token in a million between `gumbel` and `ar`.
 SAME_ROUNDING_ROWS = 8
+# Rows that the head multiplies on a GPU at least: those of a window of 32 with guidance.
+HEAD_ROWS = 64
 
 
 class Window:
@@ -39,6 +41,11 @@ class Window:
         sampling = settings.sampling(transformer.config.codebook_size)
         self.state = WindowState.empty(canvas.layout, sampling, self.width, pictures, length, device)
         self.buffers = Buffers(device)
+        # The head always multiplies as many rows, so that its rounding does not depend on the width.
+        rows = max(HEAD_ROWS, len(self.state.offset) * self.width)
+        self._head_shape = rows, transformer.config.hidden_size
+        if self.kernels.blocks is not None:
+            self.buffers.empty(NORMED, self._head_shape, transformer.dtype)
         self._end_of_row = torch.empty(transformer.config.hidden_size, dtype=transformer.dtype, device=device)
 
     @property
@@ -74,7 +81,7 @@ class Window:
 
     def begin(self, hidden: Tensor) -> None:
         """Draws the first token from the prompts' last hidden states [R,H]."""
-        self._accept(self.transformer.code_logits(hidden, self.buffers)[:, None], 1)
+        self._accept(self._logits(hidden)[:, None], 1)
 
     def step(self, kv_len: int, width: int) -> None:
         """Runs one forward and accepts 1 to `width` tokens of every picture that is not complete.
@@ -83,8 +90,7 @@ class Window:
         W, and at most one more than what is left to draw in the picture that has most left.
         """
         hidden = self._forward(kv_len, self.slots_run(width))
-        logits = self.transformer.code_logits(hidden, self.buffers)
-        self._accept(logits.unflatten(0, (len(self.state.offset), -1)), width)
+        self._accept(self._logits(hidden).unflatten(0, (len(self.state.offset), -1)), width)
 
     def _forward(self, kv_len: int, slots: int) -> Tensor:
         """Normed states [R·slots,H] of the first slots of every row."""
@@ -97,6 +103,15 @@ class Window:
             state, slots, embedding, self._end_of_row, norm.weight, norm.eps, buffers=self.buffers
         )
         return transformer.fused_states(x, normed, self.cache.plan(input_pos, kv_len), self.buffers)
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """Logits [n,K] of states [n,H]."""
+        if self.kernels.blocks is None:
+            return self.transformer.code_logits(hidden)
+        states = self.buffers.empty(NORMED, self._head_shape, hidden.dtype)
+        if hidden.data_ptr() != states.data_ptr():
+            states[: len(hidden)].copy_(hidden)
+        return self.transformer.code_logits(states, self.buffers)[: len(hidden)]
 
     def _accept(self, logits: Tensor, width: int) -> None:
         kernels, sampling = self.kernels, self.state.sampling

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..errors import InputError
-from .buffers import Buffers, empty
+from .buffers import NORMED, Buffers, empty
 from .kv_tensor import MAX_INT4, MAX_INT8, TINY, KVTensor
 from .reference import HEAD_NORM_EPS
 
@@ -252,7 +252,7 @@ def add_rms_norm(
             f"x {list(x.shape)} and partial sums {list(partial_sums.shape)}; expected [tokens,size] and "
             f"[splits,tokens,size], size at most {MAX_SIZE}: use the reference for others"
         )
-    normed, *sums = (empty(buffers, name, (tokens, size), x.dtype, x.device) for name in ("normed", "sum", "other sum"))
+    normed, *sums = (empty(buffers, name, (tokens, size), x.dtype, x.device) for name in (NORMED, "sum", "other sum"))
     added = sums[x.data_ptr() == sums[0].data_ptr()]
     block = triton.next_power_of_2(size)
     warps = max(1, min(16, block // 256)) if warps is None else warps

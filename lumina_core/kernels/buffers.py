@@ -7,6 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+# The normed states of a forward, which the head multiplies.
+NORMED = "normed"
+
 
 class Buffers:
     """Tensors by name, shape and dtype: allocated when first asked for, and the same from then on.

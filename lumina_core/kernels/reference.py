@@ -25,12 +25,13 @@ def window_attention(
     values: KVTensor,
     input_pos: Tensor,
     kv_len: int,
+    widest: int = 1,
     buffers: Buffers | None = None,
 ) -> Tensor:
     """Attention of a window [R,W,heads,head_dim] over a cache of R rows, in the dtype of the query.
 
     A query at `input_pos` [R,W] sees the slots up to its own position; all positions are less than `kv_len`, which the
-    host knows. Query heads h·g to h·g + g − 1 attend to key/value head h.
+    host knows. Query heads h·g to h·g + g − 1 attend to key/value head h. `widest` is the widest window of the run.
     """
     key, value = (stored.read(kv_len, query.dtype) for stored in (keys, values))
     return attend(query, key, value, window_mask(input_pos, kv_len))

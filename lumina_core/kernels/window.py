@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from .block import DTYPES, MAX_SIZE
-from .buffers import Buffers, empty
+from .buffers import NORMED, Buffers, empty
 from .hashes import FRESH_STREAM, step_hash, to_uniform
 from .window_state import ABOVE, GUESS, LEFT, RANDOM, SJD, Drawn, WindowState
 
@@ -141,7 +141,7 @@ def embed_window(
             f"an embedding {list(embedding.shape)} in {dtype}; expected a contiguous one of at most {MAX_SIZE} columns "
             f"in one of {', '.join(map(str, DTYPES))}: use the reference for others"
         )
-    x, normed = (empty(buffers, name, (rows * slots, size), dtype, embedding.device) for name in ("embedded", "normed"))
+    x, normed = (empty(buffers, name, (rows * slots, size), dtype, embedding.device) for name in ("embedded", NORMED))
     input_pos = empty(buffers, "input_pos", (rows, slots), torch.int64, embedding.device)
     operands = state.tokens, state.pos, state.offset, embedding, end_of_row, norm_weight, x, normed, input_pos
     block = triton.next_power_of_2(size)

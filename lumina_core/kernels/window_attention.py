@@ -190,21 +190,24 @@ def window_attention(
     values: KVTensor,
     input_pos: Tensor,
     kv_len: int,
-    tile: AttentionTile | None = None,
+    widest: int = 1,
     buffers: Buffers | None = None,
+    tile: AttentionTile | None = None,
 ) -> Tensor:
     """Attention of a window [R,W,heads,head_dim] over a cache of R rows. See the reference.
 
     float32 sums are in another order than the reference's, and int8 values are not rounded to the query's dtype (int4
-    values are). `kv_len` sets the grid: a captured graph takes the cache's length. `tile` replaces that of
-    `attention_tile`. Raises InputError for shapes and dtypes that the kernel does not take.
+    values are). `kv_len` sets the grid: a captured graph takes the cache's length. The tile is that of the `widest`
+    window of the run, so that narrower ones round alike; `tile` replaces it. Raises InputError for shapes and dtypes
+    that the kernel does not take.
     """
     _check(query, keys, values, input_pos)
     rows, width, heads, head_dim = query.shape
     length, kv_heads = keys.values.shape[1:3]
     queries = width * heads // kv_heads
     if tile is None:
-        tile = attention_tile(queries, query.dtype, current_capability(query), keys.groups > 0)
+        of_tile = queries if queries == 1 else max(queries, widest * heads // kv_heads)
+        tile = attention_tile(of_tile, query.dtype, current_capability(query), keys.groups > 0)
     chunks = chunk_count(min(kv_len, length), tile.chunk)
     parts, device = (rows * kv_heads, chunks, queries), query.device
     totals, largest = empty(buffers, "attention.totals", (2, *parts), torch.float32, device)

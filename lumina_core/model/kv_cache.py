@@ -148,10 +148,10 @@ class WindowPlan:
 
     def attend_cached(self, layer: int, query: Tensor, buffers: Buffers | None = None) -> Tensor:
         """As `attend`, where this forward's keys and values are in the cache already."""
-        cached, attention = self.cache.layers[layer], self.cache.kernels.attention
-        if attention.is_kernel:
-            stored = cached.keys, cached.values
-            found: Tensor = attention.function(query, *stored, self.input_pos, self.kv_len, buffers=buffers)
+        cached, kernels = self.cache.layers[layer], self.cache.kernels
+        if kernels.attention.is_kernel:
+            operands = query, cached.keys, cached.values, self.input_pos, self.kv_len
+            found: Tensor = kernels.attention.function(*operands, widest=kernels.width, buffers=buffers)
             return found
         keys, values = (stored.read(self.kv_len, query.dtype) for stored in (cached.keys, cached.values))
         return reference.attend(query, keys, values, self.mask)

@@ -46,7 +46,7 @@ class RunKernels:
     """What a run computes with, each with the signature of its reference; the references where nothing is selected.
 
     `attention` is the window attention over the cache, with the reason for reports. Without `blocks` a block runs
-    operation by operation. `allocates`: a step allocates memory, as references do.
+    operation by operation. `allocates`: a step allocates memory, as references do. `width` is the widest window's.
     """
 
     attention: Choice = REFERENCE_ATTENTION
@@ -55,6 +55,7 @@ class RunKernels:
     accept_window: Callable[..., object] = window_reference.accept_window
     place_drafts: Callable[..., object] = window_reference.place_drafts
     allocates: bool = True
+    width: int = 1
 
 
 REFERENCE_KERNELS = RunKernels()
@@ -88,7 +89,7 @@ def choose_run_kernels(
     drawing = {name: choose(name, device, samples[name]) for name in names}
     allocates = blocks is None or not all(choice.is_kernel for choice in drawing.values())
     functions = {name: choice.function for name, choice in drawing.items()}
-    return RunKernels(attention, blocks, **functions, allocates=allocates)
+    return RunKernels(attention, blocks, **functions, allocates=allocates, width=width)
 
 
 def run_samples(

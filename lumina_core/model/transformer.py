@@ -12,7 +12,7 @@ from ..kernels.buffers import Buffers
 from ..kernels.kv_tensor import AUTO
 from ..kernels.linear import linear, linear_kernel
 from ..kernels.window_state import Sampling
-from ..quant.linear import QuantizedLinear
+from ..quant.linear import MatmulBackend, QuantizedLinear
 from ..quant.select import choose_again
 from .fused import fused_states, partial_sums
 from .kv_cache import AttentionPlan, CausalPlan, KVCache, WindowPlan
@@ -71,6 +71,11 @@ class Transformer(nn.Module):
         linears = (linear for block in self.blocks for linear in block.linears)
         names = (getattr(linear, "backend_name", None) or linear_kernel(linear.weight) for linear in linears)
         return "; ".join(dict.fromkeys(names))
+
+    @property
+    def backends(self) -> set[MatmulBackend | None]:
+        """What multiplies by the blocks' weights; None is PyTorch."""
+        return {getattr(linear, "backend", None) for block in self.blocks for linear in block.linears}
 
     @property
     def scratch_bytes(self) -> int:

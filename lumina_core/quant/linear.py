@@ -29,7 +29,8 @@ class MatmulBackend:
     None where it is not split. `repack` returns the packed tensors in the backend's own order, in the same shapes and
     never in the same memory; None for a layer that it leaves as it is. `packed_rows(layer, first, end)` returns rows of
     a repacked layer in the neutral order; None where a backend cannot. `takes_neutral` says that the backend also
-    multiplies by layers that it leaves as they are, `may_change` that another choice may find a better one.
+    multiplies by layers that it leaves as they are, `may_change` that another choice may find a better one, `alike`
+    that it rounds a row alike in any number of rows, `tile_rows` that its time grows in steps of so many rows.
     """
 
     name: str
@@ -39,6 +40,8 @@ class MatmulBackend:
     packed_rows: Callable[["QuantizedLinear", int, int], PackedTensors] | None = None
     takes_neutral: bool = False
     may_change: bool = False
+    alike: bool = False
+    tile_rows: int | None = None
 
 
 class QuantizedLinear(nn.Module):

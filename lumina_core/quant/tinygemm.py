@@ -17,6 +17,8 @@ from .schemes import PackedTensors
 # Inputs and outputs of a tile of its order; a layer must be a multiple of both.
 TILE_INPUTS, TILE_OUTPUTS = 128, 8
 INNER_TILES = 8
+# Rows of a tile of the matmul.
+TILE_ROWS = 16
 # Outputs that are repacked at a time: bounds the memory that repacking takes.
 OUTPUTS_AT_A_TIME = 1024
 TEST_ROWS = (2, 64, 300)
@@ -32,7 +34,7 @@ def tinygemm_backend(device: torch.device | str, name: str) -> MatmulBackend:
     def multiply_layer(x: Tensor, layer: QuantizedLinear) -> Tensor:
         return multiply(x, layer.packed_tensors, device) if layer.repacked else multiply_plain(x, layer)
 
-    return MatmulBackend(name, multiply_layer, repack=repack_layer)
+    return MatmulBackend(name, multiply_layer, repack=repack_layer, tile_rows=TILE_ROWS)
 
 
 def tinygemm_failure(device: torch.device | str) -> str:

@@ -37,7 +37,7 @@ def triton_backend(choice: Choice) -> MatmulBackend:
         found = matmul(x, layer, sum_splits=False, buffers=buffers)
         return multiply_plain(x, layer)[None] if found is None else found
 
-    return MatmulBackend(str(choice), multiply, split, repack, packed_rows, takes_neutral=True)
+    return MatmulBackend(str(choice), multiply, split, repack, packed_rows, takes_neutral=True, alike=True)
 
 
 def repack(layer: QuantizedLinear) -> PackedTensors | None:

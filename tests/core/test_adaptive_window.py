@@ -14,6 +14,7 @@ import pytest
 from lumina_core.decoding.adaptive_window import (
     MOST_WIDTHS,
     AdaptiveWindow,
+    WidthBy,
     accept_length,
     unlimited_length,
     window_widths,
@@ -39,8 +40,8 @@ def tiles_of_16(rows: int) -> float:
     return 2 + 1.5 * math.ceil(rows / 16)
 
 
-def adaptive(pictures: int = 1, measured: bool = False, **settings: Any) -> AdaptiveWindow:
-    return AdaptiveWindow(DecodeSettings(**settings), pictures, measured=measured)
+def adaptive(pictures: int = 1, measured: bool = False, by: WidthBy = WidthBy.CPU, **settings: Any) -> AdaptiveWindow:
+    return AdaptiveWindow(DecodeSettings(**settings), pictures, WidthBy.SECONDS if measured else by)
 
 
 @lru_cache
@@ -282,3 +283,25 @@ def test_others_keep_their_window(settings: dict[str, Any], measured: bool) -> N
 
 def test_ar_has_one_token_a_forward() -> None:
     assert adaptive(decoder="ar", measured=True).width == 1
+
+
+@pytest.mark.parametrize(("pictures", "largest", "expected"), [(1, 32, 8), (1, 4, 4), (8, 32, 2), (2, 64, 4)])
+def test_one_tile_is_one_width(pictures: int, largest: int, expected: int) -> None:
+    window = adaptive(pictures, by=WidthBy.ONE_TILE, window_size=largest)
+    for tokens in (1, 30):
+        assert (window.width, window.widths) == (expected, (expected,))
+        window.record([tokens] * pictures, 8, 1.0)
+
+
+def test_by_accept_length_seconds_play_no_part() -> None:
+    """So that a seed takes the same widths, and draws the same picture, in every run."""
+    runs = []
+    for seconds in (0.001, 10.0):
+        window = adaptive(by=WidthBy.ACCEPT_LENGTH, window_size=64)
+        assert window.widths == (8, 16, 32, 64)
+        widths = []
+        for tokens in (8, 40, 80, 160, 20, 8, 8):
+            window.record([tokens], 8, seconds)
+            widths.append(window.width)
+        runs.append(widths)
+    assert runs[0] == runs[1] and len(set(runs[0])) > 2

@@ -123,7 +123,7 @@ def test_a_device_with_the_kernels_tests_each_that_a_run_needs_and_uses_it(
 ) -> None:
     kernels = model(BF16).choose_kernels(Sampling(CODES, rule, new_drafts), "int4", width, 8)
     attention = Choice(reference.window_attention, True, "passed")
-    assert kernels == replace(FUSED, attention=attention, allocates=False)
+    assert kernels == replace(FUSED, attention=attention, allocates=False, width=width)
     assert tested == [*KERNELS, *(["place_drafts"] if places_drafts(rule, new_drafts, width) else [])]
 
 

@@ -205,7 +205,7 @@ def test_a_cpu_runs_the_references(transformer: Transformer, monkeypatch: pytest
 
     monkeypatch.setattr(run_kernels, "choose", noted)
     kernels = transformer.choose_kernels(Sampling(CODES), "int8", 4, 8)
-    assert replace(kernels, attention=RunKernels.attention) == RunKernels()
+    assert replace(kernels, attention=RunKernels.attention) == RunKernels(width=4)
     assert str(kernels.attention) == "torch (the kernels are for torch.bfloat16, not torch.float32)"
     assert "window_attention" not in tested
     monkeypatch.setattr(Transformer, "dtype", torch.bfloat16)

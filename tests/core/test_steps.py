@@ -15,18 +15,21 @@ import pytest
 import torch
 
 from lumina_core.decoding import cuda_graph, loop
-from lumina_core.decoding.adaptive_window import window_widths
+from lumina_core.decoding.adaptive_window import AdaptiveWindow, WidthBy, window_widths
 from lumina_core.decoding.cuda_graph import CapturedSteps, CaptureLog, Graph, PlainSteps, Step, WeightAddresses
 from lumina_core.decoding.request import Request
 from lumina_core.decoding.settings import DECODERS, DecodeResult, DecodeSettings
 from lumina_core.decoding.window import Window
 from lumina_core.errors import InputError, OutOfMemory
+from lumina_core.kernels.select import reference_of
 from lumina_core.model.compile import set_compile
-from lumina_core.model.run_kernels import RunKernels
+from lumina_core.model.run_kernels import BlockKernels, RunKernels
 from lumina_core.model.transformer import Transformer
 from lumina_core.pipeline import Lumina, build_request
+from lumina_core.quant.linear import MatmulBackend, multiply_plain
 from lumina_core.tokens.prompts import build_prompt
 
+OF_A_BLOCK = ("embed_window", "qkv_norm_rope_store", "silu_gate", "add_rms_norm")
 Patch = pytest.MonkeyPatch
 Log = pytest.LogCaptureFixture
 
@@ -274,6 +277,34 @@ def test_a_second_run_beside_it_makes_its_own(demo: Lumina, monkeypatch: Patch) 
         thread.join()
     assert all(same(results[seed], plain(seed=seed)) for seed in (3, 4))
     assert len(windows) == 2 and demo.runs.nbytes > 0
+
+
+BACKENDS = {
+    "triton": (MatmulBackend("triton", multiply_plain, alike=True), True, WidthBy.SECONDS),
+    "triton, blocks not fused": (MatmulBackend("triton", multiply_plain, alike=True), False, WidthBy.ACCEPT_LENGTH),
+    "tinygemm": (MatmulBackend("tinygemm", multiply_plain, tile_rows=16), False, WidthBy.ONE_TILE),
+    "plain": (MatmulBackend("plain", multiply_plain), True, WidthBy.ACCEPT_LENGTH),
+    "cuBLAS": (None, True, WidthBy.ACCEPT_LENGTH),
+}
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_the_window_follows_seconds_only_where_they_cannot_change_the_picture(
+    demo: Lumina, monkeypatch: Patch, as_on_a_gpu: None, name: str
+) -> None:
+    backend, fused, expected = BACKENDS[name]
+    codes, followed = plain().codes, []
+
+    def adaptive(settings: DecodeSettings, pictures: int, by: WidthBy) -> AdaptiveWindow:
+        followed.append(by)
+        return AdaptiveWindow(settings, pictures, by)
+
+    blocks = BlockKernels(*map(reference_of, OF_A_BLOCK)) if fused else None
+    monkeypatch.setattr(Transformer, "backends", {backend})
+    monkeypatch.setattr(Transformer, "choose_kernels", lambda *_: RunKernels(blocks=blocks))
+    monkeypatch.setattr(loop, "AdaptiveWindow", adaptive)
+    assert torch.equal(drawn(demo).codes, codes)
+    assert followed == [expected]
 
 
 # What fails

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import pytest
 import torch
@@ -15,8 +16,10 @@ from lumina_core.pipeline import Lumina
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 
 
-def drawn(compile_choice: str, dtype: torch.dtype, **settings: str) -> DecodeResult:
-    lumina = Lumina.load("demo", dtype=dtype, device="cuda", compile=compile_choice)
+def drawn(compile_choice: str, dtype: torch.dtype, weights: str = "auto", **settings: Any) -> DecodeResult:
+    """Three pictures; the width of the window, which may follow the clock, is fixed."""
+    lumina = Lumina.load("demo", dtype=dtype, device="cuda", compile=compile_choice, weights=weights)
+    settings = {"adapt_window": False, **settings}
     return lumina.draw("a red circle left of a blue square", 64, 64, batch=3, seed=3, **settings).result
 
 
@@ -32,6 +35,15 @@ def test_captured_steps_draw_the_same(
     assert not caplog.records, caplog.text
     assert torch.equal(plain.codes, captured.codes) and plain.accept_lengths == captured.accept_lengths
     assert captured.warm_up_seconds > 0
+
+
+@pytest.mark.parametrize("kv_cache", ["auto", "int8", "int4"])
+@pytest.mark.parametrize("weights", ["int4", "int8"])
+def test_quantised_weights_draw_the_same_picture_at_every_width(weights: str, kv_cache: str) -> None:
+    """So that a width that follows the clock cannot change it: every kernel rounds a row alike."""
+    widest = {"window_size": 32, "adapt_window": True, "weights": weights, "kv_cache": kv_cache}
+    pictures = [drawn("auto", torch.bfloat16, **{**widest, **one}) for one in ({}, {}, {"adapt_window": False})]
+    assert torch.equal(pictures[0].codes, pictures[1].codes) and torch.equal(pictures[0].codes, pictures[2].codes)
 
 
 @pytest.mark.parametrize("new_drafts", NEW_DRAFTS)
