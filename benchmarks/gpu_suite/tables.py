@@ -246,7 +246,9 @@ def _draw(figures: Sequence[Figure]) -> str:
         f"({one['step_ms']:.2f} ms each): {one['loop_over_steps']:.2f} times."
         for one in _having(figures, "loop_over_steps")
     ]
-    runs = _table(_having(figures, "run", "seconds"), *keys, "peak_bytes", "reserved_bytes", "planned_bytes")
+    runs = _table(
+        _having(figures, "run", "seconds"), *keys, "peak_bytes", "reserved_bytes", "planned_bytes", "kept_bytes"
+    )
     return _paragraphs(runs, *loops)
 
 
