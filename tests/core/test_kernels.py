@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,18 @@ def test_the_kernels_that_take_most_of_a_step_build_for_every_gpu_and_fit(tmp_pa
     check_builds(report_of("tests.kernel_builds", every, *MOST_OF_A_STEP, TRITON_CACHE_DIR=str(tmp_path)), CAPABILITIES)
 
 
+@pytest.fixture(scope="module")
+def builds(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Future[dict[str, Any]]]:
+    """What every kernel builds to, by compute capability; two processes at a time."""
+    cache = str(tmp_path_factory.mktemp("triton"))
+    with ThreadPoolExecutor(2) as pool:
+        return {
+            capability: pool.submit(report_of, "tests.kernel_builds", str(capability), TRITON_CACHE_DIR=cache)
+            for capability in CAPABILITIES
+        }
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", CAPABILITIES)
-def test_every_kernel_builds_and_fits(capability: int, tmp_path: Path) -> None:
-    check_builds(report_of("tests.kernel_builds", str(capability), TRITON_CACHE_DIR=str(tmp_path)), [capability])
+def test_every_kernel_builds_and_fits(capability: int, builds: dict[int, Future[dict[str, Any]]]) -> None:
+    check_builds(builds[capability].result(), [capability])
