@@ -32,7 +32,6 @@ MOVQGAN_ITEM_BYTES = 4
 # The share of a device's memory that a run may take for auto to keep its weights plain. The rest is for the CUDA
 # context and the desktop, 0.5 to 1.5 GB of a GPU, and for gaps between allocations, some percent.
 AUTO_SHARE = 0.9
-AUTO_SCHEME = SCHEMES["int4"]
 # Tokens of the prompt where none is known.
 PROMPT_TOKENS = 64
 
@@ -181,8 +180,8 @@ def choose_weights(
     if stays_resident(plan, config, capacity):
         logger.info("weights auto: %s, which takes about %s", plan.name, said)
         return plan
-    logger.warning("weights auto: %s, since %s would take about %s", AUTO_SCHEME.name, plan.name, said)
-    return replace(plan, scheme=AUTO_SCHEME)
+    logger.warning("weights auto: int4, since %s would take about %s", plan.name, said)
+    return replace(plan, scheme=SCHEMES["int4"])
 
 
 def weights_of(transformer: Transformer) -> WeightsPlan:
@@ -214,7 +213,7 @@ def _largest_picture(config: TransformerConfig, weights: WeightsPlan) -> tuple[i
 
 @dataclass(frozen=True)
 class _WeightBytes:
-    """Bytes of all weights, of those that can be streamed in, and of the scratch memory of a plain matmul."""
+    """Of all weights, of those that can be streamed in, and of the scratch memory of a plain matmul."""
 
     total: int
     streamable: int

@@ -86,8 +86,7 @@ class Window:
     def step(self, kv_len: int, width: int) -> None:
         """Runs one forward and accepts 1 to `width` tokens of every picture that is not complete.
 
-        `kv_len` is how much of the cache is read: at least the largest position in the window + 1. `width` is at most
-        W, and at most one more than what is left to draw in the picture that has most left.
+        `kv_len` is how much of the cache is read: at least the largest position in the window + 1; `width` at most W.
         """
         hidden = self._forward(kv_len, self.slots_run(width))
         self._accept(self._logits(hidden).unflatten(0, (len(self.state.offset), -1)), width)

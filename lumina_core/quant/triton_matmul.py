@@ -23,7 +23,9 @@ def triton_backend(choice: Choice) -> MatmulBackend:
     """Multiplies few rows on a GPU by the kernel of a choice, everything else by plain torch."""
 
     def matmul(rows: Tensor, layer: QuantizedLinear, sum_splits: bool, buffers: Buffers | None = None) -> Tensor | None:
-        if not rows.is_cuda or rows.dtype != KERNEL_DTYPE or len(rows) > MAX_ROWS:
+        # The rows of a window, which come in splits, take the kernel at any number: so they round alike, in buffers.
+        many = sum_splits and len(rows) > MAX_ROWS
+        if not rows.is_cuda or rows.dtype != KERNEL_DTYPE or many:
             return None
         tensors = (tensor.to(rows.device) for tensor in kernel_tensors(layer))
         result: Tensor = choice.function(rows, *tensors, sum_splits=sum_splits, buffers=buffers)

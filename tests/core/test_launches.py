@@ -24,7 +24,7 @@ from lumina_core.model.load import empty_transformer
 from lumina_core.model.run_kernels import BlockKernels, RunKernels
 from lumina_core.model.transformer import Transformer
 from lumina_core.quant.schemes import SCHEMES
-from lumina_core.quant.triton_matmul import triton_backend
+from lumina_core.quant.triton_matmul import MAX_ROWS, triton_backend
 from lumina_core.quant.weights import WeightsPlan
 from lumina_core.timing.synthetic import SYNTHETIC
 
@@ -91,7 +91,12 @@ def transformer_of(scheme: str | None) -> Transformer:
 
 @torch.inference_mode()
 def launches_of_a_step(
-    counted: Counter[str], scheme: str | None = "int4", kv_cache: str = "int8", width: int = 32, **settings: Any
+    counted: Counter[str],
+    scheme: str | None = "int4",
+    kv_cache: str = "int8",
+    width: int = 32,
+    pictures: int = 1,
+    **settings: Any,
 ) -> Counter[str]:
     transformer = transformer_of(scheme)
     names = ("embed_window", "qkv_norm_rope_store", "silu_gate", "add_rms_norm")
@@ -99,9 +104,9 @@ def launches_of_a_step(
     attention = Choice(load("window_attention"), True, "counted")
     kernels = RunKernels(attention, BlockKernels(*map(load, names)), *window_kernels)
     chosen = DecodeSettings(window_size=32, kv_cache=kv_cache, **settings)
-    cache = transformer.make_cache(2 if chosen.guided else 1, 9472, kv_cache, kernels)
-    window = Window(transformer, CANVAS, cache, 1, chosen)
-    window.place(CANVAS, [64], torch.zeros(1, 0, 96, dtype=torch.int64), 0, 3)
+    cache = transformer.make_cache(pictures * (2 if chosen.guided else 1), 9472, kv_cache, kernels)
+    window = Window(transformer, CANVAS, cache, pictures, chosen)
+    window.place(CANVAS, [64] * pictures, torch.zeros(pictures, 0, 96, dtype=torch.int64), 0, 3)
     # The first step takes the buffers.
     window.step(cache.length, width)
     counted.clear()
@@ -132,6 +137,12 @@ def test_drawing_is_at_most_four_launches(counted: Counter[str], decoder: str, w
         launches = launches_of_a_step(counted, width=width, decoder=decoder, new_drafts=way, cfg_scale=cfg_scale)
         needs_four = decoder in ("sjd", "coupled") or (way == "guess" and decoder != "ar")
         assert drawing(launches) == 3 + needs_four and launches.total() <= 330, launches
+
+
+@pytest.mark.parametrize("scheme", ["int4", "int8"])
+def test_so_is_a_step_of_more_rows_than_a_prefill_gives_the_kernels(counted: Counter[str], scheme: str) -> None:
+    launches = launches_of_a_step(counted, scheme, pictures=40)
+    assert MAX_ROWS < 40 * 2 * 32 and launches.total() <= 330 and drawing(launches) == 3
 
 
 def test_the_check_sees_an_allocation(counted: Counter[str]) -> None:
