@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from lumina_core.checkpoint.output_files import check_outputs, check_picture_suffix
+from lumina_core.files.output_files import check_outputs, check_picture_suffix
 from lumina_core.decoding.settings import DECODERS
 from lumina_core.device import DEVICES
 from lumina_core.errors import LuminaError

@@ -22,7 +22,7 @@ import torch
 
 from lumina_core.checkpoint.config import TransformerConfig
 from lumina_core.checkpoint.find import DEMO_FOLDER
-from lumina_core.checkpoint.output_files import OutputFiles
+from lumina_core.files.output_files import OutputFiles
 from lumina_core.checkpoint.published import published_shapes
 from lumina_core.checkpoint.tensor_writer import TensorWriter, lay_out
 from lumina_core.checkpoint.tensors import TensorSpec

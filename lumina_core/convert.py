@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .checkpoint.find import Checkpoint, open_checkpoint
-from .checkpoint.output_files import OutputFiles, explain_write_errors, real_path
+from .files.output_files import OutputFiles, explain_write_errors, real_path
 from .checkpoint.published import is_block_linear, packed_name, published_shapes
 from .checkpoint.single_file import MOVQGAN_PREFIX, PLAIN_WEIGHTS, SingleFile
 from .checkpoint.tensor_writer import FileLayout, TensorWriter, lay_out

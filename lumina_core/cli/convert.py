@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from ..checkpoint.output_files import check_output
+from ..files.output_files import check_output
 from ..convert import CONVERT_WEIGHTS, plan_conversion
 from ..device import choose_device
 from .common import add_model_arguments

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..checkpoint.find import DEMO, open_checkpoint
-from ..checkpoint.output_files import OutputFiles, check_outputs, check_picture_suffix, numbered_paths
+from ..files.output_files import OutputFiles, check_outputs, check_picture_suffix, numbered_paths
 from ..device import choose_device
 from ..errors import InputError
 from ..movqgan.codec import decode_picture

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ..checkpoint.find import DEMO, open_checkpoint
-from ..checkpoint.output_files import OutputFiles, check_output
+from ..files.output_files import OutputFiles, check_output
 from ..device import choose_device
 from ..movqgan.codec import encode_picture
 from ..pictures.images import center_crop, load_picture, to_pixels

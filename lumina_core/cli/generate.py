@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from ..checkpoint.find import Checkpoint, open_checkpoint
-from ..checkpoint.output_files import OutputFiles, check_outputs, check_picture_suffix, numbered_paths
+from ..files.output_files import OutputFiles, check_outputs, check_picture_suffix, numbered_paths
 from ..decoding.request import Request
 from ..decoding.settings import DECODERS, DecodeResult, DecodeSettings, StepReport
 from ..device import choose_device, choose_dtype, device_name, peak_bytes, total_bytes

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from ..checkpoint.output_files import OutputFiles
+from ..files.output_files import OutputFiles
 from ..device import free_memory
 from ..errors import InputError
 from .capture_probe_process import CHILD, Verdict, one_line, run_child

@@ -171,7 +171,7 @@ def test_file_that_cannot_be_removed_does_not_hide_the_error(
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(TensorWriter, "put", fail)
-    monkeypatch.setattr("lumina_core.checkpoint.output_files.os.unlink", refuse)
+    monkeypatch.setattr("lumina_core.files.output_files.os.unlink", refuse)
     assert "c.safetensors: Input/output error" in lumina.run(*convert(lumina)).refusal()
 
 

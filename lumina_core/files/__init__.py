@@ -1,0 +1,1 @@
+"""Files of a user: what their bytes are, JSON in them, and writing them whole or not at all."""

@@ -1,0 +1,79 @@
+"""JSON of a user: read from a file, parsed strictly, written without NaN."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ..errors import CheckpointError, LuminaError
+from .kind import look_at
+
+MAX_BYTES = 2**28
+_NOT_TEXT = ("lfs", "html", "gguf", "empty", "zeros", "zip", "pickle", "safetensors")
+
+
+def read_text(path: Path, error: type[LuminaError] = CheckpointError, expected: str = "a JSON file") -> str:
+    """The UTF-8 text of a file, without a byte-order mark. Raises `error` naming what the file is instead."""
+    kind = look_at(path, error, expected)
+    if kind.name in _NOT_TEXT:
+        raise error(f"{path} is {kind}; expected {expected}")
+    if kind.size > MAX_BYTES:
+        raise error(f"{path} has {kind.size:,} bytes; expected at most {MAX_BYTES:,} in {expected}")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as cause:
+        reason = getattr(cause, "strerror", None) or cause
+        raise error(f"cannot read {path} ({reason}); expected {expected} in UTF-8") from cause
+
+
+def read_json(path: Path, error: type[LuminaError] = CheckpointError, expected: str = "a JSON file") -> dict[str, Any]:
+    """The JSON object in a file. Raises `error` as `read_text` and `parse_json`."""
+    return parse_json(read_text(path, error, expected), str(path), error)
+
+
+def parse_json(text: str, source: str, error: type[LuminaError] = CheckpointError) -> dict[str, Any]:
+    """The JSON object in a text; `source` names it in errors.
+
+    Raises `error` for anything else: broken JSON, another type, nesting too deep, NaN, numbers beyond a float, and
+    strings that are not valid Unicode.
+    """
+    try:
+        values = json.loads(text.removeprefix("\ufeff"), parse_constant=_refuse, parse_float=_finite)
+        json.dumps(values, ensure_ascii=False).encode("utf-8")  # fails for lone surrogates
+    except RecursionError:
+        raise error(f"{source} is nested too deeply; expected plain JSON: download it again") from None
+    except ValueError as cause:
+        raise error(f"{source} is not valid JSON ({_short(cause)}); download it again") from cause
+    if not isinstance(values, dict):
+        raise error(f"{source} contains a JSON {type(values).__name__}; expected an object")
+    return values
+
+
+def dump_json(values: Any) -> str:
+    """The JSON text of values, ASCII only; numbers that are not finite become null."""
+    return json.dumps(_without_nan(values), allow_nan=False)
+
+
+def _without_nan(values: Any) -> Any:
+    if isinstance(values, float):
+        return values if math.isfinite(values) else None
+    if isinstance(values, dict):
+        return {key: _without_nan(value) for key, value in values.items()}
+    return [_without_nan(value) for value in values] if isinstance(values, list | tuple) else values
+
+
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(f"it holds {name}, which is no number in JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text[:20]} is too large")
+    return value
+
+
+def _short(error: ValueError) -> str:
+    return str(error).partition("\n")[0][:200]
