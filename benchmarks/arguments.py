@@ -5,10 +5,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from lumina_core.files.output_files import check_outputs, check_picture_suffix
 from lumina_core.decoding.settings import DECODERS
 from lumina_core.device import DEVICES
 from lumina_core.errors import LuminaError
+from lumina_core.files.output_files import check_outputs, check_picture_suffix
 
 from .whole_numbers import natural
 

@@ -22,11 +22,11 @@ import torch
 
 from lumina_core.checkpoint.config import TransformerConfig
 from lumina_core.checkpoint.find import DEMO_FOLDER
-from lumina_core.files.output_files import OutputFiles
 from lumina_core.checkpoint.published import published_shapes
 from lumina_core.checkpoint.tensor_writer import TensorWriter, lay_out
 from lumina_core.checkpoint.tensors import TensorSpec
 from lumina_core.convert import CONVERT_WEIGHTS
+from lumina_core.files.output_files import OutputFiles
 
 from .arguments import exit_code
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from .checkpoint.find import Checkpoint, open_checkpoint
-from .files.output_files import OutputFiles, explain_write_errors, real_path
 from .checkpoint.published import is_block_linear, packed_name, published_shapes
 from .checkpoint.single_file import MOVQGAN_PREFIX, PLAIN_WEIGHTS, SingleFile
 from .checkpoint.tensor_writer import FileLayout, TensorWriter, lay_out
 from .checkpoint.tensors import TensorSpec, TensorStore, dtype_name
 from .errors import InputError
+from .files.output_files import OutputFiles, explain_write_errors, real_path
 from .model.load import check_weights, packed_tensor_specs
 from .movqgan.load import empty_movqgan, read_movqgan
 from .pictures.sizes import CODE_PIXELS

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from ..files.output_files import check_output
 from ..convert import CONVERT_WEIGHTS, plan_conversion
 from ..device import choose_device
+from ..files.output_files import check_output
 from .common import add_model_arguments
 
 HELP = "write a checkpoint as one file, with quantised weights if requested"

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from ..checkpoint.find import DEMO, open_checkpoint
-from ..files.output_files import OutputFiles, check_outputs, check_picture_suffix, numbered_paths
 from ..device import choose_device
 from ..errors import InputError
+from ..files.output_files import OutputFiles, check_outputs, check_picture_suffix, numbered_paths
 from ..movqgan.codec import decode_picture
 from ..pictures.images import to_image
 from ..pipeline import load_codec

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from ..checkpoint.find import DEMO, open_checkpoint
-from ..files.output_files import OutputFiles, check_output
 from ..device import choose_device
+from ..files.output_files import OutputFiles, check_output
 from ..movqgan.codec import encode_picture
 from ..pictures.images import center_crop, load_picture, to_pixels
 from ..pictures.sizes import UNIT_PIXELS, SizeLimits, check_size

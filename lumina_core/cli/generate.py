@@ -13,11 +13,11 @@ import torch
 from tqdm import tqdm
 
 from ..checkpoint.find import Checkpoint, open_checkpoint
-from ..files.output_files import OutputFiles, check_outputs, check_picture_suffix, numbered_paths
 from ..decoding.request import Request
 from ..decoding.settings import DECODERS, DecodeResult, DecodeSettings, StepReport
 from ..device import choose_device, choose_dtype, device_name, peak_bytes, total_bytes
 from ..errors import OutOfMemory
+from ..files.output_files import OutputFiles, check_outputs, check_picture_suffix, numbered_paths
 from ..memory import choose_weights, weights_of
 from ..pictures.images import load_picture
 from ..pictures.panels import condition_pixels, given_size

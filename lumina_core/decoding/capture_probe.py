@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 
-from ..files.output_files import OutputFiles
 from ..device import free_memory
 from ..errors import InputError
+from ..files.output_files import OutputFiles
 from .capture_probe_process import CHILD, Verdict, one_line, run_child
 
 logger = logging.getLogger(__name__)
