@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import functools
+import io
+import itertools
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from PIL import Image
 
 from ..errors import InputError
+from .json_text import dump_json
+from .temporary import Draft, remove_stale
 
 LOSSY_QUALITY = 95
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
 class OutputFiles:
-    """Context manager that writes temporary files and moves all of them into place when the block succeeds.
+    """Context manager that writes files and moves all of them into place when the block succeeds.
 
-    After an exception no temporary file remains, and existing files are unchanged. Raises InputError with the name of
-    a file that cannot be written.
+    After an exception nothing is left, and existing files are unchanged; nor is anything left by a process that is
+    killed, but for a temporary file where the system has no files without a name (see Draft). An interrupt during the
+    moves is raised after them. Raises InputError with the name of a file that cannot be written.
     """
 
     def __init__(self) -> None:
-        self._temporary: dict[Path, str] = {}
+        self._drafts: dict[Path, Draft] = {}
 
     def __enter__(self) -> OutputFiles:
         return self
@@ -37,35 +42,84 @@ class OutputFiles:
             if error is None:
                 self._move()
         finally:
-            for name in self._temporary.values():
-                with contextlib.suppress(OSError):  # must not hide the original error
-                    os.unlink(name)
+            for draft in self._drafts.values():
+                draft.discard()
 
     def write_picture(self, image: Image.Image, path: Path) -> None:
         """Writes a picture in the format of the path's suffix."""
         picture_format = Image.registered_extensions()[path.suffix.lower()]
-        self.write(path, lambda file: image.save(file, format=picture_format, quality=LOSSY_QUALITY))
+        content = io.BytesIO()  # a full disk under Pillow's own writing is "encoder error -2"
+        image.save(content, format=picture_format, quality=LOSSY_QUALITY)
+        self.write(path, lambda file: file.write(content.getbuffer()))
 
     def write_json(self, values: Any, path: Path) -> None:
-        self.write(path, lambda file: file.write(json.dumps(values).encode() + b"\n"))
+        """Writes values as JSON; numbers that are not finite become null."""
+        self.write(path, lambda file: file.write(json_bytes(values)))
 
-    def write(self, path: Path, write: Callable[[Any], Any]) -> None:
+    def write(self, path: Path, write: Callable[[BinaryIO], Any]) -> None:
         """Calls `write` with a binary file, whose content goes to `path`."""
         target = real_path(path)
-        with explain_write_errors(path):
-            handle, name = tempfile.mkstemp(dir=target.parent, prefix=".lumina-")
-            self._temporary[target] = name
-            with os.fdopen(handle, "wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())  # after a power cut the file must not exist without its content
-            os.chmod(name, 0o666 & ~_umask())
+        if all(other.folder != target.parent for other in self._drafts.values()):
+            remove_stale(target.parent)
+        self._drafts[target] = draft = Draft(target.parent)
+        _fill(draft, path, write)
 
     def _move(self) -> None:
-        for target, name in list(self._temporary.items()):
+        """Moves every file. What interrupts is raised when all are in place: half of them would be worse than all."""
+        interrupt: BaseException | None = None
+        for target, draft in self._drafts.items():
             with explain_write_errors(target):
-                os.replace(name, target)
-            del self._temporary[target]
+                interrupt = _uninterrupted(functools.partial(draft.replace, target)) or interrupt
+        if interrupt is not None:
+            raise interrupt
+
+
+def write_new(paths: Iterable[Path], write: Callable[[BinaryIO], Any]) -> Path:
+    """Writes a file and returns its path: the first of `paths` where no file is when the content is complete.
+
+    Never overwrites, also where two processes write to the same name. `paths` are in one folder; each is tried once.
+    Raises InputError when the file cannot be written or no name is free; then nothing is left.
+    """
+    names = iter(paths)
+    first = next(names)
+    folder = real_path(first).parent
+    remove_stale(folder)
+    draft = Draft(folder)
+    try:
+        _fill(draft, first, write)
+        for path in itertools.chain([first], names):
+            with explain_write_errors(path):
+                interrupt = _uninterrupted(functools.partial(draft.create, path))
+            if interrupt is not None:
+                raise interrupt
+            if draft.is_at(path):
+                return path
+    finally:
+        draft.discard()
+    raise InputError(f"cannot write {first}: every name of this kind is taken")
+
+
+def json_bytes(values: Any) -> bytes:
+    """The content of a JSON file, as all are written here."""
+    return dump_json(values).encode() + b"\n"
+
+
+def _fill(draft: Draft, path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    with explain_write_errors(path):
+        write(draft.open())
+        draft.finish()
+
+
+def _uninterrupted(step: Callable[[], object]) -> BaseException | None:
+    """Runs a step that may be run again, a second time where an interrupt came; returns the interrupt."""
+    try:
+        step()
+    except Exception:
+        raise
+    except BaseException as interrupt:
+        step()
+        return interrupt
+    return None
 
 
 @contextlib.contextmanager
@@ -78,8 +132,11 @@ def explain_write_errors(path: Path) -> Iterator[None]:
 
 
 def real_path(path: Path) -> Path:
-    """The absolute path with all symbolic links resolved."""
-    return Path(os.path.realpath(path))
+    """The absolute path with all symbolic links resolved. Raises InputError for what no path is."""
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError as error:  # a null character, or one that the file system cannot encode
+        raise InputError(f"{str(path)!r} is no path ({error}); expected the name of a file") from error
 
 
 def check_outputs(paths: Sequence[Path]) -> None:
@@ -115,9 +172,3 @@ def check_picture_suffix(path: Path) -> None:
 def numbered_paths(path: Path, count: int) -> list[Path]:
     """`path` itself for one picture, else `count` paths with `_k` before the suffix."""
     return [path] if count == 1 else [path.with_stem(f"{path.stem}_{k}") for k in range(count)]
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
