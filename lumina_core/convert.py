@@ -1,7 +1,8 @@
 """Converts a checkpoint to one file, tensor by tensor; the blocks' linear weights are quantised if requested."""
 
+import itertools
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -9,18 +10,19 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
+from .checkpoint.codec_identity import IMAGE_CODEC, CodecIdentity
 from .checkpoint.find import Checkpoint, open_checkpoint
 from .checkpoint.published import is_block_linear, packed_name, published_shapes
 from .checkpoint.single_file import MOVQGAN_PREFIX, PLAIN_WEIGHTS, SingleFile
 from .checkpoint.tensor_writer import FileLayout, TensorWriter, lay_out
 from .checkpoint.tensors import TensorSpec, TensorStore, dtype_name
 from .errors import InputError
-from .files.output_files import OutputFiles, explain_write_errors, real_path
+from .files.output_files import OutputFiles, explain_write_errors, real_path, write_new
+from .files.stamps import FileStamps
 from .model.load import check_weights, packed_tensor_specs
+from .movqgan.identity import check_codec
 from .movqgan.load import empty_movqgan, read_movqgan
-from .pictures.sizes import CODE_PIXELS
 from .quant.schemes import SCHEMES, Scheme, quantize
-from .tokens.vocabulary import Vocabulary
 
 CONVERT_WEIGHTS = (*SCHEMES, PLAIN_WEIGHTS)
 
@@ -35,26 +37,47 @@ class Conversion:
     device: torch.device | str
     movqgan: Mapping[str, Tensor]
     layout: FileLayout
-    sources: frozenset[Path]
+    sources: FileStamps
 
     def __len__(self) -> int:
         """Number of tensors that `write` reports."""
         return len(self.published) + len(self.movqgan)
 
-    def write(self, out: Path, on_step: Callable[[], object] | None = None) -> None:
-        """Writes the file `out` completely or not at all. Calls `on_step` after each tensor that is read.
+    def write(
+        self, out: Path, on_step: Callable[[], object] | None = None, on_chunk: Callable[[], object] | None = None
+    ) -> None:
+        """Writes the file `out` completely or not at all.
 
-        Raises InputError when the file cannot be written. The free disk space is checked first.
+        Calls `on_step` after each tensor, and `on_chunk` many times a second; an exception that either raises ends the
+        conversion. Raises InputError when the file cannot be written, and CheckpointError when a file that is read
+        changes meanwhile. The free disk space is checked first.
         """
         self.check_output(out)
         with OutputFiles() as files:
-            files.write(out, lambda file: self._write(file, on_step))
+            files.write(out, lambda file: self._write(file, on_step, on_chunk))
+            self.sources.check()
+
+    def write_new(
+        self,
+        paths: Iterable[Path],
+        on_step: Callable[[], object] | None = None,
+        on_chunk: Callable[[], object] | None = None,
+    ) -> Path:
+        """As `write`, to the first of `paths` where no file is when the content is complete; returns that path."""
+        names = iter(paths)
+        self.check_output(first := next(names))
+
+        def write(file: BinaryIO) -> None:
+            self._write(file, on_step, on_chunk)
+            self.sources.check()
+
+        return write_new(itertools.chain([first], names), write)
 
     def check_output(self, out: Path) -> None:
         """Raises InputError for a wrong suffix, one of the input files, or too little disk space."""
         if out.suffix != ".safetensors":
             raise InputError(f"cannot write {out}: the suffix is {out.suffix!r}; expected .safetensors")
-        if real_path(out) in self.sources:
+        if real_path(out) in self.sources.stamps:
             raise InputError(f"cannot write {out}: it is one of the files to convert; expected another name")
         with explain_write_errors(out):
             free = shutil.disk_usage(real_path(out).parent).free
@@ -64,16 +87,18 @@ class Conversion:
                 "disk space, or choose another folder"
             )
 
-    def _write(self, file: BinaryIO, on_step: Callable[[], object] | None) -> None:
-        writer = TensorWriter(file, self.layout)
-        for tensors in self._steps():
+    def _write(
+        self, file: BinaryIO, on_step: Callable[[], object] | None, on_chunk: Callable[[], object] | None
+    ) -> None:
+        writer = TensorWriter(file, self.layout, on_chunk)
+        for tensors in self._steps(on_chunk):
             for name, tensor in tensors.items():
                 writer.put(name, tensor)
             if on_step is not None:
                 on_step()
         writer.finish()
 
-    def _steps(self) -> Iterator[dict[str, Tensor]]:
+    def _steps(self, on_chunk: Callable[[], object] | None) -> Iterator[dict[str, Tensor]]:
         for name in self.published:
             if self.scheme is not None and is_block_linear(name):
                 packed = quantize(self.scheme, self.store.get_alone(name), self.device, name)
@@ -94,14 +119,17 @@ def plan_conversion(
     """
     source = open_checkpoint(checkpoint)
     config, scheme = source.config, _scheme(source, weights)
-    Vocabulary.of(source.tokenizer, config)  # raises for a tokenizer that does not match
-    codec = movqgan or source.movqgan
-    codec_tensors = {} if codec is None else _read_movqgan(codec, source)
+    _ = source.vocabulary  # raises for a tokenizer that does not match
+    codec, values = movqgan or source.movqgan, dict(source.config_values)
+    codec_tensors: dict[str, Tensor] = {}
+    if codec is not None:
+        codec_tensors, identity = _read_movqgan(codec, source)
+        values[IMAGE_CODEC] = identity.values()
     store, published = source.tensors, published_shapes(config)
     check_weights(store, published, None, str(source.path))
     specs = {**_transformer_specs(store, published, scheme), **_movqgan_specs(codec_tensors)}
-    single = SingleFile(source.path, weights, source.config_values, dict(source.tokenizer_files.texts))
-    sources = frozenset(real_path(path) for path in (*store.paths, codec) if path is not None)
+    single = SingleFile(source.path, weights, values, dict(source.tokenizer_files.texts))
+    sources = FileStamps.of(real_path(path) for path in (*store.paths, codec) if path is not None)
     return Conversion(
         store, tuple(published), scheme, device, codec_tensors, lay_out(specs, single.metadata()), sources
     )
@@ -136,7 +164,8 @@ def _movqgan_specs(tensors: Mapping[str, Tensor]) -> dict[str, TensorSpec]:
     }
 
 
-def _read_movqgan(path: Path, source: Checkpoint) -> dict[str, Tensor]:
+def _read_movqgan(path: Path, source: Checkpoint) -> tuple[dict[str, Tensor], CodecIdentity]:
     tensors = read_movqgan(path, source)
-    empty_movqgan(tensors, str(path)).config.check_codes(source.config.codebook_size, CODE_PIXELS, str(path))
-    return tensors
+    config = empty_movqgan(tensors, str(path)).config
+    check_codec(source.config, config, tensors, str(path))
+    return tensors, CodecIdentity.of(config.channels, config.multipliers, tensors)

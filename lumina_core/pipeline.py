@@ -28,6 +28,7 @@ from .model.load import load_transformer
 from .model.transformer import Transformer
 from .movqgan.autoencoder import MoVQGAN
 from .movqgan.codec import decode_picture, encode_picture
+from .movqgan.identity import check_codec
 from .movqgan.load import load_movqgan
 from .pictures.images import to_image
 from .pictures.panels import condition_pixels
@@ -196,7 +197,7 @@ def load_codec(checkpoint: Checkpoint, movqgan: str | Path | None, device: torch
     if path is None:
         raise InputError(f"{checkpoint.path} holds no MoVQGAN file; name one with --movqgan (movqgan_270M.ckpt)")
     codec = load_movqgan(path, device=device, checkpoint=checkpoint)
-    codec.config.check_codes(checkpoint.config.codebook_size, CODE_PIXELS, str(path))
+    check_codec(checkpoint.config, codec.config, dict(codec.named_parameters()), str(path))
     return codec
 
 

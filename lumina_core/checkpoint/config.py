@@ -9,22 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from .tensors import read_json
+from ..files.json_text import read_json
+from .arithmetic import find_rope_theta, unsupported_key
+from .codec_identity import CodecIdentity
 
 PUBLISHED_IMAGE_TOKEN_OFFSET = 155_000
 PUBLISHED_CODEBOOK_SIZE = 16_384
-_UNSUPPORTED_UNLESS = {
-    "hidden_act": "silu",
-    "attention_bias": False,
-    "mlp_bias": False,
-    "tie_word_embeddings": False,
-    "rope_scaling": None,
-}
 
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Sizes of the transformer and its image codes. `trained_sizes` None means the published list of sizes."""
+    """Sizes of the transformer and its image codes.
+
+    `trained_sizes` None means the published list of sizes; `codec` None that the config names no MoVQGAN.
+    """
 
     vocab_size: int
     hidden_size: int
@@ -41,12 +39,14 @@ class TransformerConfig:
     image_token_offset: int = PUBLISHED_IMAGE_TOKEN_OFFSET
     codebook_size: int = PUBLISHED_CODEBOOK_SIZE
     trained_sizes: tuple[tuple[int, int], ...] | None = None
+    codec: CodecIdentity | None = None
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], source: str = "config.json") -> TransformerConfig:
-        """The config for the values of a `config.json`. Unknown keys are ignored.
+        """The config for the values of a `config.json`.
 
-        Raises CheckpointError with `source`, the key, its value and what was expected.
+        Unknown keys are ignored, but for those that would change the arithmetic. Raises CheckpointError with `source`,
+        the key, its value and what was expected.
         """
         read = _Reader(values, source)
         read.check_supported()
@@ -61,13 +61,14 @@ class TransformerConfig:
             num_key_value_heads=read.count("num_key_value_heads", heads),
             head_dim=read.head_dim(hidden_size, heads),
             max_position_embeddings=read.count("max_position_embeddings"),
-            rope_theta=read.positive("rope_theta", 10_000.0),
+            rope_theta=find_rope_theta(values, source),
             rms_norm_eps=read.positive("rms_norm_eps", 1e-5),
             model_parallel_size=read.count("model_parallel_size", 1),
             swin_norm=read.flag("swin_norm", False),
             image_token_offset=read.offset("image_token_offset", PUBLISHED_IMAGE_TOKEN_OFFSET),
             codebook_size=read.count("image_codebook_size", PUBLISHED_CODEBOOK_SIZE),
             trained_sizes=read.sizes("trained_sizes"),
+            codec=CodecIdentity.from_config(values, source),
         )
         read.check_heads(config)
         read.check_codes(config)
@@ -76,7 +77,8 @@ class TransformerConfig:
     @classmethod
     def from_file(cls, path: str | Path) -> TransformerConfig:
         """The config in a `config.json`. Raises CheckpointError when it is missing, damaged or unsupported."""
-        return cls.from_dict(read_json(Path(path)), str(path))
+        expected = "the config.json of the checkpoint, from the same download"
+        return cls.from_dict(read_json(Path(path), CheckpointError, expected), str(path))
 
 
 @dataclass(frozen=True)
@@ -126,9 +128,8 @@ class _Reader:
         return tuple((width, height) for width, height in value)
 
     def check_supported(self) -> None:
-        for key, supported in _UNSUPPORTED_UNLESS.items():
-            if self.values.get(key, supported) != supported:
-                raise self.fail(key, self.values[key], f"{supported!r}, the only supported value")
+        if found := unsupported_key(self.values):
+            raise self.fail(found.key, found.value, found.expected)
 
     def check_heads(self, config: TransformerConfig) -> None:
         heads, kv_heads, parts = config.num_attention_heads, config.num_key_value_heads, config.model_parallel_size

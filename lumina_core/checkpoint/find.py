@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError
+from ..files.json_text import read_json
+from ..files.kind import SAFETENSORS, look_at
 from ..tokens.tokenizer import (
     TOKENIZER,
     Tokenizer,
@@ -19,27 +21,31 @@ from ..tokens.tokenizer import (
     tokenizer_paths,
 )
 from ..tokens.vocabulary import Vocabulary
+from .codec_identity import IMAGE_CODEC
 from .config import TransformerConfig
+from .diagnosis import check_sizes
+from .hub_cache import snapshot
+from .locate import CONFIG as CONFIG
+from .locate import DEMO as DEMO
+from .locate import DEMO_FOLDER as DEMO_FOLDER
+from .locate import INDEX as INDEX
+from .locate import SAFE_SUFFIXES, locate
+from .locate import find_movqgan as find_movqgan
 from .published import NORM
 from .single_file import MOVQGAN_PREFIX, SingleFile, read_single_file
-from .tensors import TensorStore, read_json
-
-DEMO = "demo"
-DEMO_FOLDER = Path(__file__).parents[1] / "demo"
-CONFIG = "config.json"
-INDEX = "model.safetensors.index.json"
-MOVQGAN_NAMES = ("movqgan.safetensors", "movqgan_270M.ckpt", "movqgan_270M.safetensors", "movqgan.ckpt")
+from .tensors import TensorStore
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """An opened checkpoint. Opening reads the tensor headers and no weights.
 
-    `path` is the folder or the converted file. `single` is the metadata of a converted file, None for the published
-    layout. `movqgan` is the file with the MoVQGAN, if there is one.
+    `path` is the folder or the file, `root` the folder of config.json and tokenizer. `single` is the metadata of a
+    converted file, None for the published layout. `movqgan` is the file with the MoVQGAN, if there is one.
     """
 
     path: Path
+    root: Path
     tensors: TensorStore
     movqgan: Path | None
     single: SingleFile | None
@@ -51,27 +57,31 @@ class Checkpoint:
 
     @property
     def config_path(self) -> Path:
-        return self.path if self.single is not None else self._root / CONFIG
+        return self.path if self.single is not None else self.root / CONFIG
 
     @property
     def files(self) -> tuple[Path, ...]:
         """All files of the transformer and its tokenizer."""
-        others = () if self.single else (self.config_path, *tokenizer_paths(self._root / TOKENIZER))
+        others = () if self.single else (self.config_path, *tokenizer_paths(self.root / TOKENIZER))
         return (*self.tensors.paths, *others)
 
     @cached_property
     def config_values(self) -> dict[str, Any]:
         """The raw values of config.json. Raises CheckpointError when the file holds no JSON object."""
-        return read_json(self.config_path) if self.single is None else self.single.config
+        if self.single is not None:
+            return self.single.config
+        return read_json(self.config_path, CheckpointError, "the config.json of the checkpoint")
 
     @cached_property
     def config(self) -> TransformerConfig:
-        """The config. Raises CheckpointError when it is not supported."""
-        return TransformerConfig.from_dict(self.config_values, str(self.config_path))
+        """The config. Raises CheckpointError when it is not supported, or not of these tensors."""
+        config = TransformerConfig.from_dict(self.config_values, str(self.config_path))
+        check_sizes(self.tensors.shapes, config, str(self.path))
+        return config
 
     @cached_property
     def tokenizer_files(self) -> TokenizerFiles:
-        return _tokenizer_files(self.single) if self.single else read_tokenizer_files(self._root)
+        return _tokenizer_files(self.single) if self.single else read_tokenizer_files(self.root)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -83,37 +93,26 @@ class Checkpoint:
         """The picture tokens. Raises CheckpointError when tokenizer and config do not match."""
         return Vocabulary.of(self.tokenizer, self.config)
 
-    @property
-    def _root(self) -> Path:
-        return self.path if self.path.is_dir() else self.path.parent
-
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Opens a checkpoint: the published folder, a folder with one weight file, a single `.safetensors`, or "demo".
+    """Opens a checkpoint: what `locate` finds under a name.
 
     config.json and tokenizer.json are in the same folder as the weights; a converted file contains its own. Raises
     CheckpointError when a file is missing or damaged.
     """
-    place = DEMO_FOLDER if str(path) == DEMO else Path(path)
-    if place.is_dir():
-        root, shards = place, _shards(place)
-    elif place.is_file() and place.suffix == ".safetensors":
-        root, shards = place.parent, (place,)
-    else:
-        raise CheckpointError(
-            f"checkpoint {path} does not exist or is of another type; expected a folder, a .safetensors file or 'demo'"
-        )
-    tensors = TensorStore(shards)
-    single = read_single_file(shards[0], tensors.metadata) if len(shards) == 1 else None
+    place = locate(path)
+    tensors = TensorStore(place.files)
+    single = read_single_file(place.files[0], tensors.metadata) if len(place.files) == 1 else None
     if single is not None:
         holds_movqgan = any(name.startswith(MOVQGAN_PREFIX) for name in tensors.shapes)
-        return Checkpoint(shards[0], tensors, shards[0] if holds_movqgan else find_movqgan(root), single)
-    if not (root / CONFIG).is_file():
+        movqgan = place.files[0] if holds_movqgan else find_movqgan(place.root)
+        return Checkpoint(place.files[0], place.root, tensors, movqgan, single)
+    if not (place.root / CONFIG).is_file():
         raise CheckpointError(
-            f"{root / CONFIG} is missing; download it with the checkpoint (only a file written by the command convert "
-            "needs none)"
+            f"{place.root / CONFIG} is missing; download it with the checkpoint (only a file written by the command "
+            "convert needs none)"
         )
-    return Checkpoint(place, tensors, find_movqgan(root), None)
+    return Checkpoint(place.named, place.root, tensors, find_movqgan(place.root), None)
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
@@ -122,29 +121,20 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     Raises CheckpointError when a file is missing or damaged, or when a token of the model is missing.
     """
     place = DEMO_FOLDER if str(path) == DEMO else Path(path)
-    if place.suffix != ".safetensors" or not place.is_file():
-        return make_tokenizer(read_tokenizer_files(place))
+    if not place.is_file() or look_at(place, CheckpointError, "a tokenizer.json").name != SAFETENSORS:
+        return make_tokenizer(read_tokenizer_files(snapshot(place) or place))
     single = read_single_file(place, TensorStore([place]).metadata)
     if single is None:
         raise CheckpointError(f"{place} contains no tokenizer; expected a file written by the command convert")
     return make_tokenizer(_tokenizer_files(single))
 
 
-def find_movqgan(folder: Path) -> Path | None:
-    """The MoVQGAN file of a folder: one of MOVQGAN_NAMES, or else the only `movqgan*` file, or else None."""
-    usual = [folder / name for name in MOVQGAN_NAMES if (folder / name).is_file()]
-    others = sorted(folder.glob("movqgan*.safetensors")) + sorted(folder.glob("movqgan*.ckpt"))
-    if usual:
-        return usual[0]
-    return others[0] if len(others) == 1 else None
-
-
 def nearby_files(checkpoint: Checkpoint) -> list[Path]:
     """The `.safetensors` files in a checkpoint's folder and the one above it, without its own."""
     folder = checkpoint.config_path.resolve().parent
     own = {path.resolve() for path in checkpoint.tensors.paths}
-    files = [file for place in (folder, folder.parent) for file in sorted(place.glob("*.safetensors"))]
-    return [file for file in files if file not in own]
+    files = [file for place in (folder, folder.parent) for file in sorted(place.glob("*"))]
+    return [file for file in files if file.suffix.lower() in SAFE_SUFFIXES and file not in own]
 
 
 def find_converted(checkpoint: Checkpoint, scheme: str, files: Iterable[Path]) -> Path | None:
@@ -152,36 +142,16 @@ def find_converted(checkpoint: Checkpoint, scheme: str, files: Iterable[Path]) -
     for file in files:
         with contextlib.suppress(CheckpointError, KeyError):  # damaged, or without that norm
             other = open_checkpoint(file)
-            same = other.scheme == scheme and other.config_values == checkpoint.config_values
+            same = other.scheme == scheme and _without_codec(other) == _without_codec(checkpoint)
             if same and torch.equal(other.tensors.get(NORM), checkpoint.tensors.get(NORM)):
                 return file
     return None
 
 
+def _without_codec(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The config, without what a conversion adds."""
+    return {key: value for key, value in checkpoint.config_values.items() if key != IMAGE_CODEC}
+
+
 def _tokenizer_files(single: SingleFile) -> TokenizerFiles:
     return TokenizerFiles(single.path, single.tokenizer)
-
-
-def _shards(folder: Path) -> tuple[Path, ...]:
-    if (folder / INDEX).is_file():
-        return _indexed_shards(folder)
-    whole = folder / "model.safetensors"
-    if whole.is_file():
-        return (whole,)
-    files = [file for file in sorted(folder.glob("*.safetensors")) if not file.name.startswith("movqgan")]
-    if len(files) != 1:
-        found = ", ".join(file.name for file in files) or "none"
-        raise CheckpointError(f"{folder} has no {INDEX}; expected it, or exactly one .safetensors file; found {found}")
-    return (files[0],)
-
-
-def _indexed_shards(folder: Path) -> tuple[Path, ...]:
-    index = read_json(folder / INDEX).get("weight_map")
-    if not isinstance(index, dict) or not all(isinstance(name, str) for name in index.values()):
-        raise CheckpointError(f"{folder / INDEX} has no `weight_map` of tensor names to files; download it again")
-    names = sorted(set(index.values()))
-    if outside := [name for name in names if not name or Path(name).name != name]:
-        raise CheckpointError(f"{folder / INDEX} lists {outside[0]!r}; expected names of files in the same folder")
-    if missing := [name for name in names if not (folder / name).is_file()]:
-        raise CheckpointError(f"shards missing in {folder}: {', '.join(missing)}; download them again")
-    return tuple(folder / name for name in names)

@@ -1,7 +1,7 @@
 """Names and shapes of a published checkpoint's tensors, and the names of those that a quantised weight is stored as."""
 
 from .config import TransformerConfig
-from .tensors import Shape
+from .tensor_files import Shape
 
 EMBEDDING, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 UNUSED_PREFIX = "model.vqmodel."

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
+from ..files.json_text import parse_json
 
 # Version 2 changes the order of the 4-bit codes and nothing else.
 FORMAT_VERSION, FIRST_INT4_VERSION = 2, 2
@@ -82,11 +83,6 @@ def _check_version(path: Path, text: str, oldest: int) -> None:
 
 
 def _json_object(path: Path, metadata: Mapping[str, str], key: str) -> dict[str, Any]:
-    try:
-        values = json.loads(metadata[KEY + key])
-    except (KeyError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: cannot read {key} ({error!r}): convert the checkpoint again") from error
-    if not isinstance(values, dict):
-        kind = type(values).__name__
-        raise CheckpointError(f"{path}: {key} is a JSON {kind}; expected an object: convert the checkpoint again")
-    return values
+    if KEY + key not in metadata:
+        raise CheckpointError(f"{path}: {key} is missing: convert the checkpoint again")
+    return parse_json(metadata[KEY + key], f"{path}: {key}")

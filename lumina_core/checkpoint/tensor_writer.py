@@ -1,7 +1,7 @@
 """Writes a safetensors file one tensor at a time, so that the model need not fit in memory."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..files.kind import MAX_HEADER_BYTES
 from .tensors import DTYPES, TensorSpec
 
-MAX_HEADER_BYTES = 100_000_000
 SLICE_BYTES = 2**25
 
 
@@ -48,10 +48,13 @@ def lay_out(specs: Mapping[str, TensorSpec], metadata: Mapping[str, str]) -> Fil
 
 
 class TensorWriter:
-    """Writes tensors into a file of a known layout, in any order. `finish` checks that all are written."""
+    """Writes tensors into a file of a known layout, in any order. `finish` checks that all are written.
 
-    def __init__(self, file: BinaryIO, layout: FileLayout):
-        self._file, self._layout = file, layout
+    `on_slice` is called after every SLICE_BYTES; an exception that it raises passes through.
+    """
+
+    def __init__(self, file: BinaryIO, layout: FileLayout, on_slice: Callable[[], object] | None = None):
+        self._file, self._layout, self._on_slice = file, layout, on_slice
         self._missing = set(layout.specs)
         file.write(layout.header)
 
@@ -64,6 +67,8 @@ class TensorWriter:
         for part in tensor.reshape(-1).split(SLICE_BYTES // spec.item_bytes):
             values = part.to(device="cpu", dtype=DTYPES[spec.dtype]).contiguous()
             self._file.write(memoryview(values.view(torch.uint8).numpy()))
+            if self._on_slice is not None:
+                self._on_slice()
 
     def finish(self) -> None:
         assert not self._missing, f"never written: {sorted(self._missing)[:5]}"

@@ -1,6 +1,7 @@
 """Loads published tensors into the transformer's layers."""
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,11 +12,13 @@ from torch import Tensor, nn
 
 from .. import operations as default_operations
 from ..checkpoint.config import TransformerConfig
+from ..checkpoint.diagnosis import check_tensors
 from ..checkpoint.find import Checkpoint, open_checkpoint
 from ..checkpoint.published import EMBEDDING, HEAD, UNUSED_PREFIX, is_block_linear, packed_name, published_shapes
 from ..checkpoint.single_file import MOVQGAN_PREFIX
-from ..checkpoint.tensors import Shape, TensorSpec, TensorStore, check_tensors, dtype_name
-from ..device import explain_out_of_memory, gigabytes
+from ..checkpoint.tensor_files import Shape
+from ..checkpoint.tensors import TensorSpec, TensorStore, dtype_name
+from ..device import explain_out_of_memory, free_bytes, gigabytes, warn_if_emulated
 from ..errors import CheckpointError
 from ..quant.linear import PLAIN, MatmulBackend, QuantizedLinear, quantized_operations
 from ..quant.schemes import SCHEMES, PackedTensors, Scheme, quantize
@@ -26,6 +29,10 @@ from .transformer import Transformer
 logger = logging.getLogger(__name__)
 
 PLAIN_DTYPES = ("F32", "F16", "BF16")
+# Values of a plain tensor that are read at a time: few enough that a slow disk reads them in a tenth of a second.
+READ_ELEMENTS = 2**22
+
+OnProgress = Callable[[int, int], object]
 
 
 @dataclass(frozen=True)
@@ -48,13 +55,15 @@ def load_transformer(
     block_operations: Any = default_operations,
     weights: str = AUTO,
     work_device: torch.device | str | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Transformer:
     """The transformer of a checkpoint (folder, single `.safetensors`, "demo", or an opened one), in eval mode.
 
     `weights` is the dtype of the blocks' linear weights: auto (as in the checkpoint), int8, int4 (quantised while
     they are read), bf16 or fp32 (which replace `dtype`, that of everything else). `work_device` is where the model
     runs, if it waits on another `device`; weights are quantised there. `block_operations` are layer classes for the
-    blocks, as of a memory manager that streams plain linear weights in.
+    blocks, as of a memory manager that streams plain linear weights in. `on_progress` is called with the values that
+    are loaded and all that will be, several times a second; an exception that it raises ends the loading.
 
     Built on the meta device; each parameter is made when its tensor is read, so weights are never held twice. Raises
     CheckpointError that names every missing, unexpected or misshapen tensor before any weight is read, InputError for
@@ -65,20 +74,42 @@ def load_transformer(
     work_device = device if work_device is None else work_device
     store, published = checkpoint.tensors, published_shapes(config)
     check_weights(store, published, checkpoint.scheme, str(checkpoint.path))
+    warn_if_emulated(plan.dtype, torch.device(work_device))
+    count = _counter(loaded_values(config), on_progress)
 
     def get_packed(name: str) -> PackedTensors:
         assert plan.scheme is not None, "plain weights have no packed tensors"
         if checkpoint.scheme is None:
-            return quantize(plan.scheme, store.get(name), work_device, name)
-        keys = plan.scheme.packed_specs(published[name][1])
-        return {key: store.get(packed_name(name, key)) for key in keys}
+            return quantize(plan.scheme, store.get(name), work_device, name, count)
+        packed = {key: store.get(packed_name(name, key)) for key in plan.scheme.packed_specs(published[name][1])}
+        count(math.prod(published[name]))
+        return packed
 
-    model = explain_out_of_memory(
-        lambda: build_transformer(config, plan, store.get, get_packed, device, work_device, block_operations),
-        lambda: _out_of_memory(checkpoint, plan),
-    )
-    model.text_embedding, model.text_head = store.get(EMBEDDING), store.get(HEAD)
-    return model
+    def load() -> Transformer:
+        model = build_transformer(config, plan, store.get, get_packed, device, work_device, block_operations, count)
+        model.text_embedding, model.text_head = store.get(EMBEDDING), store.get(HEAD)
+        return model
+
+    return explain_out_of_memory(load, lambda: _out_of_memory(checkpoint, plan, torch.device(device)))
+
+
+def loaded_values(config: TransformerConfig) -> int:
+    """Values of the published weights that loading reads: the text rows of embedding and head stay in the file."""
+    text_rows = 2 * (config.vocab_size - config.codebook_size) * config.hidden_size
+    return sum(math.prod(shape) for shape in published_shapes(config).values()) - text_rows
+
+
+def _counter(total: int, on_progress: OnProgress | None) -> Callable[[int], object]:
+    """A function that adds values to those that are done, and tells of them."""
+    done = 0
+
+    def count(values: int) -> None:
+        nonlocal done
+        done += values
+        if on_progress is not None:
+            on_progress(done, total)
+
+    return count
 
 
 def check_weights(store: TensorStore, published: Mapping[str, Shape], stored: str | None, source: str) -> None:
@@ -120,27 +151,31 @@ def build_transformer(
     device: torch.device | str,
     work_device: torch.device | str,
     block_operations: Any = default_operations,
+    on_values: Callable[[int], object] | None = None,
 ) -> Transformer:
     """A transformer in eval mode on `device`, without its text tables, with the backend that is best on `work_device`.
 
-    `get(name)` returns a published tensor, `get_packed(name)` the packed tensors of one that the plan quantises.
+    `get(name)` returns a published tensor, `get_packed(name)` the packed tensors of one that the plan quantises. For
+    `on_values` see `fill`.
     """
     backend = PLAIN
     if plan.scheme is not None:
         backend = choose_backend(plan.scheme, plan.dtype, work_device, linear_shapes(config).values())
         logger.info("%s weights, matmuls on %s by %s", plan.scheme.name, work_device, backend.name)
     model = empty_transformer(config, plan, block_operations, backend)
-    fill(model, get, plan.dtype, device, None if plan.scheme is None else get_packed)
+    fill(model, get, plan.dtype, device, None if plan.scheme is None else get_packed, on_values)
     return model.eval().requires_grad_(False)
 
 
-def _out_of_memory(checkpoint: Checkpoint, plan: WeightsPlan) -> str:
-    def taken(one: WeightsPlan) -> str:
-        model = empty_transformer(checkpoint.config, one)
-        return f"{one.name} weights take {gigabytes(weight_bytes(model, one.dtype))}"
-
-    smaller = f"; {taken(replace(plan, scheme=SCHEMES['int4']))}" if plan.scheme is None else ""
-    return f"out of memory while loading {checkpoint.path}: {taken(plan)}{smaller}; close what else uses the memory"
+def _out_of_memory(checkpoint: Checkpoint, plan: WeightsPlan, device: torch.device) -> str:
+    """Says what the weights take, what is free, and which quantised weights fit in it."""
+    free = free_bytes(device)
+    smaller = [replace(plan, scheme=scheme) for scheme in SCHEMES.values()] if plan.scheme is None else []
+    taken = {one: weight_bytes(empty_transformer(checkpoint.config, one), one.dtype) for one in (plan, *smaller)}
+    said = [f"{one.name} weights take {gigabytes(taken[one])}" for one in smaller if free is None or taken[one] < free]
+    there = "" if free is None else f" and {gigabytes(free)} are free"
+    begin = f"out of memory while loading {checkpoint.path}: {plan.name} weights take {gigabytes(taken[plan])}{there}"
+    return "; ".join((begin, *said, "close what else uses the memory"))
 
 
 def empty_transformer(
@@ -172,29 +207,36 @@ def fill(
     dtype: torch.dtype,
     device: torch.device | str,
     get_packed: Callable[[str], PackedTensors] | None = None,
+    on_values: Callable[[int], object] | None = None,
 ) -> None:
-    """Allocates and fills every parameter of a model on meta from published tensors, one at a time.
+    """Allocates and fills every parameter of a model on meta from published tensors, some rows at a time.
 
-    `get(name)` returns a tensor, `get_packed(name)` the packed tensors of a quantised linear weight.
+    `get(name)` returns a tensor, `get_packed(name)` the packed tensors of a quantised linear weight. `on_values` is
+    called with the number of values of each part that is read, and with 0 while quantised layers are repacked.
     """
     target: dict[str, Tensor] = {}
+    tell = on_values or (lambda _: None)
 
-    def put(parameter: str, rows: Tensor, first_row: int, dtype: torch.dtype) -> None:
+    def put(parameter: str, rows: Tensor, row: int, dtype: torch.dtype, tell: Callable[[int], object]) -> None:
         if parameter not in target:
             target[parameter] = torch.empty(model.get_parameter(parameter).shape, dtype=dtype, device=device)
-        target[parameter][first_row : first_row + rows.shape[0]].copy_(rows)
+        for part in rows.split(max(1, READ_ELEMENTS // max(1, rows[:1].numel()))):
+            target[parameter][row : row + len(part)].copy_(part)
+            row += len(part)
+            tell(part.numel())
 
     for name in published_shapes(model.config):
         place = placement(name, model)
         if get_packed is not None and is_block_linear(name):
             for key, rows in get_packed(name).items():
-                put(packed_name(place.parameter, key), rows, place.first_row, rows.dtype)
+                put(packed_name(place.parameter, key), rows, place.first_row, rows.dtype, lambda _: tell(0))
         else:
-            put(place.parameter, place.cut(get(name)), place.first_row, dtype)
+            put(place.parameter, place.cut(get(name)), place.first_row, dtype, tell)
     model.load_state_dict(target, strict=True, assign=True)
     for layer in model.modules():
         if isinstance(layer, QuantizedLinear):
             layer.repack()
+            tell(0)
 
 
 def placement(name: str, model: Transformer) -> Placement:

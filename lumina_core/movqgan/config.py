@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..errors import CheckpointError, InputError
+from ..errors import CheckpointError
 
 NORM_GROUPS = 32
 # Feature maps of `channels` at full resolution that are live at once in the decoder's last level (measured: 10 to 11).
@@ -55,14 +55,6 @@ class MoVQGANConfig:
         width_in, width_out = max(self.widths[:2]), self.widths[0]
         strip = min(height, strip_rows + 2) * width * width_in
         return height * width * (width_in + width_out) * item_bytes + LIVE_STRIPS * strip * 4
-
-    def check_codes(self, codebook_size: int, code_pixels: int, source: str) -> None:
-        """Raises InputError when a checkpoint draws other codes than these; `source` names the MoVQGAN."""
-        if (self.codebook_size, self.downscale) != (codebook_size, code_pixels):
-            raise InputError(
-                f"{source} has {self.codebook_size} codes of {self.downscale} pixels; expected {codebook_size} of "
-                f"{code_pixels}, as the checkpoint draws: choose the MoVQGAN of this checkpoint with --movqgan"
-            )
 
 
 # The MoVQGAN of 270M parameters that the published model draws for.

@@ -1,6 +1,8 @@
 """Loads a MoVQGAN from a `.safetensors` file or from the official pickle."""
 
 import logging
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +10,21 @@ import torch
 from torch import Tensor
 
 from .. import operations as default_operations
+from ..checkpoint.diagnosis import check_tensors
 from ..checkpoint.find import Checkpoint
+from ..checkpoint.names import published_names
 from ..checkpoint.single_file import MOVQGAN_PREFIX, read_single_file
-from ..checkpoint.tensors import TensorStore, check_tensors, read_pickle
+from ..checkpoint.tensors import TensorStore
 from ..errors import CheckpointError
 from .autoencoder import MoVQGAN
 from .config import infer_config
 
 logger = logging.getLogger(__name__)
 
+EXPECTED = "a MoVQGAN: movqgan_270M.ckpt or a .safetensors file"
+# Names that every MoVQGAN has.
+ANCHORS = ("quantize.embedding.weight", "encoder.conv_in.weight")
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 OWN_PARTS = ("encoder.", "decoder.", "quantize.", "quant_conv.", "post_quant_conv.")
 
 
@@ -38,13 +46,21 @@ def load_movqgan(
 
 
 def read_movqgan(path: str | Path, checkpoint: Checkpoint | None = None) -> dict[str, Tensor]:
-    """The tensors of a MoVQGAN file, without those of other modules (losses, EMA copies, discriminator)."""
+    """The tensors of a MoVQGAN file, without those of other modules (losses, EMA copies, discriminator).
+
+    A prefix that a trainer put before all names is removed. Raises CheckpointError for tensors that are not floats, and
+    for values that no model has.
+    """
     path = Path(path)
     is_open = checkpoint is not None and path in checkpoint.tensors.paths
-    tensors = _read(path, checkpoint.tensors if checkpoint is not None and is_open else None)
-    own = {name: tensor for name, tensor in tensors.items() if name.startswith(OWN_PARTS)}
-    if foreign := len(tensors) - len(own):
+    stored = _read(path, checkpoint.tensors if checkpoint is not None and is_open else None)
+    names = published_names(stored, str(path), ANCHORS)
+    own = {names[name]: get() for name, get in stored.items() if names[name].startswith(OWN_PARTS)}
+    if foreign := len(stored) - len(own):
         logger.info("%s: ignored %d tensors of other modules", path.name, foreign)
+    for name, tensor in own.items():
+        if tensor.dtype not in FLOATS:
+            raise CheckpointError(f"{path}: `{name}` holds {tensor.dtype}; expected floats: get the original file")
     return own
 
 
@@ -74,11 +90,9 @@ def empty_movqgan(tensors: dict[str, Tensor], source: str, operations: Any = def
     return model
 
 
-def _read(path: Path, store: TensorStore | None) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise CheckpointError(f"MoVQGAN file {path} is missing; expected movqgan_270M.ckpt or a .safetensors file")
-    if path.suffix != ".safetensors":
-        return read_pickle(path)
-    store = TensorStore([path]) if store is None else store
+def _read(path: Path, store: TensorStore | None) -> dict[str, Callable[[], Tensor]]:
+    """How to get each tensor of the file, by its name without the prefix of a converted checkpoint."""
+    store = TensorStore([path], EXPECTED) if store is None else store
     prefix = "" if read_single_file(path, store.metadata) is None else MOVQGAN_PREFIX
-    return {name.removeprefix(prefix): store.get(name) for name in store.shapes if name.startswith(prefix)}
+    names = [name for name in store.shapes if name.startswith(prefix)]
+    return {name.removeprefix(prefix): partial(store.get, name) for name in names}

@@ -1,0 +1,162 @@
+"""Keys of a config.json that change what the transformer computes: read, or refused, never ignored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import CheckpointError
+
+DEFAULT_ROPE_THETA = 10_000.0
+# Values that leave the arithmetic as it is, by key; a missing key and null always do.
+_NEUTRAL: dict[str, tuple[object, ...]] = {
+    "hidden_act": ("silu", "swish"),
+    "hidden_activation": ("silu", "swish"),
+    "attention_bias": (False,),
+    "qkv_bias": (False,),
+    "mlp_bias": (False,),
+    "tie_word_embeddings": (False,),
+    "partial_rotary_factor": (1,),
+    "rotary_pct": (1,),
+    "rotary_emb_fraction": (1,),
+    "rope_interleaved": (False,),
+    "rope_local_base_freq": (),
+    "rope_ratio": (1,),
+    "position_embedding_type": ("rotary", "rope"),
+    "use_alibi": (False,),
+    "alibi": (False,),
+    "no_rope_layers": ([],),
+    "use_sliding_window": (False,),
+    "attention_chunk_size": (),
+    "attention_window": (),
+    "clip_qkv": (),
+    "final_logit_softcapping": (),
+    "attn_logit_softcapping": (),
+    "logit_scale": (1,),
+    "logits_scaling": (1,),
+    "scale_emb": (1,),
+    "scale_depth": (1,),
+    "embedding_multiplier": (1,),
+    "residual_multiplier": (1,),
+    "attention_multiplier": (),
+    "query_pre_attn_scalar": (),
+    "norm_type": ("rmsnorm", "rms_norm"),
+    "parallel_attn": (False,),
+    "use_parallel_residual": (False,),
+    "num_experts": (0, 1),
+    "num_local_experts": (0, 1),
+    "n_routed_experts": (0, 1),
+    "quantization_config": ({},),
+    "compression_config": ({},),
+}
+# Words in other keys that name a change of the arithmetic; `logits_to_keep` and the like name none.
+_FACTOR_WORDS = ("multiplier", "softcap", "scaling")
+_NO_FACTOR = ("channel_multiplier", "rope_scaling")
+_NO_SCALING = ("default", "none")
+
+
+@dataclass(frozen=True)
+class UnsupportedKey:
+    """A key, its value, and what was expected."""
+
+    key: str
+    value: object
+    expected: str
+
+
+def unsupported_key(values: Mapping[str, Any]) -> UnsupportedKey | None:
+    """The first key whose value would change the arithmetic in a way that is not supported; None if there is none."""
+    for key, value in values.items():
+        if value is None or _is_neutral(key, value, values):
+            continue
+        return UnsupportedKey(key, _short(value), _expected(key))
+    return None
+
+
+def find_rope_theta(values: Mapping[str, Any], source: str) -> float:
+    """The base of the rotary embedding, from `rope_theta` and from `rope_parameters`, where transformers 5 has it.
+
+    Raises CheckpointError for another value than a positive number, and for two that differ.
+    """
+    parameters = values.get("rope_parameters")
+    nested = parameters.get("rope_theta") if isinstance(parameters, Mapping) else None
+    given = {"rope_theta": values.get("rope_theta"), "rope_parameters.rope_theta": nested}
+    found = {key: value for key, value in given.items() if value is not None}
+    for key, value in found.items():
+        if not isinstance(value, int | float) or isinstance(value, bool) or not _is_positive(value):
+            raise CheckpointError(f"{source}: {key} is {value!r}; expected a positive, finite number")
+    if len(set(map(float, found.values()))) > 1:
+        raise CheckpointError(f"{source}: rope_theta is {found}; expected one value: take the config.json as published")
+    return float(next(iter(found.values()), DEFAULT_ROPE_THETA))
+
+
+def _is_neutral(key: str, value: object, values: Mapping[str, Any]) -> bool:
+    check = _CHECKS.get(key)
+    if check is not None:
+        return check(value, values)
+    if key in _NEUTRAL:
+        return any(_equal(value, neutral) for neutral in _NEUTRAL[key])
+    if any(word in key for word in _FACTOR_WORDS) and key not in _NO_FACTOR:
+        return _equal(value, 1) or value is False
+    return True
+
+
+def _is_plain_rope(value: object, _: Mapping[str, Any]) -> bool:
+    """Whether these rope parameters are of the plain rotary embedding: without scaling, perhaps with another base."""
+    if not isinstance(value, Mapping):
+        return False
+    kinds = [value[key] for key in ("rope_type", "type") if value.get(key) is not None]
+    others = {key: one for key, one in value.items() if key not in ("rope_type", "type", "rope_theta")}
+    neutral = all(one is None or (key in _NEUTRAL_ROPE and _equal(one, 1)) for key, one in others.items())
+    return all(kind in _NO_SCALING for kind in kinds) and neutral
+
+
+def _is_wide_window(value: object, values: Mapping[str, Any]) -> bool:
+    """Whether a sliding window is off, or as long as the context."""
+    context = values.get("max_position_embeddings")
+    is_off = values.get("use_sliding_window") is False or value is False or value == 0
+    return is_off or (isinstance(value, int) and isinstance(context, int) and value >= context)
+
+
+def _is_full_attention(value: object, _: Mapping[str, Any]) -> bool:
+    return isinstance(value, list) and all(kind in ("full_attention", "attention") for kind in value)
+
+
+_NEUTRAL_ROPE = ("factor", "partial_rotary_factor", "attention_factor")
+_CHECKS: dict[str, Callable[[object, Mapping[str, Any]], bool]] = {
+    "rope_scaling": _is_plain_rope,
+    "rope_parameters": _is_plain_rope,
+    "sliding_window": _is_wide_window,
+    "layer_types": _is_full_attention,
+}
+
+
+def _expected(key: str) -> str:
+    if key in ("rope_scaling", "rope_parameters"):
+        return "none, or rope_type default: scaled rotary embeddings are not supported"
+    if key in ("quantization_config", "compression_config"):
+        return "none: weights quantised by another program are not supported; get the checkpoint in bf16"
+    if key in ("sliding_window", "layer_types"):
+        return "attention to the whole context: a sliding window is not supported"
+    neutral = " or ".join(repr(value) for value in _NEUTRAL.get(key, ()))
+    return f"{neutral}, the only supported value" if neutral else "none: it changes what the model computes"
+
+
+def _equal(value: object, neutral: object) -> bool:
+    if isinstance(value, bool) != isinstance(neutral, bool):
+        return False
+    return value == neutral
+
+
+def _is_positive(value: float) -> bool:
+    try:
+        return math.isfinite(float(value)) and value > 0
+    except OverflowError:  # an integer beyond a float
+        return False
+
+
+def _short(value: object) -> object:
+    text = repr(value)
+    return value if len(text) <= 200 else text[:200] + "…"
