@@ -2,27 +2,64 @@
 
 from __future__ import annotations
 
+import errno
 import gc
-import os
+import logging
+import pickle
 import re
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 
 import torch
 
-from .errors import InputError, OutOfMemory
+from .errors import InputError, LuminaError, OutOfMemory
+from .host.limits import check_address_space, proc_bytes
+from .host.limits import gigabytes as gigabytes
+from .host.memory import Host
+
+logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
 DEVICES = ("auto", "cpu", "cuda")
-# Messages of PyTorch's CPU allocator, CUDA's driver and its libraries, which raise plain RuntimeErrors.
-_REFUSAL = re.compile(r"can't allocate memory|not enough memory|out of memory|ALLOC_FAILED", re.IGNORECASE)
+# The share of the available host memory that a run may take. The estimate of a run was up to 6 % too low, other
+# programs go on allocating, and a host that runs out of memory kills the process instead of refusing an allocation.
+HOST_SHARE = 0.9
+# The first NVIDIA GPUs that compute in bf16; PyTorch emulates it on older ones, slowly.
+BF16_CAPABILITY = 8
+# What PyTorch, oneDNN, MKL, CUDA and its libraries, C++, Rust, the loader of shared libraries, Python's threads, Linux
+# and Windows say when memory is refused; most of them raise plain RuntimeErrors. oneDNN and cuBLAS use some of the
+# words for other failures, which this model's shapes do not cause.
+_WORDINGS = (
+    r"(?:can't|cannot|could not|couldn't|unable to|fail(?:s|ed)? to) (?:re)?allocate(?! memory in static TLS)",
+    r"(?:not enough|insufficient) (?:gpu |host |free )?memory",
+    r"out[ _-]?of[ _-]?(?:host|device)?[ _-]?memory",
+    r"ALLOC(?:ATION)?_FAILED|cublasCreate",
+    r"memory allocation (?:of \d+ bytes )?failed|allocation of \d+ bytes failed",
+    r"bad_alloc|bad allocation",
+    r"unable to mmap memory",
+    r"could not (?:create|execute) (?:an?|the) (?:memory|primitive|stream|engine|compiled_partition)",
+    r"could not create allocator",
+    r"can't start new thread|cannot create (?:std::)?thread|resource temporarily unavailable",
+    r"failed to map segment from shared object|cannot create shared object descriptor",
+    r"\(?os error (?:12|1455)\)|error code: <?(?:12|1455)\b|paging file is too small",
+    r"not enough (?:quota|storage)",
+)
+_REFUSAL = re.compile("|".join(_WORDINGS), re.IGNORECASE)
+# The name of a file, as PyTorch quotes it. It may hold any words.
+_FILE_NAME = re.compile(r"<[^<>]*[^<>\d][^<>]*>")
+# Numbers of Windows: not enough memory, out of memory, and a paging file that is too small.
+_WINDOWS_REFUSALS = (8, 14, 1455)
 
 
 def choose_device(name: str | torch.device) -> torch.device:
-    """The device of a name; auto is CUDA where there is a device. Raises InputError for "cuda" where there is none."""
+    """The device of a name; auto is CUDA where there is a device.
+
+    Raises InputError for "cuda" where there is none, and OutOfMemory where a limit of this process leaves PyTorch no
+    room (see `check_address_space`).
+    """
+    check_address_space()
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise InputError("the device is cuda and PyTorch finds no CUDA device; use cpu, or a CUDA build of PyTorch")
@@ -31,34 +68,53 @@ def choose_device(name: str | torch.device) -> torch.device:
 
 def choose_dtype(device: torch.device) -> torch.dtype:
     """The dtype to compute in where the user names none: bf16 on a GPU that has it, else fp32."""
-    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    return torch.bfloat16 if has_bf16(device) else torch.float32
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device is a GPU that computes in bf16 itself. Emulation by PyTorch does not count."""
+    if device.type != "cuda":
+        return False
+    if torch.version.hip:
+        return torch.cuda.is_bf16_supported()
+    return torch.cuda.get_device_capability(device)[0] >= BF16_CAPABILITY
+
+
+def warn_if_emulated(dtype: torch.dtype, device: torch.device) -> None:
+    """Logs a warning where a GPU computes in a dtype by emulation only."""
+    if dtype == torch.bfloat16 and device.type == "cuda" and not has_bf16(device):
+        logger.warning("%s has no bf16 and emulates it slowly; fp32, int8 or int4 weights suit it", device_name(device))
 
 
 def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
-def available_bytes(device: torch.device) -> int | None:
-    """Bytes that a run may take: free memory of a GPU, all physical memory of a CPU; None where it is unknown."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else total_bytes(device)
+def available_bytes(device: torch.device, already_loaded: int = 0) -> int | None:
+    """Bytes that a run may take: the free memory of a GPU, or HOST_SHARE of what a host has available.
+
+    `already_loaded` are bytes that the run's estimate counts and that are in use by now, such as its weights; they are
+    added. A container's limit counts, and so does one of the process. None where the memory is unknown.
+    """
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] + already_loaded
+    host = _host_bytes(device)
+    return None if host is None else host + already_loaded
 
 
 def total_bytes(device: torch.device) -> int | None:
-    """All memory of a GPU, all physical memory of a CPU; None where it is unknown."""
+    """All memory of a GPU, or that of the host within the limits of container and process; None where unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # Windows; a name that this system lacks
-        return None
+    return Host().total_bytes()
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Bytes free now: of a GPU with what PyTorch reserves unused, or of a Linux host; None elsewhere."""
+    """Bytes free now: of a GPU with what PyTorch reserves unused, or HOST_SHARE of what a host has available."""
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
-    return _proc_bytes("meminfo", "MemAvailable") if device.type == "cpu" else None
+    return _host_bytes(device)
 
 
 def peak_bytes(device: torch.device) -> int | None:
@@ -66,7 +122,7 @@ def peak_bytes(device: torch.device) -> int | None:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     # On Linux `getrusage` may report the parent process's peak; /proc reports this process's own.
-    if (peak := _proc_bytes("self/status", "VmHWM")) is not None:
+    if (peak := proc_bytes("self/status", "VmHWM")) is not None:
         return peak
     try:
         import resource
@@ -75,24 +131,36 @@ def peak_bytes(device: torch.device) -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the error is a failed allocation on a device or the host."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether the error is a refused allocation on a device or the host, in any wording, or was raised from one.
+
+    An OSError with a number is judged by the number; its text may be the name of a file.
+    """
+    if isinstance(error, MemoryError | torch.OutOfMemoryError | OutOfMemory):
         return True
-    return isinstance(error, RuntimeError) and _REFUSAL.search(str(error)) is not None
+    if isinstance(error, LuminaError):
+        return is_out_of_memory(error.__cause__)
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno == errno.ENOMEM or getattr(error, "winerror", None) in _WINDOWS_REFUSALS
+    may_be = isinstance(error, RuntimeError | OSError | ImportError | SystemError | pickle.UnpicklingError)
+    from_rust = type(error) is Exception or type(error).__name__ == "SafetensorError"
+    return (may_be or from_rust) and _REFUSAL.search(_FILE_NAME.sub("", str(error))) is not None
 
 
 def explain_out_of_memory(run: Callable[[], Result], message: Callable[[], str]) -> Result:
     """The result of `run()`. Turns a failed allocation into OutOfMemory with this message, after freeing memory.
 
     The traceback of a failed call keeps its tensors alive. So this is no `with` block, which keeps the traceback, and
-    the new error is raised when the old one is gone.
+    the new error is raised when the old one is gone. An OutOfMemory within, which has its own message, comes through.
     """
     try:
         return run()
-    except (MemoryError, RuntimeError) as error:
+    except OutOfMemory:
+        raise
+    except Exception as error:
         if not is_out_of_memory(error):
             raise
+        logger.info("memory was refused: %s", str(error).partition("\n")[0] or type(error).__name__)
     free_memory()
     raise OutOfMemory(message())
 
@@ -104,13 +172,7 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def gigabytes(count: float) -> str:
-    """Bytes for reading: GB from 0.1 GB on, else MB."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.0f} MB"
-
-
-def _proc_bytes(file: str, name: str) -> int | None:
-    """A number of bytes in a file of Linux's /proc, or None."""
-    path = Path("/proc", file)
-    found = re.search(rf"{name}:\s*(\d+) kB", path.read_text()) if path.exists() else None
-    return int(found[1]) * 1024 if found else None
+def _host_bytes(device: torch.device) -> int | None:
+    """What a run on a device that uses the host's memory may take; None for others, and where it is unknown."""
+    available = Host().available_bytes() if device.type in ("cpu", "mps") else None
+    return None if available is None else int(HOST_SHARE * available)

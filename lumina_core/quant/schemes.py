@@ -4,7 +4,7 @@ The dequantised weight is bit-identical on every device: a value is one multipli
 once (int8) in float32, and one rounded sum.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -93,10 +93,17 @@ Scheme = Int8 | Int4
 SCHEMES: Mapping[str, Scheme] = MappingProxyType({scheme.name: scheme for scheme in (Int8(), Int4())})
 
 
-def quantize(scheme: Scheme, weight: Tensor, device: torch.device | str, name: str) -> PackedTensors:
+def quantize(
+    scheme: Scheme,
+    weight: Tensor,
+    device: torch.device | str,
+    name: str,
+    on_chunk: Callable[[int], object] | None = None,
+) -> PackedTensors:
     """The packed tensors of a weight [out,in] of any float dtype, computed on `device` some rows at a time.
 
-    Raises CheckpointError naming the weight if a value is not finite or beyond LARGEST.
+    Calls `on_chunk` with the number of values after each; an exception that it raises comes through. Raises
+    CheckpointError naming the weight if a value is not finite or beyond LARGEST.
     """
     on_cpu = torch.device(device).type == "cpu"
     rows = max(1, (CPU_ELEMENTS if on_cpu else DEVICE_ELEMENTS) // weight.shape[1])
@@ -108,4 +115,6 @@ def quantize(scheme: Scheme, weight: Tensor, device: torch.device | str, name: s
                 f"`{name}` holds numbers that are not finite or beyond {LARGEST:g}; the file is damaged: get it again"
             )
         parts.append(scheme.quantize(values))
+        if on_chunk is not None:
+            on_chunk(chunk.numel())
     return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}

@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[2]
 ENGINE = ROOT / "lumina_core"
 # Every import leads to a name further left, so there is no circle.
 ORDER = (
-    *("errors", "device", "files", "pictures", "tokens", "checkpoint", "kernels", "operations", "quant", "movqgan"),
+    *("errors", "host", "device", "files", "pictures", "tokens", "checkpoint"),
+    *("kernels", "operations", "quant", "movqgan"),
     "model",
     *("decoding", "memory", "pipeline", "timing", "convert", "cli", "__main__"),
 )

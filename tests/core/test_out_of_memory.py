@@ -130,7 +130,9 @@ def test_out_of_memory_while_loading(lumina: CommandLine, monkeypatch: pytest.Mo
         patch.setattr("lumina_core.model.load.fill", refuse)
         lumina.refuses_to_generate("--weights", weights, expected="out of memory while loading")
         line = lumina.generate("--weights", weights).refusal()
-    assert f"{weights} weights take" in line and ("int4" in line.split("take")[1]) == (weights == "fp32")
+    assert f"{weights} weights take" in line and ("int4 weights take" in line.split("take", 1)[1]) == (
+        weights == "fp32"
+    )
     lumina.generate("--weights", weights).succeeded()
 
 

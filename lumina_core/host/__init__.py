@@ -1,0 +1,1 @@
+"""The memory of this computer, by the standard library alone."""
