@@ -17,11 +17,13 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from PIL import Image
 from torch import Tensor, nn
 
-from ..lumina_core.checkpoint.find import DEMO, DEMO_FOLDER, find_movqgan
+from ..lumina_core.checkpoint.find import CONFIG, DEMO_FOLDER, find_movqgan
 from ..lumina_core.errors import InputError
 from ..lumina_core.errors import OutOfMemory as OutOfMemoryError
 from ..lumina_core.kernels.linear import linear
 from ..lumina_core.memory import Budget
+from . import model_names
+from .file_names import numbered_paths, prefix_path
 
 MODEL_FOLDER = "lumina_mgpt2"
 VAE_FOLDER = "vae"
@@ -41,73 +43,73 @@ def register_model_folder() -> None:
         os.makedirs(folder, exist_ok=True)
 
 
-def checkpoint_names() -> list[str]:
-    """The demo, then every checkpoint in the model folders: a folder with a config.json, or a single file."""
-    files = [Path(name) for name in folder_paths.get_filename_list(MODEL_FOLDER)]
-    folders = {file.parent for file in files if file.name == "config.json"} - {Path(".")}
-    singles = [
-        file
-        for file in files
-        if file.suffix == ".safetensors" and file.parent not in folders and not file.name.startswith("movqgan")
-    ]
-    return [DEMO_NAME, *sorted(path.as_posix() for path in (*folders, *singles))]
+def checkpoint_paths() -> dict[str, Path]:
+    """The demo, then every checkpoint in the model folders, by name."""
+    found = model_names.checkpoint_paths(*_files_of(MODEL_FOLDER))
+    found.pop(DEMO_NAME, None)
+    return {DEMO_NAME: DEMO_FOLDER} | dict(sorted(found.items()))
 
 
-def checkpoint_path(name: str) -> str:
-    """The path of a checkpoint in the list. Raises InputError when it does not exist (any more)."""
-    if name == DEMO_NAME:
-        return DEMO
-    if name in checkpoint_names():
-        for root in folder_paths.get_folder_paths(MODEL_FOLDER):
-            if os.path.exists(os.path.join(root, name)):
-                return os.path.join(root, name)
-    raise InputError(f"the checkpoint {name!r} is not in models/{MODEL_FOLDER}; choose another or put it there")
+def checkpoint_path(name: str) -> Path:
+    """The path of a checkpoint in the list, or of a file in the model folders that the list leaves out.
 
-
-def new_checkpoint_path(prefix: str) -> Path:
-    """The path of a new file in models/lumina_mgpt2: the prefix and a number, as in ComfyUI's save nodes.
-
-    Raises InputError for a prefix outside the folder, or one that the loader would not list.
+    Earlier versions listed the files of a checkpoint that lies in a model folder itself. Raises InputError when it does
+    not exist (any more).
     """
-    root = os.path.join(folder_paths.models_dir, MODEL_FOLDER)
-    try:
-        folder, name, number, *_ = folder_paths.get_save_image_path(prefix, root)
-    except Exception as error:  # what ComfyUI raises for a prefix outside the folder
-        raise InputError(f"filename_prefix is {prefix!r}; expected a name in models/{MODEL_FOLDER}: {error}") from error
-    inside = Path(folder) != Path(root) and os.path.exists(os.path.join(folder, "config.json"))
-    if name in (".", "..") or name.lower().startswith("movqgan") or inside:
+    path = checkpoint_paths().get(name) or model_names.file_paths(*_files_of(MODEL_FOLDER)).get(name)
+    if path is None:
+        raise InputError(
+            f"the checkpoint {name!r} is not in list: models/{MODEL_FOLDER} does not have it; choose another or put it "
+            "there"
+        )
+    return path
+
+
+def new_checkpoint_paths(prefix: str) -> Iterator[Path]:
+    """Paths of a new file in models/lumina_mgpt2, in order of preference: the prefix and a number.
+
+    No model folder has a file of that name. Raises InputError for a prefix outside the folder, one that some system
+    cannot store, or one that the loader would not list.
+    """
+    root = Path(folder_paths.models_dir, MODEL_FOLDER)
+    path = prefix_path(prefix, "filename_prefix", "_00001_.safetensors")
+    inside = path.parent.parts and (root / path.parent / CONFIG).exists()
+    if path.name.lower().startswith(model_names.MOVQGAN) or inside:
         raise InputError(
             f"filename_prefix is {prefix!r}; expected a name that does not begin with movqgan and is not in the "
             "folder of a checkpoint, since the loader would not list the file"
         )
-    while os.path.exists(path := os.path.join(folder, f"{name}_{number:05}_.safetensors")):
-        number += 1
-    return Path(path)
+    return numbered_paths(root, path, ".safetensors", map(Path, folder_paths.get_folder_paths(MODEL_FOLDER)))
 
 
 def checkpoint_name(path: Path) -> str:
-    """The name in the list of a file in models/lumina_mgpt2."""
-    return path.relative_to(os.path.join(folder_paths.models_dir, MODEL_FOLDER)).as_posix()
+    """The name in the list of a file that was saved. Raises InputError if the list does not have it."""
+    name = model_names.name_of(path, checkpoint_paths())
+    if name is None:
+        raise InputError(f"{path} was saved, but Load Lumina-mGPT 2.0 does not list it; move it to a folder of its own")
+    return name
 
 
-def movqgan_names() -> list[str]:
-    """The demo, then the files in models/vae, those with "movqgan" in the name first."""
-    names = folder_paths.get_filename_list(VAE_FOLDER)
-    return [DEMO_NAME, *sorted(names, key=lambda name: ("movqgan" not in name.lower(), name))]
+def movqgan_paths() -> dict[str, Path]:
+    """The demo, then the files in models/vae, by name, those with "movqgan" in the name first."""
+    own = find_movqgan(DEMO_FOLDER)
+    assert own is not None, "the demo has a MoVQGAN"
+    found = model_names.file_paths(*_files_of(VAE_FOLDER))
+    order = sorted(found, key=lambda name: (model_names.MOVQGAN not in name.lower(), name))
+    return {DEMO_NAME: own} | {name: found[name] for name in order}
 
 
 def movqgan_path(name: str) -> Path:
     """The path of a MoVQGAN in the list. Raises InputError when it does not exist (any more)."""
-    found = find_movqgan(DEMO_FOLDER) if name == DEMO_NAME else folder_paths.get_full_path(VAE_FOLDER, name)
-    if found is None:
+    path = movqgan_paths().get(name)
+    if path is None:
         raise InputError(f"the MoVQGAN {name!r} is not in models/{VAE_FOLDER}; choose another or put it there")
-    return Path(found)
+    return path
 
 
-def file_stamp(paths: Sequence[Path]) -> str:
-    """A string that changes when a file changes, so that a replaced file is loaded again."""
-    stats = [(path, path.stat()) for path in paths if path.is_file()]
-    return ";".join(f"{path}:{stat.st_size}:{stat.st_mtime_ns}" for path, stat in stats)
+def _files_of(kind: str) -> tuple[list[Path], list[str]]:
+    """ComfyUI's folders of a kind of model, and the paths of all files below them."""
+    return [Path(root) for root in folder_paths.get_folder_paths(kind)], folder_paths.get_filename_list(kind)
 
 
 # Values
@@ -263,6 +265,11 @@ class Progress:
     def update(self, done: int, preview: Image.Image | None = None) -> None:
         """Shows `done` steps and a preview. Raises ComfyUI's exception if the user cancelled."""
         self._bar.update_absolute(done, preview=None if preview is None else ("JPEG", preview, args.preview_size))
+
+    def update_share(self, done: float, total: float) -> None:
+        """Shows `done` of `total`. Raises ComfyUI's exception if the user cancelled."""
+        check_interrupted()
+        self.update(int(self._bar.total * done / max(total, 1)))
 
 
 def tiled(samples: Tensor, function, tile: tuple[int, int], overlap: int, scale: float, channels: int) -> Tensor:

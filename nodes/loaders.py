@@ -1,6 +1,7 @@
 """Load Lumina-mGPT 2.0 and Load MoVQGAN."""
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -8,15 +9,20 @@ from comfy_api.latest import io
 
 from ..lumina_core import operations
 from ..lumina_core.checkpoint.config import TransformerConfig
-from ..lumina_core.checkpoint.find import open_checkpoint
-from ..lumina_core.errors import LuminaError
+from ..lumina_core.checkpoint.find import Checkpoint, open_checkpoint
+from ..lumina_core.errors import CheckpointError, LuminaError
+from ..lumina_core.files.stamps import FileStamps
 from ..lumina_core.memory import choose_weights, stays_resident
 from ..lumina_core.model.compile import AUTO, COMPILE, OFF, captures, set_compile
 from ..lumina_core.model.load import load_transformer
+from ..lumina_core.movqgan.identity import check_codec
+from ..lumina_core.movqgan.load import empty_movqgan, read_movqgan
 from ..lumina_core.pipeline import Lumina, advise_conversion
 from ..lumina_core.quant.weights import WeightsPlan
 from . import comfy_adapter as comfy_ui
+from .graph import LOAD_MODEL, LOAD_MOVQGAN, movqgans_used_with
 from .patchers import patcher_of, resident_patcher_of
+from .stamps import StampedLumina, check_unchanged
 from .types import CATEGORY, LuminaModel, ManagedLumina, ManagedTransformer
 from .vae import load_movqgan_vae
 
@@ -26,9 +32,16 @@ logger = logging.getLogger(__name__)
 WEIGHTS = ["auto", "bf16", "fp32", "int8", "int4"]
 
 
-def load_model(name: str, weights: str, compile: str) -> ManagedLumina:
-    """Loads a checkpoint by its name in the list, with its weights on the offload device."""
+def load_model(name: str, weights: str, compile: str, movqgans: Iterable[Path] = ()) -> ManagedLumina:
+    """Loads a checkpoint by its name in the list, with its weights on the offload device.
+
+    `movqgans` are the files that the graph uses with it. Raises InputError before the weights are read if one is of
+    another model.
+    """
     checkpoint = open_checkpoint(comfy_ui.checkpoint_path(name))
+    stamps = FileStamps.of(checkpoint.files)
+    for path in movqgans:
+        check_codec_file(checkpoint, path)
     vocabulary, device, offload_device = checkpoint.vocabulary, comfy_ui.model_device(), comfy_ui.model_offload_device()
     total = comfy_ui.total_bytes(device)
     plan = choose_weights(weights, checkpoint.scheme, comfy_ui.compute_dtype(), checkpoint.config, total)
@@ -51,7 +64,28 @@ def load_model(name: str, weights: str, compile: str) -> ManagedLumina:
     lumina = Lumina(transformer, vocabulary, checkpoint.tokenizer, checkpoint=checkpoint.path)
     managed = ManagedTransformer(transformer), device, offload_device
     patcher = patcher_of(*managed) if streamed else resident_patcher_of(*managed, lumina.runs.free)
-    return ManagedLumina(name, lumina, patcher)
+    model = StampedLumina(name, lumina, patcher, stamps)
+    check_unchanged(model)
+    return model
+
+
+def check_codec_file(checkpoint: Checkpoint, path: Path) -> None:
+    """Raises InputError for the file of a MoVQGAN that the checkpoint does not draw for.
+
+    A file that cannot be read is left to Load MoVQGAN, which says what is wrong with it.
+    """
+    try:
+        tensors = read_movqgan(path, checkpoint)
+        config = empty_movqgan(tensors, str(path)).config
+    except CheckpointError:
+        return
+    check_codec(checkpoint.config, config, tensors, str(path))
+
+
+def _movqgans_in(graph: dict | None, checkpoint: str) -> list[Path]:
+    """The files of the MoVQGANs that the graph uses with a checkpoint, as far as they exist."""
+    files = comfy_ui.movqgan_paths()
+    return [files[name] for name in movqgans_used_with(graph, checkpoint) if name in files]
 
 
 def _is_streamed(plan: WeightsPlan, config: TransformerConfig, device: torch.device) -> bool:
@@ -66,14 +100,13 @@ def _is_streamed(plan: WeightsPlan, config: TransformerConfig, device: torch.dev
 
 def single_files() -> list[Path]:
     """The checkpoints in the list that are one file."""
-    names = [name for name in comfy_ui.checkpoint_names() if name.endswith(".safetensors")]
-    return [Path(comfy_ui.checkpoint_path(name)) for name in names]
+    return [path for path in comfy_ui.checkpoint_paths().values() if path.is_file()]
 
 
 def checkpoint_stamp(name: str) -> str:
     """A string that changes when a file of the checkpoint changes; empty if it cannot be opened."""
     try:
-        return comfy_ui.file_stamp(open_checkpoint(comfy_ui.checkpoint_path(name)).files)
+        return str(FileStamps.of(open_checkpoint(comfy_ui.checkpoint_path(name)).files))
     except LuminaError:
         return ""
 
@@ -84,14 +117,14 @@ class LoadModel(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
-            node_id="LuminaMGPT2_LoadModel",
+            node_id=LOAD_MODEL,
             display_name="Load Lumina-mGPT 2.0",
             category=CATEGORY,
             description="Loads a Lumina-mGPT 2.0 transformer and its tokenizer.",
             inputs=[
                 io.Combo.Input(
                     "checkpoint",
-                    options=comfy_ui.checkpoint_names(),
+                    options=list(comfy_ui.checkpoint_paths()),
                     default=comfy_ui.DEMO_NAME,
                     tooltip="Folder or .safetensors file in models/lumina_mgpt2. The built-in demo is a tiny model "
                     "that draws coloured shapes at 64x64.",
@@ -115,7 +148,17 @@ class LoadModel(io.ComfyNode):
                 ),
             ],
             outputs=[LuminaModel.Output(display_name="model")],
+            hidden=[io.Hidden.prompt],
         )
+
+    @classmethod
+    def validate_inputs(cls, checkpoint=None):
+        try:
+            if checkpoint is not None:
+                comfy_ui.checkpoint_path(checkpoint)
+        except LuminaError as error:
+            return str(error)
+        return True
 
     @classmethod
     def fingerprint_inputs(cls, checkpoint, weights, compile=AUTO):
@@ -123,7 +166,8 @@ class LoadModel(io.ComfyNode):
 
     @classmethod
     def execute(cls, checkpoint, weights, compile=AUTO) -> io.NodeOutput:
-        return io.NodeOutput(load_model(checkpoint, weights, compile))
+        # ComfyUI's cache does not look at the prompt: another node that changes loads nothing again.
+        return io.NodeOutput(load_model(checkpoint, weights, compile, _movqgans_in(cls.hidden.prompt, checkpoint)))
 
 
 class LoadMoVQGAN(io.ComfyNode):
@@ -132,14 +176,14 @@ class LoadMoVQGAN(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
-            node_id="LuminaMGPT2_LoadMoVQGAN",
+            node_id=LOAD_MOVQGAN,
             display_name="Load MoVQGAN",
             category=CATEGORY,
             description="Loads the VAE of Lumina-mGPT 2.0. VAE Decode and VAE Encode accept it.",
             inputs=[
                 io.Combo.Input(
                     "movqgan",
-                    options=comfy_ui.movqgan_names(),
+                    options=list(comfy_ui.movqgan_paths()),
                     default=comfy_ui.DEMO_NAME,
                     tooltip="movqgan_270M.ckpt, or a .safetensors of it, in models/vae. The demo belongs to the demo "
                     "checkpoint.",
@@ -151,7 +195,7 @@ class LoadMoVQGAN(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, movqgan):
         try:
-            return comfy_ui.file_stamp([comfy_ui.movqgan_path(movqgan)])
+            return str(FileStamps.of([comfy_ui.movqgan_path(movqgan)]))
         except LuminaError:
             return ""
 

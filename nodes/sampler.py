@@ -11,6 +11,7 @@ from ..lumina_core.errors import InputError
 from ..lumina_core.kernels.kv_tensor import KV_CACHES
 from ..lumina_core.memory import Demand, check_fits, fit_cache, plan_memory, weights_of
 from ..lumina_core.model.compile import captures
+from ..lumina_core.movqgan.identity import check_codec
 from ..lumina_core.pictures.sizes import CODE_PIXELS
 from ..lumina_core.pipeline import build_request
 from ..lumina_core.tokens.prompts import find_template
@@ -19,6 +20,7 @@ from .latents import with_likelihood
 from .patchers import keep_resident
 from .preview import GrowingPreview
 from .report import acceptance_map, report_text
+from .stamps import check_unchanged
 from .types import CATEGORY, CanvasData, LuminaCanvas, LuminaModel, LuminaPrompt, ManagedLumina, TaskPromptData
 from .vae import MoVQGANVae, require_movqgan
 
@@ -44,11 +46,8 @@ def make_request(
 
 def check_codebook(model: ManagedLumina, movqgan: MoVQGANVae) -> None:
     """Raises InputError if the MoVQGAN does not belong to the transformer."""
-    drawn, decoded = model.lumina.config.codebook_size, movqgan.first_stage_model.config.codebook_size
-    if drawn != decoded:
-        raise InputError(
-            f"the model has {drawn} codes, the MoVQGAN {decoded}; choose the MoVQGAN that belongs to {model.name}"
-        )
+    codec = movqgan.first_stage_model
+    check_codec(model.lumina.config, codec.config, codec.state_dict(), str(movqgan.source))
 
 
 class Watcher:
@@ -205,6 +204,7 @@ class SJDSampler(io.ComfyNode):
         kv_cache=KV_CACHES[0],
     ) -> io.NodeOutput:
         movqgan = require_movqgan(vae)
+        check_unchanged(model)
         check_codebook(model, movqgan)
         settings = DecodeSettings(
             cfg_scale=cfg,

@@ -9,6 +9,8 @@ from comfy_api.latest import io
 
 from ..lumina_core.convert import plan_conversion
 from . import comfy_adapter as comfy_ui
+from .file_names import new_folders
+from .stamps import check_unchanged
 from .types import CATEGORY, LuminaModel, ManagedLumina
 from .vae import MoVQGANVae, require_movqgan
 
@@ -19,20 +21,20 @@ SAVE_WEIGHTS = ["int4", "int8", "bf16"]
 def save_checkpoint(model: ManagedLumina, vae: MoVQGANVae | None, weights: str, prefix: str) -> Path:
     """Converts the files that a model was loaded from to one new file, tensor by tensor; returns its path.
 
-    Raises InputError and CheckpointError if it cannot be converted or written, and ComfyUI's own exception if the
-    user cancelled. Then no file is left.
+    Two runs that save to one name at the same time write two files. Raises InputError and CheckpointError if it cannot
+    be converted or written, and ComfyUI's own exception if the user cancelled. Then no file and no new folder is left.
     """
-    source, movqgan = comfy_ui.checkpoint_path(model.name), None if vae is None else vae.source
-    conversion = plan_conversion(source, weights, movqgan, comfy_ui.model_device())
-    out = comfy_ui.new_checkpoint_path(prefix)
+    check_unchanged(model)
+    first = next(paths := comfy_ui.new_checkpoint_paths(prefix))
+    source = model.lumina.checkpoint or comfy_ui.checkpoint_path(model.name)
+    conversion = plan_conversion(source, weights, None if vae is None else vae.source, comfy_ui.model_device())
     progress, steps = comfy_ui.Progress(len(conversion)), itertools.count(1)
-
-    def on_step() -> None:
-        comfy_ui.check_interrupted()
-        progress.update(next(steps))
-
-    conversion.write(out, on_step)
-    return out
+    with new_folders(first):
+        return conversion.write_new(
+            itertools.chain([first], paths),
+            on_step=lambda: progress.update_share(next(steps), len(conversion)),
+            on_chunk=comfy_ui.check_interrupted,
+        )
 
 
 class SaveCheckpoint(io.ComfyNode):

@@ -1,0 +1,29 @@
+"""Whether the files of a loaded model are still those that it was loaded from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..lumina_core.errors import CheckpointError
+from ..lumina_core.files.stamps import FileStamps
+from .types import ManagedLumina
+
+
+@dataclass(frozen=True)
+class StampedLumina(ManagedLumina):
+    """A loaded model with the state of its files from before they were read."""
+
+    stamps: FileStamps
+
+
+def check_unchanged(model: ManagedLumina) -> None:
+    """Raises CheckpointError if a file of the model has changed since it was loaded.
+
+    Some weights are read from the file while the model draws. A file that is changed under them draws another picture,
+    and one that is cut off ends the process.
+    """
+    changed = model.stamps.changed() if isinstance(model, StampedLumina) else []
+    if changed:
+        raise CheckpointError(
+            f"{changed[0]} was changed or removed after {model.name} was loaded; run again, which loads it anew"
+        )
