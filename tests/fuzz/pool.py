@@ -1,0 +1,112 @@
+"""Worker processes that share a list of inputs. One that hangs or dies is replaced, and its input is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from .process import LIMIT_SECONDS
+from .run import SLOW, TRACEBACK, Outcome
+
+ROOT = Path(__file__).parents[2]
+# Beyond the limit of an input, after which a worker that does not answer is killed.
+GRACE_SECONDS = 40.0
+Named = dict[str, Any]
+
+
+class Pool:
+    """Context manager; `run` gives the outcomes in the order of the inputs."""
+
+    def __init__(self, workers: int = 2):
+        self._workers = [_Worker() for _ in range(workers)]
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            worker.stop()
+
+    def run(self, inputs: Sequence[Named], on_outcome: Callable[[], object] = lambda: None) -> list[Outcome]:
+        waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for number in range(len(inputs)):
+            waiting.put(number)
+        outcomes: list[Outcome | None] = [None] * len(inputs)
+
+        def work(worker: _Worker) -> None:
+            while True:
+                try:
+                    number = waiting.get_nowait()
+                except queue.Empty:
+                    return
+                outcomes[number] = worker.run(inputs[number])
+                on_outcome()
+
+        threads = [threading.Thread(target=work, args=(worker,)) for worker in self._workers]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return [outcome for outcome in outcomes if outcome is not None]
+
+
+class _Worker:
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+
+    def run(self, named: Named) -> Outcome:
+        process = self._process = self._process or _start()
+        assert process.stdin and process.stdout
+        killed = threading.Event()
+
+        def kill() -> None:
+            killed.set()
+            process.kill()
+
+        timer = threading.Timer(LIMIT_SECONDS + GRACE_SECONDS, kill)
+        timer.start()
+        try:
+            process.stdin.write(json.dumps(named) + "\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+        except OSError:
+            line = ""
+        finally:
+            timer.cancel()
+        if line:
+            return Outcome(**json.loads(line))
+        self._process = None
+        what = named.get("name") or f"{named['index']} of seed {named['seed']}"
+        if killed.is_set():
+            return Outcome(named["kind"], what, SLOW, "the process did not answer and was killed")
+        return Outcome(named["kind"], what, TRACEBACK, f"the process died with status {process.wait()}")
+
+    def stop(self) -> None:
+        if self._process is None:
+            return
+        assert self._process.stdin
+        self._process.stdin.close()
+        try:
+            self._process.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+
+
+def _start() -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.fuzz.worker"],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+    )
