@@ -1,6 +1,6 @@
 """Which MoVQGAN a transformer was trained with, as its config.json may say under the key `image_codec`.
 
-    "image_codec": {"channels": 256, "multipliers": [1, 2, 2, 4], "first_values": {"encoder.conv_in.weight": [...], ...}}
+    "image_codec": {"channels": 256, "multipliers": [1, 2, 2, 4], "first_values": {"encoder.conv_in.weight": [...]}}
 
 `first_values` are the first values of some tensors. They tell two codecs of the same shapes apart, in any dtype.
 """

@@ -29,10 +29,11 @@ from .locate import CONFIG as CONFIG
 from .locate import DEMO as DEMO
 from .locate import DEMO_FOLDER as DEMO_FOLDER
 from .locate import INDEX as INDEX
-from .locate import SAFE_SUFFIXES, locate
 from .locate import find_movqgan as find_movqgan
+from .locate import locate
 from .published import NORM
 from .single_file import MOVQGAN_PREFIX, SingleFile, read_single_file
+from .tensor_files import SAFE_SUFFIXES
 from .tensors import TensorStore
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..errors import CheckpointError
 from ..files.json_text import read_json
 from .hub_cache import cached_repository, snapshot
+from .tensor_files import SAFE_SUFFIXES
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ INDEX = "model.safetensors.index.json"
 MOVQGAN_NAMES = ("movqgan.safetensors", "movqgan_270M.ckpt", "movqgan_270M.safetensors", "movqgan.ckpt")
 # Where the published program keeps its MoVQGAN, below the checkpoint's folder.
 MOVQGAN_FOLDERS = ("movqgan/270M", "movqgan")
-SAFE_SUFFIXES, PICKLE_SUFFIXES = (".safetensors", ".sft"), (".bin", ".pth", ".pt", ".ckpt")
+PICKLE_SUFFIXES = (".bin", ".pth", ".pt", ".ckpt")
 WEIGHT_SUFFIXES = (*SAFE_SUFFIXES, *PICKLE_SUFFIXES)
 _SHARD = re.compile(r"(?P<start>.*?)-?(?P<number>\d+)-of-(?P<count>\d+)(?P<end>\..*)")
 # Files beside the weights that trainers write.

@@ -85,4 +85,4 @@ def _check_version(path: Path, text: str, oldest: int) -> None:
 def _json_object(path: Path, metadata: Mapping[str, str], key: str) -> dict[str, Any]:
     if KEY + key not in metadata:
         raise CheckpointError(f"{path}: {key} is missing: convert the checkpoint again")
-    return parse_json(metadata[KEY + key], f"{path}: {key}")
+    return parse_json(metadata[KEY + key], f"{path}: {key}", fix="convert the checkpoint again")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 import pickle
 import re
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -20,6 +23,7 @@ from ..errors import CheckpointError
 from ..files.kind import PICKLE, SAFETENSORS, ZIP, FileKind, look_at
 
 Shape = tuple[int, ...]
+SAFE_SUFFIXES = (".safetensors", ".sft")
 EXPECTED = "a .safetensors file, or a PyTorch file of plain tensors"
 # Where programs put the tensors in a pickle of more than them.
 _INNER = ("state_dict", "model", "module", "model_state_dict", "weights", "params", "ema")
@@ -119,7 +123,12 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
 
 def _unpickle(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_harmless()):
+            warnings.simplefilter("ignore")
+            if path.suffix.lower() in SAFE_SUFFIXES:  # torch.load would take it for a safetensors file
+                with path.open("rb") as file:
+                    return torch.load(file, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except pickle.UnpicklingError as error:
         raise CheckpointError(_unpickling_message(path, str(error))) from error
     except Exception as error:  # a damaged pickle can raise any exception
@@ -131,13 +140,25 @@ def _unpickle(path: Path) -> Any:
 def _unpickling_message(path: Path, text: str) -> str:
     if found := _GLOBAL.search(text):
         return (
-            f"{path} holds {found[1]} beside tensors, which may be code and is never run; expected a file of plain "
-            "tensors: save its state_dict alone, or get a .safetensors file"
+            f"{path} is not a file of plain tensors: it holds {found[1]} (it may contain code, which is never run); "
+            "save its state_dict alone, or get a .safetensors file"
+        )
+    if "Unsupported operand" in text:
+        return (
+            f"{path} is not a file of plain tensors: it is a Python pickle (it may contain code, which is never run); "
+            "expected a file that torch.save wrote, or a .safetensors file"
         )
     return (
         f"{path} is no readable PyTorch file ({_first_line(text)}); it is damaged or of another program: download it "
         "again"
     )
+
+
+def _harmless() -> list[Any]:
+    """Classes of values that trainers store beside tensors, and that run no code."""
+    numpy_types = [type(np.dtype(name)) for name in ("float32", "float64", "int32", "int64", "bool")]
+    scalar = np.float64(0).__reduce__()[0]
+    return [argparse.Namespace, np.dtype, np.ndarray, scalar, *numpy_types]
 
 
 def _not_plain(tensor: Tensor) -> str | None:

@@ -33,8 +33,10 @@ def read_json(path: Path, error: type[LuminaError] = CheckpointError, expected: 
     return parse_json(read_text(path, error, expected), str(path), error)
 
 
-def parse_json(text: str, source: str, error: type[LuminaError] = CheckpointError) -> dict[str, Any]:
-    """The JSON object in a text; `source` names it in errors.
+def parse_json(
+    text: str, source: str, error: type[LuminaError] = CheckpointError, fix: str = "download it again"
+) -> dict[str, Any]:
+    """The JSON object in a text; `source` names it in errors, which say what the `fix` is.
 
     Raises `error` for anything else: broken JSON, another type, nesting too deep, NaN, numbers beyond a float, and
     strings that are not valid Unicode.
@@ -43,11 +45,11 @@ def parse_json(text: str, source: str, error: type[LuminaError] = CheckpointErro
         values = json.loads(text.removeprefix("\ufeff"), parse_constant=_refuse, parse_float=_finite)
         json.dumps(values, ensure_ascii=False).encode("utf-8")  # fails for lone surrogates
     except RecursionError:
-        raise error(f"{source} is nested too deeply; expected plain JSON: download it again") from None
+        raise error(f"{source} is nested too deeply; expected plain JSON: {fix}") from None
     except ValueError as cause:
-        raise error(f"{source} is not valid JSON ({_short(cause)}); download it again") from cause
+        raise error(f"{source} is not valid JSON ({_short(cause)}); {fix}") from cause
     if not isinstance(values, dict):
-        raise error(f"{source} contains a JSON {type(values).__name__}; expected an object")
+        raise error(f"{source} contains a JSON {type(values).__name__}; expected an object: {fix}")
     return values
 
 

@@ -51,7 +51,7 @@ _WORDS = {
     "7z": "a 7z archive: unpack it first",
     "rar": "a RAR archive: unpack it first",
     "hdf5": "an HDF5 file",
-    "unknown": "of a kind that this program does not know",
+    "unknown": "damaged or of a kind that this program does not know: download it again",
 }
 
 
@@ -76,6 +76,8 @@ def look_at(path: Path, error: type[LuminaError], expected: str) -> FileKind:
             raise error(f"{path} is {what}; expected {expected}")
         with path.open("rb") as file:
             return FileKind(_name(file.read(FIRST_BYTES), size := path.stat().st_size, path), size)
+    except error:  # InputError is a ValueError
+        raise
     except FileNotFoundError as cause:
         raise error(f"file {path} is missing; expected {expected}") from cause
     except (OSError, ValueError) as cause:  # ValueError: a name with a null character

@@ -73,30 +73,29 @@ def with_two_movqgans(folder: Path) -> None:
     ("corrupt", "expected"),
     [
         pytest.param(without_shard, f"shards missing in {{}}: {SHARDS[1]}", id="shard missing"),
-        pytest.param(with_cut_shard, "is not a complete safetensors file", id="shard cut off"),
-        pytest.param(with_cut_header, "is not a complete safetensors file", id="header cut off"),
+        pytest.param(with_cut_shard, "bytes are missing; download it again", id="shard cut off"),
+        pytest.param(with_cut_header, "ends inside its header", id="header cut off"),
         pytest.param(with_wrong_shape, f"`{NORM}` has shape [31], expected [32]", id="wrong shape"),
         pytest.param(without_tensor, f"missing `{NORM}`", id="tensor missing"),
-        pytest.param(lambda folder: (folder / INDEX).unlink(), "exactly one .safetensors file", id="no index"),
-        pytest.param(lambda folder: (folder / INDEX).write_text("{"), "is not JSON", id="bad index"),
+        pytest.param(lambda folder: (folder / INDEX).write_text("{"), "is not valid JSON", id="bad index"),
         pytest.param(lambda folder: (folder / "config.json").unlink(), "config.json is missing", id="no config"),
-        pytest.param(lambda folder: (folder / "config.json").write_text("{"), "is not JSON", id="bad config"),
+        pytest.param(lambda folder: (folder / "config.json").write_text("{"), "is not valid JSON", id="bad config"),
         pytest.param(
             lambda folder: change_json(folder / "config.json", vocab_size=400), "expected at least 448", id="vocabulary"
         ),
         pytest.param(
-            lambda folder: change_json(folder / "config.json", hidden_size=64), "expected [448, 64]", id="other config"
+            lambda folder: change_json(folder / "config.json", hidden_size=64),
+            "has shape [32], expected [64]",
+            id="other config",
         ),
         pytest.param(lambda folder: (folder / "tokenizer.json").unlink(), "there is no tokenizer", id="no tokenizer"),
         pytest.param(
-            lambda folder: (folder / "tokenizer.json").write_text(""), "is not a tokenizer", id="bad tokenizer"
+            lambda folder: (folder / "tokenizer.json").write_text(""), "tokenizer.json is empty", id="bad tokenizer"
         ),
         pytest.param(without_special_token, "no token named <reserved08799>", id="special token missing"),
         pytest.param(lambda folder: (folder / "movqgan.safetensors").unlink(), "--movqgan", id="no MoVQGAN"),
         pytest.param(with_two_movqgans, "--movqgan", id="two MoVQGANs"),
-        pytest.param(
-            lambda folder: cut_in_half(folder / "movqgan.safetensors"), "complete safetensors", id="MoVQGAN cut off"
-        ),
+        pytest.param(lambda folder: cut_in_half(folder / "movqgan.safetensors"), "is cut off", id="MoVQGAN cut off"),
         pytest.param(
             lambda folder: save_movqgan(folder / "movqgan.safetensors", codebook_size=32),
             "has 32 codes of 8 pixels; expected 64 of 8, as the checkpoint draws",
@@ -129,9 +128,7 @@ def test_code_in_a_pickle_is_not_run(lumina: CommandLine, tmp_path: Path) -> Non
     path.write_bytes(pickle.dumps({"state_dict": Trap(trap)}))
     torch.save({"state_dict": Trap(trap)}, tmp_path / "zipped.ckpt")
     for file in (path, tmp_path / "zipped.ckpt"):
-        lumina.refuses_to_generate(
-            "--movqgan", file, expected=f"{file} is not a file of plain tensors (it may contain code, which is never"
-        )
+        lumina.refuses_to_generate("--movqgan", file, expected=f"{file} is not a file of plain tensors: it ")
         assert not trap.exists()
 
 

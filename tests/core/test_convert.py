@@ -6,6 +6,7 @@ import json
 import shutil
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -119,7 +120,8 @@ def test_everything_is_in_the_file(convert: Callable[..., Path], checkpoint: Pat
     opened, source = open_checkpoint(file), open_checkpoint(checkpoint)
     assert opened.path == opened.movqgan == file and opened.files == (file,)
     assert opened.scheme == (weights if weights in SCHEMES else None)
-    assert (opened.config, opened.vocabulary) == (source.config, source.vocabulary)
+    assert opened.config.codec is not None and opened.vocabulary == source.vocabulary
+    assert replace(opened.config, codec=None) == source.config
     own, published = load_tokenizer(file), load_tokenizer(checkpoint)
     assert own.encode_prompt("a red square") == published.encode_prompt("a red square")
     assert (own.special_ids, own.bos) == (published.special_ids, published.bos)

@@ -56,7 +56,7 @@ def test_numbers_that_are_none_stop_loading(copied: Path) -> None:
     name = "model.layers.0.mlp.up_proj.weight"
     shard = copied / json.loads((copied / INDEX).read_text())["weight_map"][name]
     rewrite_plain(shard, name, torch.full((64, 32), float("nan")))
-    with pytest.raises(CheckpointError, match=f"`{name}` holds numbers that are not finite"):
+    with pytest.raises(CheckpointError, match=f"`{name}` holds NaN or infinite values"):
         load_transformer(copied, weights="int8")
 
 
@@ -71,7 +71,7 @@ def test_converted_once_is_converted(lumina: CommandLine, whole: Path, weights: 
     [
         (("--weights", "fp32"), "invalid choice: 'fp32'"),
         (("--checkpoint", "absent"), "checkpoint absent does not exist"),
-        (("--movqgan", "absent.ckpt"), "MoVQGAN file absent.ckpt is missing"),
+        (("--movqgan", "absent.ckpt"), "absent.ckpt is missing"),
         (("--out", "{}/c.bin"), "the suffix is '.bin'; expected .safetensors"),
         (("--out", "{}/absent/c.safetensors"), "absent does not exist; create it first"),
         (("--out", "{}"), "it is a folder"),
@@ -100,7 +100,7 @@ def test_a_source_is_never_overwritten(lumina: CommandLine, copied: Path, tmp_pa
     [
         (lambda folder: (folder / SHARDS[1]).unlink(), "shards missing"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "there is no tokenizer"),
-        (lambda folder: (folder / "config.json").write_text("{"), "is not JSON"),
+        (lambda folder: (folder / "config.json").write_text("{"), "is not valid JSON"),
         (lambda folder: save_movqgan(folder / "movqgan.safetensors", codebook_size=32), "has 32 codes of 8 pixels"),
         (lambda folder: save_file({"x": torch.ones(1)}, folder / "movqgan.safetensors"), "is not a MoVQGAN"),
         (lambda folder: rewrite_plain(folder / SHARDS[1], "extra", torch.ones(1)), "unexpected `extra`"),
@@ -124,7 +124,7 @@ def test_numbers_that_are_none_leave_no_file(lumina: CommandLine, copied: Path) 
     shard = copied / json.loads((copied / INDEX).read_text())["weight_map"][name]
     rewrite_plain(shard, name, torch.full((64, 32), float("inf")))
     lumina.path("c.safetensors").write_text("old")
-    assert f"`{name}` holds numbers that are not finite" in refused(lumina, *convert(lumina))
+    assert f"`{name}` holds NaN or infinite values" in refused(lumina, *convert(lumina))
 
 
 def test_too_little_room_is_noticed_before_the_work(lumina: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:

