@@ -13,10 +13,11 @@ from dataclasses import dataclass
 
 import torch
 
+from lumina_core.decoding.memory_plan import Demand, plan_memory
 from lumina_core.decoding.request import Request
 from lumina_core.decoding.settings import DecodeSettings, StepReport
 from lumina_core.device import peak_bytes
-from lumina_core.memory import Demand, plan_memory, weights_of
+from lumina_core.memory import weights_of
 from lumina_core.pipeline import Lumina
 
 from .own_process import in_own_process, measure_named_case

@@ -1,26 +1,22 @@
-"""Memory of a run: what it takes, whether it fits, smaller settings that would, and what auto chooses."""
+"""Memory of a run: whether it fits, smaller settings that would, and what auto chooses."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import astuple, dataclass, replace
-from functools import lru_cache
 
 import torch
+from torch import nn
 
 from .checkpoint.config import PUBLISHED_CODEBOOK_SIZE, TransformerConfig
-from .decoding.forward_bytes import Forwards
-from .decoding.loop import cache_length
+from .decoding.memory_plan import Demand, MemoryPlan, plan_memory
 from .decoding.request import Request
 from .device import gigabytes
 from .errors import OutOfMemory
 from .kernels.kv_tensor import AUTO as AUTO_CACHE
 from .kernels.kv_tensor import INT8, KV_CACHES
-from .model.kv_cache import KVCache
-from .model.load import empty_transformer, weight_bytes
 from .model.transformer import Transformer
-from .movqgan.autoencoder import MoVQGAN
-from .movqgan.config import PUBLISHED_MOVQGAN, STRIP_ROWS, MoVQGANConfig
+from .movqgan.config import PUBLISHED_MOVQGAN
 from .pictures.sizes import CODE_PIXELS, CODES_PER_UNIT, largest_size, size_text
 from .quant.linear import QuantizedLinear
 from .quant.schemes import SCHEMES
@@ -28,78 +24,11 @@ from .quant.weights import AUTO, WeightsPlan, plan_weights
 
 logger = logging.getLogger(__name__)
 
-MOVQGAN_ITEM_BYTES = 4
 # The share of a device's memory that a run may take for auto to keep its weights plain. The rest is for the CUDA
 # context and the desktop, 0.5 to 1.5 GB of a GPU, and for gaps between allocations, some percent.
 AUTO_SHARE = 0.9
 # Tokens of the prompt where none is known.
 PROMPT_TOKENS = 64
-
-
-@dataclass(frozen=True)
-class Demand:
-    """A run: the models' sizes, how the weights are stored, the request, and how its forwards are executed."""
-
-    config: TransformerConfig
-    weights: WeightsPlan
-    request: Request
-    movqgan: MoVQGANConfig | None = None
-    captured: bool = False
-    kernels: bool = False
-
-    @property
-    def forwards(self) -> Forwards:
-        return Forwards(self.config, self.weights.dtype, self.request, self.captured, self.kernels)
-
-    def with_cache(self, kv_cache: str) -> Demand:
-        """The same run with another cache."""
-        settings = replace(self.request.settings, kv_cache=kv_cache)
-        return replace(self, request=replace(self.request, settings=settings))
-
-
-@dataclass(frozen=True)
-class MemoryPlan:
-    """Bytes of a run.
-
-    `streamable` are those of the weights that a memory manager can stream in: plain linear weights of the blocks.
-    Quantised ones, the code embedding, the head and the norms are always resident. `forward` is the widest forward
-    without weights and cache. `decode` is MoVQGAN decoding one picture whole after the cache is freed,
-    `decode_in_strips` the same in strips.
-    """
-
-    weights: int
-    streamable: int
-    movqgan: int
-    cache: int
-    forward: int
-    decode: int
-    decode_in_strips: int
-
-    @property
-    def run(self) -> int:
-        """Cache and forward, without the weights."""
-        return self.cache + self.forward
-
-    @property
-    def least_decode(self) -> int:
-        return min(self.decode, self.decode_in_strips)
-
-    @property
-    def total(self) -> int:
-        """The least peak of the run, weights included."""
-        return self.weights + self.movqgan + max(self.run, self.least_decode)
-
-    @property
-    def streamed(self) -> MemoryPlan:
-        """What is left where a memory manager streams weights in and moves MoVQGAN away until it decodes."""
-        resident = self.weights - self.streamable
-        return replace(self, weights=resident, streamable=0, movqgan=0, decode=0, decode_in_strips=0)
-
-    def __str__(self) -> str:
-        parts = {"weights": self.weights + self.movqgan, "cache": self.cache, "forward": self.forward}
-        parts = {**parts, "decode": self.least_decode}
-        listed = ", ".join(f"{name} {gigabytes(part)}" for name, part in parts.items() if part)
-        return f"{gigabytes(self.total)} ({listed})"
 
 
 @dataclass(frozen=True)
@@ -145,22 +74,6 @@ def check_fits(demand: Demand, budget: Budget) -> None:
         )
 
 
-def plan_memory(demand: Demand) -> MemoryPlan:
-    """The estimated bytes of a run."""
-    config, request, forwards = demand.config, demand.request, demand.forwards
-    length = cache_length(request.canvas, request.longest_prompt, request.settings)
-    weights, codec, grid = _weights(config, demand.weights), demand.movqgan, (request.grid_h, request.grid_w)
-    return MemoryPlan(
-        weights=weights.total,
-        streamable=weights.streamable,
-        movqgan=0 if codec is None else movqgan_bytes(codec),
-        cache=KVCache.bytes_needed(config, forwards.rows, length, forwards.dtype, request.settings.kv_cache),
-        forward=forwards.bytes_needed(length) + (0 if demand.kernels else weights.scratch),
-        decode=0 if codec is None else codec.picture_bytes(*grid, MOVQGAN_ITEM_BYTES),
-        decode_in_strips=0 if codec is None else codec.picture_bytes(*grid, MOVQGAN_ITEM_BYTES, STRIP_ROWS),
-    )
-
-
 def choose_weights(
     choice: str, stored: str | None, dtype: torch.dtype, config: TransformerConfig, capacity: int | None
 ) -> WeightsPlan:
@@ -190,11 +103,9 @@ def weights_of(transformer: Transformer) -> WeightsPlan:
     return WeightsPlan(transformer.dtype, next(schemes, None))
 
 
-@lru_cache(maxsize=8)
-def movqgan_bytes(config: MoVQGANConfig) -> int:
-    """Bytes of a MoVQGAN's weights."""
-    with torch.device("meta"):
-        return MOVQGAN_ITEM_BYTES * sum(part.numel() for part in MoVQGAN(config).parameters())
+def held_bytes(device: torch.device, *modules: nn.Module) -> int:
+    """Bytes of the modules' parameters that lie on a device, for `already_loaded` of `available_bytes`."""
+    return sum(part.nbytes for module in modules for part in module.parameters() if part.device.type == device.type)
 
 
 def stays_resident(weights: WeightsPlan, config: TransformerConfig, capacity: int) -> bool:
@@ -209,23 +120,6 @@ def _largest_picture(config: TransformerConfig, weights: WeightsPlan) -> tuple[i
     codec = PUBLISHED_MOVQGAN if config.codebook_size == PUBLISHED_CODEBOOK_SIZE else None
     request = Request([[0] * PROMPT_TOKENS], grid_h, grid_w)
     return plan_memory(Demand(config, weights, request, codec)).total, size
-
-
-@dataclass(frozen=True)
-class _WeightBytes:
-    """Of all weights, of those that can be streamed in, and of the scratch memory of a plain matmul."""
-
-    total: int
-    streamable: int
-    scratch: int
-
-
-@lru_cache(maxsize=8)
-def _weights(config: TransformerConfig, plan: WeightsPlan) -> _WeightBytes:
-    model = empty_transformer(config, plan)
-    linears = [linear for block in model.blocks for linear in block.linears] if plan.scheme is None else []
-    streamable = sum(weight_bytes(linear, plan.dtype) for linear in linears)
-    return _WeightBytes(weight_bytes(model, plan.dtype), streamable, model.scratch_bytes)
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,14 @@ from .checkpoint.find import Checkpoint, find_converted, nearby_files, open_chec
 from .decoding.forward_bytes import kernels_expected
 from .decoding.kept_runs import KeptRuns
 from .decoding.loop import decode
+from .decoding.memory_plan import MOVQGAN_ITEM_BYTES, Demand, plan_memory
 from .decoding.request import Request
 from .decoding.settings import DecodeResult, DecodeSettings, StepReport
 from .device import choose_device, choose_dtype, explain_out_of_memory, free_bytes, total_bytes
 from .errors import InputError
-from .memory import MOVQGAN_ITEM_BYTES, Budget, Demand, advice, choose_weights, plan_memory, weights_of
+from .memory import Budget, advice, choose_weights, weights_of
 from .model.compile import captures, set_compile
-from .model.load import load_transformer
+from .model.load import OnProgress, load_transformer
 from .model.transformer import Transformer
 from .movqgan.autoencoder import MoVQGAN
 from .movqgan.codec import decode_picture, encode_picture
@@ -72,11 +73,13 @@ class Lumina:
         dtype: torch.dtype | None = None,
         device: str | torch.device = "auto",
         compile: str = "auto",
+        on_progress: OnProgress | None = None,
     ) -> Lumina:
         """Loads a checkpoint (a path, "demo", or an opened one) and its MoVQGAN, or `movqgan` (a file or a loaded one).
 
         `weights` is auto (see `choose_weights`), bf16, fp32, int8 or int4; `dtype` is bf16 on a GPU that has it, else
-        fp32, where not given; `compile` is auto, on or off. Raises CheckpointError, InputError and OutOfMemory.
+        fp32, where not given; `compile` is auto, on or off; for `on_progress` see `load_transformer`. Raises
+        CheckpointError, InputError and OutOfMemory.
         """
         checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
         where = choose_device(device)
@@ -85,7 +88,9 @@ class Lumina:
         plan = choose_weights(weights, checkpoint.scheme, dtype, checkpoint.config, total_bytes(where))
         codec = movqgan if isinstance(movqgan, MoVQGAN) else load_codec(checkpoint, movqgan, where)
         advise_conversion(checkpoint, plan, nearby_files(checkpoint), _convert_command(checkpoint, plan))
-        transformer = load_transformer(checkpoint, dtype=plan.dtype, device=where, weights=plan.choice)
+        transformer = load_transformer(
+            checkpoint, dtype=plan.dtype, device=where, weights=plan.choice, on_progress=on_progress
+        )
         set_compile(transformer, compile)
         return cls(transformer, vocabulary, checkpoint.tokenizer, codec, checkpoint.path)
 
@@ -142,13 +147,19 @@ class Lumina:
     def encode(self, pixels: Tensor) -> Tensor:
         """Codes [N,h,w] on the CPU of pixels [N,3,H,W] in [-1,1]; makes room as `decode` does."""
         codec = self._codec_with_room(*(side // CODE_PIXELS for side in pixels.shape[-2:]))
-        return torch.cat([encode_picture(codec, one.to(codec.weight_device)).cpu() for one in pixels.split(1)])
+        return explain_out_of_memory(
+            lambda: torch.cat([encode_picture(codec, one.to(codec.weight_device)).cpu() for one in pixels.split(1)]),
+            lambda: "out of memory while encoding; use fewer or smaller pictures",
+        )
 
     @torch.inference_mode()
     def decode(self, codes: Tensor) -> list[Image.Image]:
         """Pictures of codes [N,h,w], decoded one at a time; what a run left on a full device is freed for it."""
         codec = self._codec_with_room(*codes.shape[-2:])
-        return [to_image(decode_picture(codec, one.to(codec.weight_device))) for one in codes.split(1)]
+        return explain_out_of_memory(
+            lambda: [to_image(decode_picture(codec, one.to(codec.weight_device))) for one in codes.split(1)],
+            lambda: "out of memory while decoding; use fewer or smaller pictures",
+        )
 
     def _demand(self, request: Request) -> Demand:
         transformer, weights = self.transformer, weights_of(self.transformer)
@@ -196,7 +207,10 @@ def load_codec(checkpoint: Checkpoint, movqgan: str | Path | None, device: torch
     path = movqgan or checkpoint.movqgan
     if path is None:
         raise InputError(f"{checkpoint.path} holds no MoVQGAN file; name one with --movqgan (movqgan_270M.ckpt)")
-    codec = load_movqgan(path, device=device, checkpoint=checkpoint)
+    codec = explain_out_of_memory(
+        lambda: load_movqgan(path, device=device, checkpoint=checkpoint),
+        lambda: f"out of memory while loading {path}; close other programs that use the memory",
+    )
     check_codec(checkpoint.config, codec.config, dict(codec.named_parameters()), str(path))
     return codec
 

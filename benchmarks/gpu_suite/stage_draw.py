@@ -10,7 +10,7 @@ from lumina_core.decoding.forward_bytes import kernels_expected
 from lumina_core.decoding.request import Request
 from lumina_core.decoding.settings import DecodeResult, DecodeSettings
 from lumina_core.device import peak_bytes
-from lumina_core.memory import Demand, plan_memory, weights_of
+from lumina_core.memory import weights_of
 from lumina_core.model.compile import set_compile
 from lumina_core.pipeline import Lumina
 from lumina_core.timing.steps import PROMPT_TOKENS, StepTimer, copy_bandwidth

@@ -13,12 +13,13 @@ from typing import Any
 import torch
 
 from ..checkpoint.find import open_checkpoint
+from ..decoding.memory_plan import Demand
 from ..decoding.request import Request
 from ..decoding.settings import MAX_WINDOW, DecodeSettings
 from ..device import choose_device, choose_dtype, device_name, explain_out_of_memory, peak_bytes, total_bytes
 from ..errors import InputError
 from ..kernels.kv_tensor import KV_CACHES
-from ..memory import Budget, Demand, check_fits, choose_weights
+from ..memory import Budget, check_fits, choose_weights
 from ..model.compile import set_compile
 from ..pipeline import Lumina, load_codec
 from ..timing.steps import (
@@ -37,6 +38,7 @@ from .common import (
     add_weights_argument,
     demand_of,
     device_budget,
+    loading_bar,
 )
 
 HELP = "time a decoding step; --synthetic needs no checkpoint"
@@ -114,7 +116,9 @@ def _load(options: argparse.Namespace, device: torch.device, settings: DecodeSet
     budget, codec = device_budget(device), load_codec(checkpoint, options.movqgan, device)
     _check_memory(demand_of(options, config, weights, _request(options, settings), codec.config, device), budget)
     start = time.perf_counter()
-    lumina = Lumina.load(checkpoint, movqgan=codec, weights=weights.name, device=device, compile=options.compile)
+    how = {"weights": weights.name, "device": device, "compile": options.compile}
+    with loading_bar() as on_progress:
+        lumina = Lumina.load(checkpoint, movqgan=codec, on_progress=on_progress, **how)
     seconds = time.perf_counter() - start
     side = (lumina.config.trained_sizes or ((768, 768),))[0][0]
     return Timed(f"{checkpoint.path}, {weights.name} weights", lumina, side, seconds)

@@ -3,24 +3,43 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
+from tqdm import tqdm
 
 from ..checkpoint.config import TransformerConfig
 from ..decoding.forward_bytes import kernels_expected
+from ..decoding.memory_plan import Demand
 from ..decoding.request import Request
 from ..decoding.settings import DecodeSettings
 from ..device import DEVICES, available_bytes
 from ..errors import InputError
 from ..kernels.kv_tensor import KV_CACHES
-from ..memory import Budget, Demand, check_fits, fit_cache
+from ..memory import Budget, check_fits, fit_cache
 from ..model.compile import COMPILE, captures
+from ..model.load import OnProgress
 from ..movqgan.config import MoVQGANConfig
 from ..quant.weights import AUTO, CHOICES, WeightsPlan
 from ..timing.synthetic import SYNTHETIC
 
 MAX_BATCH = 1024
+OTHERS_CLOSED = "close other programs that use the memory"
+# What takes less memory, for each command.
+SMALLER: Mapping[str, str] = MappingProxyType(
+    {
+        "generate": "use a smaller picture or --batch, --weights int4 or --kv int8",
+        "encode": "use a smaller picture (--width, --height)",
+        "decode": "decode fewer or smaller pictures at a time",
+        "bench": "use smaller --context or --windows, --weights int4 or --kv int8",
+        "convert": OTHERS_CLOSED,
+        "info": OTHERS_CLOSED,
+    }
+)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, checkpoint: str | None = None) -> None:
@@ -77,6 +96,23 @@ def add_compile_argument(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="auto: captures steps as CUDA graphs on a GPU where that works, off: does not, on: the same as auto",
     )
+
+
+def out_of_memory_message(command: str | None) -> str:
+    """For a command whose allocation failed where nothing else says what took the memory."""
+    return f"out of memory; {OTHERS_CLOSED if command is None else SMALLER[command]}"
+
+
+@contextlib.contextmanager
+def loading_bar() -> Iterator[OnProgress]:
+    """A callback for `Lumina.load` that moves a bar on a terminal."""
+    with tqdm(unit="", unit_scale=True, desc="loading", leave=False, disable=None, file=sys.stderr) as bar:
+
+        def on_progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield on_progress
 
 
 def check_batch(batch: int) -> None:

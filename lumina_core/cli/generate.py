@@ -33,6 +33,7 @@ from .common import (
     demand_of,
     device_budget,
     fit_request,
+    loading_bar,
 )
 
 HELP = "draw pictures from a prompt"
@@ -90,7 +91,9 @@ def run(options: argparse.Namespace, on_input_checked: Callable[[], None]) -> No
     weights = choose_weights(options.weights, checkpoint.scheme, dtype, config, total_bytes(device))
     budget, codec = device_budget(device), load_codec(checkpoint, options.movqgan, device)
     request = fit_request(demand_of(options, config, weights, request, codec.config, device), budget)
-    lumina = Lumina.load(checkpoint, movqgan=codec, weights=weights.name, device=device, compile=options.compile)
+    how = {"weights": weights.name, "device": device, "compile": options.compile}
+    with loading_bar() as on_progress:
+        lumina = Lumina.load(checkpoint, movqgan=codec, on_progress=on_progress, **how)
     on_input_checked()
     if pixels is not None:
         request = replace(request, given_codes=lumina.encode(pixels))

@@ -14,21 +14,13 @@ from ..checkpoint.config import TransformerConfig
 from ..checkpoint.find import DEMO, Checkpoint, open_checkpoint
 from ..checkpoint.published import published_shapes
 from ..decoding.forward_bytes import kernels_expected
+from ..decoding.memory_plan import MOVQGAN_ITEM_BYTES, Demand, movqgan_bytes, plan_memory
 from ..decoding.request import Request
 from ..decoding.settings import DecodeSettings
 from ..device import available_bytes, choose_device, choose_dtype, total_bytes
 from ..kernels.kv_tensor import AUTO as AUTO_CACHE
 from ..kernels.kv_tensor import INT8
-from ..memory import (
-    MOVQGAN_ITEM_BYTES,
-    PROMPT_TOKENS,
-    Budget,
-    Demand,
-    advice,
-    choose_weights,
-    movqgan_bytes,
-    plan_memory,
-)
+from ..memory import PROMPT_TOKENS, Budget, advice, choose_weights
 from ..model.compile import AUTO, captures
 from ..movqgan.config import MoVQGANConfig
 from ..pictures.sizes import check_size, published_sizes, warn_if_untrained

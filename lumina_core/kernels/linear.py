@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..device import is_out_of_memory
+
 logger = logging.getLogger(__name__)
 
 # With fewer, calling oneDNN takes longer than it saves.
@@ -48,6 +50,8 @@ def _onednn() -> Callable[[Tensor, Tensor], Tensor] | None:
         pointwise = torch.ops.mkldnn._linear_pointwise
         pointwise(torch.zeros(2, 4), torch.zeros(4, 4), None, "none", [], "")
     except (AttributeError, RuntimeError, TypeError) as error:
+        if is_out_of_memory(error):  # says nothing of oneDNN, and the answer is kept
+            raise
         logger.info("linear layers on the CPU use torch's own matmul: %s", error)
         return None
     return lambda x, weight: pointwise(x, weight, None, "none", [], "")

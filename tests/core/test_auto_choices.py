@@ -13,11 +13,12 @@ from safetensors.torch import load_file, save_file
 from lumina_core.checkpoint.config import TransformerConfig
 from lumina_core.checkpoint.find import DEMO, find_converted, nearby_files, open_checkpoint
 from lumina_core.convert import plan_conversion
+from lumina_core.decoding.memory_plan import Demand, plan_memory
 from lumina_core.decoding.request import Request
 from lumina_core.decoding.settings import DecodeSettings
 from lumina_core.device import total_bytes
 from lumina_core.errors import OutOfMemory
-from lumina_core.memory import Budget, Demand, choose_weights, fit_cache, plan_memory, weights_of
+from lumina_core.memory import Budget, choose_weights, fit_cache, weights_of
 from lumina_core.pictures.sizes import largest_size
 from lumina_core.pipeline import Lumina
 from lumina_core.quant.weights import WeightsPlan, plan_weights

@@ -73,3 +73,21 @@ def test_a_torch_without_onednn_is_served_and_it_is_logged(operands, monkeypatch
         assert torch.equal(linear(x, weight), F.linear(x, weight))
     assert "torch's own matmul" in caplog.text
     linear_module._onednn.cache_clear()
+
+
+@torch.inference_mode()
+def test_a_refusal_of_memory_is_no_verdict_on_onednn(operands, monkeypatch):
+    x, weight = operands
+    linear_module._onednn.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(linear_module.platform, "machine", lambda: "x86_64")
+        patch.setattr(linear_module.torch, "zeros", refuse)
+        with pytest.raises(RuntimeError, match="could not create a primitive"):
+            linear(x, weight)
+    expected = linear_module.linear_kernel(weight)
+    linear_module._onednn.cache_clear()
+    assert linear_module.linear_kernel(weight) == expected
+
+
+def refuse(*_, **__):
+    raise RuntimeError("could not create a primitive")

@@ -14,11 +14,12 @@ from lumina_core import load_movqgan, load_transformer
 from lumina_core.checkpoint.config import TransformerConfig
 from lumina_core.checkpoint.published import UNUSED_PREFIX, published_shapes
 from lumina_core.decoding.forward_bytes import kernels_expected
+from lumina_core.decoding.memory_plan import Demand, movqgan_bytes, plan_memory
 from lumina_core.decoding.request import Request
 from lumina_core.decoding.settings import DecodeSettings
 from lumina_core.device import available_bytes, gigabytes
 from lumina_core.errors import OutOfMemory
-from lumina_core.memory import Budget, Demand, advice, check_fits, movqgan_bytes, plan_memory, weights_of
+from lumina_core.memory import Budget, advice, check_fits, weights_of
 from lumina_core.model.kv_cache import KVCache
 from lumina_core.movqgan.autoencoder import MoVQGAN
 from lumina_core.movqgan.config import infer_config
