@@ -44,12 +44,12 @@ class Conversion:
         return len(self.published) + len(self.movqgan)
 
     def write(
-        self, out: Path, on_step: Callable[[], object] | None = None, on_chunk: Callable[[], object] | None = None
+        self, out: Path, on_step: Callable[[], object] | None = None, on_chunk: Callable[[int], object] | None = None
     ) -> None:
         """Writes the file `out` completely or not at all.
 
-        Calls `on_step` after each tensor, and `on_chunk` many times a second; an exception that either raises ends the
-        conversion. Raises InputError when the file cannot be written, and CheckpointError when a file that is read
+        Calls `on_step` after each tensor, and `on_chunk` many times a second with the number of values done since; an
+        exception that either raises ends the conversion. Raises InputError when the file cannot be written, and CheckpointError when a file that is read
         changes meanwhile. The free disk space is checked first.
         """
         self.check_output(out)
@@ -61,7 +61,7 @@ class Conversion:
         self,
         paths: Iterable[Path],
         on_step: Callable[[], object] | None = None,
-        on_chunk: Callable[[], object] | None = None,
+        on_chunk: Callable[[int], object] | None = None,
     ) -> Path:
         """As `write`, to the first of `paths` where no file is when the content is complete; returns that path."""
         names = iter(paths)
@@ -88,7 +88,7 @@ class Conversion:
             )
 
     def _write(
-        self, file: BinaryIO, on_step: Callable[[], object] | None, on_chunk: Callable[[], object] | None
+        self, file: BinaryIO, on_step: Callable[[], object] | None, on_chunk: Callable[[int], object] | None
     ) -> None:
         writer = TensorWriter(file, self.layout, on_chunk)
         for tensors in self._steps(on_chunk):
@@ -98,10 +98,10 @@ class Conversion:
                 on_step()
         writer.finish()
 
-    def _steps(self, on_chunk: Callable[[], object] | None) -> Iterator[dict[str, Tensor]]:
+    def _steps(self, on_chunk: Callable[[int], object] | None) -> Iterator[dict[str, Tensor]]:
         for name in self.published:
             if self.scheme is not None and is_block_linear(name):
-                packed = quantize(self.scheme, self.store.get_alone(name), self.device, name)
+                packed = quantize(self.scheme, self.store.get_alone(name), self.device, name, on_chunk)
                 yield {packed_name(name, key): tensor for key, tensor in packed.items()}
             else:
                 yield {name: self.store.get_alone(name)}

@@ -22,7 +22,7 @@ from .decoding.memory_plan import MOVQGAN_ITEM_BYTES, Demand, plan_memory
 from .decoding.request import Request
 from .decoding.settings import DecodeResult, DecodeSettings, StepReport
 from .device import choose_device, choose_dtype, explain_out_of_memory, free_bytes, total_bytes
-from .errors import InputError
+from .errors import CheckpointError, InputError
 from .memory import Budget, advice, choose_weights, weights_of
 from .model.compile import captures, set_compile
 from .model.load import OnProgress, load_transformer
@@ -53,7 +53,7 @@ class Lumina:
 
     `tokenizer` is None for a synthetic model, `movqgan` where the codec is loaded apart, as in ComfyUI. `checkpoint` is
     the folder or file that the model came from. `runs` keeps captured steps from one run to the next, with the cache
-    that they read; `runs.free()` frees it.
+    that they read; `runs.free()` frees it. `files` are those that are read from while the model is used.
     """
 
     transformer: Transformer
@@ -62,6 +62,7 @@ class Lumina:
     movqgan: MoVQGAN | None = None
     checkpoint: Path | None = None
     runs: KeptRuns = field(default_factory=KeptRuns, repr=False, compare=False)
+    files: FileStamps | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def load(
@@ -92,7 +93,8 @@ class Lumina:
             checkpoint, dtype=plan.dtype, device=where, weights=plan.choice, on_progress=on_progress
         )
         set_compile(transformer, compile)
-        return cls(transformer, vocabulary, checkpoint.tokenizer, codec, checkpoint.path)
+        checkpoint.stamps.check()
+        return cls(transformer, vocabulary, checkpoint.tokenizer, codec, checkpoint.path, files=checkpoint.stamps)
 
     @property
     def config(self) -> TransformerConfig:
@@ -138,6 +140,8 @@ class Lumina:
         Raises InputError before any work, and OutOfMemory, which names smaller settings, after freeing what it held.
         """
         check_request(request, self.config, self.vocabulary)
+        if self.files is not None:
+            self.files.check()
         return explain_out_of_memory(
             lambda: decode(self.transformer, self.vocabulary, request, on_step, before_forward, self.runs),
             lambda: _out_of_memory(self._demand(request)),
@@ -254,16 +258,29 @@ def build_request(
 ) -> Request:
     """A request for `batch` pictures of a full prompt, checked against a model that need not be loaded.
 
-    `given_codes` [h0,w] or [batch,h0,w] are the first rows. Raises InputError; warns about an untrained size.
+    `given_codes` [h0,w] or [batch,h0,w] are the first rows. The template of a PromptText is encoded with special tokens,
+    what a user typed, and a plain string, without. Raises InputError, and CheckpointError where the tokenizer does not
+    fit the model; warns about an untrained size.
     """
     if model.tokenizer is None:
         raise InputError("the model has no tokenizer; expected one, to encode the prompt")
     grid_h, grid_w = check_size(width, height, _limits(model.config, model.vocabulary))
-    prompts = [model.tokenizer.encode_prompt(text)] * batch
+    prompts = [_encode_prompt(model.tokenizer, text, model.config)] * batch
     request = Request(prompts, grid_h, grid_w, given_codes, settings or DecodeSettings())
     check_request(request, model.config, model.vocabulary)
     warn_if_untrained(width, height, model.config.trained_sizes)
     return request
+
+
+def _encode_prompt(tokenizer: Tokenizer, text: str, config: TransformerConfig) -> list[int]:
+    """Ids of a prompt. Raises CheckpointError for ids that the model does not have."""
+    ids = tokenizer.encode_prompt(text)
+    if max(ids) >= config.vocab_size:
+        raise CheckpointError(
+            f"{tokenizer.source} gives the prompt the id {max(ids)}; expected ids below vocab_size, "
+            f"{config.vocab_size}: the tokenizer is of another model, so download it again"
+        )
+    return ids
 
 
 def check_request(request: Request, config: TransformerConfig, vocabulary: Vocabulary) -> None:

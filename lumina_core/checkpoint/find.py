@@ -12,6 +12,7 @@ import torch
 from ..errors import CheckpointError
 from ..files.json_text import read_json
 from ..files.kind import SAFETENSORS, look_at
+from ..files.stamps import FileStamps
 from ..tokens.tokenizer import (
     TOKENIZER,
     Tokenizer,
@@ -42,7 +43,8 @@ class Checkpoint:
     """An opened checkpoint. Opening reads the tensor headers and no weights.
 
     `path` is the folder or the file, `root` the folder of config.json and tokenizer. `single` is the metadata of a
-    converted file, None for the published layout. `movqgan` is the file with the MoVQGAN, if there is one.
+    converted file, None for the published layout. `movqgan` is the file with the MoVQGAN, if there is one. `stamps` are
+    of the files with tensors, which stay mapped.
     """
 
     path: Path
@@ -50,6 +52,7 @@ class Checkpoint:
     tensors: TensorStore
     movqgan: Path | None
     single: SingleFile | None
+    stamps: FileStamps
 
     @property
     def scheme(self) -> str | None:
@@ -102,18 +105,18 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     CheckpointError when a file is missing or damaged.
     """
     place = locate(path)
-    tensors = TensorStore(place.files)
+    stamps, tensors = FileStamps.of(place.files), TensorStore(place.files)
     single = read_single_file(place.files[0], tensors.metadata) if len(place.files) == 1 else None
     if single is not None:
         holds_movqgan = any(name.startswith(MOVQGAN_PREFIX) for name in tensors.shapes)
         movqgan = place.files[0] if holds_movqgan else find_movqgan(place.root)
-        return Checkpoint(place.files[0], place.root, tensors, movqgan, single)
+        return Checkpoint(place.files[0], place.root, tensors, movqgan, single, stamps)
     if not (place.root / CONFIG).is_file():
         raise CheckpointError(
             f"{place.root / CONFIG} is missing; download it with the checkpoint (only a file written by the command "
             "convert needs none)"
         )
-    return Checkpoint(place.named, place.root, tensors, find_movqgan(place.root), None)
+    return Checkpoint(place.named, place.root, tensors, find_movqgan(place.root), None, stamps)
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:

@@ -50,10 +50,10 @@ def lay_out(specs: Mapping[str, TensorSpec], metadata: Mapping[str, str]) -> Fil
 class TensorWriter:
     """Writes tensors into a file of a known layout, in any order. `finish` checks that all are written.
 
-    `on_slice` is called after every SLICE_BYTES; an exception that it raises passes through.
+    `on_slice` is called after every SLICE_BYTES with its number of values; an exception that it raises passes through.
     """
 
-    def __init__(self, file: BinaryIO, layout: FileLayout, on_slice: Callable[[], object] | None = None):
+    def __init__(self, file: BinaryIO, layout: FileLayout, on_slice: Callable[[int], object] | None = None):
         self._file, self._layout, self._on_slice = file, layout, on_slice
         self._missing = set(layout.specs)
         file.write(layout.header)
@@ -68,7 +68,7 @@ class TensorWriter:
             values = part.to(device="cpu", dtype=DTYPES[spec.dtype]).contiguous()
             self._file.write(memoryview(values.view(torch.uint8).numpy()))
             if self._on_slice is not None:
-                self._on_slice()
+                self._on_slice(part.numel())
 
     def finish(self) -> None:
         assert not self._missing, f"never written: {sorted(self._missing)[:5]}"
