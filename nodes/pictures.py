@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,22 +13,28 @@ from torch import Tensor
 
 from ..lumina_core.errors import InputError
 
+logger = logging.getLogger(__name__)
+
 CHANNELS = (1, 3, 4)
+# How far values may be outside 0…1: resampling overshoots a little, another range is far away.
+NEAR, FAR = 1 / 255, 0.5
 
 
 def check_image(image: Tensor) -> None:
-    """Raises InputError for anything but an IMAGE of grey, RGB or RGBA."""
+    """Raises InputError for anything but an IMAGE of grey, RGB or RGBA with values around 0…1; warns beyond those."""
     if image.ndim != 4 or image.shape[-1] not in CHANNELS:
         raise InputError(f"the picture has shape {tuple(image.shape)}; expected [B,H,W,C] with 1, 3 or 4 channels")
+    _check_range(image, "the picture")
 
 
 def to_planes(image: Tensor) -> Tensor:
     """Planes [B,3,H,W] in [-1,1] of an IMAGE of grey, RGB or RGBA (blended on white)."""
     check_image(image)
+    image = image.float().clamp(0, 1)
     if image.shape[-1] == 4:
         alpha = image[..., 3:]
         image = image[..., :3] * alpha + (1 - alpha)
-    return image.expand(*image.shape[:-1], 3).movedim(-1, 1).float() * 2 - 1
+    return image.expand(*image.shape[:-1], 3).movedim(-1, 1) * 2 - 1
 
 
 def from_planes(planes: Tensor) -> Tensor:
@@ -46,6 +54,24 @@ def from_pictures(pictures: Sequence[Image.Image]) -> Tensor:
     return torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]).astype(np.float32) / 255.0)
 
 
+def _check_range(values: Tensor, name: str) -> None:
+    """Raises InputError for values that are not finite or far from 0…1; those that are near are clamped, and told."""
+    if not values.numel():
+        return
+    lowest, highest = (bound.item() for bound in values.aminmax())
+    if not math.isfinite(lowest) or not math.isfinite(highest):
+        broken = int((~values.isfinite()).sum())
+        raise InputError(
+            f"{name} holds {broken} values that are NaN or infinite, of {values.numel()}; expected 0 to 1: see which "
+            "node made them (in half precision a VAE may overflow)"
+        )
+    found = f"{name} holds values from {lowest:.6g} to {highest:.6g}; expected 0 to 1"
+    if lowest < -FAR or highest > 1 + FAR:
+        raise InputError(f"{found}: scale them first (0 to 255 divided by 255; of a depth, near is 1 and far is 0)")
+    if lowest < -NEAR or highest > 1 + NEAR:
+        logger.warning("%s: they are clamped", found)
+
+
 def _with_alpha(image: Tensor, mask: Tensor | None) -> Tensor:
     """The pictures with the mask as alpha. A mask of zeros is ignored: Load Image makes one for every picture."""
     if mask is None or not mask.any():
@@ -56,6 +82,7 @@ def _with_alpha(image: Tensor, mask: Tensor | None) -> Tensor:
             f"the mask has shape {tuple(mask.shape)}; expected {tuple(image.shape[:3])}, the size of the picture, or "
             "one mask for all pictures: connect the mask that belongs to the picture, or none"
         )
+    _check_range(mask, "the mask")
     alpha = (1 - mask.to(image)).expand(image.shape[:3])[..., None]
     if image.shape[-1] == 4:
         alpha = alpha * image[..., 3:]

@@ -13,6 +13,7 @@ from ..device import choose_device
 from ..files.output_files import OutputFiles, check_output
 from ..movqgan.codec import encode_picture
 from ..pictures.images import center_crop, load_picture, to_pixels
+from ..pictures.levels import warn_if_flat
 from ..pictures.sizes import UNIT_PIXELS, SizeLimits, check_size
 from ..pipeline import load_codec
 from .common import add_model_arguments
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, on_input_checked: Callable[[], None]) -> None:
     """Reads, crops and encodes the picture and writes the tokens."""
     check_output(options.tokens_out)
+    options.signals.watch([options.tokens_out])
     device, picture = choose_device(options.device), load_picture(options.image)
     width = _rounded_down(picture.width) if options.width is None else options.width
     height = _rounded_down(picture.height) if options.height is None else options.height
@@ -39,9 +41,12 @@ def run(options: argparse.Namespace, on_input_checked: Callable[[], None]) -> No
     check_size(width, height, SizeLimits(max_side=checkpoint.vocabulary.max_side))
     movqgan = load_codec(checkpoint, options.movqgan, device)
     on_input_checked()
-    codes = encode_picture(movqgan, to_pixels(center_crop(picture, (width, height))).to(device)).cpu()
+    picture = center_crop(picture, (width, height))
+    warn_if_flat(picture, "the picture")
+    codes = encode_picture(movqgan, to_pixels(picture).to(device)).cpu()
     with OutputFiles() as files:
         files.write_json({"tokens": [checkpoint.vocabulary.picture_tokens(codes[0])]}, options.tokens_out)
+        options.signals.check()
 
 
 def _rounded_down(side: int) -> int:

@@ -1,47 +1,47 @@
-"""Pictures in and out: reading a file, cropping, and pixels as tensors."""
+"""Pictures in and out: a file as RGB, alpha, cropping, and pixels as tensors."""
 
 from __future__ import annotations
 
 import math
-import struct
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ..errors import InputError
+from .levels import eight_bits, is_deep, tiles
+from .reading import decoder_error, read_picture
 from .sizes import Size, size_text
 
 _LONGEST_RESIZED = 32_768
-_READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+_ALPHA_MODES, _COLOUR_KEY_MODES = ("LA", "La", "PA", "RGBA", "RGBa"), ("1", "L", "P", "RGB")
 
 
 def load_picture(path: str | Path) -> Image.Image:
-    """The picture in a file as `to_rgb`, turned upright. Raises InputError when the file cannot be read."""
+    """The picture in a file as `to_rgb`, turned upright; of several frames the first.
+
+    Raises InputError when the file is not read as `read_picture`, or its values are in no range of `to_rgb`.
+    """
+    return to_rgb(read_picture(Path(path)), f"the picture {path}")
+
+
+def to_rgb(image: Image.Image, name: str = "the picture") -> Image.Image:
+    """The picture as 8-bit RGB, blended on white where it has alpha a: floor(255 (1 - a) + a colour).
+
+    Grey of 16 or 32 bits and of floats is scaled as `eight_bits`. Raises InputError, which says `name`, for
+    values in no known range and for a picture that cannot be decoded.
+    """
     try:
-        with Image.open(path) as file:
-            file.load()
-            return to_rgb(ImageOps.exif_transpose(file))
+        image.load()
+        image = eight_bits(image, name) if is_deep(image) else image
+        if _has_alpha(image):
+            return _on_white(image)
+        return image if image.mode == "RGB" else image.convert("RGB")
     except InputError:
         raise
-    except _READ_ERRORS as error:
-        raise InputError(
-            f"cannot read the picture {path} ({error}); expected a whole PNG, JPEG, WebP or alike"
-        ) from error
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """The picture as 8-bit RGB, blended on white where it has alpha a: floor(255 (1 - a) + a colour)."""
-    if image.mode == "RGB":
-        return image
-    if image.mode.startswith("I"):
-        image = _eight_bits(image)
-    rgba = np.asarray(image.convert("RGBA"))
-    if (rgba[..., 3] == 255).all():
-        return image.convert("RGB")
-    alpha = rgba[..., 3:] / 255.0
-    return Image.fromarray(((1 - alpha) * 255 + alpha * rgba[..., :3]).astype(np.uint8))
+    except Exception as error:  # a picture that the caller opened is decoded here
+        raise InputError(f"cannot read {name}: {decoder_error(error)}; expected a whole picture") from error
 
 
 def center_crop(image: Image.Image, size: Size) -> Image.Image:
@@ -65,8 +65,8 @@ def center_crop(image: Image.Image, size: Size) -> Image.Image:
 
 def to_pixels(image: Image.Image) -> torch.Tensor:
     """Pixels [1,3,H,W] (float32) in [-1,1] of a picture: 2 x / 255 - 1."""
-    values = np.asarray(to_rgb(image)) / 255.0 * 2 - 1
-    return torch.from_numpy(values.astype(np.float32)).permute(2, 0, 1).unsqueeze(0).contiguous()
+    levels = (np.arange(256) / 255.0 * 2 - 1).astype(np.float32)
+    return torch.from_numpy(levels[np.asarray(to_rgb(image))]).permute(2, 0, 1).unsqueeze(0).contiguous()
 
 
 def to_image(pixels: torch.Tensor) -> Image.Image:
@@ -78,11 +78,24 @@ def to_image(pixels: torch.Tensor) -> Image.Image:
     return Image.fromarray(values.permute(1, 2, 0).cpu().contiguous().numpy())
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit grey as 8-bit grey; a 32-bit picture within 0 to 255 holds 8 bits already."""
-    values = np.asarray(image).astype(np.int64)
-    deep = image.mode != "I" or values.max() > 255
-    return Image.fromarray((values // 257 if deep else values).clip(0, 255).astype(np.uint8))
+def _has_alpha(image: Image.Image) -> bool:
+    """Whether the picture has an alpha channel, a palette with alpha, or a transparent colour."""
+    if image.mode not in _ALPHA_MODES and "transparency" in image.info:
+        return image.mode in _COLOUR_KEY_MODES
+    return image.has_transparency_data
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """RGB of a picture with alpha, tile by tile."""
+    levels = np.arange(256)
+    alpha = levels[:, None] / 255.0
+    blended = ((1 - alpha) * 255 + alpha * levels).astype(np.uint8).ravel()
+    result = Image.new("RGB", image.size)
+    for box, tile in tiles(image):
+        rgba = np.asarray((tile.convert("LA") if tile.mode == "La" else tile).convert("RGBA"))
+        index = rgba[..., 3:].astype(np.uint16) * 256 + rgba[..., :3]
+        result.paste(Image.fromarray(blended[index]), box)
+    return result
 
 
 def _trim_overlong(image: Image.Image, size: Size) -> Image.Image:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from ..errors import InputError
 from .images import center_crop, to_pixels, to_rgb
+from .levels import warn_if_flat
 from .sizes import CODE_PIXELS, Size, check_size, size_text
 
 
@@ -47,10 +48,16 @@ def first_rows(image: Image.Image, size: Size) -> Image.Image:
 def condition_panel(image: Image.Image, width: int, height: int, given_height: int | None = None) -> Image.Image:
     """The picture as the given top of a canvas, its alpha blended on white.
 
-    It is scaled and cropped to the upper panel; with `given_height`, only its first rows are kept.
+    It is scaled and cropped to the upper panel; with `given_height`, only its first rows are kept. Grey of more than 8
+    bits is scaled as `to_rgb`. Logs a warning when nothing but black, white or one colour is left.
     """
     size = given_size(width, height, given_height)
-    return center_crop(to_rgb(image), size) if given_height is None else first_rows(to_rgb(image), size)
+    if not isinstance(image, Image.Image):
+        raise InputError(f"the condition is {type(image).__name__}; expected a Pillow picture, as of load_picture")
+    picture = to_rgb(image, "the condition")
+    panel = center_crop(picture, size) if given_height is None else first_rows(picture, size)
+    warn_if_flat(panel, "the condition")
+    return panel
 
 
 def condition_pixels(

@@ -66,3 +66,47 @@ def test_wrong_shapes_are_errors(pictures, input_error):
     for shape in ((1, 9, 9, 2), (9, 9, 3)):
         with pytest.raises(input_error, match="1, 3 or 4 channels"):
             pictures.to_pictures(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("convert", ["to_pictures", "to_planes"])
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (float("nan"), "1 values that are NaN or infinite, of 12"),
+        (float("inf"), "1 values that are NaN or infinite, of 12"),
+        (255.0, "values from 0 to 255; expected 0 to 1: scale them first"),
+        (-1.0, "values from -1 to 0; expected 0 to 1"),
+    ],
+)
+def test_values_of_another_range_are_errors(pictures, input_error, convert, value, expected):
+    image = torch.zeros(1, 2, 2, 3)
+    image[0, 1, 1, 0] = value
+    with pytest.raises(input_error, match=expected):
+        getattr(pictures, convert)(image)
+
+
+def test_a_mask_of_another_range_is_an_error(pictures, input_error):
+    for value in (255.0, float("nan")):
+        with pytest.raises(input_error, match="the mask holds"):
+            pictures.to_pictures(torch.zeros(1, 2, 2, 3), torch.full((1, 2, 2), value))
+
+
+@pytest.mark.parametrize("convert", ["to_pictures", "to_planes"])
+def test_clamping_is_said(pictures, caplog, convert):
+    """An overshoot of resampling is near; half a level is not worth a word."""
+    getattr(pictures, convert)(torch.full((1, 2, 2, 3), 1.001))
+    assert not caplog.records
+    getattr(pictures, convert)(torch.full((1, 2, 2, 3), 1.1))
+    assert "values from 1.1 to 1.1; expected 0 to 1: they are clamped" in caplog.text
+
+
+def test_planes_are_clamped(pictures):
+    assert pictures.to_planes(torch.full((1, 2, 2, 3), 1.1)).max() == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_every_dtype_of_floats(pictures, dtype):
+    image = torch.full((1, 2, 2, 4), 0.5, dtype=dtype)
+    assert np.asarray(pictures.to_pictures(image)[0])[0, 0].tolist() == [128, 128, 128, 128]
+    assert pictures.to_planes(image).dtype == torch.float32
+    assert pictures.to_planes(image).unique().tolist() == [0.5]
