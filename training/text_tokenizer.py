@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from lumina_core.tokens.prompts import MAPS, TASKS, build_prompt
+from lumina_core.tokens.prompts import MAPS, build_prompt
 
 from .world import sample_scene, training_rng
 
@@ -25,7 +25,7 @@ SPECIAL_TOKENS = (
     *(f"<reserved{8800 + units:05d}>" for units in range(33)),
 )
 SIZES = ((64, 64), (64, 128), (128, 128), (512, 512), (768, 768), (768, 1536))
-TASK_PROMPT_EVERY = 8
+TASKS, TASK_PROMPT_EVERY = ("t2i", "pair", "control", "subject", "edit", "predict"), 8
 
 
 def train_text_tokenizer(folder: str | Path, seed: int) -> Tokenizer:

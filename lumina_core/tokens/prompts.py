@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from ..errors import InputError
+from .prompt_text import PromptText, check_text
 
 logger = logging.getLogger(__name__)
 
@@ -15,7 +16,7 @@ MAPS = MappingProxyType(
     {"depth": "depth map", "canny": "canny edge map", "hed": "hed edge map", "pose": "pose estimation map"}
 )
 PLACEHOLDERS = ("width", "height", "prompt", "map", "object")
-_SIZE = ("width", "height")
+_SIZE, _TYPED = ("width", "height"), ("prompt", "object")
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class PromptTemplate:
     """The prompt of a task, with placeholders {width}, {height} (of the whole canvas), {prompt}, {map}, {object}.
 
     `requires` lists the inputs that must not be empty. `needs_condition` says whether the task needs a picture for the
-    upper panel. `published` is False where the model's authors published no wording and this one is ours.
+    upper panel. `published` is False for a wording that is ours, not in the released code.
     """
 
     task: str
@@ -37,6 +38,10 @@ _PAIR = (
     "Generate a dual-panel image of {width}x{height} where the <lower half> displays a <{map}>, "
     "while the <upper half> retains the original image for direct visual comparison:\n{prompt}"
 )
+_CONTROL = (
+    "Generate a dual-panel image of {width}x{height} where the <upper half> displays a <{map}>, "
+    "while the <lower half> retains the original image for direct visual comparison:\n{prompt}"
+)
 
 TEMPLATES = MappingProxyType(
     {
@@ -48,14 +53,7 @@ TEMPLATES = MappingProxyType(
                 published=True,
             ),
             PromptTemplate("pair", _PAIR, published=True, requires=("map",)),
-            PromptTemplate(
-                "control",
-                "Generate a dual-panel image of {width}x{height} where the <upper half> displays a <{map}>, "
-                "while the <lower half> retains the original image for direct visual comparison:\n{prompt}",
-                published=True,
-                requires=("map",),
-                needs_condition=True,
-            ),
+            PromptTemplate("control", _CONTROL, published=True, requires=("map",), needs_condition=True),
             PromptTemplate(
                 "subject",
                 "Generate a dual-panel image of {width}x{height} where the <upper half> displays: {object}, "
@@ -64,6 +62,7 @@ TEMPLATES = MappingProxyType(
                 requires=("object", "prompt"),
                 needs_condition=True,
             ),
+            # Ours, not in the released code.
             PromptTemplate(
                 "edit",
                 "Generate a dual-panel image of {width}x{height} where the <upper half> displays the original image, "
@@ -72,8 +71,16 @@ TEMPLATES = MappingProxyType(
                 requires=("prompt",),
                 needs_condition=True,
             ),
-            # Prediction draws the lower half of a pair whose upper half is given, so it uses the template of `pair`.
+            # Ours, not in the released code. Prediction draws the lower half of a pair whose upper half is given.
             PromptTemplate("predict", _PAIR, published=False, requires=("map",), needs_condition=True),
+            # `subject` has the paper's wording; the released program describes the subject in the place of the map.
+            PromptTemplate(
+                "subject-released",
+                _CONTROL.replace("{map}", "{object}"),
+                published=True,
+                requires=("object", "prompt"),
+                needs_condition=True,
+            ),
         )
     }
 )
@@ -88,16 +95,18 @@ def build_prompt(
     map: str | None = None,
     object: str | None = None,
     template: str | None = None,
-) -> str:
+) -> PromptText:
     """The full prompt of a task for a canvas of `width` by `height` pixels (both panels together).
 
     `map` is one of MAPS, `object` the description of the subject; tasks that do not use them ignore them. Each turn of
     multi-turn editing is the task "edit". `prompt` is inserted unchanged, and may be empty where the published program
-    allows it. `template` replaces the text of the task's template. Raises InputError for unknown or missing inputs.
+    allows it. `template` replaces the text of the task's template. The result says which stretches are typed: `prompt`
+    and `object`. Raises InputError for unknown or missing inputs and for invalid Unicode.
     """
     own = find_template(task)
-    text = own.text if template is None else template
-    values = {"width": str(width), "height": str(height), "prompt": prompt, "object": object or "", "map": ""}
+    text = own.text if template is None else check_text("template", template)
+    values = {"width": str(width), "height": str(height), "map": ""}
+    values |= {"prompt": check_text("prompt", prompt), "object": check_text("object", object or "")}
     if "map" in own.requires:
         values["map"] = _map_name(task, map)
     for name in own.requires:
@@ -106,7 +115,10 @@ def build_prompt(
     _check_placeholders(text, [*_SIZE, *own.requires, *(["prompt"] if prompt.strip() else [])])
     if not prompt.strip() and not own.needs_condition:
         logger.warning("The prompt is empty: the model gets the size only.")
-    return re.sub(r"\{(\w+)\}", lambda match: values[match[1]], text)
+    pieces = re.split(r"\{(\w+)\}", text)  # template text and names of placeholders in turn
+    return PromptText.of(
+        (values[piece], piece in _TYPED) if index % 2 else (piece, False) for index, piece in enumerate(pieces)
+    )
 
 
 def find_template(task: str) -> PromptTemplate:
@@ -129,7 +141,9 @@ def _check_placeholders(text: str, needed: list[str]) -> None:
     unknown = [name for name in used if name not in PLACEHOLDERS]
     if unknown:
         known = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
-        raise InputError(f"the template has the placeholder {{{unknown[0]}}}; expected only {known}")
+        raise InputError(f"the template has the placeholder {{{unknown[0]:.80}}}; expected only {known}")
     missing = [f"{{{name}}}" for name in needed if name not in used]
     if missing:
-        raise InputError(f"the template {text!r} lacks {', '.join(missing)}; add the placeholder where its text goes")
+        raise InputError(
+            f"the template {text!r:.200} lacks {', '.join(missing)}; add the placeholder where its text goes"
+        )

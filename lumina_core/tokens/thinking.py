@@ -24,6 +24,8 @@ AIMS = MappingProxyType(
         "subject": _PICTURE
         + "; its subject is given as a picture, so name it as the request does and describe the rest",
         "edit": "one clear order to change a given picture; name what changes, and what must stay as it is if in doubt",
+        "subject-released": _PICTURE
+        + "; its subject is given as a picture, so call it 'this item' and describe the rest",
     }
 )
 """Description of the text to write, for each task of `prompts.TEMPLATES` with a user prompt to improve."""

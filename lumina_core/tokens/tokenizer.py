@@ -1,16 +1,26 @@
-"""Converts text to token ids. User text never produces special tokens; those are looked up by name."""
+"""Converts prompts to token ids. What a user types never becomes a special token; a template may contain some."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import contextlib
+import itertools
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import tokenizers
+from tokenizers import AddedToken
 
 from ..errors import CheckpointError, InputError
+from ..files.json_text import parse_json, read_text
+from .added_tokens import AddedTokens, tokens_of_added, tokens_of_config, tokens_of_file
+from .prompt_text import PromptText, check_text
+
+logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
 IMAGE_START = "<racm3:break>"
 IMAGE_END = "<eoss>"
@@ -25,37 +35,66 @@ def grid_unit_name(units: int) -> str:
     return f"<reserved{8800 + units:05d}>"
 
 
-REQUIRED_TOKENS = (IMAGE_START, IMAGE_END, END_OF_ROW, END_OF_TURN, grid_unit_name(0), grid_unit_name(1))
+REQUIRED_TOKENS = (IMAGE_START, IMAGE_END, END_OF_ROW, grid_unit_name(0), grid_unit_name(1))
 
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A byte-level BPE for text, and the special tokens by name.
+    """A byte-level BPE for text, and the added tokens.
 
     `text` has no added tokens, so that the name of a special token in user text is encoded as text.
     """
 
     text: tokenizers.Tokenizer
-    special_ids: Mapping[str, int]
+    added: AddedTokens
     bos: str
     source: str = "tokenizer.json"
+
+    @property
+    def special_ids(self) -> Mapping[str, int]:
+        """Ids of the added tokens by name."""
+        return self.added.ids
 
     @property
     def bos_id(self) -> int:
         """The id of the first token of a prompt."""
         return self.token_id(self.bos)
 
+    @property
+    def end_of_turn_id(self) -> int | None:
+        """The id of the end of turn; None where it is no added token, so that prompts end with its name as text."""
+        return self.special_ids.get(END_OF_TURN)
+
     def encode_text(self, text: str) -> list[int]:
         """Ids of `text`. Names of special tokens are plain text. Raises InputError for invalid Unicode."""
-        try:
-            text.encode("utf-8")
-        except (AttributeError, UnicodeEncodeError) as error:
-            raise InputError(f"the text {text!r} is not valid Unicode ({error}); expected a valid string") from error
-        return self.text.encode(text, add_special_tokens=False).ids
+        check_text("text", text)
+        ids = _call_library(
+            lambda: self.text.encode(text, add_special_tokens=False).ids,
+            lambda reason: CheckpointError(f"{self.source} cannot encode a text ({reason}); download it again"),
+        )
+        # Some tokenizers have special tokens in their text vocabulary too.
+        if found := self._picture_ids.intersection(ids):
+            name = self.text.id_to_token(min(found))
+            raise InputError(f"the text contains the special token {name}; expected a text without it")
+        return ids
 
     def encode_prompt(self, text: str) -> list[int]:
-        """Ids of a prompt: bos, text, end of turn. Raises InputError for invalid Unicode."""
-        return [self.bos_id, *self.encode_text(text), self.token_id(END_OF_TURN)]
+        """Ids of a prompt: bos, text, end of turn. Raises InputError for invalid Unicode.
+
+        The template of a PromptText is encoded with the added tokens, what a user typed, and a plain string, without.
+        """
+        prompt = PromptText(text).with_end(END_OF_TURN)
+        ids, end = [self.bos_id], 0
+        for token in self.added.find(prompt):
+            ids += [*self.encode_text(prompt[end : token.start]), token.id]
+            end = token.end
+        return ids + self.encode_text(prompt[end:])
+
+    @cached_property
+    def _picture_ids(self) -> frozenset[int]:
+        """Ids of the tokens that make a picture, which no text gives."""
+        units = itertools.takewhile(self.has_token, map(grid_unit_name, itertools.count()))
+        return frozenset(self.token_id(name) for name in (IMAGE_START, IMAGE_END, END_OF_ROW, *units))
 
     def has_token(self, name: str) -> bool:
         return self._find(name) is not None
@@ -74,16 +113,24 @@ class Tokenizer:
 def make_tokenizer(files: TokenizerFiles) -> Tokenizer:
     """The tokenizer in the given files.
 
-    Special tokens come from `tokenizer.json`, `added_tokens.json` and `tokenizer_config.json`, in this order of
-    precedence. Raises CheckpointError when a file is missing or damaged, or when a token of the model is missing.
+    Added tokens come from `tokenizer.json`, `added_tokens.json` and `tokenizer_config.json`, in this order of
+    precedence. An end of turn that is no added token is encoded as text, and the log says so. Raises CheckpointError
+    when a file is missing or damaged, or when another token of the model is missing.
     """
     whole, settings = files.tokenizer(), files.values("tokenizer_config.json")
-    special_ids = _special_ids(whole, settings, files.values("added_tokens.json"))
     bos = _bos_name(files, settings, files.values("special_tokens_map.json"))
-    tokenizer = Tokenizer(_without_added_tokens(whole), special_ids, bos, files.source(files.main))
+    text = _without_added_tokens(whole, files.source(files.main))
+    tokenizer = Tokenizer(text, _added_tokens(files, whole, settings), bos, files.source(files.main))
     missing = [name for name in (*REQUIRED_TOKENS, bos) if not tokenizer.has_token(name)]
     if missing:
         raise _missing(tokenizer.source, missing)
+    _check_ids(tokenizer)
+    if tokenizer.end_of_turn_id is None:
+        logger.warning(
+            "%s has no added token %s: prompts end with it as text, as in the published program",
+            tokenizer.source,
+            END_OF_TURN,
+        )
     return tokenizer
 
 
@@ -92,6 +139,28 @@ def _missing(source: str, names: list[str]) -> CheckpointError:
         f"{source} has no token named {', '.join(names)}; expected the tokenizer of a Lumina-mGPT 2.0 checkpoint, "
         "with added_tokens.json and tokenizer_config.json in the same folder if the checkpoint has them"
     )
+
+
+def _check_ids(tokenizer: Tokenizer) -> None:
+    """Raises CheckpointError when the id of a token of the model is that of another token of the text vocabulary."""
+    for name in (*REQUIRED_TOKENS, tokenizer.bos):
+        found = tokenizer.token_id(name)
+        other = tokenizer.text.id_to_token(found)
+        if other is not None and other != name:
+            raise CheckpointError(
+                f"{tokenizer.source}: {name} has the id {found}, which is that of the text {other!r:.40}; expected an "
+                "id of its own: download the tokenizer files again"
+            )
+
+
+def _call_library(call: Callable[[], Result], failed: Callable[[str], CheckpointError]) -> Result:
+    """Calls the tokenizers library; raises what `failed` makes of the first line of its error, a panic too."""
+    try:
+        return call()
+    except BaseException as error:  # plain Exception, and panics of Rust, which are no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise failed(str(error).partition("\n")[0][:200]) from error
 
 
 @dataclass(frozen=True)
@@ -104,57 +173,69 @@ class TokenizerFiles:
 
     def source(self, name: str) -> str:
         """How errors name a file."""
-        return str(self.place / name) if self.place.suffix != ".safetensors" else f"{name} in {self.place}"
+        return f"{name} in {self.place}" if self.place.is_file() else str(self.place / name)
 
     def tokenizer(self) -> tokenizers.Tokenizer:
         source = self.source(self.main)
         if self.main not in self.texts:
             raise CheckpointError(f"there is no tokenizer at {source}; expected the tokenizer.json of the checkpoint")
-        try:
-            return tokenizers.Tokenizer.from_str(self.texts[self.main])
-        except Exception as error:  # the library raises plain Exception
-            raise CheckpointError(f"{source} is not a tokenizer ({error}); download it again") from error
+        return _call_library(
+            lambda: tokenizers.Tokenizer.from_str(self.texts[self.main].removeprefix("\ufeff")),
+            lambda reason: CheckpointError(f"{source} is not a tokenizer ({reason}); download it again"),
+        )
 
     def values(self, name: str) -> dict[str, Any]:
-        """The JSON object in a file; empty when the file does not exist."""
-        try:
-            values = json.loads(self.texts.get(name, "{}"))
-        except ValueError as error:
-            raise CheckpointError(f"cannot read {self.source(name)} ({error}); download it again") from error
-        if not isinstance(values, dict):
-            kind = type(values).__name__
-            raise CheckpointError(f"{self.source(name)} contains a JSON {kind}; expected an object")
-        return values
+        """The JSON object in a file; empty when the file does not exist. Raises CheckpointError for damaged JSON."""
+        return parse_json(self.texts.get(name, "{}"), self.source(name))
 
 
 def tokenizer_paths(main: Path) -> list[Path]:
-    """The tokenizer file `main` and EXTRA_FILES next to it, those that exist."""
-    return [file for name in (main.name, *EXTRA_FILES) if (file := main.with_name(name)).is_file()]
+    """The tokenizer file `main` and EXTRA_FILES next to it, those that exist, in upper or lower case."""
+    return [file for name in (main.name, *EXTRA_FILES) if (file := _existing(main.with_name(name))) is not None]
 
 
 def read_tokenizer_files(path: Path) -> TokenizerFiles:
     """Reads `tokenizer.json` and EXTRA_FILES of a folder. Raises CheckpointError when a file cannot be read."""
     main = path / TOKENIZER if path.is_dir() else path
-    return TokenizerFiles(main.parent, {file.name: _read_text(file) for file in tokenizer_paths(main)}, main.name)
+    names = {name.lower(): name for name in (*EXTRA_FILES, main.name)}
+    expected = "a tokenizer file of the checkpoint"
+    texts = {names[file.name.lower()]: read_text(file, expected=expected) for file in tokenizer_paths(main)}
+    return TokenizerFiles(main.parent, texts, main.name)
 
 
-def _read_text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot read {file} ({error}); download it again") from error
+def _existing(file: Path) -> Path | None:
+    """The file, or else the one whose name differs in upper and lower case only, or else None."""
+    if file.exists():
+        return file
+    with contextlib.suppress(OSError):
+        return next((other for other in sorted(file.parent.iterdir()) if other.name.lower() == file.name.lower()), None)
+    return None
 
 
-def _special_ids(whole: tokenizers.Tokenizer, settings: dict[str, Any], added: dict[str, Any]) -> dict[str, int]:
-    added_in_settings = settings.get("added_tokens_decoder") or {}
-    try:
-        ids = {token["content"]: int(token_id) for token_id, token in added_in_settings.items()}
-        ids.update({name: int(token_id) for name, token_id in added.items()})
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        expected = "names with integer ids in added_tokens.json and tokenizer_config.json"
-        raise CheckpointError(f"cannot read the special tokens ({error!r}); expected {expected}") from error
-    ids.update({token.content: token_id for token_id, token in whole.get_added_tokens_decoder().items()})
-    return ids
+def _added_tokens(files: TokenizerFiles, whole: tokenizers.Tokenizer, settings: dict[str, Any]) -> AddedTokens:
+    """The added tokens of all files. Logs where two files, or a file and the tokenizers library, differ in an id."""
+    main, added, config = (files.source(name) for name in (files.main, "added_tokens.json", "tokenizer_config.json"))
+    tokens = tokens_of_file(files.texts[files.main].removeprefix("\ufeff"))
+    names = [token.content for token, _ in tokens]
+    _log_difference(main, tokens, {name: whole.token_to_id(name) for name in names}, "its place in the list")
+    for source, others in (
+        (added, tokens_of_added(files.values("added_tokens.json"), added)),
+        (config, tokens_of_config(settings, config)),
+    ):
+        _log_difference(main, tokens, {token.content: found for token, found in others}, source)
+        tokens += others
+    return AddedTokens.of(tokens, whole.normalizer)
+
+
+def _log_difference(
+    main: str, tokens: list[tuple[AddedToken, int]], others: Mapping[str, int | None], source: str
+) -> None:
+    """Logs the first token with another id in `others`, which come from `source`."""
+    for token, found in tokens:
+        if (other := others.get(token.content, found)) != found:
+            message = "%s: the id of %s is %d, by %s %s; the id of the former is used"
+            logger.warning(message, main, token.content, found, source, other)
+            return
 
 
 def _bos_name(files: TokenizerFiles, *sources: dict[str, Any]) -> str:
@@ -168,8 +249,10 @@ def _bos_name(files: TokenizerFiles, *sources: dict[str, Any]) -> str:
     raise CheckpointError(f"{settings} has neither bos_token nor eos_token; expected the first token of a prompt")
 
 
-def _without_added_tokens(whole: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+def _without_added_tokens(whole: tokenizers.Tokenizer, source: str) -> tokenizers.Tokenizer:
     """A tokenizer with the same model (shared, not copied) and pre-tokenizer, but no added tokens."""
+    if dropout := getattr(whole.model, "dropout", None):
+        raise CheckpointError(f"{source}: dropout is {dropout}, so that ids are random; expected null")
     text = tokenizers.Tokenizer(whole.model)
     if whole.normalizer is not None:
         text.normalizer = whole.normalizer

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
+import pickle
 from pathlib import Path
 
 import pytest
 
 from lumina_core.errors import InputError
+from lumina_core.tokens.prompt_text import PromptText
 from lumina_core.tokens.prompts import MAPS, TASKS, TEMPLATES, build_prompt
 
 ALL_INPUTS = {"prompt": "a red square", "map": "depth", "object": "a red mug"}
@@ -41,6 +44,31 @@ def test_subject_wording() -> None:
         "Generate a dual-panel image of 512x1024 where the <upper half> displays: a red mug, while the <lower half> "
         "shows the image according to the object and following prompt: on the moon."
     )
+
+
+def test_released_subject_wording_is_control_with_the_object_in_the_place_of_the_map() -> None:
+    control = build_prompt("control", 512, 1024, "this item on the moon", "depth")
+    assert "<depth map>" in control
+    released = build_prompt("subject-released", 512, 1024, "this item on the moon", object="a red mug")
+    assert released == control.replace("depth map", "a red mug")
+
+
+def test_typed_stretches_are_the_prompt_and_the_object() -> None:
+    prompt = build_prompt("subject", 512, 1024, "on the moon", object="a red mug")
+    assert [prompt[start:end] for start, end in prompt.typed] == ["a red mug", "on the moon"]
+    own = build_prompt("pair", 64, 96, "{map}", "canny", template="{width}{height}{prompt}{map}{prompt}")
+    assert [own[start:end] for start, end in own.typed] == ["{map}", "{map}"]
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda prompt: pickle.loads(pickle.dumps(prompt))])
+def test_copy_of_a_prompt_knows_what_is_typed(copied) -> None:
+    prompt = build_prompt("t2i", 64, 64, "x")
+    assert copied(prompt) == prompt and copied(prompt).typed == prompt.typed
+
+
+def test_part_of_a_prompt_counts_as_typed() -> None:
+    prompt = build_prompt("t2i", 64, 64, "x")
+    assert PromptText(prompt[:8]).typed == ((0, 8),) and PromptText(prompt + "y").typed == ((0, len(prompt) + 1),)
 
 
 def test_control_is_the_pair_with_its_halves_exchanged() -> None:
@@ -80,6 +108,13 @@ def test_unused_inputs_are_ignored() -> None:
         ("subject", {"object": None}, "'subject' came without object"),
         ("subject", {"object": "  "}, "'subject' came without object"),
         ("edit", {"prompt": " \n"}, "'edit' came without prompt"),
+        ("subject-released", {"object": ""}, "'subject-released' came without object"),
+        ("t2i", {"prompt": "a\ud800b"}, "prompt is not valid Unicode .*half a surrogate pair at character 1"),
+        ("subject", {"object": "\udfff" * 10_000}, "object is not valid Unicode .{1,200}$"),
+        ("t2i", {"template": "{width}{height}{prompt}\ud800"}, "template is not valid Unicode"),
+        ("t2i", {"template": "x" * 10_000}, "the template .{1,300}$"),
+        ("t2i", {"prompt": 7}, "prompt 7 is not valid Unicode"),
+        ("t2i", {"prompt": None}, "prompt None is not valid Unicode"),
     ],
 )
 def test_lacking_input_is_named(task: str, inputs: dict, message: str) -> None:
