@@ -14,6 +14,7 @@ TASKS = {
     "subject-driven": "subject",
     "edit": "edit",
     "predict": "predict",
+    "subject-driven (released program)": "subject-released",
 }
 # web/task_prompt.js hides the widget while this input is connected, or for tasks not in `lumina_tasks`.
 UNLESS_CANVAS = {"lumina_hidden_by": "canvas"}
@@ -32,7 +33,7 @@ def _side_input(name: str) -> io.Int.Input:
 
 
 class TaskPrompt(io.ComfyNode):
-    """Writes the prompt of a task in the wording that the model was trained on."""
+    """Writes the prompt of a task around the user's text."""
 
     @classmethod
     def define_schema(cls):
@@ -40,14 +41,16 @@ class TaskPrompt(io.ComfyNode):
             node_id="LuminaMGPT2_TaskPrompt",
             display_name="Task Prompt",
             category=CATEGORY,
-            description="Writes the prompt of a task in the wording that the model was trained on.",
+            description="Writes the prompt of a task: fixed sentences around what you type.",
             inputs=[
                 io.Combo.Input(
                     "task",
                     options=list(TASKS),
                     default="text to image",
                     tooltip="image pair: a picture and its map, from text. controllable: a picture from a map. "
-                    "predict: a map from a picture. controllable, subject-driven, edit and predict need Stitch Panels.",
+                    "predict: a map from a picture. controllable, subject-driven, edit and predict need Stitch Panels. "
+                    "subject-driven has the wording of the paper or of the released program; edit and predict have "
+                    "ours, not in the released code.",
                 ),
                 io.String.Input(
                     "prompt",
@@ -70,7 +73,8 @@ class TaskPrompt(io.ComfyNode):
                     "object",
                     default="",
                     optional=True,
-                    tooltip="What the given picture shows, for example: a red mug.",
+                    tooltip="What the given picture shows, for example: a red mug. In the released wording, the prompt "
+                    "calls it: this item.",
                     extra_dict=_tasks_with("object"),
                 ),
                 io.String.Input(
@@ -80,7 +84,8 @@ class TaskPrompt(io.ComfyNode):
                     placeholder="your own wording; empty: the built-in one",
                     optional=True,
                     advanced=True,
-                    tooltip="Replaces the built-in wording. May use {width}, {height}, {prompt}, {map}, {object}.",
+                    tooltip="Replaces the built-in wording. May use {width}, {height}, {prompt}, {map}, {object}. "
+                    "Special tokens count here, not in the prompt.",
                 ),
                 LuminaCanvas.Input(
                     "canvas",
@@ -102,4 +107,4 @@ class TaskPrompt(io.ComfyNode):
     def execute(cls, task, prompt, width, height, map=None, object=None, template="", canvas=None) -> io.NodeOutput:
         data = TaskPromptData(TASKS[task], prompt, width, height, map, object, (template.strip() and template) or None)
         data = data if canvas is None else data.on_canvas(canvas)
-        return io.NodeOutput(data, data.text)
+        return io.NodeOutput(data, str(data.text))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..lumina_core.model.transformer import Transformer
 from ..lumina_core.pipeline import Lumina
+from ..lumina_core.tokens.prompt_text import PromptText
 from ..lumina_core.tokens.prompts import build_prompt
 
 CATEGORY = "Lumina-mGPT 2.0"
@@ -72,8 +73,8 @@ class TaskPromptData:
     template: str | None = None
 
     @cached_property
-    def text(self) -> str:
-        """The full prompt that the model reads. Raises InputError if an input of the task is missing."""
+    def text(self) -> PromptText:
+        """The full prompt that the model reads, and which of it is typed. Raises InputError for missing inputs."""
         return build_prompt(self.task, self.width, self.height, self.prompt, self.map, self.object, self.template)
 
     def on_canvas(self, canvas: CanvasData) -> TaskPromptData:
