@@ -21,8 +21,8 @@ _QUANTISED = {
     "bitsandbytes": re.compile(r"\.(absmax|quant_map|nested_absmax|SCB)$|quant_state"),
     "compressed-tensors": re.compile(r"\.(weight_packed|weight_shape|weight_zero_point)$"),
 }
-_LAYER = re.compile(r"^model\.layers\.(\d+)\.")
-_SHARD = re.compile(r"(\d+)-of-(\d+)")
+_LAYER = re.compile(r"^model\.layers\.(\d{1,9})\.")
+_SHARD = re.compile(r"(\d{1,9})-of-(\d{1,9})")
 _MOVQGAN = ("quantize.embedding.weight", "encoder.conv_in.weight", "decoder.conv_in.weight")
 
 
@@ -51,35 +51,44 @@ def check_sizes(found: Mapping[str, Shape], config: TransformerConfig, source: s
 
     Names are made for the layers of the config only when there are as many in the file.
     """
-    layers = config.num_hidden_layers
+    layers, by_config = config.num_hidden_layers, published_shapes(replace(config, num_hidden_layers=1))
+    if reason := _foreign(found, by_config):
+        raise CheckpointError(f"{source} {reason}")
     indices = {int(match[1]) for match in map(_LAYER.match, found) if match}
-    if indices and max(indices) < layers - 1 and len(indices) == max(indices) + 1:
+    is_gapless = len(indices) == max(indices, default=0) + 1
+    if indices and max(indices) < layers - 1 and (is_gapless or layers > MOST_LAYERS):
         raise CheckpointError(
             f"{source}: num_hidden_layers is {layers:,}, and the tensors are of {len(indices)} layers; expected "
             "config.json and all tensors of one checkpoint"
         )
     if not indices and layers > max(len(found), MOST_LAYERS):
         raise CheckpointError(f"{source}: num_hidden_layers is {layers:,}, and there are {len(found)} tensors in all")
-    by_config = published_shapes(replace(config, num_hidden_layers=1))
     shared = by_config.keys() & found.keys()
     check_tensors({name: found[name] for name in shared}, {name: by_config[name] for name in shared}, source)
 
 
-def _diagnosis(
-    found: Mapping[str, Shape], expected: Mapping[str, Shape], missing: list[str], unexpected: list[str], source: str
-) -> str | None:
+def _foreign(found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> str | None:
+    """What other kind of checkpoint the tensors are; None where they may be of this one."""
     if any(_LORA.search(name) for name in found):
         return "is a LoRA or holds one beside its weights; expected the whole checkpoint, with the LoRA merged into it"
-    if any(_FP8_SCALE.search(name) for name in unexpected):
+    if any(_FP8_SCALE.search(name) for name in found):
         return "holds fp8 or int8 weights with scales, which are not supported; get the checkpoint in bf16"
     for program, pattern in _QUANTISED.items():
-        if any(pattern.search(name) for name in unexpected):
+        if any(pattern.search(name) for name in found):
             return f"is quantised by {program}, which is not supported; get the checkpoint in bf16"
     if not set(found) & set(expected):
         movqgan = [name for name in _MOVQGAN if name in found]
         if movqgan and not set(_MOVQGAN) & set(expected):
             return "is a MoVQGAN, not the transformer; choose the transformer's files"
         return "is of another model: none of its tensors has a name of this one"
+    return None
+
+
+def _diagnosis(
+    found: Mapping[str, Shape], expected: Mapping[str, Shape], missing: list[str], unexpected: list[str], source: str
+) -> str | None:
+    if reason := _foreign(found, expected):
+        return reason
     if (reason := _missing_layers(missing, source)) and not unexpected:
         return reason
     return _too_many_layers(expected, unexpected)

@@ -1,6 +1,7 @@
 """Finds the files of a checkpoint and opens them: config, tokenizer and tensor headers."""
 
 import contextlib
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -95,7 +96,7 @@ class Checkpoint:
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """The picture tokens. Raises CheckpointError when tokenizer and config do not match."""
-        return Vocabulary.of(self.tokenizer, self.config)
+        return Vocabulary.of(self.tokenizer, self.config, self.config_values.get("vocabulary_map"))
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
@@ -111,7 +112,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         holds_movqgan = any(name.startswith(MOVQGAN_PREFIX) for name in tensors.shapes)
         movqgan = place.files[0] if holds_movqgan else find_movqgan(place.root)
         return Checkpoint(place.files[0], place.root, tensors, movqgan, single, stamps)
-    if not (place.root / CONFIG).is_file():
+    if not os.path.lexists(place.root / CONFIG):
         raise CheckpointError(
             f"{place.root / CONFIG} is missing; download it with the checkpoint (only a file written by the command "
             "convert needs none)"

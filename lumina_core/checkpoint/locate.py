@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ MOVQGAN_NAMES = ("movqgan.safetensors", "movqgan_270M.ckpt", "movqgan_270M.safet
 MOVQGAN_FOLDERS = ("movqgan/270M", "movqgan")
 PICKLE_SUFFIXES = (".bin", ".pth", ".pt", ".ckpt")
 WEIGHT_SUFFIXES = (*SAFE_SUFFIXES, *PICKLE_SUFFIXES)
-_SHARD = re.compile(r"(?P<start>.*?)-?(?P<number>\d+)-of-(?P<count>\d+)(?P<end>\..*)")
+_SHARD = re.compile(r"(?P<start>.*?)-?(?P<number>\d{1,9})-of-(?P<count>\d{1,9})(?P<end>\..*)")
 # Files beside the weights that trainers write.
 _OTHERS = re.compile(r"movqgan.*|training_args|optimizer.*|scheduler.*|rng_state.*|adapter_model.*", re.IGNORECASE)
 
@@ -60,7 +61,7 @@ def find_movqgan(folder: Path) -> Path | None:
     In each folder one of MOVQGAN_NAMES, or else the only file whose name begins with movqgan.
     """
     for place in (folder, *(folder / name for name in MOVQGAN_FOLDERS)):
-        usual = [place / name for name in MOVQGAN_NAMES if (place / name).is_file()]
+        usual = [place / name for name in MOVQGAN_NAMES if os.path.lexists(place / name)]
         others = [file for file in _weight_files(place, WEIGHT_SUFFIXES) if file.name.lower().startswith("movqgan")]
         if usual or len(others) == 1:
             return (usual or others)[0]
@@ -81,6 +82,8 @@ def is_shard(path: Path) -> bool:
 def _place(name: str | Path) -> Path:
     if str(name) == DEMO:
         return DEMO_FOLDER
+    if not str(name):
+        raise CheckpointError("the name of the checkpoint is empty; expected a folder, a file of weights, or 'demo'")
     place = Path(name)
     try:
         if place.exists():
@@ -173,7 +176,7 @@ def _listed(index: Path) -> list[str]:
 
 
 def _check_present(folder: Path, names: list[str]) -> None:
-    if missing := [name for name in names if not (folder / name).is_file()]:
+    if missing := [name for name in names if not os.path.lexists(folder / name)]:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise CheckpointError(
             f"shards missing in {folder}: {', '.join(missing[:5])}{more}, {len(missing)} of {len(names)}; download "
@@ -184,7 +187,7 @@ def _check_present(folder: Path, names: list[str]) -> None:
 def _weight_files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() in suffixes and file.is_file())
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in suffixes and not file.is_dir())
 
 
 def _say_ignored(used: Path, ignored: list[Path]) -> None:

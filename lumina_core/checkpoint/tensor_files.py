@@ -8,6 +8,7 @@ import json
 import pickle
 import re
 import warnings
+import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -52,6 +53,8 @@ def open_tensor_file(path: Path, expected: str = EXPECTED) -> TensorFile:
     kind = look_at(path, CheckpointError, expected)
     if kind.name == SAFETENSORS:
         return SafetensorsFile(path, kind)
+    if kind.name == ZIP and not _is_torch_zip(path):
+        raise CheckpointError(f"{path} is a zip archive, not a PyTorch file; unpack it, or download {expected}")
     if kind.name in (ZIP, PICKLE):
         return PickleFile(path)
     raise CheckpointError(f"{path} is {kind}; expected {expected}")
@@ -134,6 +137,8 @@ def _unpickle(path: Path) -> Any:
     except Exception as error:  # a damaged pickle can raise any exception
         if is_out_of_memory(error):
             raise
+        if "Invalid magic number" in str(error):
+            raise CheckpointError(f"{path} is a Python pickle, not a PyTorch file; expected {EXPECTED}") from error
         raise CheckpointError(f"cannot read {path}: {_first_line(error)}; it is damaged: download it again") from error
 
 
@@ -216,6 +221,15 @@ def _read(path: Path, name: str, read: Any) -> Tensor:
 def _first_line(error: object) -> str:
     lines = (line.strip() for line in str(error).splitlines())
     return next(itertools.dropwhile(lambda line: not line, lines), type(error).__name__)[:200]
+
+
+def _is_torch_zip(path: Path) -> bool:
+    """Whether a zip archive is one that torch.save wrote; a damaged one counts, and torch says what is wrong."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("data.pkl") for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+        return True
 
 
 def _is_zip(path: Path) -> bool:

@@ -68,6 +68,10 @@ def infer_config(shapes: Mapping[str, Shape], source: str = "the file") -> MoVQG
     """
     read = _Reader(shapes, source)
     channels, picture_channels = read.shape("encoder.conv_in.weight", 4)[:2]
+    if picture_channels != 3:
+        raise CheckpointError(
+            f"{source} is a MoVQGAN of pictures with {picture_channels} channels; expected 3, those of colour pictures"
+        )
     codebook_size, code_channels = read.shape("quantize.embedding.weight", 2)
     levels = range(read.count(r"encoder\.down\.(\d+)\.block\."))
     return MoVQGANConfig(

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lumina_core.checkpoint import tensors
+from lumina_core.checkpoint import tensor_files
 from lumina_core.checkpoint.config import TransformerConfig
 from lumina_core.checkpoint.find import open_checkpoint
 from lumina_core.decoding.request import Request
@@ -84,13 +84,13 @@ def test_every_file_is_opened_once(
     checkpoint: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, converted: bool
 ) -> None:
     opened: Counter[str] = Counter()
-    safe_open = tensors.safe_open
+    safe_open = tensor_files.safe_open
 
     def counted(path: Path, **options: Any) -> Any:
         opened[Path(path).name] += 1
         return safe_open(path, **options)
 
-    monkeypatch.setattr(tensors, "safe_open", counted)
+    monkeypatch.setattr(tensor_files, "safe_open", counted)
     Lumina.load(whole if converted else checkpoint, device="cpu")
     expected = [whole] if converted else checkpoint.glob("*.safetensors")
     assert opened == {path.name: 1 for path in expected}
