@@ -69,6 +69,8 @@ def check_sizes(found: Mapping[str, Shape], config: TransformerConfig, source: s
 
 def _foreign(found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> str | None:
     """What other kind of checkpoint the tensors are; None where they may be of this one."""
+    if not found:
+        return "holds no tensors; download it again"
     if any(_LORA.search(name) for name in found):
         return "is a LoRA or holds one beside its weights; expected the whole checkpoint, with the LoRA merged into it"
     if any(_FP8_SCALE.search(name) for name in found):

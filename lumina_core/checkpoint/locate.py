@@ -113,7 +113,7 @@ def _weights(folder: Path) -> tuple[Path, ...]:
     for files in (safe, pickles):
         if found := _only_weights(folder, [file for file in files if is_weight_file(file)]):
             return found
-    if (folder / "adapter_config.json").is_file():
+    if any(folder.glob("adapter_*")):
         raise CheckpointError(f"{folder} is a LoRA adapter; expected the whole checkpoint, the adapter merged into it")
     raise _no_weights(folder, [])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import pickle
 import re
@@ -220,7 +219,8 @@ def _read(path: Path, name: str, read: Any) -> Tensor:
 
 def _first_line(error: object) -> str:
     lines = (line.strip() for line in str(error).splitlines())
-    return next(itertools.dropwhile(lambda line: not line, lines), type(error).__name__)[:200]
+    first = next(filter(None, lines), type(error).__name__)
+    return first.partition(" (Could this error")[0][:200]
 
 
 def _is_torch_zip(path: Path) -> bool:
