@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lumina_core.checkpoint.codec_identity import IMAGE_CODEC, CodecIdentity
 from lumina_core.checkpoint.config import TransformerConfig
 from lumina_core.checkpoint.find import load_tokenizer
 from lumina_core.checkpoint.published import EMBEDDING, HEAD, published_shapes
@@ -188,6 +189,8 @@ def make(folder: Path, rounds: Sequence[Round], seed: int, first: int = 0) -> No
     """
     tokenizer, movqgan = load_tokenizer(folder), load_movqgan(folder / FILE_NAME)
     values = demo_config(tokenizer.text.get_vocab_size() + len(tokenizer.special_ids), movqgan.config.codebook_size)
+    sizes = movqgan.config.channels, movqgan.config.multipliers
+    values[IMAGE_CODEC] = CodecIdentity.of(*sizes, movqgan.state_dict()).values()
     for number in range(first, len(rounds)):
         torch.manual_seed(seed)
         model = TrainingModel(TransformerConfig.from_dict(values))
