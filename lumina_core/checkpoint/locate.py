@@ -144,6 +144,11 @@ def _set_of(file: Path) -> tuple[Path, ...] | None:
     match = _SHARD.fullmatch(file.name)
     if match is None or int(match["count"]) == 1:
         return None
+    if file.name.startswith("consolidated"):
+        raise CheckpointError(
+            f"{file} is one of {int(match['count'])} parts of weights that were split for model parallelism; expected "
+            "whole weights: merge the parts"
+        )
     index = next((one for one in file.parent.glob("*.index.json") if file.name in _listed(one)), None)
     if index is not None:
         return _indexed_shards(index)

@@ -171,6 +171,8 @@ def _not_plain(tensor: Tensor) -> str | None:
         return f"is a {type(tensor).__name__}"
     if tensor.device.type == "meta":
         return "has no values"
+    if tensor.is_complex():
+        return "holds complex numbers"
     if tensor.is_nested or tensor.layout != torch.strided or tensor.is_quantized:
         return "is a nested, sparse or quantised tensor"
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():

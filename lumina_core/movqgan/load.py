@@ -12,6 +12,7 @@ from torch import Tensor
 from .. import operations as default_operations
 from ..checkpoint.diagnosis import check_tensors
 from ..checkpoint.find import Checkpoint
+from ..checkpoint.locate import find_movqgan
 from ..checkpoint.names import published_names
 from ..checkpoint.single_file import MOVQGAN_PREFIX, read_single_file
 from ..checkpoint.tensors import TensorStore
@@ -51,7 +52,7 @@ def read_movqgan(path: str | Path, checkpoint: Checkpoint | None = None) -> dict
     A prefix that a trainer put before all names is removed. Raises CheckpointError for tensors that are not floats, and
     for values that no model has.
     """
-    path = Path(path)
+    path = _file(Path(path))
     is_open = checkpoint is not None and path in checkpoint.tensors.paths
     stored = _read(path, checkpoint.tensors if checkpoint is not None and is_open else None)
     names = published_names(stored, str(path), ANCHORS)
@@ -88,6 +89,13 @@ def empty_movqgan(tensors: dict[str, Tensor], source: str, operations: Any = def
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     check_tensors(shapes, expected, source)
     return model
+
+
+def _file(path: Path) -> Path:
+    """The file itself, or the MoVQGAN in a folder."""
+    if path.is_dir() and (found := find_movqgan(path)) is not None:
+        return found
+    return path
 
 
 def _read(path: Path, store: TensorStore | None) -> dict[str, Callable[[], Tensor]]:

@@ -192,6 +192,14 @@ def test_places_of_the_movqgan(copied: Path, place: str) -> None:
     (copied / "movqgan.safetensors").rename(target)
     assert find_movqgan(copied) == target
     load_movqgan(target)
+    load_movqgan(target.parent)
+
+
+def test_weights_split_for_model_parallelism(whole_file: Path) -> None:
+    for part in range(2):
+        torch.save(read(whole_file / "model.safetensors"), whole_file / f"consolidated.0{part}-of-02.pth")
+    (whole_file / "model.safetensors").unlink()
+    assert "split for model parallelism" in refusal(whole_file)
 
 
 @pytest.mark.parametrize("prefix", ["model.", "first_stage_model.", "module.", "vqgan.module."])
@@ -398,21 +406,22 @@ def test_sizes_of_safetensors(whole_file: Path, change: Callable[[bytes], bytes]
     assert expected in refusal(whole_file)
 
 
+@pytest.mark.filterwarnings("ignore")  # quantised and nested tensors are deprecated
 @pytest.mark.parametrize(
-    "tensor",
+    "make",
     [
-        torch.zeros(1).expand(10**9),
-        torch.ones(4).to_sparse(),
-        torch.ones(4, device="meta"),
-        torch.quantize_per_tensor(torch.ones(4), 0.1, 0, torch.qint8),
-        torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
-        torch.ones(3, dtype=torch.complex64),
-        torch.ones(3, dtype=torch.int64),
+        lambda: torch.zeros(1).expand(10**9),
+        lambda: torch.ones(4).to_sparse(),
+        lambda: torch.ones(4, device="meta"),
+        lambda: torch.quantize_per_tensor(torch.ones(4), 0.1, 0, torch.qint8),
+        lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+        lambda: torch.ones(3, dtype=torch.complex64),
+        lambda: torch.ones(3, dtype=torch.int64),
     ],
 )
-def test_tensors_that_are_not_plain(copied: Path, tmp_path: Path, tensor: Tensor) -> None:
+def test_tensors_that_are_not_plain(copied: Path, tmp_path: Path, make: Callable[[], Tensor]) -> None:
     tensors = load_file(copied / "movqgan.safetensors")
-    torch.save({**tensors, "decoder.conv_in.weight": tensor}, tmp_path / "x.ckpt")
+    torch.save({**tensors, "decoder.conv_in.weight": make()}, tmp_path / "x.ckpt")
     with pytest.raises(CheckpointError, match=r"decoder\.conv_in\.weight|cannot read|not a file of plain"):
         load_movqgan(tmp_path / "x.ckpt")
 
