@@ -67,7 +67,7 @@ def eight_bits(image: Image.Image, name: str) -> Image.Image:
 
 
 def warn_if_flat(image: Image.Image, name: str) -> None:
-    """Logs a warning for an RGB picture that is (nearly) all black, all white or one colour."""
+    """Logs a warning for an RGB picture that is (nearly) all black or all white, and at INFO one of another colour."""
     colours = np.asarray(image).reshape(-1, 3)
     lows, highs = colours.min(0), colours.max(0)
     lowest, highest = lows.min(), highs.max()
@@ -76,7 +76,7 @@ def warn_if_flat(image: Image.Image, name: str) -> None:
     elif lowest >= _WHITE:
         logger.warning("%s is %swhite: check its range and its alpha", name, "all " if lowest == 255 else "nearly all ")
     elif (highs - lows <= _FLAT).all():
-        logger.warning("%s is one flat colour: check whether it is the right picture", name)
+        logger.info("%s is one flat colour: check whether it is the right picture", name)
 
 
 def _range(image: Image.Image, name: str) -> _Range:

@@ -49,7 +49,7 @@ def condition_panel(image: Image.Image, width: int, height: int, given_height: i
     """The picture as the given top of a canvas, its alpha blended on white.
 
     It is scaled and cropped to the upper panel; with `given_height`, only its first rows are kept. Grey of more than 8
-    bits is scaled as `to_rgb`. Logs a warning when nothing but black, white or one colour is left.
+    bits is scaled as `to_rgb`. What is all black, all white or one colour is logged.
     """
     size = given_size(width, height, given_height)
     if not isinstance(image, Image.Image):

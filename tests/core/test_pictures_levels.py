@@ -187,8 +187,10 @@ def test_a_condition_of_one_colour_is_said(
     caplog: pytest.LogCaptureFixture, colours: list[int], said: str | None, given_height: int | None
 ) -> None:
     picture = Image.fromarray(np.repeat(np.array(colours, dtype=np.uint8), 32)[None].repeat(64, 0))
-    condition_panel(picture, 64, 128, given_height)
+    with caplog.at_level(logging.INFO):
+        condition_panel(picture, 64, 128, given_height)
     assert [record.getMessage().split(":")[0] for record in caplog.records] == [said] * (said is not None)
+    assert all((record.levelname == "INFO") == ("flat" in record.getMessage()) for record in caplog.records)
 
 
 def test_what_is_no_picture_is_refused_as_a_condition() -> None:
