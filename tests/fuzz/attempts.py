@@ -71,6 +71,16 @@ class Attempt:
     most_bytes: int = 512 * MIB
 
 
+def unchanged(arguments: Arguments, **values: object) -> Make:
+    """The same command on the good files, but for these values of the config."""
+
+    def same_command(place: Place) -> Arguments:
+        place.change_config(**values)
+        return arguments
+
+    return same_command
+
+
 def then_generate(change: Callable[[Place], object], *options: object) -> Make:
     """Changes the place, then draws as usual."""
 

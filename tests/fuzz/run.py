@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import itertools
 import json
@@ -10,6 +11,7 @@ import re
 import stat
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,8 @@ SILENT, TRACEBACK, LEFT_BEHIND, SLOW, UNCLEAR, MEMORY = (
     "unclear",
     "memory",
 )
+LONGEST_LINE = 2000
+NOT_FOR_USERS = re.compile(r"Traceback|object at 0x|weights_only|[a-z]Error\(|NoneType|please report", re.IGNORECASE)
 CODE_RUN, GOOD_REFUSED = "code run", "good refused"
 GOOD = (REFUSED, DRAWN)
 VERDICTS = (REFUSED, DRAWN, SILENT, TRACEBACK, LEFT_BEHIND, SLOW, MEMORY, UNCLEAR, GOOD_REFUSED, CODE_RUN)
@@ -82,8 +86,10 @@ class Runner:
         self._references: dict[tuple[str, ...], Any] = {}
         self._set_ghostscript_trap()
 
-    def run(self, attempt: Attempt) -> Outcome:
+    def run(self, prepare: Callable[[Place], Attempt]) -> Outcome:
+        """Runs what `prepare` gives for a fresh place, which it may have changed already."""
         place = Place(self.base, self.root / "place")
+        attempt = prepare(place)
         arguments = attempt.make(place)
         ended = self._command(place, arguments, attempt.encoding)
         verdict, detail = self._judge(attempt, place, ended)
@@ -99,26 +105,12 @@ class Runner:
         )
 
     def _judge(self, attempt: Attempt, place: Place, ended: Ended) -> tuple[str, str]:
-        expected, new = attempt.expected, changed(ended.before, ended.after)
+        new = changed(ended.before, ended.after)
         if place.canary.exists():
             return CODE_RUN, "the canary was made"
-        if ended.error:
-            return (SLOW if "TooSlow" in ended.error else TRACEBACK), ended.error[-600:]
-        if ended.seconds > LIMIT_SECONDS:
-            return SLOW, f"{ended.seconds:.1f} s"
-        if ended.grown_bytes > attempt.most_bytes:
-            return MEMORY, f"the process grew by {ended.grown_bytes / 2**20:,.0f} MiB"
-        if ended.code == 0:
-            return self._judge_drawn(attempt, ended, new)
-        if ended.code != 2 or ended.out or not one_line(ended.err):
-            return TRACEBACK, f"exit {ended.code}, stdout {ended.out[:200]!r}, stderr {ended.err[:400]!r}"
-        if new:
-            return LEFT_BEHIND, f"after a refusal: {', '.join(new)}"
-        if not expected.refused:
-            return GOOD_REFUSED, ended.err.strip()
-        if lacking := missing_words(expected.words, ended.err):
-            return UNCLEAR, f"the line does not match {lacking}"
-        return REFUSED, ""
+        if broken := _broken_limit(attempt, ended):
+            return broken
+        return self._judge_drawn(attempt, ended, new) if ended.code == 0 else _judge_refused(attempt, ended, new)
 
     def _judge_drawn(self, attempt: Attempt, ended: Ended, new: list[str]) -> tuple[str, str]:
         expected = attempt.expected
@@ -137,7 +129,7 @@ class Runner:
     def _reference(self, make: Any) -> Any:
         place = Place(self.base, self.root / "place")
         arguments = make(place)
-        key = (getattr(make, "__qualname__", ""), *arguments)
+        key = (getattr(make, "__qualname__", ""), place.config.read_text(), *arguments)
         if "<lambda>" in key[0] or key not in self._references:
             ended = self._command(place, arguments, "utf-8")
             assert ended.code == 0 and ended.result is not None, (arguments, ended)
@@ -154,7 +146,7 @@ class Runner:
                 code, error = call(arguments)
                 seconds, grown = time.perf_counter() - start, resident_bytes() - memory
             texts = [file.seek(0) or file.read().decode(encoding, "replace") for file in (out, err)]
-        done = result(place, arguments) if code == 0 else None
+        done = result(arguments) if code == 0 else None
         return Ended(code, *texts, log.text, error, seconds, grown, before, files(place.root), done)
 
     def _set_ghostscript_trap(self) -> None:
@@ -168,51 +160,70 @@ class Runner:
         os.environ["PATH"] = f"{folder}{os.pathsep}{os.environ['PATH']}"
 
 
-def result(place: Place, arguments: Arguments) -> Any:
-    """What a command wrote, to compare; None where it is not complete."""
-    found: dict[str, Any] = {}
-    options = dict(itertools.pairwise(arguments))  # the last of each
-    named = [options[name] for name in ("--out", "--tokens-out", "--stats-out") if name in options]
-    for path in map(Path, named):
-        if path.suffix == ".json" and not (path.is_file() and strict_json(path)):
-            return None
-        if path.name.endswith(".stats.json"):
-            continue
-        content = content_of(path)
-        if content is None:
-            return None
-        found[path.name] = content
-    return found
+def _broken_limit(attempt: Attempt, ended: Ended) -> tuple[str, str] | None:
+    if ended.error:
+        return (SLOW if "TooSlow" in ended.error else TRACEBACK), ended.error[-600:]
+    if ended.seconds > LIMIT_SECONDS:
+        return SLOW, f"{ended.seconds:.1f} s"
+    if ended.grown_bytes > attempt.most_bytes:
+        return MEMORY, f"the process grew by {ended.grown_bytes / 2**20:,.0f} MiB"
+    return None
 
 
-def content_of(path: Path) -> Any:
-    numbered = sorted(path.parent.glob(f"{path.stem}_[0-9]*{path.suffix}"))
-    existing = [path] if path.is_file() else numbered
-    if not existing:
+def _judge_refused(attempt: Attempt, ended: Ended, new: list[str]) -> tuple[str, str]:
+    if ended.code != 2 or ended.out or not one_line(ended.err):
+        return TRACEBACK, f"exit {ended.code}, stdout {ended.out[:200]!r}, stderr {ended.err[:400]!r}"
+    if new:
+        return LEFT_BEHIND, f"after a refusal: {', '.join(new)}"
+    if not attempt.expected.refused:
+        return GOOD_REFUSED, ended.err.strip()
+    if lacking := missing_words(attempt.expected.words, ended.err):
+        return UNCLEAR, f"the line does not match {lacking}"
+    if found := NOT_FOR_USERS.search(ended.err):
+        return UNCLEAR, f"the line says {found[0]!r}"
+    if len(ended.err) > LONGEST_LINE:
+        return UNCLEAR, f"the line has {len(ended.err):,} characters"
+    return REFUSED, ""
+
+
+def result(arguments: Arguments) -> Any:
+    """What a command wrote, to compare; None where it is not complete. The statistics are only looked at."""
+    options = {key: Path(value) for key, value in itertools.pairwise(arguments)}  # the last of each
+    reads: dict[str, Callable[[Path], Any]] = {
+        "--out": tensor_names if arguments[0] == "convert" else pictures,
+        "--tokens-out": lambda path: strict_json(path)["tokens"],
+        "--stats-out": lambda path: bool(strict_json(path)),
+    }
+    try:
+        return {name: read(options[name]) for name, read in reads.items() if name in options}
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    if path.suffix == ".json":
-        return json.loads(path.read_text())["tokens"]
-    if path.suffix == ".safetensors":
-        with safe_open(path, framework="pt") as file:
-            return sorted(file.keys())
-    pictures = []
-    for one in existing:
+
+
+def tensor_names(path: Path) -> list[str]:
+    with safe_open(path, framework="pt") as file:
+        return sorted(file.keys())
+
+
+def pictures(path: Path) -> list[str]:
+    """Digests of the pixels of one picture, or of those numbered `_k`."""
+    numbered = sorted(path.parent.glob(f"{glob.escape(path.stem)}_[0-9]*{path.suffix}"))
+    digests = []
+    for one in [path] if path.is_file() else numbered:
         with Image.open(one) as picture:
-            pictures.append(hashlib.sha256(np.asarray(picture).tobytes()).hexdigest())
-    return pictures
+            digests.append(hashlib.sha256(np.asarray(picture).tobytes()).hexdigest())
+    if not digests:
+        raise FileNotFoundError(path)
+    return digests
 
 
-def strict_json(path: Path) -> bool:
-    """Whether a file holds JSON without NaN and infinity."""
+def strict_json(path: Path) -> Any:
+    """The JSON in a file. Raises ValueError for NaN and infinity."""
 
     def refuse(name: str) -> None:
         raise ValueError(name)
 
-    try:
-        json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
-    except ValueError:
-        return False
-    return True
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
 
 
 def files(root: Path) -> dict[str, str]:

@@ -13,6 +13,8 @@ import torch
 
 from .attempts import Attempt
 from .cases import CASES
+from .kinds import mutated
+from .place import Place
 from .run import Runner
 
 # No input is to bring the machine down: allocations beyond this fail.
@@ -27,12 +29,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="lumina-fuzz-") as folder:
         runner = Runner(Path(folder))
         for line in sys.stdin:
-            print(json.dumps(runner.run(find(**json.loads(line))).to_dict()), file=replies, flush=True)
+            named = json.loads(line)
+            outcome = runner.run(lambda place: prepare(place, **named))  # noqa: B023
+            print(json.dumps(outcome.to_dict()), file=replies, flush=True)
 
 
-def find(kind: str, name: str) -> Attempt:
-    """The case of that name."""
-    return CASES[name]
+def prepare(place: Place, kind: str, name: str = "", seed: int = 0, index: int = 0) -> Attempt:
+    """The case of that name, or the mutation of a kind by its seed and index."""
+    return CASES[name] if kind == "case" else mutated(place, kind, seed, index)
 
 
 if __name__ == "__main__":
