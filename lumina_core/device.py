@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 import gc
 import logging
-import pickle
-import re
 import sys
 from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 
-from .errors import InputError, LuminaError, OutOfMemory
+from .errors import InputError, OutOfMemory
 from .host.limits import check_address_space, proc_bytes
 from .host.limits import gigabytes as gigabytes
 from .host.memory import Host
+from .host.refusals import is_out_of_memory as is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -28,29 +26,6 @@ DEVICES = ("auto", "cpu", "cuda")
 HOST_SHARE = 0.9
 # The first NVIDIA GPUs that compute in bf16; PyTorch emulates it on older ones, slowly.
 BF16_CAPABILITY = 8
-# What PyTorch, oneDNN, MKL, CUDA and its libraries, C++, Rust, the loader of shared libraries, Python's threads, Linux
-# and Windows say when memory is refused; most of them raise plain RuntimeErrors. oneDNN and cuBLAS use some of the
-# words for other failures, which this model's shapes do not cause.
-_WORDINGS = (
-    r"(?:can't|cannot|could not|couldn't|unable to|fail(?:s|ed)? to) (?:re)?allocate(?! memory in static TLS)",
-    r"(?:not enough|insufficient) (?:gpu |host |free )?memory",
-    r"out[ _-]?of[ _-]?(?:host|device)?[ _-]?memory",
-    r"ALLOC(?:ATION)?_FAILED|cublasCreate",
-    r"memory allocation (?:of \d+ bytes )?failed|allocation of \d+ bytes failed",
-    r"bad_alloc|bad allocation",
-    r"unable to mmap memory",
-    r"could not (?:create|execute) (?:an?|the) (?:memory|primitive|stream|engine|compiled_partition)",
-    r"could not create allocator",
-    r"can't start new thread|cannot create (?:std::)?thread|resource temporarily unavailable",
-    r"failed to map segment from shared object|cannot create shared object descriptor",
-    r"\(?os error (?:12|1455)\)|error code: <?(?:12|1455)\b|paging file is too small",
-    r"not enough (?:quota|storage)",
-)
-_REFUSAL = re.compile("|".join(_WORDINGS), re.IGNORECASE)
-# The name of a file, as PyTorch quotes it. It may hold any words.
-_FILE_NAME = re.compile(r"<[^<>]*[^<>\d][^<>]*>")
-# Numbers of Windows: not enough memory, out of memory, and a paging file that is too small.
-_WINDOWS_REFUSALS = (8, 14, 1455)
 
 
 def choose_device(name: str | torch.device) -> torch.device:
@@ -129,22 +104,6 @@ def peak_bytes(device: torch.device) -> int | None:
     except ImportError:  # Windows
         return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether the error is a refused allocation on a device or the host, in any wording, or was raised from one.
-
-    An OSError with a number is judged by the number; its text may be the name of a file.
-    """
-    if isinstance(error, MemoryError | torch.OutOfMemoryError | OutOfMemory):
-        return True
-    if isinstance(error, LuminaError):
-        return is_out_of_memory(error.__cause__)
-    if isinstance(error, OSError) and error.errno is not None:
-        return error.errno == errno.ENOMEM or getattr(error, "winerror", None) in _WINDOWS_REFUSALS
-    may_be = isinstance(error, RuntimeError | OSError | ImportError | SystemError | pickle.UnpicklingError)
-    from_rust = type(error) is Exception or type(error).__name__ == "SafetensorError"
-    return (may_be or from_rust) and _REFUSAL.search(_FILE_NAME.sub("", str(error))) is not None
 
 
 def explain_out_of_memory(run: Callable[[], Result], message: Callable[[], str]) -> Result:

@@ -21,6 +21,7 @@ REFUSALS = (
     OSError(errno.ENOMEM, "Cannot allocate memory", "model.safetensors"),
     OSError("Cannot allocate memory (os error 12)"),
     SafetensorError("Error while mapping: Cannot allocate memory (os error 12)"),
+    ValueError("could not determine the shape of object type 'torch.storage.UntypedStorage'"),
     SafetensorError("The paging file is too small for this operation to complete. (os error 1455)"),
     Exception("Cannot allocate memory (os error 12)"),
     ImportError("libtorch_cpu.so: failed to map segment from shared object"),
