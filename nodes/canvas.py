@@ -7,15 +7,20 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..lumina_core.errors import InputError
+from ..lumina_core.files.stamps import FileStamps
 from ..lumina_core.pictures.images import to_pixels
 from ..lumina_core.pictures.panels import condition_panel
 from ..lumina_core.pictures.sizes import CODE_PIXELS, MAX_SIDE
+from . import folders
+from .kept import NONE, kept_path, read_kept
 from .pictures import from_pictures, to_pictures
 from .sizes import side_input, validate_size
-from .types import CATEGORY, CanvasData, LuminaCanvas
+from .types import CATEGORY, CanvasData, LuminaCanvas, LuminaModel, ManagedLumina
 from .vae import MoVQGANVae, require_movqgan
 
 TO_BE_DRAWN = 0.5
+# Defaults of Continue Picture, in pixels.
+SIDE, GIVEN_HEIGHT = 768, 384
 
 
 def make_canvas(
@@ -27,6 +32,16 @@ def make_canvas(
         raise InputError("the image input holds no picture; expected at least one")
     codes = movqgan.encode_planes(torch.cat([to_pixels(panel) for panel in panels]))
     return CanvasData(width, height, codes, from_pictures(panels))
+
+
+def continue_kept(movqgan: MoVQGANVae, name: str, model: ManagedLumina | None) -> CanvasData:
+    """A canvas with the exact codes and the size of what was kept of a picture. Raises InputError."""
+    path = kept_path(name)
+    if model is None:
+        raise InputError(f"the kept picture {name} is read with the vocabulary of its model; connect it to input model")
+    begun = read_kept(path, model.lumina.vocabulary)
+    pixels = movqgan.decode_codes(begun.codes)
+    return CanvasData(CODE_PIXELS * begun.grid_w, CODE_PIXELS * begun.grid_h, begun.codes, pixels)
 
 
 def show_canvas(canvas: CanvasData) -> Tensor:
@@ -112,20 +127,72 @@ class ContinuePicture(StitchPanels):
     def define_schema(cls):
         given_height = io.Int.Input(
             "given_height",
-            default=384,
+            default=GIVEN_HEIGHT,
             min=CODE_PIXELS,
             max=MAX_SIDE - CODE_PIXELS,
             step=CODE_PIXELS,
-            tooltip=f"Height in pixels of the part to keep, a multiple of {CODE_PIXELS}.",
+            tooltip=f"Height in pixels of the part to keep, a multiple of {CODE_PIXELS}. Ignored with kept.",
         )
-        sides = [side_input(name, 768, "Of the whole canvas. 64x64 for the demo.") for name in ("width", "height")]
-        return canvas_schema(
-            "Picture or batch. Scaled to the canvas width.",
-            [*sides, given_height],
+        tooltip = "Of the whole canvas. 64x64 for the demo. Ignored with kept."
+        schema = canvas_schema(
+            "Picture or batch. Scaled to the canvas width. Not needed with kept.",
+            [*(side_input(name, SIDE, tooltip) for name in ("width", "height")), given_height],
             node_id="LuminaMGPT2_ContinuePicture",
             display_name="Continue Picture",
-            description="Keeps the top rows of a picture. The SJD Sampler draws the rest.",
+            description="Keeps the top rows of a picture, or of a run that was cancelled. The SJD Sampler draws the "
+            "rest.",
         )
+        schema.inputs += [
+            io.Combo.Input(
+                "kept",
+                options=[NONE, *folders.kept_paths()],
+                default=NONE,
+                tooltip="What is drawn of a picture whose run was cancelled or failed, in output/lumina_mgpt2. Sets "
+                "the size and keeps the exact codes: with the same settings, gumbel and ar draw the same picture.",
+            ),
+            LuminaModel.Input("model", tooltip="From Load Lumina-mGPT 2.0. Needed with kept."),
+        ]
+        # All are optional, so that stored workflows keep the order of the inputs now that image may be missing.
+        for one in schema.inputs:
+            one.optional = True
+        return schema
+
+    @classmethod
+    def validate_inputs(cls, width=None, height=None, kept=NONE):
+        try:
+            if kept not in (None, NONE):
+                kept_path(kept)
+        except InputError as error:
+            return str(error)
+        return validate_size(width, height)
+
+    @classmethod
+    def fingerprint_inputs(cls, kept=NONE, **_):
+        """Changes when a kept file is written again under the same name."""
+        path = folders.kept_paths().get(kept)
+        return "" if path is None else str(FileStamps.of([path]))
+
+    @classmethod
+    def execute(
+        cls,
+        image=None,
+        vae=None,
+        width=SIDE,
+        height=SIDE,
+        given_height=GIVEN_HEIGHT,
+        mask=None,
+        kept=NONE,
+        model=None,
+    ) -> io.NodeOutput:
+        if vae is None:
+            raise InputError("Continue Picture has no vae; connect Load MoVQGAN")
+        if kept != NONE:
+            canvas = continue_kept(require_movqgan(vae), kept, model)
+        elif image is None:
+            raise InputError("Continue Picture has no picture; connect one to image, or choose one in kept")
+        else:
+            canvas = make_canvas(require_movqgan(vae), image, mask, width, height, given_height)
+        return io.NodeOutput(canvas, show_canvas(canvas))
 
 
 class SplitPanels(io.ComfyNode):

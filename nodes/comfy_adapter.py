@@ -1,115 +1,30 @@
-"""The parts of ComfyUI that the nodes use: model folders, memory, layers, progress and interrupt."""
+"""The parts of ComfyUI that the nodes use: memory, layers, progress and interrupt; for its folders see `folders`."""
 
 from __future__ import annotations
 
 import contextlib
-import os
+import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import comfy.model_management as management
 import comfy.ops
 import comfy.utils
-import folder_paths
 import torch
 from comfy.cli_args import LatentPreviewMethod, args
 from comfy_execution.graph_utils import ExecutionBlocker
+from comfy_execution.utils import get_executing_context
 from PIL import Image
 from torch import Tensor, nn
 
-from ..lumina_core.checkpoint.find import CONFIG, DEMO_FOLDER, find_movqgan
-from ..lumina_core.errors import InputError
+from ..lumina_core import device as host
 from ..lumina_core.errors import OutOfMemory as OutOfMemoryError
 from ..lumina_core.kernels.linear import linear
 from ..lumina_core.memory import Budget
-from . import model_names
-from .file_names import numbered_paths, prefix_path
 
-MODEL_FOLDER = "lumina_mgpt2"
-VAE_FOLDER = "vae"
-DEMO_NAME = "demo (built in)"
-# The share of a device's memory that a run may use: the CUDA context and the desktop take the rest.
+# The share of a GPU's memory that a run may use: the CUDA context and the desktop take the rest.
 USABLE_SHARE = 0.95
-
-
-# Folders
-
-
-def register_model_folder() -> None:
-    """Registers `models/lumina_mgpt2` with ComfyUI, in addition to the folders of extra_model_paths.yaml."""
-    folder = os.path.join(folder_paths.models_dir, MODEL_FOLDER)
-    folder_paths.add_model_folder_path(MODEL_FOLDER, folder)
-    with contextlib.suppress(OSError):  # a read-only models folder has no checkpoint
-        os.makedirs(folder, exist_ok=True)
-
-
-def checkpoint_paths() -> dict[str, Path]:
-    """The demo, then every checkpoint in the model folders, by name."""
-    found = model_names.checkpoint_paths(*_files_of(MODEL_FOLDER))
-    found.pop(DEMO_NAME, None)
-    return {DEMO_NAME: DEMO_FOLDER} | dict(sorted(found.items()))
-
-
-def checkpoint_path(name: str) -> Path:
-    """The path of a checkpoint in the list, or of a file in the model folders that the list leaves out.
-
-    Earlier versions listed the files of a checkpoint that lies in a model folder itself. Raises InputError when it does
-    not exist (any more).
-    """
-    path = checkpoint_paths().get(name) or model_names.file_paths(*_files_of(MODEL_FOLDER)).get(name)
-    if path is None:
-        raise InputError(
-            f"the checkpoint {name!r} is not in list: models/{MODEL_FOLDER} does not have it; choose another or put it "
-            "there"
-        )
-    return path
-
-
-def new_checkpoint_paths(prefix: str) -> Iterator[Path]:
-    """Paths of a new file in models/lumina_mgpt2, in order of preference: the prefix and a number.
-
-    No model folder has a file of that name. Raises InputError for a prefix outside the folder, one that some system
-    cannot store, or one that the loader would not list.
-    """
-    root = Path(folder_paths.models_dir, MODEL_FOLDER)
-    path = prefix_path(prefix, "filename_prefix", "_00001_.safetensors")
-    inside = path.parent.parts and (root / path.parent / CONFIG).exists()
-    if path.name.lower().startswith(model_names.MOVQGAN) or inside:
-        raise InputError(
-            f"filename_prefix is {prefix!r}; expected a name that does not begin with movqgan and is not in the "
-            "folder of a checkpoint, since the loader would not list the file"
-        )
-    return numbered_paths(root, path, ".safetensors", map(Path, folder_paths.get_folder_paths(MODEL_FOLDER)))
-
-
-def checkpoint_name(path: Path) -> str:
-    """The name in the list of a file that was saved. Raises InputError if the list does not have it."""
-    name = model_names.name_of(path, checkpoint_paths())
-    if name is None:
-        raise InputError(f"{path} was saved, but Load Lumina-mGPT 2.0 does not list it; move it to a folder of its own")
-    return name
-
-
-def movqgan_paths() -> dict[str, Path]:
-    """The demo, then the files in models/vae, by name, those with "movqgan" in the name first."""
-    own = find_movqgan(DEMO_FOLDER)
-    assert own is not None, "the demo has a MoVQGAN"
-    found = model_names.file_paths(*_files_of(VAE_FOLDER))
-    order = sorted(found, key=lambda name: (model_names.MOVQGAN not in name.lower(), name))
-    return {DEMO_NAME: own} | {name: found[name] for name in order}
-
-
-def movqgan_path(name: str) -> Path:
-    """The path of a MoVQGAN in the list. Raises InputError when it does not exist (any more)."""
-    path = movqgan_paths().get(name)
-    if path is None:
-        raise InputError(f"the MoVQGAN {name!r} is not in models/{VAE_FOLDER}; choose another or put it there")
-    return path
-
-
-def _files_of(kind: str) -> tuple[list[Path], list[str]]:
-    """ComfyUI's folders of a kind of model, and the paths of all files below them."""
-    return [Path(root) for root in folder_paths.get_folder_paths(kind)], folder_paths.get_filename_list(kind)
+# Devices whose memory is that of the host.
+HOST_DEVICES = ("cpu", "mps")
 
 
 # Values
@@ -205,18 +120,27 @@ def load(patchers: Sequence, bytes_needed: float) -> None:
     management.load_models_gpu(list(patchers), memory_required=bytes_needed)
 
 
-def memory_budget(streamed: bool) -> Budget:
-    """The memory that a run may use; `streamed`: ComfyUI streams plain linear weights in."""
-    return Budget(USABLE_SHARE * total_bytes(model_device()), streamed)
+def memory_budget(streamed: bool, already_loaded: int = 0) -> Budget:
+    """The memory that a run may use; `streamed`: ComfyUI streams plain linear weights in.
+
+    Of a GPU it is a share of all memory, since ComfyUI unloads other models. Of a host it is what is available now and
+    the `already_loaded` bytes, those of the run's weights, which the estimate of the run counts too.
+    """
+    device = model_device()
+    available = host.available_bytes(device, already_loaded) if device.type in HOST_DEVICES else None
+    return Budget(USABLE_SHARE * total_bytes(device) if available is None else available, streamed)
 
 
 def total_bytes(device: torch.device) -> int:
-    return management.get_total_memory(device)
+    """All memory of a device; of a host within the limits of container and process."""
+    limited = host.total_bytes(device) if device.type in HOST_DEVICES else None
+    return management.get_total_memory(device) if limited is None else limited
 
 
 def free_bytes(device: torch.device) -> int:
     """The memory of a device that a run can allocate now."""
-    return management.get_free_memory(device)
+    available = host.free_bytes(device) if device.type in HOST_DEVICES else None
+    return management.get_free_memory(device) if available is None else available
 
 
 @contextlib.contextmanager
@@ -249,6 +173,13 @@ def check_interrupted_at_layers(module: nn.Module) -> None:
 def check_interrupted() -> None:
     """Raises ComfyUI's own exception if the user cancelled. It must not be caught."""
     management.throw_exception_if_processing_interrupted()
+
+
+def show_text(text: str) -> None:
+    """Shows a line on the node that runs, in the frontend."""
+    context, server = get_executing_context(), sys.modules.get("server")
+    if context is not None and server is not None:
+        server.PromptServer.instance.send_progress_text(text, context.node_id)
 
 
 def preview_wanted() -> bool:

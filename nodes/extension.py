@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import comfy_adapter
+from . import folders
 from .best_of import BestOfN
 from .canvas import ContinuePicture, SplitPanels, StitchPanels
 from .codec import MoVQGANDecode, MoVQGANEncode
@@ -17,7 +17,7 @@ class LuminaMGPT2Extension(ComfyExtension):
     """The nodes of this pack."""
 
     async def on_load(self) -> None:
-        comfy_adapter.register_model_folder()
+        folders.register_model_folder()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [

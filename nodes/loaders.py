@@ -15,11 +15,13 @@ from ..lumina_core.files.stamps import FileStamps
 from ..lumina_core.memory import choose_weights, stays_resident
 from ..lumina_core.model.compile import AUTO, COMPILE, OFF, captures, set_compile
 from ..lumina_core.model.load import load_transformer
+from ..lumina_core.model.transformer import Transformer
 from ..lumina_core.movqgan.identity import check_codec
 from ..lumina_core.movqgan.load import empty_movqgan, read_movqgan
 from ..lumina_core.pipeline import Lumina, advise_conversion
 from ..lumina_core.quant.weights import WeightsPlan
 from . import comfy_adapter as comfy_ui
+from . import folders
 from .graph import LOAD_MODEL, LOAD_MOVQGAN, movqgans_used_with
 from .patchers import patcher_of, resident_patcher_of
 from .stamps import StampedLumina, check_unchanged
@@ -30,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 # Stored workflows contain these names; new ones are appended.
 WEIGHTS = ["auto", "bf16", "fp32", "int8", "int4"]
+# Steps of the progress bar while a model loads.
+LOAD_STEPS = 1000
 
 
 def load_model(name: str, weights: str, compile: str, movqgans: Iterable[Path] = ()) -> ManagedLumina:
@@ -38,7 +42,7 @@ def load_model(name: str, weights: str, compile: str, movqgans: Iterable[Path] =
     `movqgans` are the files that the graph uses with it. Raises InputError before the weights are read if one is of
     another model.
     """
-    checkpoint = open_checkpoint(comfy_ui.checkpoint_path(name))
+    checkpoint = open_checkpoint(folders.checkpoint_path(name))
     stamps = FileStamps.of(checkpoint.files)
     for path in movqgans:
         check_codec_file(checkpoint, path)
@@ -47,26 +51,37 @@ def load_model(name: str, weights: str, compile: str, movqgans: Iterable[Path] =
     plan = choose_weights(weights, checkpoint.scheme, comfy_ui.compute_dtype(), checkpoint.config, total)
     advise_conversion(checkpoint, plan, single_files(), "the node Save Lumina Checkpoint")
     streamed = _is_streamed(plan, checkpoint.config, device)
-    with comfy_ui.unloading_when_full():
-        transformer = load_transformer(
-            checkpoint,
-            dtype=plan.dtype,
-            device=offload_device,
-            block_operations=comfy_ui.StreamedOperations if streamed else operations,
-            weights=plan.choice,
-            work_device=device,
-        )
-    transformer.streamed = streamed
-    if comfy_ui.cuda_graphs_disabled() and captures(compile, device):
-        logger.info("compile is off, since ComfyUI was started with --disable-cuda-graphs")
-        compile = OFF
-    set_compile(transformer, compile)
+    transformer = _load_weights(checkpoint, plan, streamed)
+    set_compile(transformer, _compile_choice(compile, device))
     lumina = Lumina(transformer, vocabulary, checkpoint.tokenizer, checkpoint=checkpoint.path)
     managed = ManagedTransformer(transformer), device, offload_device
     patcher = patcher_of(*managed) if streamed else resident_patcher_of(*managed, lumina.runs.free)
     model = StampedLumina(name, lumina, patcher, stamps)
     check_unchanged(model)
     return model
+
+
+def _load_weights(checkpoint: Checkpoint, plan: WeightsPlan, streamed: bool) -> Transformer:
+    """The transformer on the offload device, with progress. A cancel by the user ends the loading and frees it."""
+    with comfy_ui.unloading_when_full():
+        transformer = load_transformer(
+            checkpoint,
+            dtype=plan.dtype,
+            device=comfy_ui.model_offload_device(),
+            block_operations=comfy_ui.StreamedOperations if streamed else operations,
+            weights=plan.choice,
+            work_device=comfy_ui.model_device(),
+            on_progress=comfy_ui.Progress(LOAD_STEPS).update_share,
+        )
+    transformer.streamed = streamed
+    return transformer
+
+
+def _compile_choice(compile: str, device: torch.device) -> str:
+    if comfy_ui.cuda_graphs_disabled() and captures(compile, device):
+        logger.info("compile is off, since ComfyUI was started with --disable-cuda-graphs")
+        return OFF
+    return compile
 
 
 def check_codec_file(checkpoint: Checkpoint, path: Path) -> None:
@@ -84,7 +99,7 @@ def check_codec_file(checkpoint: Checkpoint, path: Path) -> None:
 
 def _movqgans_in(graph: dict | None, checkpoint: str) -> list[Path]:
     """The files of the MoVQGANs that the graph uses with a checkpoint, as far as they exist."""
-    files = comfy_ui.movqgan_paths()
+    files = folders.movqgan_paths()
     return [files[name] for name in movqgans_used_with(graph, checkpoint) if name in files]
 
 
@@ -100,13 +115,13 @@ def _is_streamed(plan: WeightsPlan, config: TransformerConfig, device: torch.dev
 
 def single_files() -> list[Path]:
     """The checkpoints in the list that are one file."""
-    return [path for path in comfy_ui.checkpoint_paths().values() if path.is_file()]
+    return [path for path in folders.checkpoint_paths().values() if path.is_file()]
 
 
 def checkpoint_stamp(name: str) -> str:
     """A string that changes when a file of the checkpoint changes; empty if it cannot be opened."""
     try:
-        return str(FileStamps.of(open_checkpoint(comfy_ui.checkpoint_path(name)).files))
+        return str(FileStamps.of(open_checkpoint(folders.checkpoint_path(name)).files))
     except LuminaError:
         return ""
 
@@ -124,8 +139,8 @@ class LoadModel(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "checkpoint",
-                    options=list(comfy_ui.checkpoint_paths()),
-                    default=comfy_ui.DEMO_NAME,
+                    options=list(folders.checkpoint_paths()),
+                    default=folders.DEMO_NAME,
                     tooltip="Folder or .safetensors file in models/lumina_mgpt2. The built-in demo is a tiny model "
                     "that draws coloured shapes at 64x64.",
                 ),
@@ -155,7 +170,7 @@ class LoadModel(io.ComfyNode):
     def validate_inputs(cls, checkpoint=None):
         try:
             if checkpoint is not None:
-                comfy_ui.checkpoint_path(checkpoint)
+                folders.checkpoint_path(checkpoint)
         except LuminaError as error:
             return str(error)
         return True
@@ -183,8 +198,8 @@ class LoadMoVQGAN(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "movqgan",
-                    options=list(comfy_ui.movqgan_paths()),
-                    default=comfy_ui.DEMO_NAME,
+                    options=list(folders.movqgan_paths()),
+                    default=folders.DEMO_NAME,
                     tooltip="movqgan_270M.ckpt, or a .safetensors of it, in models/vae. The demo belongs to the demo "
                     "checkpoint.",
                 ),
@@ -195,10 +210,10 @@ class LoadMoVQGAN(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, movqgan):
         try:
-            return str(FileStamps.of([comfy_ui.movqgan_path(movqgan)]))
+            return str(FileStamps.of([folders.movqgan_path(movqgan)]))
         except LuminaError:
             return ""
 
     @classmethod
     def execute(cls, movqgan) -> io.NodeOutput:
-        return io.NodeOutput(load_movqgan_vae(comfy_ui.movqgan_path(movqgan)))
+        return io.NodeOutput(load_movqgan_vae(folders.movqgan_path(movqgan)))

@@ -16,6 +16,7 @@ from ..lumina_core.pictures.sizes import CODE_PIXELS
 from ..lumina_core.pipeline import build_request
 from ..lumina_core.tokens.prompts import find_template
 from . import comfy_adapter as comfy_ui
+from .kept import kept_on_failure
 from .latents import with_likelihood
 from .patchers import keep_resident
 from .preview import GrowingPreview
@@ -58,9 +59,11 @@ class Watcher:
         wanted = comfy_ui.preview_wanted()
         self._preview = GrowingPreview(movqgan, request.grid_h, request.grid_w) if wanted else None
         self._canvas = request.canvas
+        self.last_report: StepReport | None = None
 
     def on_step(self, report: StepReport) -> None:
         """Updates progress and preview."""
+        self.last_report = report
         picture = None
         if self._preview is not None:
             rows = self._canvas.given_rows + report.accepted[0] // self._canvas.grid_w
@@ -71,11 +74,12 @@ class Watcher:
 def sample(model: ManagedLumina, movqgan: MoVQGANVae, request: Request) -> DecodeResult:
     """Draws a request under ComfyUI's memory management, with the int8 cache where it is auto and only that fits.
 
-    Raises OutOfMemory before or during the run.
+    Raises OutOfMemory before or during the run. What is drawn when the run fails, or the user cancels it, is kept.
     """
     lumina, codec = model.lumina, movqgan.first_stage_model.config
     transformer, device = lumina.transformer, comfy_ui.model_device()
-    budget, weights = comfy_ui.memory_budget(transformer.streamed), weights_of(transformer)
+    loaded = model.patcher.model_size() + movqgan.patcher.model_size()
+    budget, weights = comfy_ui.memory_budget(transformer.streamed, loaded), weights_of(transformer)
     kernels, captured = (
         kernels_expected(lumina.config, weights.dtype, device),
         captures(transformer.compile_choice, device),
@@ -85,10 +89,18 @@ def sample(model: ManagedLumina, movqgan: MoVQGANVae, request: Request) -> Decod
     held = lumina.runs.prepare(demand.request)
     comfy_ui.load([model.patcher, movqgan.patcher], max(0, plan_memory(demand).run - held))
     watcher = Watcher(movqgan, request)
-    with comfy_ui.unloading_when_full():
+    kept = kept_on_failure(demand.request, lumina.vocabulary, lambda: watcher.last_report)
+    with comfy_ui.unloading_when_full(), kept:
         keep_resident(transformer, model.patcher.load_device)
         # ComfyUI's own exception, if the user cancelled, ends the run.
         return lumina.sample(demand.request, watcher.on_step, before_forward=comfy_ui.check_interrupted)
+
+
+def whole_report(result: DecodeResult) -> StepReport:
+    """The last report of a run that is complete."""
+    pictures = len(result.codes)
+    drawn = result.sampled_tokens // pictures
+    return StepReport(result.codes, (drawn,) * pictures, drawn, result.nfe)
 
 
 class SJDSampler(io.ComfyNode):
@@ -215,7 +227,11 @@ class SJDSampler(io.ComfyNode):
             window_size=window,
             kv_cache=kv_cache,
         )
-        result = sample(model, movqgan, make_request(model, prompt, batch_size, settings, canvas))
+        request = make_request(model, prompt, batch_size, settings, canvas)
+        result = sample(model, movqgan, request)
         picture = acceptance_map(result.accept_step, CODE_PIXELS)
         report = report_text(result, weights_of(model.lumina.transformer), kv_cache)
-        return io.NodeOutput(with_likelihood(movqgan.latent_of(result.codes), result), report, picture)
+        with kept_on_failure(request, model.lumina.vocabulary, lambda: whole_report(result)):
+            latent = movqgan.latent_of(result.codes)
+        movqgan.vocabulary = model.lumina.vocabulary
+        return io.NodeOutput(with_likelihood(latent, result), report, picture)

@@ -9,6 +9,7 @@ from comfy_api.latest import io
 
 from ..lumina_core.convert import plan_conversion
 from . import comfy_adapter as comfy_ui
+from . import folders
 from .file_names import new_folders
 from .stamps import check_unchanged
 from .types import CATEGORY, LuminaModel, ManagedLumina
@@ -25,15 +26,15 @@ def save_checkpoint(model: ManagedLumina, vae: MoVQGANVae | None, weights: str, 
     be converted or written, and ComfyUI's own exception if the user cancelled. Then no file and no new folder is left.
     """
     check_unchanged(model)
-    first = next(paths := comfy_ui.new_checkpoint_paths(prefix))
-    source = model.lumina.checkpoint or comfy_ui.checkpoint_path(model.name)
+    first = next(paths := folders.new_checkpoint_paths(prefix))
+    source = model.lumina.checkpoint or folders.checkpoint_path(model.name)
     conversion = plan_conversion(source, weights, None if vae is None else vae.source, comfy_ui.model_device())
     progress, steps = comfy_ui.Progress(len(conversion)), itertools.count(1)
     with new_folders(first):
         return conversion.write_new(
             itertools.chain([first], paths),
             on_step=lambda: progress.update_share(next(steps), len(conversion)),
-            on_chunk=comfy_ui.check_interrupted,
+            on_chunk=lambda _: comfy_ui.check_interrupted(),
         )
 
 
@@ -76,4 +77,4 @@ class SaveCheckpoint(io.ComfyNode):
     def execute(cls, model, weights, filename_prefix, vae=None) -> io.NodeOutput:
         movqgan = None if vae is None else require_movqgan(vae)
         path = save_checkpoint(model, movqgan, weights, filename_prefix)
-        return io.NodeOutput(comfy_ui.checkpoint_name(path))
+        return io.NodeOutput(folders.checkpoint_name(path))

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..lumina_core.errors import InputError
+from ..lumina_core.errors import InputError, OutOfMemory
 from ..lumina_core.movqgan.autoencoder import MoVQGAN
 from ..lumina_core.movqgan.codec import decode_picture, encode_picture
 from ..lumina_core.movqgan.config import STRIP_ROWS
 from ..lumina_core.movqgan.load import load_movqgan
+from ..lumina_core.tokens.vocabulary import Vocabulary
 from . import comfy_adapter as comfy_ui
+from .kept import keep_codes
 from .patchers import patcher_of
 from .pictures import from_planes, to_planes
 
@@ -33,6 +37,8 @@ class MoVQGANVae:
 
     def __init__(self, movqgan: MoVQGAN, source: Path):
         self.first_stage_model, self.source = movqgan, source
+        # Of the model that drew last with this codec: codes that cannot be decoded are kept as its tokens.
+        self.vocabulary: Vocabulary | None = None
         comfy_ui.check_interrupted_at_layers(movqgan)
         self.device = comfy_ui.vae_device()
         self.output_device = comfy_ui.output_device()
@@ -137,15 +143,24 @@ class MoVQGANVae:
         """Pictures [B,H,W,3] in 0…1 of codes [B,h,w], decoded one at a time.
 
         A picture that does not fit in memory is decoded in strips, with the same result up to rounding. Raises
-        OutOfMemory if strips do not fit either.
+        OutOfMemory if strips do not fit either; the codes of a sampler are then kept.
         """
         self.make_room(*codes.shape[-2:])
-        with comfy_ui.unloading_when_full():
+        with comfy_ui.unloading_when_full(), self._kept_when_full(codes):
             return torch.cat([from_planes(self._decode_one(one)) for one in codes.split(1)])
 
     def decode_rows(self, codes: Tensor, first_row: int, end_row: int) -> Tensor:
         """Pixels [1,3,8·rows,W] in [-1,1] on the CPU of some rows of codes [1,h,w], for a preview."""
         return self.first_stage_model.decode_rows(codes.to(self.device), first_row, end_row).float().cpu()
+
+    @contextlib.contextmanager
+    def _kept_when_full(self, codes: Tensor) -> Iterator[None]:
+        try:
+            yield
+        except OutOfMemory:
+            if self.vocabulary is not None:
+                keep_codes(codes, self.vocabulary)
+            raise
 
     def _are_codes_of(self, codes: Tensor, samples: Tensor) -> bool:
         if codes.shape != samples.shape[:1] + samples.shape[2:]:

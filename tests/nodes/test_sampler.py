@@ -13,7 +13,14 @@ import torch
 PROMPT = "a red circle left of a blue square"
 COMFYUI = (
     *("comfy", "comfy.cli_args", "comfy.model_management", "comfy.model_patcher", "comfy.ops", "comfy.utils"),
-    *("comfy_api", "comfy_api.latest", "comfy_execution", "comfy_execution.graph_utils", "folder_paths"),
+    *(
+        "comfy_api",
+        "comfy_api.latest",
+        "comfy_execution",
+        "comfy_execution.graph_utils",
+        "comfy_execution.utils",
+        "folder_paths",
+    ),
 )
 
 
@@ -96,7 +103,7 @@ def device_of(nodes: Any, model: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(nodes("nodes.sampler"), "kernels_expected", lambda *_: True)
 
     def set_capacity(capacity: float) -> list[int]:
-        monkeypatch.setattr(comfy_ui, "memory_budget", lambda streamed: budget(capacity, streamed=True))
+        monkeypatch.setattr(comfy_ui, "memory_budget", lambda *_: budget(capacity, streamed=True))
         return loaded
 
     return set_capacity
@@ -107,8 +114,9 @@ def test_the_cache_is_int8_where_only_that_fits_and_the_report_says_so(
 ) -> None:
     memory, sampler = nodes("lumina_core.memory"), nodes("nodes.sampler")
     codec = model.lumina.movqgan.config
-    movqgan = SimpleNamespace(first_stage_model=SimpleNamespace(config=codec), patcher=None)
-    managed = nodes("nodes.types").ManagedLumina("demo", model.lumina, SimpleNamespace(load_device="cpu"))
+    patcher = SimpleNamespace(load_device="cpu", model_size=lambda: 0)
+    movqgan = SimpleNamespace(first_stage_model=SimpleNamespace(config=codec), patcher=patcher)
+    managed = nodes("nodes.types").ManagedLumina("demo", model.lumina, patcher)
     request = request_of(nodes, model, window_size=8, seed=3)
     weights = memory.weights_of(model.lumina.transformer)
     plan = memory.plan_memory(memory.Demand(model.lumina.config, weights, request, codec, kernels=True)).streamed
