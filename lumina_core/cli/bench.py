@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,6 +17,7 @@ from ..decoding.request import Request
 from ..decoding.settings import MAX_WINDOW, DecodeSettings
 from ..device import choose_device, choose_dtype, device_name, explain_out_of_memory, peak_bytes, total_bytes
 from ..errors import InputError
+from ..files.json_text import dump_json
 from ..kernels.kv_tensor import KV_CACHES
 from ..memory import Budget, check_fits, choose_weights
 from ..model.compile import set_compile
@@ -94,7 +94,7 @@ def run(options: argparse.Namespace, on_input_checked: Callable[[], None]) -> No
         f"loaded in {timed_model.load_seconds:.1f} s; first step {max(step['first'] for step in steps):.2f} s at most"
     )
     print(f"peak {'not known' if peak is None else f'{peak / 2**30:.2f} GiB'}")
-    print(json.dumps(_report(options, timed_model, device, bandwidth, steps, decode, peak)))
+    print(dump_json(_report(options, timed_model, device, bandwidth, steps, decode, peak)))
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -165,7 +165,7 @@ def _time_steps(
         one = timer.measure(window, context, options.steps, bandwidth)
         derived = {name: getattr(one, name) for name in ("share", "accepted", "tokens_per_second")}
         steps.append({**asdict(one), **derived, **kernels})
-        print(json.dumps(steps[-1]), flush=True)
+        print(dump_json(steps[-1]), flush=True)
     return steps
 
 

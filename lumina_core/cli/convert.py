@@ -28,10 +28,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, on_input_checked: Callable[[], None]) -> None:
     """Checks all input, then reads, converts and writes one tensor at a time."""
     check_output(options.out)
+    options.signals.watch([options.out])
     device = choose_device(options.device)
     conversion = plan_conversion(options.checkpoint, options.weights, options.movqgan, device)
     conversion.check_output(options.out)
     on_input_checked()
     with tqdm(total=len(conversion), unit="tensor", disable=None, file=sys.stderr) as bar:
-        conversion.write(options.out, bar.update)
+
+        def on_step() -> None:
+            options.signals.check()
+            bar.update()
+
+        conversion.write(options.out, on_step)
     print(f"{options.out}: {conversion.layout.size / 2**20:,.1f} MiB, {options.weights}")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -16,11 +15,15 @@ from ..errors import InputError
 from ..files.output_files import OutputFiles, check_outputs, check_picture_suffix, numbered_paths
 from ..movqgan.codec import decode_picture
 from ..pictures.images import to_image
+from ..pictures.sizes import CODE_PIXELS
 from ..pipeline import load_codec
+from ..tokens.token_files import read_token_lists
+from ..tokens.vocabulary import Vocabulary
 from .common import add_model_arguments
 
 HELP = "convert tokens to pictures"
-EXPECTED = 'expected {"tokens": [[start, H, W, ..., end], ...]}'
+
+logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,26 +36,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, on_input_checked: Callable[[], None]) -> None:
     """Reads the tokens, decodes all pictures, then writes them."""
     check_picture_suffix(options.out)
-    device, lists = choose_device(options.device), read_tokens(options.tokens)
+    device, lists = choose_device(options.device), read_token_lists(options.tokens)
     outputs = numbered_paths(options.out, len(lists))
     check_outputs(outputs)
+    options.signals.watch(outputs)
     checkpoint = open_checkpoint(options.checkpoint)
-    grids = [checkpoint.vocabulary.parse_picture(tokens) for tokens in lists]
+    grids = [_complete_rows(checkpoint.vocabulary, tokens, number) for number, tokens in enumerate(lists)]
     movqgan = load_codec(checkpoint, options.movqgan, device)
     on_input_checked()
     with OutputFiles() as files:
         for codes, path in zip(grids, outputs, strict=True):
+            options.signals.check()
             files.write_picture(to_image(decode_picture(movqgan, codes[None].to(device))), path)
+        options.signals.check()
 
 
-def read_tokens(path: Path) -> list[list[Any]]:
-    """The token lists of a JSON file. Raises InputError when it contains anything else."""
-    try:
-        lists = json.loads(path.read_text(encoding="utf-8"))["tokens"]
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}; {EXPECTED}") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{path} is not a JSON file of tokens ({error!r}); {EXPECTED}") from error
-    if not isinstance(lists, list) or not lists or not all(isinstance(tokens, list) for tokens in lists):
-        raise InputError(f"{path} contains no lists of tokens; {EXPECTED}")
-    return lists
+def _complete_rows(vocabulary: Vocabulary, tokens: Sequence[int], number: int) -> torch.Tensor:
+    """Codes [rows,w] of a picture that may be cut off. Raises InputError where no row is complete."""
+    begun = vocabulary.parse_begun(tokens)
+    rows = len(begun.codes)
+    if not rows:
+        raise InputError(f"picture {number} has no complete row of {begun.grid_w} codes; expected at least one")
+    if rows < begun.grid_h:
+        what = f"{rows} of {begun.grid_h} rows, {begun.grid_w * CODE_PIXELS}x{rows * CODE_PIXELS} pixels"
+        logger.warning("Picture %s was not finished: it is decoded as far as it got, %s.", number, what)
+    return begun.codes

@@ -16,7 +16,7 @@ from ..checkpoint.find import Checkpoint, open_checkpoint
 from ..decoding.request import Request
 from ..decoding.settings import DECODERS, DecodeResult, DecodeSettings, StepReport
 from ..device import choose_device, choose_dtype, device_name, peak_bytes, total_bytes
-from ..errors import OutOfMemory
+from ..errors import InputError
 from ..files.output_files import OutputFiles, check_outputs, check_picture_suffix, numbered_paths
 from ..memory import choose_weights, weights_of
 from ..pictures.images import load_picture
@@ -24,6 +24,7 @@ from ..pictures.panels import condition_pixels, given_size
 from ..pictures.sizes import CODE_PIXELS
 from ..pipeline import Drawing, Lumina, build_request, check_condition, load_codec
 from ..tokens.prompts import MAPS, TASKS, build_prompt
+from ..tokens.token_files import is_token_file, read_token_lists, rows_to_continue, token_values
 from .common import (
     add_batch_arguments,
     add_compile_argument,
@@ -35,6 +36,7 @@ from .common import (
     fit_request,
     loading_bar,
 )
+from .kept import Keeper
 
 HELP = "draw pictures from a prompt"
 DEFAULTS = DecodeSettings()
@@ -56,14 +58,18 @@ def _add_task_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--width", type=int, required=True, help="width of the whole canvas in pixels")
     parser.add_argument("--height", type=int, required=True, help="height of the whole canvas (both panels) in pixels")
     parser.add_argument("--task", choices=TASKS, default="t2i")
-    parser.add_argument("--condition", type=Path, help="picture for the upper panel, for tasks that need one")
+    parser.add_argument(
+        "--condition",
+        type=Path,
+        help="picture for the upper panel, for tasks that need one, or tokens of a begun picture to continue",
+    )
     parser.add_argument(
         "--given-height",
         type=int,
         help="continue --condition: scale it to the canvas width, keep this many pixels of its top, draw the rest",
     )
     parser.add_argument("--map", choices=tuple(MAPS), help="kind of map, for pair, control and predict")
-    parser.add_argument("--object", help="description of the object in the condition, for subject")
+    parser.add_argument("--object", help="description of the object in the condition, for subject and subject-released")
 
 
 def _add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,16 +83,19 @@ def _add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, on_input_checked: Callable[[], None]) -> None:
     """Checks all input, then loads the model, draws the pictures and writes them."""
+    kept = _kept_lists(options)
     outputs = _check_outputs(options)
     device = choose_device(options.device)
-    check_condition(options.task, options.condition is not None, options.given_height is not None)
-    condition = None if options.condition is None else load_picture(options.condition)
+    is_continued = options.given_height is not None or kept is not None
+    check_condition(options.task, options.condition is not None, is_continued)
+    condition = None if options.condition is None or kept is not None else load_picture(options.condition)
     text = build_prompt(options.task, options.width, options.height, options.prompt, options.map, options.object)
     checkpoint = open_checkpoint(options.checkpoint)
-    request = _request(options, checkpoint, text)
+    request = _request(options, checkpoint, text, kept)
     pixels = None
     if condition is not None:
         pixels = condition_pixels(condition, options.width, options.height, options.given_height)
+        del condition  # perhaps large
     config, dtype = checkpoint.config, choose_dtype(device)
     weights = choose_weights(options.weights, checkpoint.scheme, dtype, config, total_bytes(device))
     budget, codec = device_budget(device), load_codec(checkpoint, options.movqgan, device)
@@ -97,19 +106,37 @@ def run(options: argparse.Namespace, on_input_checked: Callable[[], None]) -> No
     on_input_checked()
     if pixels is not None:
         request = replace(request, given_codes=lumina.encode(pixels))
-    _write(options, outputs, Drawing(lumina, _sample(lumina, request)))
+    keeper = Keeper(options, request, lumina.vocabulary)
+    drawing = Drawing(lumina, keeper.draw(lambda on_step: _sample(lumina, request, on_step)))
+    lists = [lumina.vocabulary.picture_tokens(codes) for codes in drawing.codes]
+    keeper.write(lists, lambda: _write(options, outputs, drawing, lists))
+
+
+def _kept_lists(options: argparse.Namespace) -> list[list[int]] | None:
+    """The tokens of a begun picture where the condition is a file of them; as many pictures are drawn."""
+    if options.condition is None or not is_token_file(options.condition):
+        return None
+    lists = read_token_lists(options.condition)
+    options.batch = len(lists) if options.batch == 1 else options.batch
+    if len(lists) not in (1, options.batch):
+        raise InputError(
+            f"{options.condition} holds {len(lists)} pictures and the batch is {options.batch}; expected as many"
+        )
+    return lists
 
 
 def _check_outputs(options: argparse.Namespace) -> list[Path]:
     check_batch(options.batch)
     check_picture_suffix(options.out)
     outputs = numbered_paths(options.out, options.batch)
-    check_outputs([path for path in (*outputs, options.tokens_out, options.stats_out) if path is not None])
+    paths = [path for path in (*outputs, options.tokens_out, options.stats_out) if path is not None]
+    check_outputs(paths)
+    options.signals.watch(paths)
     return outputs
 
 
-def _request(options: argparse.Namespace, checkpoint: Checkpoint, text: str) -> Request:
-    """The request. A condition is not encoded yet: rows of code 0 stand for it."""
+def _request(options: argparse.Namespace, checkpoint: Checkpoint, text: str, kept: list[list[int]] | None) -> Request:
+    """The request. A condition is not encoded yet: rows of code 0 stand for it; kept rows have their codes."""
     settings = DecodeSettings(
         cfg_scale=options.cfg,
         top_k=options.top_k,
@@ -122,42 +149,53 @@ def _request(options: argparse.Namespace, checkpoint: Checkpoint, text: str) -> 
     request = build_request(checkpoint, text, options.width, options.height, options.batch, settings=settings)
     if options.condition is None:
         return request
+    if kept is not None:
+        return replace(request, given_codes=_kept_rows(options, checkpoint, kept))
     width, height = given_size(options.width, options.height, options.given_height)
     given = torch.zeros(height // CODE_PIXELS, width // CODE_PIXELS, dtype=torch.int64)
     return replace(request, given_codes=given)
 
 
-def _sample(lumina: Lumina, request: Request) -> DecodeResult:
+def _kept_rows(options: argparse.Namespace, checkpoint: Checkpoint, kept: list[list[int]]) -> torch.Tensor:
+    """Codes [N,rows,w] of begun pictures. Raises InputError for those of another size, or too few rows."""
+    begun = rows_to_continue(kept, checkpoint.vocabulary, str(options.condition))
+    size, wanted = f"{begun.grid_w * CODE_PIXELS}x{begun.grid_h * CODE_PIXELS}", f"{options.width}x{options.height}"
+    if size != wanted:
+        raise InputError(f"the picture begun in {options.condition} is {size} and the canvas {wanted}; expected {size}")
+    rows = begun.codes.shape[1]
+    if options.given_height is None:
+        return begun.codes
+    _, height = given_size(options.width, options.height, options.given_height)
+    if height > rows * CODE_PIXELS:
+        raise InputError(
+            f"the given height is {height} and {options.condition} holds {rows} complete rows; expected at most "
+            f"{rows * CODE_PIXELS}"
+        )
+    return begun.codes[:, : height // CODE_PIXELS]
+
+
+def _sample(lumina: Lumina, request: Request, on_step: Callable[[StepReport], None]) -> DecodeResult:
     """Draws the codes. Shows a progress bar on a terminal."""
     with tqdm(total=request.codes_to_draw, unit="token", disable=None, file=sys.stderr) as bar:
 
-        def on_step(report: StepReport) -> None:
+        def show(report: StepReport) -> None:
+            on_step(report)
             bar.update(sum(report.accepted) - bar.n)
 
-        return lumina.sample(request, on_step)
+        return lumina.sample(request, show)
 
 
-def _write(options: argparse.Namespace, outputs: list[Path], drawing: Drawing) -> None:
-    """Decodes the pictures and writes all files. Statistics come last, so that the peak memory includes decoding.
-
-    When decoding runs out of memory, writes the tokens and raises OutOfMemory with their path.
-    """
-    vocabulary = drawing.lumina.vocabulary
-    tokens = {"tokens": [vocabulary.picture_tokens(codes) for codes in drawing.codes]}
-    try:
-        images = drawing.images
-    except OutOfMemory as error:
-        kept = options.tokens_out or options.out.with_suffix(".tokens.json")
-        with OutputFiles() as files:
-            files.write_json(tokens, kept)
-        raise OutOfMemory(f"{error}; the tokens are saved in {kept}: `decode` converts them to pictures") from None
+def _write(options: argparse.Namespace, outputs: list[Path], drawing: Drawing, lists: list[list[int]]) -> None:
+    """Decodes the pictures and writes all files. Statistics come last, so that the peak memory includes decoding."""
+    images = drawing.images
     with OutputFiles() as files:
         for image, path in zip(images, outputs, strict=True):
             files.write_picture(image, path)
         if options.tokens_out:
-            files.write_json(tokens, options.tokens_out)
+            files.write_json(token_values(lists), options.tokens_out)
         if options.stats_out:
             files.write_json(_stats(options, drawing), options.stats_out)
+        options.signals.check()
 
 
 def _stats(options: argparse.Namespace, drawing: Drawing) -> dict[str, Any]:

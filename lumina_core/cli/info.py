@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +17,7 @@ from ..decoding.memory_plan import MOVQGAN_ITEM_BYTES, Demand, movqgan_bytes, pl
 from ..decoding.request import Request
 from ..decoding.settings import DecodeSettings
 from ..device import available_bytes, choose_device, choose_dtype, total_bytes
+from ..files.json_text import dump_json
 from ..kernels.kv_tensor import AUTO as AUTO_CACHE
 from ..kernels.kv_tensor import INT8
 from ..memory import PROMPT_TOKENS, Budget, advice, choose_weights
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace, on_input_checked: Callable[[], None]) -> No
     values = {**_description(*names, model.config, movqgan), **_bytes(options, model, movqgan)}
     on_input_checked()
     if options.json:
-        print(json.dumps(values))
+        print(dump_json(values))
         return
     for name, value in values.items():
         print(f"{name.replace('_', ' '):<28}{_readable(name, value)}")

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import logging
 import logging.handlers
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 from ..device import is_out_of_memory
-from ..errors import InputError, LuminaError
+from ..errors import InputError, LuminaError, OutOfMemory
 from . import bench, convert, decode, encode, generate, info
+from .common import out_of_memory_message
+from .signals import Signals, say
 
 COMMANDS = {"generate": generate, "encode": encode, "decode": decode, "convert": convert, "info": info, "bench": bench}
-BAD_INPUT, INTERRUPTED = 2, 130
+BAD_INPUT = 2
+PATHS = ("checkpoint", "movqgan", "condition", "out", "tokens_out", "stats_out", "image", "tokens")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -43,28 +48,84 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code: 0, 2 for bad input (one line on stderr says what), 130 for Ctrl-C."""
-    with _deferred_warnings() as warnings:
-        try:
-            options = make_parser().parse_args(arguments)
-            COMMANDS[options.command].run(options, warnings.flush)
-        except KeyboardInterrupt:
-            message, code = "cancelled; nothing was written", INTERRUPTED
-        except LuminaError as error:
-            message, code = " ".join(str(error).split()), BAD_INPUT
-        except OSError as error:
-            where = f" {error.filename}" if error.filename else ""
-            message, code = f"cannot read or write{where}: {error.strerror or error}", BAD_INPUT
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            message, code = "out of memory; use a smaller picture, --batch or --window", BAD_INPUT
-        else:
-            return 0
-        warnings.buffer.clear()
-    print(f"lumina_core: {message}", file=sys.stderr)
+def main(arguments: Sequence[str] | None = None, signals: Signals | None = None) -> int:
+    """Runs one command and returns its exit code. `signals` are those of the process, if it ends with the command.
+
+    0; 2 for bad input (one line on stderr says what); 130, 143 or 129 for Ctrl-C, SIGTERM and SIGHUP.
+    """
+    with signals or Signals() as signals, _printable(), _deferred_warnings() as warnings:
+        outcome = _run(arguments, signals, warnings.flush)
+        signals.hold()
+        code, message = signals.late(*outcome)
+        if code:
+            warnings.buffer.clear()
+            say(message)
     return code
+
+
+def _run(arguments: Sequence[str] | None, signals: Signals, on_input_checked: Callable[[], None]) -> tuple[int, str]:
+    """Exit code and message of a command."""
+    options = argparse.Namespace(signals=signals, command=None)
+    try:
+        make_parser().parse_args(arguments, options)
+        _check_paths(options)
+        COMMANDS[options.command].run(options, on_input_checked)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except KeyboardInterrupt as interrupt:
+        signals.hold()
+        return signals.exit_code, str(interrupt) or signals.outcome()
+    except BrokenPipeError:  # nobody reads what is printed; the files, if any, are written
+        return 0, ""
+    except Exception as error:
+        signals.hold()
+        if (message := _explain(error, options.command)) is None:
+            raise
+        return BAD_INPUT, message
+    return 0, ""
+
+
+def _explain(error: Exception, command: str | None) -> str | None:
+    """One line for a fault of the input or the machine; None for a fault of this program."""
+    if is_out_of_memory(error) and not isinstance(error, OutOfMemory):
+        return out_of_memory_message(command)
+    if isinstance(error, LuminaError):
+        return " ".join(str(error).split())
+    if isinstance(error, OSError):
+        where = f" {error.filename}" if error.filename else ""
+        return f"cannot read or write{where}: {' '.join(str(error.strerror or error).split())}"
+    if isinstance(error, RecursionError):
+        return "the input is nested too deeply; expected plain files and text"
+    return None
+
+
+def _check_paths(options: argparse.Namespace) -> None:
+    """Raises InputError for a path that no system can open."""
+    for name, value in vars(options).items():
+        if name in PATHS and value is not None:
+            try:
+                is_good = b"\0" not in os.fsencode(value)
+            except UnicodeError:
+                is_good = False
+            if not is_good:
+                raise InputError(
+                    f"{name} is {str(value)!r}, which no path can be; expected the name of a file or folder"
+                )
+
+
+@contextlib.contextmanager
+def _printable() -> Iterator[None]:
+    """Prints what the console cannot show as escapes, instead of failing."""
+    streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, io.TextIOWrapper)]
+    earlier = [stream.errors for stream in streams]
+    for stream in streams:
+        stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        for stream, errors in zip(streams, earlier, strict=True):
+            with contextlib.suppress(OSError, ValueError):  # a closed or broken pipe
+                stream.reconfigure(errors=errors)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..errors import CheckpointError
 from ..model.transformer import Transformer
 from ..tokens.vocabulary import Vocabulary
 from .adaptive_window import AdaptiveWindow, WidthBy
@@ -38,15 +39,16 @@ def decode(
 ) -> DecodeResult:
     """Draws a request's pictures in one batch.
 
-    `before_forward` is called before every forward, `on_step` after every synchronisation with the device: after every
-    forward on a CPU, every few on a GPU. An exception that either raises ends the run. `runs` keeps graphs, and the
-    cache that they read, from one run of a model to the next.
+    `before_forward` is called before every forward, in the prefill before every block; `on_step` after every
+    synchronisation with the device: after every forward on a CPU, every few on a GPU. An exception that either raises
+    ends the run; what is drawn is in the last report. `runs` keeps graphs, and the cache that they read, from one run
+    of a model to the next. Raises CheckpointError when the model computes values that are not finite.
     """
     start = time.perf_counter()
     runs = KeptRuns() if runs is None else runs
     run = _Run(transformer, vocabulary, request, runs)
     try:
-        run.prefill()
+        run.prefill(before_forward)
         while not run.finished:
             if before_forward is not None:
                 before_forward()
@@ -150,8 +152,12 @@ class _Run:
     def finished(self) -> bool:
         return min(self.accepted_to) == self.canvas.last
 
-    def prefill(self) -> None:
-        """Reads every different token sequence once and draws each picture's first token."""
+    def prefill(self, before_block: Callable[[], object] | None = None) -> None:
+        """Reads every different token sequence once and draws each picture's first token.
+
+        Raises CheckpointError when a state or the first token's probability is not finite.
+        """
+        callback = () if before_block is None else (before_block,)
         hidden: list[Tensor] = []
         first_row: dict[tuple[int, ...], int] = {}
         for row, ids in enumerate(self._prefixes()):
@@ -160,9 +166,11 @@ class _Run:
                 self.cache.copy_row(same, row, len(ids))
                 hidden.append(hidden[same])
             else:
-                embedded = self.transformer.embed(torch.tensor([ids]))
-                hidden.append(self.transformer.hidden_states(embedded, self.cache.prefill_plan(row, len(ids)))[0, -1])
-        self.window.begin(torch.stack(hidden))
+                embedded, plan = self.transformer.embed(torch.tensor([ids])), self.cache.prefill_plan(row, len(ids))
+                hidden.append(self.transformer.hidden_states(embedded, plan, *callback)[0, -1])
+        self._check_finite(states := torch.stack(hidden))
+        self.window.begin(states)
+        self._check_finite(self.window.state.log_probs[:, self.canvas.first])
         self.accepted_to = self.window.pos.tolist()
         self._synced_at = self._now()
 
@@ -208,8 +216,18 @@ class _Run:
         accepted = tuple(canvas.count_codes(index + 1) for index in self.accepted_to)
         return StepReport(canvas.cut_codes(self.window.state.tokens).cpu(), accepted, canvas.codes_to_draw, self.nfe)
 
+    def _check_finite(self, values: Tensor) -> None:
+        if not bool(values.isfinite().all()):
+            dtype = str(self.transformer.dtype).removeprefix("torch.")
+            raise CheckpointError(
+                f"the model computes values that are not finite, in {dtype}: the checkpoint is damaged, or its values "
+                "are too large for this dtype; download or convert it again, or choose other weights (fp32, bf16)"
+            )
+
     def result(self, seconds: float) -> DecodeResult:
         canvas, state = self.canvas, self.window.state
+        log_probs = canvas.cut_codes(state.log_probs).cpu()
+        self._check_finite(log_probs)
         accept_step = state.accept_step.cpu()
         accept_lengths = canvas.accept_lengths(accept_step)
         return DecodeResult(
@@ -217,7 +235,7 @@ class _Run:
             nfe=max(map(len, accept_lengths)),
             accept_lengths=accept_lengths,
             accept_step=canvas.cut_codes(accept_step).clone(),
-            log_likelihood=tuple(canvas.cut_codes(state.log_probs).cpu().double().sum((1, 2)).tolist()),
+            log_likelihood=tuple(log_probs.double().sum((1, 2)).tolist()),
             seconds=seconds,
             warm_up_seconds=self.warm_up_seconds,
             settings=self.settings,

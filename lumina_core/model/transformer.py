@@ -1,5 +1,6 @@
 """The decoder-only transformer."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -128,14 +129,21 @@ class Transformer(nn.Module):
         cos, sin = (part[None, :, None] for part in table)
         return CausalPlan(cos, sin)
 
-    def hidden_states(self, embeddings: Tensor, plan: AttentionPlan) -> Tensor:
-        """Normed states [B,S,hidden_size] after the last block."""
+    def hidden_states(
+        self, embeddings: Tensor, plan: AttentionPlan, before_block: Callable[[], object] | None = None
+    ) -> Tensor:
+        """Normed states [B,S,hidden_size] after the last block.
+
+        `before_block` is called before each block of a prefill; an exception that it raises ends the forward.
+        """
         if isinstance(plan, WindowPlan) and plan.cache.kernels.blocks is not None:
             x = embeddings.flatten(0, 1)
             states = self.fused_states(x, self.blocks[0].input_layernorm(x), plan)
             return states.unflatten(0, embeddings.shape[:2])
         x = embeddings
         for index, layer in enumerate(self.layers):
+            if before_block is not None:
+                before_block()
             x = layer(x, index, plan)
         return self.norm(x)
 

@@ -200,18 +200,23 @@ def with_token(position: int, token: object) -> Callable[[list[Any]], object]:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        pytest.param(lambda tokens: [tokens], "is not a JSON file of tokens", id="list"),
-        pytest.param(lambda tokens: {"token": [tokens]}, "is not a JSON file of tokens", id="other key"),
+        pytest.param(lambda tokens: [tokens], "contains a JSON list", id="list"),
+        pytest.param(lambda tokens: {"token": [tokens]}, "contains no lists of tokens", id="other key"),
         pytest.param(lambda tokens: {"tokens": []}, "contains no lists of tokens", id="no pictures"),
         pytest.param(lambda tokens: {"tokens": tokens}, "contains no lists of tokens", id="a picture itself"),
         pytest.param(lambda tokens: {"tokens": [[]]}, "has 0 tokens", id="empty picture"),
-        pytest.param(lambda tokens: {"tokens": [tokens[:-1]]}, "expected 24", id="one token short"),
-        pytest.param(lambda tokens: {"tokens": [tokens, tokens + [1]]}, "expected 24", id="second one too long"),
+        pytest.param(lambda tokens: {"tokens": [tokens[:6]]}, "has no complete row of 4 codes", id="less than a row"),
+        pytest.param(lambda tokens: {"tokens": [tokens[:2]]}, "has 2 tokens", id="less than a header"),
+        pytest.param(
+            lambda tokens: {"tokens": [tokens, tokens + [1]]}, "expected at most 24", id="second one too long"
+        ),
         pytest.param(with_token(0, 7), "token 0 of the picture is 7", id="start"),
         pytest.param(with_token(1, "x"), "token 1 of the picture is 'x'", id="height"),
         pytest.param(with_token(3, 383), "token 3 of the picture is 383", id="no code"),
         pytest.param(with_token(4, 448), "token 4 of the picture is 448", id="code too large"),
         pytest.param(with_token(5, None), "token 5 of the picture is None", id="null"),
+        pytest.param(with_token(3, True), "token 3 of the picture is True", id="truth value"),
+        pytest.param(with_token(3, 400.0), "token 3 of the picture is 400.0", id="float"),
         pytest.param(with_token(6, 400.5), "token 6 of the picture is 400.5", id="fraction"),
         pytest.param(with_token(7, 400), "token 7 of the picture is 400", id="end of row"),
         pytest.param(with_token(23, 400), "token 23 of the picture is 400", id="end"),
@@ -235,7 +240,7 @@ def test_tokens_that_are_no_json(lumina: CommandLine, decode: Arguments, text: s
 
 def test_tokens_that_cannot_be_read(lumina: CommandLine, decode: Arguments, tmp_path: Path) -> None:
     for path in (tmp_path / "absent.json", tmp_path):
-        lumina.refuses(*decode, path, expected=f"cannot read {path}")
+        lumina.refuses(*decode, path, expected=f"{path} is")
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tqdm import tqdm
 
 from lumina_core import pipeline
+from lumina_core.cli import kept
 from lumina_core.errors import CheckpointError
+from lumina_core.files.output_files import OutputFiles
+from lumina_core.files.temporary import Draft
 from lumina_core.pipeline import Lumina
+from lumina_core.tokens.token_files import keep_tokens
 
-from .cli_runs import CommandLine
+from .cli_runs import CommandLine, read_pixels
 
 NEEDS_PROC = pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc here")
 
@@ -123,53 +126,109 @@ def after(calls: int, function: Callable[..., Any], fail: Callable[..., Any]) ->
         pytest.param(os, "replace", 0, id="moving"),
         pytest.param(Image.Image, "save", 0, id="first picture"),
         pytest.param(Image.Image, "save", 1, id="second picture"),
-        pytest.param(tempfile, "mkstemp", 2, id="tokens"),
-        pytest.param(tempfile, "mkstemp", 3, id="stats"),
-        pytest.param(os, "chmod", 3, id="rights of the last"),
+        pytest.param(OutputFiles, "write_json", 0, id="tokens"),
+        pytest.param(OutputFiles, "write_json", 1, id="stats"),
+        pytest.param(os, "fsync", 3, id="content of the last"),
     ],
 )
-def test_full_disk(lumina: CommandLine, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, calls: int) -> None:
+def test_a_full_disk_keeps_the_tokens_and_nothing_else(
+    lumina: CommandLine, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, calls: int
+) -> None:
     for file in ("o_0.png", "o.json"):
         lumina.path(file).write_text("old")
-    monkeypatch.setattr(owner, name, after(calls, getattr(owner, name), full_disk))
+    failing, is_full = getattr(owner, name), True
+
+    def now(*arguments: Any, **options: Any) -> Any:
+        return (limited if is_full else failing)(*arguments, **options)
+
+    def keep(*arguments: Any) -> Path:
+        nonlocal is_full
+        is_full = False
+        return keep_tokens(*arguments)
+
+    limited = after(calls, failing, full_disk)
+    monkeypatch.setattr(owner, name, now)
+    monkeypatch.setattr(kept, "keep_tokens", keep)
     before = lumina.files()
     line = lumina.generate("--batch", 2).refusal()
     monkeypatch.undo()
-    assert lumina.files() == before
-    assert f"cannot write {lumina.folder}" in line and "No space left on device" in line
+    assert f"the tokens are saved in {lumina.path('o.tokens.json')}: `decode` converts them" in line
+    assert "No space left on device" in line
+    assert {name: content for name, content in lumina.files().items() if name != "o.tokens.json"} == before
+    lumina.decode(lumina.path("o.tokens.json"), "decoded.png").succeeded()
+    lumina.generate("--batch", 2).succeeded()
+    for k in range(2):
+        assert np.array_equal(read_pixels(lumina.path(f"decoded_{k}.png")), read_pixels(lumina.path(f"o_{k}.png")))
 
 
 def test_full_disk_for_encode_and_decode(lumina: CommandLine, noise: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lumina.generate().succeeded()
-    monkeypatch.setattr(os, "replace", full_disk)
+    monkeypatch.setattr(os, "fsync", full_disk)
     assert "decoded.png: No space left" in lumina.decode(lumina.path("o.json"), "decoded.png").refusal()
     assert "t.json: No space left" in lumina.encode(noise, "t.json").refusal()
     assert sorted(lumina.files()) == ["o.json", "o.png", "o.stats.json"]
+
+
+def test_tokens_go_to_the_temporary_folder_where_theirs_takes_no_file(
+    lumina: CommandLine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    other = tmp_path / "temporary"
+    other.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(other))
+    write = Draft.open
+
+    def full_but_elsewhere(self: Draft) -> Any:
+        return write(self) if self.folder == other else full_disk()
+
+    monkeypatch.setattr(Draft, "open", full_but_elsewhere)
+    line = lumina.generate().refusal()
+    assert f"the tokens are saved in {other / 'o.tokens.json'}" in line and lumina.files() == {}
+    monkeypatch.setattr(Draft, "open", full_disk)
+    line = lumina.generate().refusal()
+    assert "nor can the tokens be saved (cannot write " in line
 
 
 def interrupt(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize(
-    ("owner", "name"),
-    [
-        pytest.param(pipeline, "load_transformer", id="loading"),
-        pytest.param(tqdm, "update", id="drawing"),
-        pytest.param(Image.Image, "save", id="writing"),
-    ],
-)
 @pytest.mark.parametrize("prompt", ["a red square", ""])
-def test_interrupt(lumina: CommandLine, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, prompt: str) -> None:
+def test_an_interrupt_while_loading_leaves_nothing(
+    lumina: CommandLine, monkeypatch: pytest.MonkeyPatch, prompt: str
+) -> None:
     lumina.path("o.png").write_text("old")
+    monkeypatch.setattr(pipeline, "load_transformer", interrupt)
+    lumina.refuses_to_generate("--prompt", prompt, expected="cancelled; nothing was written", code=130)
+
+
+@pytest.mark.parametrize(("owner", "name"), [(Lumina, "decode"), (Image.Image, "save")])
+def test_an_interrupt_after_drawing_keeps_the_tokens(
+    lumina: CommandLine, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
+) -> None:
+    lumina.path("o.png").write_text("old")
+    lumina.path("o.json").write_text("old")
     monkeypatch.setattr(owner, name, interrupt)
-    before = lumina.files()
-    done = lumina.generate("--prompt", prompt)
-    assert (done.code, done.out, lumina.files()) == (130, "", before)
-    expected = [] if prompt or name == "load_transformer" else ["WARNING: The prompt is empty: the model gets the size"]
-    *warnings, last = done.err.splitlines()
-    assert last == "lumina_core: cancelled; nothing was written"
-    assert [line[: len(words)] for line, words in zip(warnings, expected, strict=True)] == expected
+    line = lumina.generate().refusal(130)
+    monkeypatch.undo()
+    saved = lumina.path("o.tokens.json")
+    assert line == f"lumina_core: cancelled; the tokens are saved in {saved}: `decode` converts them to pictures"
+    assert sorted(lumina.files()) == ["o.json", "o.png", "o.tokens.json"]
+    lumina.generate(name="whole").succeeded()
+    assert lumina.tokens("o.tokens") == lumina.tokens("whole")
+
+
+def test_an_interrupt_when_the_files_are_in_place_says_so(lumina: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave = OutputFiles.__exit__
+
+    def late(self: OutputFiles, *arguments: Any) -> None:
+        leave(self, *arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(OutputFiles, "__exit__", late)
+    line = lumina.generate().refusal(130)
+    names = ("o.png", "o.json", "o.stats.json")
+    assert line == f"lumina_core: cancelled after {', '.join(str(lumina.path(name)) for name in names)} was written"
+    assert sorted(lumina.files()) == sorted(names)
 
 
 def out_of_memory(*_: object, **__: object) -> None:
@@ -187,7 +246,7 @@ def unreadable(*_: object, **__: object) -> None:
 @pytest.mark.parametrize(
     ("fail", "expected"),
     [
-        (out_of_memory, "out of memory; use a smaller picture, --batch or --window"),
+        (out_of_memory, "out of memory; use a smaller picture or --batch"),
         (damaged, "several lines of it"),
         (unreadable, "cannot read or write model.safetensors: Permission denied"),
     ],

@@ -358,6 +358,11 @@ def test_a_replay_that_changes_the_window_differently_is_not_used(
     assert recorded.replayed == 1 and recorded.live == 0
 
 
+def calls_in_prefill(demo: Lumina) -> int:
+    """Blocks of the forwards over the prompt and without it, before each of which a caller can cancel."""
+    return 2 * len(demo.transformer.layers)
+
+
 def move_weight(transformer: Transformer, name: str) -> None:
     """Puts a weight elsewhere, as a memory manager does: a new parameter in the same module."""
     module, _, own = name.rpartition(".")
@@ -369,7 +374,7 @@ def move_weight(transformer: Transformer, name: str) -> None:
 def test_weights_that_move_between_two_steps_are_noticed_before_a_replay(
     demo: Lumina, monkeypatch: Patch, caplog: Log, name: str
 ) -> None:
-    recorded, moves = RecordedSteps(), iter([False] * 5 + [True])
+    recorded, moves = RecordedSteps(), iter([False] * (calls_in_prefill(demo) + 5) + [True])
     recorded.transformer = demo.transformer
     capture_by(monkeypatch, recorded)
 
@@ -419,7 +424,7 @@ def test_after_a_cancelled_run_the_next_uses_its_graphs(demo: Lumina, monkeypatc
     windows = capture_by(monkeypatch, recorded)
 
     def cancel() -> None:
-        if next(forwards) == 4:
+        if next(forwards) == calls_in_prefill(demo) + 4:
             raise Cancelled
 
     with pytest.raises(Cancelled):
