@@ -131,7 +131,8 @@ def test_task_prompt_shows_the_widgets_of_its_task(page, tmp_path):
     always = ["task", "prompt", "width", "height", "template"]
     assert page.evaluate(SHOWN) == always
     assert page.evaluate(f"{TASK_PROMPT}.widgets.map((widget) => widget.value)") == [*OLD_VALUES, "depth", "", ""]
-    for task, extra in (("image pair", {"map"}), ("subject-driven", {"object"}), ("edit", set()), ("predict", {"map"})):
+    subjects = [("subject-driven", {"object"}), ("subject-driven (released program)", {"object"})]
+    for task, extra in [("image pair", {"map"}), *subjects, ("edit", set()), ("predict", {"map"})]:
         page.evaluate(CHOOSE, task)
         assert set(page.evaluate(SHOWN)) == {*always, *extra}
 

@@ -140,6 +140,7 @@ def test_an_edit_turn_starts_from_the_picture_of_the_turn_before(server):
     [
         ("control", "controllable", {"map": "canny"}),
         ("subject", "subject-driven", {"object": "a red mug"}),
+        ("subject-released", "subject-driven (released program)", {"object": "a red mug"}),
         ("edit", "edit", {"map": "pose", "object": "ignored"}),
         ("predict", "predict", {"map": "hed"}),
     ],

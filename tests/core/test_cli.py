@@ -36,8 +36,9 @@ TASK_INPUTS = {
     "subject": {"object": "a small cup"},
     "edit": {},
     "predict": {"map": "pose"},
+    "subject-released": {"object": "a small cup"},
 }
-CONDITIONED = ("control", "subject", "edit", "predict")
+CONDITIONED = ("control", "subject", "edit", "predict", "subject-released")
 
 
 @pytest.fixture
