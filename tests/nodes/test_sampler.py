@@ -1,55 +1,14 @@
-"""The sampler's requests, with ComfyUI's own modules stood in for: what needs ComfyUI is not called."""
+"""The sampler's requests. What needs ComfyUI is not called."""
 
 from __future__ import annotations
 
-import importlib
-import sys
-from types import ModuleType, SimpleNamespace
-from typing import Any, ClassVar
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 PROMPT = "a red circle left of a blue square"
-COMFYUI = (
-    *("comfy", "comfy.cli_args", "comfy.model_management", "comfy.model_patcher", "comfy.ops", "comfy.utils"),
-    *(
-        "comfy_api",
-        "comfy_api.latest",
-        "comfy_execution",
-        "comfy_execution.graph_utils",
-        "comfy_execution.utils",
-        "folder_paths",
-    ),
-)
-
-
-class AnyClass(type):
-    """A class that has every attribute."""
-
-    def __getattr__(cls, name: str) -> AnyClass:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return AnyClass(name, (), {"__init__": lambda *_, **__: None})
-
-
-class StandIn(ModuleType):
-    """A module that has every name."""
-
-    __path__: ClassVar[list[str]] = []
-
-    def __getattr__(self, name: str) -> AnyClass:
-        return getattr(AnyClass("StandIn", (), {}), name)
-
-
-@pytest.fixture(scope="module")
-def nodes(pack: ModuleType) -> Any:
-    """Modules of the pack by name."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in COMFYUI:
-            patch.setitem(sys.modules, name, StandIn(name))
-        importlib.import_module(f"{pack.__name__}.nodes.sampler")
-    return lambda name: sys.modules[f"{pack.__name__}.{name}"]
 
 
 @pytest.fixture(scope="module")
