@@ -20,6 +20,8 @@ def run(signals: Signals) -> int:
         check_address_space(IMPORT_BYTES)
         check_packages()
         from .cli.main import main
+
+        check_address_space()
     except LuminaError as error:
         say(" ".join(str(error).split()))
         return BAD_INPUT

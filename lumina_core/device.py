@@ -11,8 +11,8 @@ from typing import TypeVar
 import torch
 
 from .errors import InputError, OutOfMemory
-from .host.limits import check_address_space, proc_bytes
 from .host.limits import gigabytes as gigabytes
+from .host.limits import proc_bytes
 from .host.memory import Host
 from .host.refusals import is_out_of_memory as is_out_of_memory
 
@@ -29,12 +29,7 @@ BF16_CAPABILITY = 8
 
 
 def choose_device(name: str | torch.device) -> torch.device:
-    """The device of a name; auto is CUDA where there is a device.
-
-    Raises InputError for "cuda" where there is none, and OutOfMemory where a limit of this process leaves PyTorch no
-    room (see `check_address_space`).
-    """
-    check_address_space()
+    """The device of a name; auto is CUDA where there is a device. Raises InputError for "cuda" where there is none."""
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise InputError("the device is cuda and PyTorch finds no CUDA device; use cpu, or a CUDA build of PyTorch")

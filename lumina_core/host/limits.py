@@ -60,8 +60,9 @@ def check_address_space(more: int = 0, proc: Path = PROC) -> None:
     for limit in process_limits(proc):
         if limit.left < expected:
             raise OutOfMemory(
-                f"this process may take {gigabytes(limit.most)} of {limit.name} and has {gigabytes(limit.left)} left; "
-                f"expected {gigabytes(expected)} for PyTorch and its threads: raise the limit"
+                f"too little memory: this process may take {gigabytes(limit.most)} of {limit.name} and has "
+                f"{gigabytes(limit.left)} left; expected {gigabytes(expected)} for PyTorch and its threads: raise the "
+                "limit"
             )
 
 

@@ -131,7 +131,7 @@ def test_threads_and_libraries_need_room(linux: FakeLinux, monkeypatch: pytest.M
     limit = GIB + reserved_bytes()
     monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
     check_address_space(proc=linux.proc)
-    with pytest.raises(OutOfMemory, match=r"^this process may take [0-9.]+ GB of address space \(ulimit -v\) and has "):
+    with pytest.raises(OutOfMemory, match=r"this process may take [0-9.]+ GB of address space \(ulimit -v\) and has "):
         check_address_space(1, linux.proc)
 
 
