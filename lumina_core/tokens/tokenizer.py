@@ -16,6 +16,7 @@ from tokenizers import AddedToken
 
 from ..errors import CheckpointError, InputError
 from ..files.json_text import parse_json, read_text
+from ..pictures.native_stderr import native_stderr
 from .added_tokens import AddedTokens, tokens_of_added, tokens_of_config, tokens_of_file
 from .prompt_text import PromptText, check_text
 
@@ -179,10 +180,11 @@ class TokenizerFiles:
         source = self.source(self.main)
         if self.main not in self.texts:
             raise CheckpointError(f"there is no tokenizer at {source}; expected the tokenizer.json of the checkpoint")
-        return _call_library(
-            lambda: tokenizers.Tokenizer.from_str(self.texts[self.main].removeprefix("\ufeff")),
-            lambda reason: CheckpointError(f"{source} is not a tokenizer ({reason}); download it again"),
-        )
+        with native_stderr():  # a panic prints its own lines
+            return _call_library(
+                lambda: tokenizers.Tokenizer.from_str(self.texts[self.main].removeprefix("\ufeff")),
+                lambda reason: CheckpointError(f"{source} is not a tokenizer ({reason}); download it again"),
+            )
 
     def values(self, name: str) -> dict[str, Any]:
         """The JSON object in a file; empty when the file does not exist. Raises CheckpointError for damaged JSON."""

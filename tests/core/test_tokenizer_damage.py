@@ -131,11 +131,12 @@ def test_files_that_give_a_token_two_ids_are_logged(folder: Path, caplog: pytest
     assert "added_tokens.json" in caplog.text and "900" in caplog.text
 
 
-def test_panic_of_the_library_is_one_line(folder: Path) -> None:
+def test_panic_of_the_library_is_one_line(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     change(
         folder / "tokenizer.json", lambda values: values["model"].update(continuing_subword_prefix="more than a token")
     )
     assert "tokenizer.json is not a tokenizer" in refused(folder)
+    assert capfd.readouterr().err == ""
 
 
 def test_random_ids_are_refused(folder: Path) -> None:
