@@ -14,7 +14,7 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from ..errors import InputError
 from ..files.kind import FileKind, look_at
-from .native_stderr import native_stderr
+from ..files.native_stderr import native_stderr
 from .sizes import size_text
 from .zero_tail import TAIL, zeros_in_place_of_pixels
 

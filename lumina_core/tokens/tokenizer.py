@@ -16,7 +16,7 @@ from tokenizers import AddedToken
 
 from ..errors import CheckpointError, InputError
 from ..files.json_text import parse_json, read_text
-from ..pictures.native_stderr import native_stderr
+from ..files.native_stderr import native_stderr
 from .added_tokens import AddedTokens, tokens_of_added, tokens_of_config, tokens_of_file
 from .prompt_text import PromptText, check_text
 

@@ -1,4 +1,4 @@
-"""Catches what a C library prints on stderr: libtiff reports broken files there."""
+"""Catches what a library in C or Rust prints on stderr: libtiff reports broken files there, Rust its panics."""
 
 from __future__ import annotations
 
