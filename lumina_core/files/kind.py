@@ -95,10 +95,10 @@ def _name(first: bytes, size: int, path: Path) -> str:
         return "webp"
     if first[4:8] == b"ftyp":
         return "avif" if first[8:12] in (b"avif", b"avis") else "heic" if first[8:12] in _BRANDS_HEIC else "unknown"
+    if _is_safetensors(first):  # the length of its header may begin as a pickle does
+        return SAFETENSORS
     if first[:1] == b"\x80" and first[1:2] in b"\x02\x03\x04\x05":
         return PICKLE
-    if _is_safetensors(first):
-        return SAFETENSORS
     return _text_name(first) or ("zeros" if _is_zero(path) else "unknown")
 
 
