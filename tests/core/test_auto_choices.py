@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,15 @@ from safetensors.torch import load_file, save_file
 
 from lumina_core.checkpoint.config import TransformerConfig
 from lumina_core.checkpoint.find import DEMO, find_converted, nearby_files, open_checkpoint
+from lumina_core.cli.common import device_budget
 from lumina_core.convert import plan_conversion
 from lumina_core.decoding.memory_plan import Demand, plan_memory
 from lumina_core.decoding.request import Request
 from lumina_core.decoding.settings import DecodeSettings
-from lumina_core.device import total_bytes
+from lumina_core.device import HOST_SHARE, available_bytes, total_bytes
 from lumina_core.errors import OutOfMemory
-from lumina_core.memory import Budget, choose_weights, fit_cache, weights_of
+from lumina_core.host.memory import Host
+from lumina_core.memory import Budget, check_fits, choose_weights, fit_cache, held_bytes, weights_of
 from lumina_core.pictures.sizes import largest_size
 from lumina_core.pipeline import Lumina
 from lumina_core.quant.weights import WeightsPlan, plan_weights
@@ -127,6 +130,17 @@ def test_a_model_that_is_too_large_is_loaded_in_int4(checkpoint: Path, monkeypat
     assert weights_of(Lumina.load(checkpoint, device="cpu").transformer).name == "fp32"
 
 
+def test_weights_that_are_held_already_leave_the_budget_as_it_was(
+    small: Lumina, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loaded model takes memory that its estimate counts again."""
+    monkeypatch.setattr(Host, "available_bytes", lambda _: 10**9)
+    held = held_bytes(torch.device("cpu"), small.transformer, small.movqgan)
+    assert held == sum(part.nbytes for model in (small.transformer, small.movqgan) for part in model.parameters())
+    assert held_bytes(torch.device("cuda"), small.transformer) == 0
+    assert available_bytes(torch.device("cpu"), held) == int(HOST_SHARE * 10**9) + held
+
+
 # Converted files
 
 
@@ -202,6 +216,38 @@ def test_the_log_says_why(caplog: pytest.LogCaptureFixture) -> None:
 def test_a_cache_that_the_user_names_is_kept(kv_cache: str) -> None:
     wanted = picture(kv_cache=kv_cache)
     assert fit_cache(wanted, Budget(1)) is wanted
+
+
+def on_host(monkeypatch: pytest.MonkeyPatch, weights: str, kv_cache: str = "auto") -> tuple[Demand, Budget]:
+    """The largest picture of the 7B in fp32, and the budget of a host of 24 GiB."""
+    monkeypatch.setattr(Host, "available_bytes", lambda _: int(24.1 * GIB))
+    request = Request([[0] * 64], 96, 96, settings=DecodeSettings(kv_cache=kv_cache))
+    budget = device_budget(torch.device("cpu"))
+    assert budget is not None
+    return Demand(SEVEN, plan_weights(weights, None, FP32), request, CODEC), budget
+
+
+def test_a_picture_that_would_fill_the_host_takes_the_int8_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """23.3 GiB of 24.1: the system would end the process after hours."""
+    wanted, budget = on_host(monkeypatch, "int4")
+    assert 23 * GIB < plan_memory(wanted).total < 24.1 * GIB
+    assert fit_cache(wanted, budget).request.settings.kv_cache == "int8"
+    check_fits(fit_cache(wanted, budget), budget)
+
+
+@pytest.mark.parametrize(
+    ("weights", "batch", "expected"),
+    [
+        ("int4", 1, "the int8 cache, or 704x704"),
+        ("fp32", 1, "the int8 cache and int4 weights"),
+        ("fp32", 2, "batch 1 and the int8 cache and int4 weights"),
+    ],
+)
+def test_what_fits_the_host_is_named(monkeypatch: pytest.MonkeyPatch, weights: str, batch: int, expected: str) -> None:
+    wanted, budget = on_host(monkeypatch, weights)
+    wanted = replace(wanted, request=replace(wanted.request, prompts=wanted.request.prompts * batch))
+    with pytest.raises(OutOfMemory, match=f"smaller settings that fit: {expected}$"):
+        check_fits(wanted, budget)
 
 
 def test_given_rows_are_kept() -> None:
