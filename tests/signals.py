@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import signal
 import subprocess
@@ -111,7 +112,7 @@ class Trials:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
-                env={**clean_environment(), "TMPDIR": place},
+                env={**one_thread(), "TMPDIR": place},
             )
             if number is not None:
                 time.sleep(max(0.0, at - (time.monotonic() - start)))
@@ -122,10 +123,9 @@ class Trials:
             return Ending(code, tuple(said.splitlines()), tuple(left), at if number else time.monotonic() - start)
 
 
-def clean_environment() -> dict[str, str]:
-    import os
-
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
+def one_thread() -> dict[str, str]:
+    """The environment, with one thread for each command: many run at once on a test machine."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 def plan(trials: int, seconds: dict[str, float], seed: int) -> list[tuple[str, str, float]]:

@@ -12,12 +12,12 @@ from ..host.refusals import is_out_of_memory
 # Module → name of the package and its earliest version, as in pyproject.toml; PyTorch is installed apart.
 PACKAGES = MappingProxyType(
     {
-        "torch": ("torch", (2, 5)),
         "numpy": ("numpy", (1, 26)),
         "PIL": ("pillow", (10, 1)),
         "safetensors": ("safetensors", (0, 4, 2)),
         "tokenizers": ("tokenizers", (0, 20)),
         "tqdm": ("tqdm", (4, 65)),
+        "torch": ("torch", (2, 5)),  # imports the others
     }
 )
 
