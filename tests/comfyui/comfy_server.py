@@ -167,6 +167,18 @@ class ComfyServer:
                 self.post("/interrupt")
                 cancel_in = None
 
+    def next_progress(self) -> str:
+        """The node that the next progress message is about."""
+        while True:
+            message = self._socket.recv()
+            if isinstance(message, str) and (values := json.loads(message))["type"] == "progress":
+                return values["data"]["node"]
+
+    def end(self) -> None:
+        """Ends the process by SIGTERM and waits for it."""
+        self._process.terminate()
+        self._process.wait(20)
+
     def pictures(self, run: Run, node_id: str) -> list[Image.Image]:
         """The pictures of an output node."""
         shown = self.get(f"/history/{run.prompt_id}")[run.prompt_id]["outputs"][node_id]["images"]
