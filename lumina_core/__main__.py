@@ -1,27 +1,58 @@
 """Command line: python -m lumina_core generate|encode|decode|convert|info|bench."""
 
-import contextlib
+from __future__ import annotations
+
 import os
+import signal
 import sys
 
-from .cli.signals import Signals, say
+# The first thing that runs imports nothing that takes time: until it has run, Ctrl-C prints a traceback.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .cli.signals import Signals
 
 BAD_INPUT, FAILED = 2, 1
 
 
-def run(signals: Signals) -> int:
-    """Runs the command of this process and returns its exit code."""
+def end_at_once(number: int, _: object) -> None:
+    """Ends the process by a signal that comes before there is anything to clean up."""
+    try:
+        os.write(2, b"lumina_core: cancelled; nothing was written\n")
+    finally:
+        os._exit(128 + number)
+
+
+def run() -> int:
+    """Runs the command of this process and returns its exit code, or that of a signal."""
+    from .cli.signals import Signals, flush, say
+
+    signals = Signals(own_process=True)
+    try:
+        code = run_command(signals, say)
+    except SystemExit as end:  # --help
+        code = end.code if isinstance(end.code, int) else 0
+    flush()
+    late, message = signals.late(code)
+    if late != code:
+        say(message)
+    return late
+
+
+def run_command(signals: Signals, say: Callable[[str], None]) -> int:
+    """Runs the command, if everything that it needs is there, and returns its exit code."""
     from .cli.packages import check_packages
     from .errors import LuminaError
-    from .host.limits import IMPORT_BYTES, check_address_space
+    from .host.limits import check_process_limits
     from .host.refusals import is_out_of_memory
 
     try:
-        check_address_space(IMPORT_BYTES)
+        check_process_limits(is_imported=False)
         check_packages()
         from .cli.main import main
 
-        check_address_space()
+        check_process_limits(is_imported=True)
     except LuminaError as error:
         say(" ".join(str(error).split()))
         return BAD_INPUT
@@ -33,28 +64,13 @@ def run(signals: Signals) -> int:
     return main(signals=signals)
 
 
-def run_and_leave() -> None:
-    """Runs the command and ends the process. Signals end it with one line, also while it starts.
-
-    Python's own shutdown is left out: nothing is left to do, and a signal in it would print a traceback.
-    """
-    signals = Signals(own_process=True)
-    signals.start()
+if __name__ == "__main__":
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) not in (None, signal.SIG_IGN):
+            signal.signal(getattr(signal, name), end_at_once)
     try:
-        code = run(signals)
-    except SystemExit as end:  # --help
-        code = end.code if isinstance(end.code, int) else 0
+        code = run()
     except BaseException:
         sys.excepthook(*sys.exc_info())
         code = FAILED
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, OSError, ValueError):  # closed, or nobody reads it
-            stream.flush()
-    late, message = signals.late(code)
-    if late != code:
-        say(message)
-    os._exit(late)
-
-
-if __name__ == "__main__":
-    run_and_leave()
+    os._exit(code)  # in Python's own shutdown, where nothing is left to do, a signal would print a traceback

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .limits import PROC, Limit
+from .refusals import is_out_of_memory
 
 # cgroup v1 says "no limit" by the largest number of whole pages.
 UNLIMITED = 2**62
@@ -91,7 +92,9 @@ def _number(path: Path) -> int:
 def _lines(path: Path) -> list[str]:
     try:
         return [line for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError):
+    except (OSError, UnicodeDecodeError) as error:
+        if is_out_of_memory(error):
+            raise
         return []
 
 

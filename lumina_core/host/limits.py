@@ -9,29 +9,38 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import OutOfMemory
+from .refusals import is_out_of_memory
 
 PROC = Path("/proc")
-# Address space of the libraries that a command imports, measured with a PyTorch for CPUs: 640 MB.
-IMPORT_BYTES = 650 * 2**20
-# Address space beyond the tensors of a run: code that oneDNN generates and its scratch memory, and for each thread a
-# stack and an arena of malloc. Where that is refused, oneDNN and OpenMP end the process instead of raising an error.
-LIBRARY_BYTES = 128 * 2**20
-THREAD_BYTES = (8 + 64) * 2**20
+MIB = 2**20
+# Beyond the tensors of a run: code that oneDNN generates and its scratch memory, and for each thread a stack and an
+# arena of malloc. Where that is refused, oneDNN and OpenMP end the process instead of raising an error.
+LIBRARY_BYTES, STACK_BYTES, ARENA_BYTES = 128 * MIB, 8 * MIB, 64 * MIB
 # Arenas of further threads are shared.
 MOST_THREADS = 8
 
 
 @dataclass(frozen=True)
 class Limit:
-    """A limit of `most` bytes, by its `name` for messages, of which `used` count against it now."""
+    """A limit of `most` bytes, by its `name` for messages, of which `used` count against it now.
+
+    `imported` will count when PyTorch and the other libraries are imported, `reserved` when their threads run.
+    """
 
     name: str
     most: int
-    used: int = 0
+    used: int
+    imported: int = 0
+    reserved: int = 0
 
     @property
     def left(self) -> int:
         return max(0, self.most - self.used)
+
+    @property
+    def room(self) -> int:
+        """What is left for the tensors of a run."""
+        return max(0, self.left - self.reserved)
 
 
 def process_limits(proc: Path = PROC) -> Iterator[Limit]:
@@ -40,24 +49,21 @@ def process_limits(proc: Path = PROC) -> Iterator[Limit]:
         import resource
     except ImportError:  # Windows
         return
-    for name, kind, field in (
-        ("address space (ulimit -v)", resource.RLIMIT_AS, "VmSize"),
-        ("data (ulimit -d)", resource.RLIMIT_DATA, "VmData"),
+    threads = min(MOST_THREADS, os.cpu_count() or 1)
+    # What imports take was measured with a PyTorch for CPUs. Arenas are no data until they are used.
+    for name, kind, field, imported, thread in (
+        ("address space (ulimit -v)", resource.RLIMIT_AS, "VmSize", 650 * MIB, STACK_BYTES + ARENA_BYTES),
+        ("data (ulimit -d)", resource.RLIMIT_DATA, "VmData", 230 * MIB, STACK_BYTES),
     ):
         most, used = resource.getrlimit(kind)[0], proc_bytes("self/status", field, proc)
         if most != resource.RLIM_INFINITY and used is not None:
-            yield Limit(name, most, used)
+            yield Limit(name, most, used, imported, LIBRARY_BYTES + threads * thread)
 
 
-def reserved_bytes() -> int:
-    """Address space that libraries and threads take beyond the tensors of a run."""
-    return LIBRARY_BYTES + THREAD_BYTES * min(MOST_THREADS, os.cpu_count() or 1)
-
-
-def check_address_space(more: int = 0, proc: Path = PROC) -> None:
-    """Raises OutOfMemory where a limit of this process leaves too little for libraries, threads and `more` bytes."""
-    expected = reserved_bytes() + more
+def check_process_limits(is_imported: bool, proc: Path = PROC) -> None:
+    """Raises OutOfMemory where a limit of this process leaves PyTorch too little, which is imported or will be."""
     for limit in process_limits(proc):
+        expected = limit.reserved + (0 if is_imported else limit.imported)
         if limit.left < expected:
             raise OutOfMemory(
                 f"too little memory: this process may take {gigabytes(limit.most)} of {limit.name} and has "
@@ -70,7 +76,9 @@ def proc_bytes(file: str, name: str, proc: Path = PROC) -> int | None:
     """A number of bytes in a file of Linux's /proc, or None."""
     try:
         found = re.search(rf"^{name}:\s*(\d+) kB", (proc / file).read_text(), re.MULTILINE)
-    except OSError:
+    except OSError as error:
+        if is_out_of_memory(error):
+            raise
         return None
     return int(found[1]) * 1024 if found else None
 

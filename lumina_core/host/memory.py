@@ -8,12 +8,12 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .cgroups import cgroup_limits
-from .limits import PROC, Limit, proc_bytes, process_limits, reserved_bytes
+from .limits import PROC, Limit, proc_bytes, process_limits
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,11 @@ class Host:
 
         Memory that the system can free at once, such as its page cache, is available.
         """
-        return _least([_available(self), *(limit.left for limit in self._limits())])
+        return _least([_available(self), *(limit.room for limit in self._limits())])
 
     def _limits(self) -> Iterator[Limit]:
         yield from cgroup_limits(self.proc)
-        for limit in process_limits(self.proc):
-            yield replace(limit, used=limit.used + reserved_bytes())
+        yield from process_limits(self.proc)
 
 
 def _least(values: list[int | None]) -> int | None:

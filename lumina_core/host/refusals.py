@@ -6,7 +6,7 @@ import errno
 import pickle
 import re
 
-from ..errors import LuminaError, OutOfMemory
+from ..errors import CheckpointError, LuminaError, OutOfMemory
 
 # What PyTorch, oneDNN, MKL, CUDA and its libraries, C++, Rust, the loader of shared libraries, Python's threads, Linux
 # and Windows say when memory is refused; most of them raise plain RuntimeErrors. oneDNN and cuBLAS use some of the
@@ -38,14 +38,14 @@ _CLASSES = ("SafetensorError", "Exception")
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether the error is a refused allocation on a device or the host, in any wording, or was raised from one.
+    """Whether the error is a refused allocation on a device or the host, in any wording, or a CheckpointError of one.
 
     An OSError with a number is judged by the number; its text may be the name of a file.
     """
     if isinstance(error, MemoryError | OutOfMemory) or type(error).__name__ == "OutOfMemoryError":  # PyTorch's
         return True
-    if isinstance(error, LuminaError):
-        return is_out_of_memory(error.__cause__)
+    if isinstance(error, LuminaError):  # a checkpoint is not damaged where there was no memory to read it
+        return isinstance(error, CheckpointError) and is_out_of_memory(error.__cause__)
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno == errno.ENOMEM or getattr(error, "winerror", None) in _WINDOWS_REFUSALS
     if isinstance(error, ValueError):

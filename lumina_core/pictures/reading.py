@@ -75,7 +75,7 @@ def _decode(file: BinaryIO, path: Path, kind: FileKind) -> Image.Image:
     except InputError:
         raise
     except Exception as error:  # decoders raise anything: RuntimeError, IndexError, NotImplementedError, ...
-        plain = _without_metadata(file)
+        plain = None if isinstance(error, MemoryError) else _without_metadata(file)
         reason = _reason(error, file, kind)
     try:
         if plain is not None:

@@ -15,7 +15,7 @@ import torch
 from lumina_core.device import HOST_SHARE, available_bytes, free_bytes, total_bytes
 from lumina_core.errors import OutOfMemory
 from lumina_core.host import limits
-from lumina_core.host.limits import check_address_space, process_limits, reserved_bytes
+from lumina_core.host.limits import check_process_limits, process_limits
 from lumina_core.host.memory import Host, macos_available_bytes, windows_bytes
 
 GIB = 2**30
@@ -124,20 +124,29 @@ def test_a_limit_of_the_process_counts(linux: FakeLinux, monkeypatch: pytest.Mon
     limited = getattr(resource, kind)
     monkeypatch.setattr(resource, "getrlimit", lambda asked: (4 * GIB if asked == limited else -1, -1))
     assert linux.host.total_bytes() == 4 * GIB
-    assert linux.host.available_bytes() == 4 * GIB - used - reserved_bytes()
+    (limit,) = process_limits(linux.proc)
+    assert linux.host.available_bytes() == 4 * GIB - used - limit.reserved
 
 
-def test_threads_and_libraries_need_room(linux: FakeLinux, monkeypatch: pytest.MonkeyPatch) -> None:
-    limit = GIB + reserved_bytes()
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
-    check_address_space(proc=linux.proc)
-    with pytest.raises(OutOfMemory, match=r"this process may take [0-9.]+ GB of address space \(ulimit -v\) and has "):
-        check_address_space(1, linux.proc)
+@pytest.mark.parametrize("is_imported", [True, False])
+@pytest.mark.parametrize(("kind", "used"), [("RLIMIT_AS", GIB), ("RLIMIT_DATA", GIB // 2)])
+def test_threads_and_libraries_need_room(
+    linux: FakeLinux, monkeypatch: pytest.MonkeyPatch, kind: str, used: int, is_imported: bool
+) -> None:
+    limited, bound = getattr(resource, kind), 4 * GIB
+    monkeypatch.setattr(resource, "getrlimit", lambda asked: (bound if asked == limited else -1, -1))
+    (limit,) = process_limits(linux.proc)
+    bound = used + limit.reserved + (0 if is_imported else limit.imported)
+    check_process_limits(is_imported, linux.proc)
+    bound -= 1
+    with pytest.raises(OutOfMemory, match=r"this process may take [0-9.]+ GB of [a-z ]+ \(ulimit -.\) and has "):
+        check_process_limits(is_imported, linux.proc)
 
 
-def test_many_processors_do_not_ask_for_ever_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_processors_do_not_ask_for_ever_more(linux: FakeLinux, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits.os, "cpu_count", lambda: 256)
-    assert reserved_bytes() < GIB
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (GIB, GIB))
+    assert all(limit.reserved < GIB for limit in process_limits(linux.proc))
 
 
 def test_a_real_limit_is_noticed() -> None:
