@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # as in `typing`, whose import takes longer than all else of the command line's first moments
 if TYPE_CHECKING:
     from .checkpoint.find import load_tokenizer as load_tokenizer
     from .decoding.settings import DecodeSettings as DecodeSettings

@@ -28,33 +28,26 @@ class Signals:
     A signal raises Cancelled in the main thread. Where something swallows that (a callback of the garbage collector),
     `check` raises it again. A second signal soon after does not disturb what the first one ends. While `held`, and
     once the command is ending, signals are only recorded. Ignored signals, as under nohup, stay ignored. Outside the
-    main thread nothing is changed. With `own_process`, which ends with the command, nothing is restored, and between
-    `start` and the block a signal ends the process at once.
+    main thread nothing is changed. With `own_process`, which ends with the command, nothing is restored.
     """
 
     def __init__(self, own_process: bool = False) -> None:
         self.received: int | None = None
         self._own_process = own_process
-        self._is_starting, self._is_held = True, False
+        self._is_held = False
         self._raised_at = -REPEAT_SECONDS
         self._earlier: dict[int, Any] = {}
         self._unraisable: Any = None
         self._stamps: dict[str, tuple[int, ...] | None] = {}
 
-    def start(self) -> None:
-        """Installs the handlers."""
+    def __enter__(self) -> Signals:
+        self._unraisable, sys.unraisablehook = sys.unraisablehook, self._on_unraisable
         if threading.current_thread() is threading.main_thread():
             for number in _numbers():
                 handler = signal.getsignal(number)
                 if handler not in (None, signal.SIG_IGN):
                     self._earlier[number] = handler
                     signal.signal(number, self._on_signal)
-
-    def __enter__(self) -> Signals:
-        self._unraisable, sys.unraisablehook = sys.unraisablehook, self._on_unraisable
-        self._is_starting = False
-        if not self._own_process:
-            self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -101,10 +94,6 @@ class Signals:
         return f"cancelled after {', '.join(written)} was written" if written else NOTHING_WRITTEN
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
-        if self._is_starting:  # nothing has to be cleaned up
-            with contextlib.suppress(OSError):
-                os.write(2, f"lumina_core: {NOTHING_WRITTEN}\n".encode())
-            os._exit(128 + number)
         if self.received is None:
             self.received = number
         now = time.monotonic()
@@ -121,6 +110,13 @@ def say(message: str) -> None:
     """One line on stderr, if there is any."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         print(f"lumina_core: {message}", file=sys.stderr, flush=True)
+
+
+def flush() -> None:
+    """Writes what is printed, unless nobody reads it."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            stream.flush()
 
 
 def _numbers() -> list[int]:
