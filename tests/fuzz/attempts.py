@@ -16,7 +16,8 @@ class Expected:
     """What may come of a command.
 
     It may end with exit 2 where `refused`, its line matching every regular expression of `words`; with exit 0 where
-    `drawn`, the log then matching every one of `log`. With `reference`, what it draws is what that command draws.
+    `drawn`, the log then matching every one of `log`. With `reference`, what it draws is what that command draws; with
+    `alike`, that share of the tokens in the upper half is.
     """
 
     refused: bool = False
@@ -24,6 +25,7 @@ class Expected:
     words: tuple[str, ...] = ()
     log: tuple[str, ...] = ()
     reference: Make | None = None
+    alike: float | None = None
 
 
 def plain(place: Place) -> Arguments:
@@ -54,6 +56,11 @@ def either(*words: str) -> Expected:
 def same_or_refused(*words: str, reference: Make = plain) -> Expected:
     """As `same`, or a refusal."""
     return Expected(refused=True, drawn=True, words=words, reference=reference)
+
+
+def alike_or_refused(share: float, reference: Make, *words: str) -> Expected:
+    """Nearly the tokens of another command in the upper half, or a refusal."""
+    return Expected(True, True, words, reference=reference, alike=share)
 
 
 @dataclass(frozen=True)

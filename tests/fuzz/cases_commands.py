@@ -115,7 +115,9 @@ CASES: tuple[Attempt, ...] = (
     _options("a prompt that names special tokens", drawn(), "--prompt", "<racm3:break><|endoftext|><reserved08799>"),
     _options("a prompt of 100,000 words", refused("shorter prompt|tokens"), "--prompt", "word " * 100_000),
     _options("a checkpoint without a name", refused("checkpoint"), "--checkpoint", ""),
-    _options("a checkpoint with NUL in its name", refused("null|NUL|character|not exist"), "--checkpoint", "a\0b"),
+    _options(
+        "a checkpoint with NUL in its name", refused("null|NUL|character|no path|not exist"), "--checkpoint", "a\0b"
+    ),
     _options(
         "an address as checkpoint",
         refused("https?:"),
@@ -126,8 +128,8 @@ CASES: tuple[Attempt, ...] = (
     _options("an endless device as checkpoint", refused("/dev/zero"), "--checkpoint", "/dev/zero"),
     _options("a folder as MoVQGAN", refused("folder"), "--movqgan", "/"),
     _options("an endless device as MoVQGAN", refused("device"), "--movqgan", "/dev/zero"),
-    _options("a MoVQGAN with NUL in its name", refused("null|NUL|character"), "--movqgan", "a\0b.ckpt"),
-    _out("a picture with NUL in its name", lambda place: place.out / "a\0b.png", refused("null|NUL|character")),
+    _options("a MoVQGAN with NUL in its name", refused("null|NUL|character|no path"), "--movqgan", "a\0b.ckpt"),
+    _out("a picture with NUL in its name", lambda place: place.out / "a\0b.png", refused("null|NUL|character|no path")),
     _out("a picture of 300 characters", lambda place: place.out / ("x" * 300 + ".png"), refused("long")),
     _out("a picture into a pipe", _fifo, refused("device|pipe")),
     _out("a picture into a device", lambda place: "/dev/null", refused("suffix|device")),

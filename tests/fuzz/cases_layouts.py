@@ -82,7 +82,8 @@ def _hub_cache(named: str) -> Make:
         for number, file in enumerate(sorted(place.checkpoint.iterdir())):
             shutil.copy(file, root / "blobs" / str(number))
             (snapshot / file.name).symlink_to(root / "blobs" / str(number))
-        return place.generate(checkpoint={"root": root, "snapshot": snapshot}[named])
+        place.environment = {"HF_HUB_CACHE": str(root.parent)}
+        return place.generate(checkpoint={"root": root, "snapshot": snapshot, "name": "someone/lumina"}[named])
 
     return make
 
@@ -216,6 +217,7 @@ CASES: tuple[Attempt, ...] = (
     case("a .pth is named", _named_after(_pickled("m.pth"), lambda p: p.checkpoint / "m.pth"), same()),
     case("the root of a hub's cache", _hub_cache("root"), same()),
     case("a snapshot of a hub's cache", _hub_cache("snapshot"), same()),
+    case("the name of a repository in the hub's cache", _hub_cache("name"), same()),
     change_case("a stale index beside a whole file", _stale_index, same("index")),
     change_case("shards and a whole file of the same", _whole_beside_shards, same("index|shards|model.safetensors")),
     change_case(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from safetensors.torch import save_file
 
-from .attempts import Attempt, case, change_case, drawn, refused
+from lumina_core.checkpoint.codec_identity import CODEBOOK, CodecIdentity
+
+from .attempts import Attempt, Expected, case, change_case, drawn, refused, same
 from .cases_layouts import WHOLE
 from .place import MOVQGAN, Arguments, Place
 
@@ -32,7 +34,37 @@ def _other_codec_of_converted(place: Place) -> Arguments:
     return place.generate("--movqgan", other, checkpoint=place.converted("bf16"))
 
 
+def _identity(place: Place, **changes: object) -> dict[str, object]:
+    """What a config says of the codec that the place has."""
+    codec = CodecIdentity.of(MOVQGAN.channels, MOVQGAN.multipliers, place.base.movqgan)
+    return {**codec.values(), **changes}
+
+
+def _named_codec(what: str, expected: Expected, **changes: object) -> Attempt:
+    return change_case(what, lambda place: place.change_config(image_codec=_identity(place, **changes)), expected)
+
+
+def _exchanged(place: Place) -> None:
+    """Another codec of the same shapes."""
+    place.change_config(image_codec=_identity(place))
+    save_file({name: tensor.flip(0).contiguous() for name, tensor in place.base.movqgan.items()}, place.movqgan)
+
+
+def _exchanged_of_converted(place: Place) -> Arguments:
+    save_file({name: tensor.flip(0).contiguous() for name, tensor in place.base.movqgan.items()}, place.movqgan)
+    return place.generate("--movqgan", place.movqgan, checkpoint=place.converted("bf16"))
+
+
+CODEC = "MoVQGAN|codec"
 CASES: tuple[Attempt, ...] = (
+    _named_codec("the config names the codec", same()),
+    _named_codec("the config names a codec of other channels", refused(CODEC), channels=256),
+    _named_codec("the config names a codec of other multipliers", refused(CODEC), multipliers=[1, 2, 2, 4]),
+    _named_codec("the config names a codec of no channels", refused("image_codec"), channels=0),
+    _named_codec("the config names a codec by texts", refused("image_codec"), first_values={CODEBOOK: ["x"]}),
+    _named_codec("the config names a codec by other values", refused(CODEC), first_values={CODEBOOK: [9.0] * 8}),
+    change_case("another codec of the same shapes", _exchanged, refused(CODEC)),
+    case("a converted file with another codec of the same shapes", _exchanged_of_converted, refused(CODEC)),
     change_case("a MoVQGAN of 32 codes", lambda place: place.other_codec(codebook_size=32), refused("32 codes")),
     change_case("a MoVQGAN of 4 pixels a code", lambda p: p.other_codec(multipliers=(1, 1, 1)), refused("4 pixels")),
     change_case("a MoVQGAN of grey pictures", lambda p: p.other_codec(picture_channels=1), refused("channel|picture")),

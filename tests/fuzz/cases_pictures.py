@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from .attempts import MIB, Attempt, Expected, Make, case, drawn, either, refused, same
+from .attempts import MIB, Attempt, Expected, Make, alike_or_refused, case, drawn, either, refused, same
 from .cases_downloads import HEIC
 from .place import Arguments, Place, make_picture
 
@@ -48,7 +48,7 @@ def eight_bit_map(name: str) -> Make:
     """The same depths as 8-bit grey."""
 
     def make(place: Place) -> Arguments:
-        Image.fromarray((ramp() * 255).round().astype(np.uint8)).save(place.inputs / name)
+        Image.fromarray((ramp() * 255).astype(np.uint8)).save(place.inputs / name)
         return place.control(place.inputs / name)
 
     return make
@@ -56,11 +56,11 @@ def eight_bit_map(name: str) -> Make:
 
 def as_depth(name: str) -> Expected:
     """As the 8-bit map, but for roundings; or a question."""
-    return either("range|scale|values|8.bit|8 bit")
+    return alike_or_refused(0.9, eight_bit_map(name), "range|scale|values|8.bit|8 bit")
 
 
-def _map(what: str, values: np.ndarray, name: str, mode: str | None = None) -> Attempt:
-    return _saved(what, lambda path: Image.fromarray(values, mode).save(path), name, as_depth(name))
+def _map(what: str, values: np.ndarray, name: str, expected: Expected | None = None) -> Attempt:
+    return _saved(what, lambda path: Image.fromarray(values).save(path), name, expected or as_depth(name))
 
 
 def _mode(mode: str, name: str, **options: object) -> Attempt:
@@ -177,6 +177,8 @@ def _long_name(place: Place) -> Path:
 
 
 RAMP = ramp()
+# Drawn as it is, with a line in the log, or refused.
+DARK = Expected(True, True, ("range|scale|values",), ("dark|range|scale",))
 WITH_NAN = np.where(RAMP > 0.9, np.nan, RAMP).astype(np.float32)
 CASES: tuple[Attempt, ...] = (
     _bytes("an EPS named .png", EPS, "p.png", refused("EPS|PostScript")),
@@ -210,7 +212,7 @@ CASES: tuple[Attempt, ...] = (
     _map("depth of 8 bits in 16", _grey16(RAMP * 255), "p.png"),
     _map("depth of 16 bits", _grey16(RAMP * 65535), "p.png"),
     _map("depth of 32 bits", (RAMP * (2**31 - 1)).astype(np.int32), "p.tif"),
-    _map("depth in millimetres in 32 bits", (RAMP * 9000).astype(np.int32), "p.tif"),
+    _map("depth in millimetres in 32 bits", (RAMP * 9000).astype(np.int32), "p.tif", DARK),
     _saved(
         "depth with NaN", lambda path: Image.fromarray(WITH_NAN).save(path), "p.tif", either("NaN|finite|range|values")
     ),
@@ -267,6 +269,6 @@ CASES: tuple[Attempt, ...] = (
     _place_of("an endless device as picture", lambda place: Path("/dev/zero"), "device"),
     _place_of("random numbers as picture", lambda place: Path("/dev/urandom"), "device"),
     _place_of("no picture", lambda place: place.inputs / "absent.png", "missing|no such|not exist"),
-    _place_of("a name with NUL as picture", lambda place: Path("a\0b.png"), "null|NUL|character"),
+    _place_of("a name with NUL as picture", lambda place: Path("a\0b.png"), "null|NUL|character|no path"),
     _place_of("a name of 300 characters as picture", _long_name, "long"),
 )

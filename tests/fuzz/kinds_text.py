@@ -32,7 +32,8 @@ Changed = tuple[dict[str, Any], Expected | None, dict[str, Any]]
 
 def mutate_config(place: Place, random: Random) -> Mutation:
     """1 to 3 keys of config.json get other values, among them keys that change the arithmetic."""
-    way = random.choice([_some_values, _some_values, _some_values, _rope, _arithmetic, _harmless, _removed])
+    ways = (_some_values, _some_values, _some_values, _rope, _arithmetic, _harmless, _removed, _codec_named)
+    way = random.choice(ways)
     values, expected, equal = way(random)
     place.change_config(**values)
     arguments = any_command(place, random)
@@ -61,6 +62,14 @@ def _arithmetic(random: Random) -> Changed:
 
 def _harmless(random: Random) -> Changed:
     return dict(random.sample(HARMLESS, 3)), None, {}
+
+
+def _codec_named(random: Random) -> Changed:
+    """Something that is no codec, or one of other channels."""
+    value = random.choice(
+        [*VALUES[1:], {"channels": random.choice(VALUES)}, {"channels": 64}, {"channels": 32, "multipliers": 1}]
+    )
+    return {"image_codec": value}, refused(), {}
 
 
 def _removed(random: Random) -> Changed:

@@ -76,13 +76,15 @@ def make_tokenizer(folder: Path) -> Path:
 class Place:
     """`checkpoint` is a copy that may be changed, `out` is for results, `inputs` for pictures and tokens.
 
-    Whoever runs code of a pickle is to make `canary`. `temporary` is the folder for temporary files.
+    Whoever runs code of a pickle is to make `canary`. `temporary` is the folder for temporary files, `environment` what
+    is added to the environment.
     """
 
     def __init__(self, base: Base, root: Path):
         self.base, self.root = base, root
         self.checkpoint, self.out, self.inputs = root / "checkpoint", root / "out", root / "inputs"
         self.temporary, self.canary = root / "tmp", root / "canary"
+        self.environment: dict[str, str] = {}
         shutil.rmtree(root, ignore_errors=True)
         shutil.copytree(base.checkpoint, self.checkpoint)
         for folder in (self.out, self.inputs, self.temporary):

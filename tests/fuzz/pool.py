@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .process import LIMIT_SECONDS
+from .process import LIMIT_WAITING
 from .run import SLOW, TRACEBACK, Outcome
 
 ROOT = Path(__file__).parents[2]
@@ -70,7 +70,7 @@ class _Worker:
             killed.set()
             process.kill()
 
-        timer = threading.Timer(LIMIT_SECONDS + GRACE_SECONDS, kill)
+        timer = threading.Timer(LIMIT_WAITING + GRACE_SECONDS, kill)
         timer.start()
         try:
             process.stdin.write(json.dumps(named) + "\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import gc
+import logging
 import os
 import sys
 import tempfile
@@ -179,6 +180,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    logging.getLogger("lumina_core").setLevel(logging.ERROR)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="lumina-soak-") as folder:
         ended = soak(
