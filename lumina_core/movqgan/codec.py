@@ -40,6 +40,7 @@ def _whole_or_in_strips(
     side, item_bytes = movqgan.config.downscale, movqgan.dtype.itemsize
     whole, strips = (movqgan.config.picture_bytes(grid_h, grid_w, item_bytes, rows) for rows in (None, STRIP_ROWS))
     picture = f"a picture of {grid_w * side}x{grid_h * side}"
+    elsewhere = "" if movqgan.weight_device.type == "cpu" else "run on the CPU, "
     if free is None or whole <= free:
         try:
             return explain_out_of_memory(lambda: run(None), lambda: f"out of memory while {task} {picture} whole")
@@ -53,6 +54,6 @@ def _whole_or_in_strips(
         lambda: (
             f"out of memory while {task} {picture}, which takes about {gigabytes(whole)} whole and "
             f"{gigabytes(strips)} in strips, without the weights; strips did not fit either: close other programs "
-            "that use the memory, run on the CPU, or use a smaller picture"
+            f"that use the memory, {elsewhere}or use a smaller picture"
         ),
     )

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lumina_core.cli.common import SMALLER
+from lumina_core.cli.main import COMMANDS
 from lumina_core.decoding.request import Request
 from lumina_core.decoding.settings import DecodeSettings
 from lumina_core.device import explain_out_of_memory
-from lumina_core.errors import LuminaError, OutOfMemory
+from lumina_core.errors import CheckpointError, LuminaError, OutOfMemory
 from lumina_core.model.kv_cache import KVCache
 from lumina_core.movqgan.autoencoder import MoVQGAN
 from lumina_core.pipeline import Lumina
@@ -156,6 +158,45 @@ def test_out_of_memory_while_decoding_keeps_what_was_drawn(
     assert "while decoding a picture of 32x32" in line
     assert f"the tokens are saved in {lumina.path('o.json')}" in line
     assert lumina.tokens() == lumina.tokens("good") and not lumina.path("o.stats.json").exists()
+
+
+ARGUMENTS = {
+    "generate": ("--checkpoint", "demo", "--prompt", "p", "--width", 64, "--height", 64, "--out", "o.png"),
+    "encode": ("p.png", "--tokens-out", "t.json"),
+    "decode": ("t.json", "--out", "p.png"),
+    "convert": ("--checkpoint", "demo", "--weights", "int4", "--out", "o.safetensors"),
+    "info": (),
+    "bench": (),
+}
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("could not create a primitive"), OSError(12, "No room")])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_advice_fits_the_command(
+    lumina: CommandLine, monkeypatch: pytest.MonkeyPatch, command: str, error: Exception
+) -> None:
+    def refuse(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(COMMANDS[command], "run", refuse)
+        line = lumina.run(command, *ARGUMENTS[command]).refusal()
+    assert line == f"lumina_core: out of memory; {SMALLER[command]}"
+    options = (option.strip("(),") for option in line.split() if option.strip("(").startswith("--"))
+    with pytest.raises(SystemExit):
+        lumina.run(command, "--help")
+    usage = lumina.said()
+    assert all(f"{option} " in usage for option in options), line
+
+
+def test_a_checkpoint_that_could_not_be_read_for_want_of_memory_is_not_called_damaged(
+    lumina: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise CheckpointError("model.safetensors is damaged: download it again") from MemoryError()
+
+    monkeypatch.setattr(COMMANDS["info"], "run", refuse)
+    assert lumina.run("info").refusal() == "lumina_core: out of memory; close other programs that use the memory"
 
 
 def test_it_is_one_of_our_errors() -> None:
