@@ -1,7 +1,7 @@
 """The tensors of a checkpoint: names, shapes, dtypes, and values that are looked at before they are used."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,9 @@ DTYPES = {
     "I8": torch.int8,
 }
 # Tensors beyond this are looked at in parts, each in a mapping of its own, so that they take no memory afterwards.
-PART_BYTES = 2**27
+# A slow disk reads one in a third of a second.
+PART_BYTES = 2**25
+OnPart = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -89,28 +91,30 @@ class TensorStore:
         """Safetensors names of the dtypes, such as BF16."""
         return {name: file.dtypes[stored] for name, (file, stored) in self._home.items()}
 
-    def get(self, name: str) -> Tensor:
-        """The memory-mapped tensor."""
-        self._look_at(name)
+    def get(self, name: str, on_part: OnPart | None = None) -> Tensor:
+        """The memory-mapped tensor. `on_part` is called while its values are looked at, several times a second."""
+        self._look_at(name, on_part)
         file, stored = self._home[name]
         return file.get(stored)
 
-    def get_alone(self, name: str) -> Tensor:
-        """The tensor in a mapping of its own, which is freed with the tensor; for files larger than memory."""
-        self._look_at(name)
+    def get_alone(self, name: str, on_part: OnPart | None = None) -> Tensor:
+        """As `get`, in a mapping of its own, which is freed with the tensor; for files larger than memory."""
+        self._look_at(name, on_part)
         file, stored = self._home[name]
         return file.get_rows(stored, slice(None)) if file.shapes[stored] else file.get(stored)
 
-    def _look_at(self, name: str) -> None:
+    def _look_at(self, name: str, on_part: OnPart | None) -> None:
         """Raises CheckpointError for values that no model has."""
         if name not in self._seen:
             file, stored = self._home[name]
-            check_values(name, _parts(file, stored), str(file.path))
+            check_values(name, _parts(file, stored, on_part), str(file.path))
             self._seen.add(name)
 
 
-def _parts(file: TensorFile, name: str) -> Iterator[Tensor]:
-    """The tensor, or its rows in parts of PART_BYTES."""
+def _parts(file: TensorFile, name: str, on_part: OnPart | None) -> Iterator[Tensor]:
+    """The tensor, or its rows in parts of PART_BYTES; calls `on_part` before each."""
+    tell = on_part or (lambda: None)
+    tell()
     shape, dtype = file.shapes[name], DTYPES.get(file.dtypes[name])
     nbytes = math.prod(shape) * (dtype.itemsize if dtype else 1)
     if nbytes <= PART_BYTES or len(shape) < 2:
@@ -119,3 +123,4 @@ def _parts(file: TensorFile, name: str) -> Iterator[Tensor]:
     rows = max(1, PART_BYTES * shape[0] // nbytes)
     for first in range(0, shape[0], rows):
         yield file.get_rows(name, slice(first, first + rows))
+        tell()

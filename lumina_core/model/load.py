@@ -77,17 +77,20 @@ def load_transformer(
     warn_if_emulated(plan.dtype, torch.device(work_device))
     count = _counter(loaded_values(config), on_progress)
 
+    def get(name: str) -> Tensor:
+        return store.get(name, lambda: count(0))
+
     def get_packed(name: str) -> PackedTensors:
         assert plan.scheme is not None, "plain weights have no packed tensors"
         if checkpoint.scheme is None:
-            return quantize(plan.scheme, store.get(name), work_device, name, count)
-        packed = {key: store.get(packed_name(name, key)) for key in plan.scheme.packed_specs(published[name][1])}
+            return quantize(plan.scheme, get(name), work_device, name, count)
+        packed = {key: get(packed_name(name, key)) for key in plan.scheme.packed_specs(published[name][1])}
         count(math.prod(published[name]))
         return packed
 
     def load() -> Transformer:
-        model = build_transformer(config, plan, store.get, get_packed, device, work_device, block_operations, count)
-        model.text_embedding, model.text_head = store.get(EMBEDDING), store.get(HEAD)
+        model = build_transformer(config, plan, get, get_packed, device, work_device, block_operations, count)
+        model.text_embedding, model.text_head = get(EMBEDDING), get(HEAD)
         return model
 
     return explain_out_of_memory(load, lambda: _out_of_memory(checkpoint, plan, torch.device(device)))

@@ -158,7 +158,7 @@ def test_the_plain_weights_are_never_in_memory_together(
     given: list[weakref.ref] = []
     get = TensorStore.get
 
-    def get_copy(store: TensorStore, name: str) -> Tensor:
+    def get_copy(store: TensorStore, name: str, _: object) -> Tensor:
         if name not in (EMBEDDING, HEAD):
             assert sum(tensor() is not None for tensor in given) <= 1
         tensor = get(store, name).clone()

@@ -6,10 +6,13 @@ import gc
 import itertools
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
 
+from lumina_core.checkpoint import tensors
+from lumina_core.checkpoint.find import open_checkpoint
 from lumina_core.checkpoint.published import EMBEDDING, HEAD, is_block_linear, published_shapes
 from lumina_core.model import load
 from lumina_core.model.load import load_transformer, loaded_values
@@ -72,6 +75,7 @@ def test_parts_change_nothing(checkpoint: Path, monkeypatch: pytest.MonkeyPatch,
 def test_a_part_of_a_large_model_takes_a_fraction_of_a_second() -> None:
     """At 50 MB/s of a disk, or 20 million values a second of a slow CPU."""
     assert load.READ_ELEMENTS * 2 / 50e6 < 0.2 and schemes.CPU_ELEMENTS / 20e6 < 0.2
+    assert tensors.PART_BYTES / 50e6 < 0.7
 
 
 def test_quantising_tells_after_every_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,6 +101,17 @@ def test_an_exception_ends_the_loading_and_leaves_nothing(checkpoint: Path, weig
         Lumina.load(checkpoint, device="cpu", weights=weights, on_progress=cancel)
     gc.collect()
     assert calls == call and str(checkpoint / "model") not in Path("/proc/self/maps").read_text()
+
+
+def test_a_large_tensor_is_told_of_while_its_values_are_looked_at(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_checkpoint(checkpoint).tensors
+    monkeypatch.setattr(tensors, "PART_BYTES", store.shapes[EMBEDDING][1] * 4 * 10)
+    for get in (store.get, open_checkpoint(checkpoint).tensors.get_alone):
+        on_part = Mock()
+        get(EMBEDDING, on_part)
+        assert on_part.call_count > store.shapes[EMBEDDING][0] // 10
 
 
 def test_every_linear_weight_is_told_of_before_the_next_is_read(checkpoint: Path) -> None:
