@@ -28,12 +28,16 @@ SIDE = 64
 
 @dataclass(frozen=True)
 class Ending:
-    """How a command ended: exit code, lines on stderr, and names in its folder that were not there before."""
+    """How a command ended: exit code, lines on stderr, and names in its folder.
+
+    `at` is the moment of its signal in seconds, or of its end without one; `got_signal`: it still ran then.
+    """
 
     code: int
     lines: tuple[str, ...]
     left: tuple[str, ...]
     at: float
+    got_signal: bool
 
     def came_too_early(self, number: int) -> bool:
         """Whether the signal ended Python itself, before any line of the program ran."""
@@ -43,6 +47,8 @@ class Ending:
     def fault(self, number: int, outputs: Sequence[str]) -> str:
         """What is wrong with it, or nothing."""
         if self.code == 0:
+            if self.got_signal:
+                return "ignored the signal"
             return "" if not self.lines and set(self.left) == set(outputs) else "succeeded otherwise than it should"
         if self.came_too_early(number):
             return "left something" if self.left else ""
@@ -81,7 +87,7 @@ class Trials:
     def command(self, name: str, folder: Path) -> list[str]:
         options = {
             "generate": [
-                *("--prompt", "a red circle", "--width", SIDE, "--height", SIDE, "--weights", "fp32"),
+                *("--prompt", "a red circle", "--width", SIDE, "--height", 2 * SIDE, "--weights", "fp32"),
                 *("--decoder", "ar", "--out", folder / "picture.png", "--stats-out", folder / "stats.json"),
             ],
             "convert": ["--weights", "int4", "--out", folder / "converted.safetensors"],
@@ -120,14 +126,23 @@ class Trials:
                 stderr=subprocess.PIPE,
                 text=True,
                 env={**one_thread(), "TMPDIR": place},
+                preexec_fn=heed_signals,
             )
+            got_signal = False
             if number is not None:
                 time.sleep(max(0.0, at - (time.monotonic() - start)))
+                got_signal = process.poll() is None
                 process.send_signal(number)
             _, said = process.communicate(timeout=120)
             left = sorted(path.name for path in Path(place).rglob("*"))
-            code = process.returncode
-            return Ending(code, tuple(said.splitlines()), tuple(left), at if number else time.monotonic() - start)
+            seconds = at if number else time.monotonic() - start
+            return Ending(process.returncode, tuple(said.splitlines()), tuple(left), seconds, got_signal)
+
+
+def heed_signals() -> None:
+    """In a child: undoes that a background job of a shell ignores Ctrl-C, and nohup SIGHUP."""
+    for name in SIGNALS[:3]:
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
 
 
 def one_thread() -> dict[str, str]:

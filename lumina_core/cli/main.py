@@ -53,10 +53,8 @@ def main(arguments: Sequence[str] | None = None, signals: Signals | None = None)
 
     0; 2 for bad input (one line on stderr says what); 130, 143 or 129 for Ctrl-C, SIGTERM and SIGHUP.
     """
-    with signals or Signals() as signals, _printable(), _deferred_warnings() as warnings:
-        outcome = _run(arguments, signals, warnings.flush)
-        signals.hold()
-        code, message = signals.late(*outcome)
+    with _printable(), _deferred_warnings() as warnings:
+        code, message = _run(arguments, signals or Signals(), warnings.flush)
         if code:
             warnings.buffer.clear()
             say(message)
@@ -64,21 +62,30 @@ def main(arguments: Sequence[str] | None = None, signals: Signals | None = None)
 
 
 def _run(arguments: Sequence[str] | None, signals: Signals, on_input_checked: Callable[[], None]) -> tuple[int, str]:
-    """Exit code and message of a command."""
+    """Exit code and message of a command that a signal may end."""
+    try:
+        with signals:
+            outcome = _finish(arguments, signals, on_input_checked)
+            signals.hold()
+        return signals.late(*outcome)
+    except KeyboardInterrupt as interrupt:
+        signals.hold()
+        return signals.exit_code, str(interrupt) or signals.outcome()
+
+
+def _finish(arguments: Sequence[str] | None, signals: Signals, on_input_checked: Callable[[], None]) -> tuple[int, str]:
+    """Exit code and message of a command that runs to its end."""
     options = argparse.Namespace(signals=signals, command=None)
     try:
+        signals.check()
         make_parser().parse_args(arguments, options)
         _check_paths(options)
         COMMANDS[options.command].run(options, on_input_checked)
         if sys.stdout is not None:
             sys.stdout.flush()
-    except KeyboardInterrupt as interrupt:
-        signals.hold()
-        return signals.exit_code, str(interrupt) or signals.outcome()
     except BrokenPipeError:  # nobody reads what is printed; the files, if any, are written
-        return 0, ""
+        pass
     except Exception as error:
-        signals.hold()
         if (message := _explain(error, options.command)) is None:
             raise
         return BAD_INPUT, message

@@ -34,7 +34,7 @@ class Signals:
     def __init__(self, own_process: bool = False) -> None:
         self.received: int | None = None
         self._own_process = own_process
-        self._is_held = False
+        self._is_held = True  # until the block begins
         self._raised_at = -REPEAT_SECONDS
         self._earlier: dict[int, Any] = {}
         self._unraisable: Any = None
@@ -48,6 +48,7 @@ class Signals:
                 if handler not in (None, signal.SIG_IGN):
                     self._earlier[number] = handler
                     signal.signal(number, self._on_signal)
+        self._is_held = False
         return self
 
     def __exit__(self, *_: object) -> None:
