@@ -51,7 +51,7 @@ class GrowingPreview:
         side = self._movqgan.upscale_ratio
         try:
             self._pixels[:, :, first * side : rows * side] = self._decode(codes, first, rows)
-        except (MemoryError, RuntimeError) as error:
+        except Exception as error:
             if not is_out_of_memory(error):
                 raise
             self._off = True

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..lumina_core.device import explain_out_of_memory
 from ..lumina_core.errors import InputError, OutOfMemory
 from ..lumina_core.movqgan.autoencoder import MoVQGAN
 from ..lumina_core.movqgan.codec import decode_picture, encode_picture
@@ -197,9 +198,12 @@ class MoVQGANVae:
 
 
 def load_movqgan_vae(path: Path) -> MoVQGANVae:
-    """Loads a MoVQGAN file as a VAE object."""
-    movqgan = load_movqgan(
-        path, dtype=comfy_ui.vae_dtype(), device=comfy_ui.vae_offload_device(), operations=comfy_ui.Operations
+    """Loads a MoVQGAN file as a VAE object. Raises CheckpointError and OutOfMemory."""
+    movqgan = explain_out_of_memory(
+        lambda: load_movqgan(
+            path, dtype=comfy_ui.vae_dtype(), device=comfy_ui.vae_offload_device(), operations=comfy_ui.Operations
+        ),
+        lambda: f"out of memory while loading {path}; close other programs that use the memory",
     )
     return MoVQGANVae(movqgan, path)
 
