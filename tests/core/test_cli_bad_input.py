@@ -84,7 +84,7 @@ def test_incomplete_commands(lumina: CommandLine, arguments: tuple[str, ...], ex
         (("--prompt", "word " * 3000), "expected a shorter prompt"),
         (("--prompt", "\udcff"), "not valid Unicode"),
         (("--checkpoint", "absent"), "checkpoint absent does not exist"),
-        (("--movqgan", "absent.ckpt"), "MoVQGAN file absent.ckpt is missing"),
+        (("--movqgan", "absent.ckpt"), "file absent.ckpt is missing; expected a MoVQGAN"),
     ],
     ids=lambda value: " ".join(map(str, value))[:40] if isinstance(value, tuple) else "",
 )
