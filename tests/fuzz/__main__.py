@@ -21,16 +21,20 @@ def main() -> int:
     options = _options()
     inputs = _inputs(options)
     start = time.perf_counter()
-    with Pool(options.workers) as pool, tqdm(total=len(inputs), disable=None) as bar:
-        outcomes = pool.run(inputs, bar.update)
+    with Pool(options.workers) as pool, tqdm(total=len(inputs), mininterval=2) as bar:
+
+        def tell(named: Named, outcome: Outcome) -> None:
+            bar.update()
+            if not outcome.is_good:
+                bar.write(describe(named, outcome))
+
+        ended = pool.run(inputs, tell)
+    outcomes = [outcome for _, outcome in ended]
     print(table(outcomes))
     print(f"{len(outcomes):,} inputs in {time.perf_counter() - start:.0f} s; the slowest took {slowest(outcomes)}")
-    failures = [pair for pair in zip(inputs, outcomes, strict=True) if not pair[1].is_good]
-    for named, outcome in failures[: options.show]:
-        print(describe(named, outcome))
     if options.json:
         options.json.write_text(json.dumps([outcome.to_dict() for outcome in outcomes]))
-    return 1 if failures else 0
+    return 0 if all(outcome.is_good for outcome in outcomes) else 1
 
 
 def _options() -> argparse.Namespace:
@@ -43,7 +47,6 @@ def _options() -> argparse.Namespace:
         "--cases", nargs="?", const="", metavar="WORDS", help="the named cases instead, or those with these words"
     )
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--show", type=int, default=100, help="how many failures to print")
     parser.add_argument("--json", type=Path, help="where to write all outcomes")
     return parser.parse_args()
 

@@ -212,6 +212,7 @@ CASES: tuple[Attempt, ...] = (
     change_case("one file of another name", _whole("lumina-7b.safetensors"), same()),
     change_case("pytorch_model.bin", _pickled("pytorch_model.bin"), same()),
     change_case("pytorch_model.bin in two parts", _pickled_shards, same()),
+    change_case("a .bin under the name .safetensors", _pickled("model.safetensors"), same()),
     change_case("consolidated.00.pth", _pickled("consolidated.00.pth"), same()),
     change_case("consolidated.safetensors", _whole("consolidated.safetensors"), same()),
     case("a .pth is named", _named_after(_pickled("m.pth"), lambda p: p.checkpoint / "m.pth"), same()),

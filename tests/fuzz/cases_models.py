@@ -55,6 +55,14 @@ def _exchanged_of_converted(place: Place) -> Arguments:
     return place.generate("--movqgan", place.movqgan, checkpoint=place.converted("bf16"))
 
 
+def _diffusers(place: Place) -> None:
+    """A pipeline whose parts lie in folders of their own."""
+    (place.checkpoint / "model_index.json").write_text('{"_class_name": "LuminaPipeline"}')
+    (place.checkpoint / "transformer").mkdir()
+    for file in (place.config, place.index, *place.shards):
+        file.rename(place.checkpoint / "transformer" / file.name)
+
+
 CODEC = "MoVQGAN|codec"
 CASES: tuple[Attempt, ...] = (
     _named_codec("the config names the codec", same()),
@@ -65,6 +73,7 @@ CASES: tuple[Attempt, ...] = (
     _named_codec("the config names a codec by other values", refused(CODEC), first_values={CODEBOOK: [9.0] * 8}),
     change_case("another codec of the same shapes", _exchanged, refused(CODEC)),
     case("a converted file with another codec of the same shapes", _exchanged_of_converted, refused(CODEC)),
+    change_case("a folder of diffusers", _diffusers, refused("model_index|config|diffusers|weights")),
     change_case("a MoVQGAN of 32 codes", lambda place: place.other_codec(codebook_size=32), refused("32 codes")),
     change_case("a MoVQGAN of 4 pixels a code", lambda p: p.other_codec(multipliers=(1, 1, 1)), refused("4 pixels")),
     change_case("a MoVQGAN of grey pictures", lambda p: p.other_codec(picture_channels=1), refused("channel|picture")),

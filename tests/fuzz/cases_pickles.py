@@ -176,6 +176,7 @@ CASES: tuple[Attempt, ...] = (
     _codec("a nested tensor", _with(lambda t: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])), refused()),
     _codec("a quantised tensor", _with(lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8)), refused()),
     _codec("a complex tensor", _with(lambda tensor: tensor.to(torch.complex64)), refused("complex|dtype|C64")),
+    _codec("a value too large for float32", _with(lambda t: t.double() * 1e300), refused(CONV, "finite|large|range")),
     _codec("a tensor of booleans", _with(lambda tensor: tensor > 0), refused("bool|dtype")),
     _codec("a tensor of whole numbers", _with(lambda tensor: tensor.long()), refused("int64|I64|dtype|zero")),
     _codec("numpy arrays", lambda t, p: {n: v.numpy() for n, v in t.items()}, refused()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -19,10 +20,12 @@ ROOT = Path(__file__).parents[2]
 # Beyond the limit of an input, after which a worker that does not answer is killed.
 GRACE_SECONDS = 40.0
 Named = dict[str, Any]
+Ended = tuple[Named, Outcome]
+OnOutcome = Callable[[Named, Outcome], object]
 
 
 class Pool:
-    """Context manager; `run` gives the outcomes in the order of the inputs."""
+    """Context manager; `run` gives inputs with their outcomes, in the order of the inputs."""
 
     def __init__(self, workers: int = 2):
         self._workers = [_Worker() for _ in range(workers)]
@@ -34,11 +37,12 @@ class Pool:
         for worker in self._workers:
             worker.stop()
 
-    def run(self, inputs: Sequence[Named], on_outcome: Callable[[], object] = lambda: None) -> list[Outcome]:
+    def run(self, inputs: Sequence[Named], on_outcome: OnOutcome = lambda named, outcome: None) -> list[Ended]:
+        """Ctrl-C ends it after the inputs in progress."""
         waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
         for number in range(len(inputs)):
             waiting.put(number)
-        outcomes: list[Outcome | None] = [None] * len(inputs)
+        outcomes: dict[int, Outcome] = {}
 
         def work(worker: _Worker) -> None:
             while True:
@@ -47,14 +51,24 @@ class Pool:
                 except queue.Empty:
                     return
                 outcomes[number] = worker.run(inputs[number])
-                on_outcome()
+                on_outcome(inputs[number], outcomes[number])
 
         threads = [threading.Thread(target=work, args=(worker,)) for worker in self._workers]
         for thread in threads:
             thread.start()
-        for thread in threads:
-            thread.join()
-        return [outcome for outcome in outcomes if outcome is not None]
+        try:
+            _join(threads)
+        except KeyboardInterrupt:
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    waiting.get_nowait()
+            _join(threads)
+        return [(inputs[number], outcomes[number]) for number in sorted(outcomes)]
+
+
+def _join(threads: Sequence[threading.Thread]) -> None:
+    for thread in threads:
+        thread.join()
 
 
 class _Worker:
@@ -109,4 +123,5 @@ def _start() -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         text=True,
         encoding="utf-8",
+        start_new_session=True,  # a Ctrl-C is for the pool alone
     )

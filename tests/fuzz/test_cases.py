@@ -21,7 +21,7 @@ def outcomes(pool: Pool) -> Outcomes:
     def of(group: str) -> dict[str, Outcome]:
         if group not in known:
             ended = pool.run([{"kind": "case", "name": attempt.what} for attempt in GROUPS[group]])
-            known[group] = {outcome.what: outcome for outcome in ended}
+            known[group] = {outcome.what: outcome for _, outcome in ended}
         return known[group]
 
     return of

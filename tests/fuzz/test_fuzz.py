@@ -14,6 +14,5 @@ INPUTS, SEED = 600, 0
 @pytest.mark.parametrize("kind", KINDS)
 def test_mutated_inputs(pool: Pool, kind: str) -> None:
     inputs = [named for named in all_inputs(INPUTS, SEED) if named["kind"] == kind]
-    outcomes = pool.run(inputs)
-    failures = [pair for pair in zip(inputs, outcomes, strict=True) if not pair[1].is_good]
-    assert not failures, "".join(describe(*pair) for pair in failures)
+    failures = [ended for ended in pool.run(inputs) if not ended[1].is_good]
+    assert not failures, "".join(describe(*ended) for ended in failures)
