@@ -178,8 +178,9 @@ def check_interrupted() -> None:
 def show_text(text: str) -> None:
     """Shows a line on the node that runs, in the frontend."""
     context, server = get_executing_context(), sys.modules.get("server")
-    if context is not None and server is not None:
-        server.PromptServer.instance.send_progress_text(text, context.node_id)
+    with contextlib.suppress(Exception):  # only shown, and the log says it too
+        if context is not None and server is not None:
+            server.PromptServer.instance.send_progress_text(text, context.node_id)
 
 
 def preview_wanted() -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..lumina_core.decoding.request import Request
 from ..lumina_core.decoding.settings import StepReport
-from ..lumina_core.errors import InputError, LuminaError
+from ..lumina_core.errors import InputError
 from ..lumina_core.pictures.sizes import CODE_PIXELS
 from ..lumina_core.tokens.token_files import keep_tokens, lists_of, read_token_lists, rows_drawn, rows_to_continue
 from ..lumina_core.tokens.vocabulary import BegunPicture, Vocabulary
@@ -70,7 +70,7 @@ def _keep(lists: list[list[int]], name: str, drawn: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         path = keep_tokens(lists, folder / f"{name}.png")
-    except (LuminaError, OSError) as error:  # must not hide why the run ended
+    except Exception as error:  # must not hide why the run ended
         logger.warning("%s are drawn and could not be kept: %s", drawn, error)
         return
     text = f"{drawn} are drawn and kept in {path}"
