@@ -126,7 +126,7 @@ class Trials:
                 stderr=subprocess.PIPE,
                 text=True,
                 env={**one_thread(), "TMPDIR": place},
-                preexec_fn=heed_signals,  # noqa: PLW1509: it only sets handlers
+                preexec_fn=heed_signals,  # noqa: PLW1509  it only sets handlers
             )
             got_signal = False
             if number is not None:
