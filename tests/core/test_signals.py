@@ -213,7 +213,10 @@ def fake_package(folder: Path, module: str, text: str) -> dict[str, str]:
     [
         ("__version__ = '0.0.9+cu117'", "the package {name} is 0.0.9+cu117; expected {name} {version} or later"),
         ("raise ModuleNotFoundError('no', name='{module}')", "is missing; expected {name} {version} or later"),
-        ("raise OSError('libcudart.so: cannot open')", "the package {name} cannot be imported (libcudart.so: cannot open)"),
+        (
+            "raise OSError('libcudart.so: cannot open')",
+            "the package {name} cannot be imported (libcudart.so: cannot open)",
+        ),
     ],
 )
 def test_packages_that_are_missing_old_or_broken_are_named(
