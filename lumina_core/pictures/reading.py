@@ -15,6 +15,7 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from ..errors import InputError
 from ..files.kind import FileKind, look_at
 from ..files.native_stderr import native_stderr
+from ..host.refusals import is_out_of_memory
 from .sizes import size_text
 from .zero_tail import TAIL, zeros_in_place_of_pixels
 
@@ -63,7 +64,7 @@ def read_picture(path: Path) -> Image.Image:
 
 def decoder_error(error: Exception) -> str:
     """What an exception of a decoder means, in one line."""
-    if isinstance(error, MemoryError):
+    if is_out_of_memory(error):
         return "memory ran out while it was decoded: make it smaller first, or close other programs"
     return f"it is broken or cut off ({' '.join(str(error).split()) or type(error).__name__})"
 
@@ -75,7 +76,7 @@ def _decode(file: BinaryIO, path: Path, kind: FileKind) -> Image.Image:
     except InputError:
         raise
     except Exception as error:  # decoders raise anything: RuntimeError, IndexError, NotImplementedError, ...
-        plain = None if isinstance(error, MemoryError) else _without_metadata(file)
+        plain = None if is_out_of_memory(error) else _without_metadata(file)
         reason = _reason(error, file, kind)
     try:
         if plain is not None:
@@ -104,6 +105,8 @@ def _load(file: BinaryIO) -> Image.Image:
         with native_stderr() as lines:
             image.load()
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise OSError("; ".join([str(error), *lines])) from error
     for line in lines:
         logger.warning("%s", line)
@@ -146,6 +149,8 @@ def _upright(image: Image.Image, path: Path) -> Image.Image:
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception as error:  # broken EXIF data raise anything
+        if is_out_of_memory(error):
+            raise
         logger.warning("%s: broken EXIF data are ignored: %s", path, error)
         return image
     method = _TRANSPOSE.get(orientation) if isinstance(orientation, int) else None

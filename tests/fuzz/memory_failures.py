@@ -182,8 +182,14 @@ def plan(command: Command, count: int, generator: random.Random) -> list[Attempt
     for at, place in enumerate(refuser.places):
         lines[place].append(at)
     chosen = generator.choices(sorted(lines), k=count)
-    refusals = sorted(REFUSALS)
-    return [Attempt(command, generator.choice(lines[place]), place, generator.choice(refusals)) for place in chosen]
+    return [
+        Attempt(command, generator.choice(lines[place]), place, generator.choice(_refusals(place))) for place in chosen
+    ]
+
+
+def _refusals(place: str) -> list[str]:
+    """The wordings that a place can have: only PyTorch speaks as PyTorch."""
+    return ["python", "system"] if place.partition(" ")[2] in PATCHED else sorted(REFUSALS)
 
 
 def fault(attempt: Attempt, good: Ended) -> str:
