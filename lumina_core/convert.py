@@ -4,6 +4,7 @@ import itertools
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -49,8 +50,8 @@ class Conversion:
         """Writes the file `out` completely or not at all.
 
         Calls `on_step` after each tensor, and `on_chunk` many times a second with the number of values done since; an
-        exception that either raises ends the conversion. Raises InputError when the file cannot be written, and CheckpointError when a file that is read
-        changes meanwhile. The free disk space is checked first.
+        exception that either raises ends the conversion. Raises InputError when the file cannot be written, and
+        CheckpointError when a file that is read changes meanwhile. The free disk space is checked first.
         """
         self.check_output(out)
         with OutputFiles() as files:
@@ -99,12 +100,13 @@ class Conversion:
         writer.finish()
 
     def _steps(self, on_chunk: Callable[[int], object] | None) -> Iterator[dict[str, Tensor]]:
+        on_part = None if on_chunk is None else partial(on_chunk, 0)
         for name in self.published:
             if self.scheme is not None and is_block_linear(name):
-                packed = quantize(self.scheme, self.store.get_alone(name), self.device, name, on_chunk)
+                packed = quantize(self.scheme, self.store.get_alone(name, on_part), self.device, name, on_chunk)
                 yield {packed_name(name, key): tensor for key, tensor in packed.items()}
             else:
-                yield {name: self.store.get_alone(name)}
+                yield {name: self.store.get_alone(name, on_part)}
         for name, tensor in self.movqgan.items():
             yield {MOVQGAN_PREFIX + name: tensor}
 

@@ -23,6 +23,7 @@ from .decoding.request import Request
 from .decoding.settings import DecodeResult, DecodeSettings, StepReport
 from .device import choose_device, choose_dtype, explain_out_of_memory, free_bytes, total_bytes
 from .errors import CheckpointError, InputError
+from .files.stamps import FileStamps
 from .memory import Budget, advice, choose_weights, weights_of
 from .model.compile import captures, set_compile
 from .model.load import OnProgress, load_transformer
@@ -168,10 +169,8 @@ class Lumina:
     def _demand(self, request: Request) -> Demand:
         transformer, weights = self.transformer, weights_of(self.transformer)
         device = transformer.device
-        kernels, captured = (
-            kernels_expected(self.config, weights.dtype, device),
-            captures(transformer.compile_choice, device),
-        )
+        kernels = kernels_expected(self.config, weights.dtype, device)
+        captured = captures(transformer.compile_choice, device)
         return Demand(self.config, weights, request, captured=captured, kernels=kernels)
 
     def _codec_with_room(self, grid_h: int, grid_w: int) -> MoVQGAN:
@@ -258,8 +257,8 @@ def build_request(
 ) -> Request:
     """A request for `batch` pictures of a full prompt, checked against a model that need not be loaded.
 
-    `given_codes` [h0,w] or [batch,h0,w] are the first rows. The template of a PromptText is encoded with special tokens,
-    what a user typed, and a plain string, without. Raises InputError, and CheckpointError where the tokenizer does not
+    `given_codes` [h0,w] or [batch,h0,w] are the first rows. The template of a PromptText is encoded with special
+    tokens, what a user typed, and a plain string, without. Raises InputError, and CheckpointError where the tokenizer does not
     fit the model; warns about an untrained size.
     """
     if model.tokenizer is None:

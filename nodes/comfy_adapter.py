@@ -193,6 +193,7 @@ class Progress:
 
     def __init__(self, total: int):
         self._bar = comfy.utils.ProgressBar(total)
+        self._shown = -1
 
     def update(self, done: int, preview: Image.Image | None = None) -> None:
         """Shows `done` steps and a preview. Raises ComfyUI's exception if the user cancelled."""
@@ -201,7 +202,10 @@ class Progress:
     def update_share(self, done: float, total: float) -> None:
         """Shows `done` of `total`. Raises ComfyUI's exception if the user cancelled."""
         check_interrupted()
-        self.update(int(self._bar.total * done / max(total, 1)))
+        step = int(self._bar.total * done / max(total, 1))
+        if step != self._shown:  # it may be called a hundred times a second
+            self._shown = step
+            self.update(step)
 
 
 def tiled(samples: Tensor, function, tile: tuple[int, int], overlap: int, scale: float, channels: int) -> Tensor:

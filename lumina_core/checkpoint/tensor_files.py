@@ -132,6 +132,8 @@ def _unpickle(path: Path) -> Any:
                     return torch.load(file, map_location="cpu", weights_only=True)
             return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except pickle.UnpicklingError as error:
+        if is_out_of_memory(error):
+            raise
         raise CheckpointError(_unpickling_message(path, str(error))) from error
     except Exception as error:  # a damaged pickle can raise any exception
         if is_out_of_memory(error):
