@@ -23,6 +23,8 @@ SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGKILL")
 COMMANDS = ("generate", "convert", "encode", "decode")
 # Python may need this long, on a busy machine, until it runs the first line of the program.
 STARTING_SECONDS = 0.3
+# The system takes this long, on a busy machine, to remove a process that has ended by itself.
+LEAVING_SECONDS = 0.5
 SIDE = 64
 
 
@@ -30,14 +32,14 @@ SIDE = 64
 class Ending:
     """How a command ended: exit code, lines on stderr, and names in its folder.
 
-    `at` is the moment of its signal in seconds, or of its end without one; `got_signal`: it still ran then.
+    `at` is the moment of its signal in seconds, or of its end without one; `after` is how much longer it ran.
     """
 
     code: int
     lines: tuple[str, ...]
     left: tuple[str, ...]
     at: float
-    got_signal: bool
+    after: float
 
     def came_too_early(self, number: int) -> bool:
         """Whether the signal ended Python itself, before any line of the program ran."""
@@ -47,7 +49,7 @@ class Ending:
     def fault(self, number: int, outputs: Sequence[str]) -> str:
         """What is wrong with it, or nothing."""
         if self.code == 0:
-            if self.got_signal:
+            if self.after > LEAVING_SECONDS:
                 return "ignored the signal"
             return "" if not self.lines and set(self.left) == set(outputs) else "succeeded otherwise than it should"
         if self.came_too_early(number):
@@ -128,15 +130,14 @@ class Trials:
                 env={**one_thread(), "TMPDIR": place},
                 preexec_fn=heed_signals,  # noqa: PLW1509  it only sets handlers
             )
-            got_signal = False
             if number is not None:
                 time.sleep(max(0.0, at - (time.monotonic() - start)))
-                got_signal = process.poll() is None
                 process.send_signal(number)
             _, said = process.communicate(timeout=120)
-            left = sorted(path.name for path in Path(place).rglob("*"))
-            seconds = at if number else time.monotonic() - start
-            return Ending(process.returncode, tuple(said.splitlines()), tuple(left), seconds, got_signal)
+            end = time.monotonic() - start
+            left = tuple(sorted(path.name for path in Path(place).rglob("*")))
+            at = at if number else end
+            return Ending(process.returncode, tuple(said.splitlines()), left, at, end - at)
 
 
 def heed_signals() -> None:
