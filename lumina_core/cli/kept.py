@@ -37,10 +37,10 @@ class Keeper:
         """Calls `sample` with `on_step`. Raises Cancelled and OutOfMemory that say what is kept."""
         try:
             return sample(self._on_step)
-        except KeyboardInterrupt:
-            raise Cancelled(f"cancelled{self._keep_rows() or '; nothing was written'}") from None
-        except OutOfMemory as error:
-            if kept := self._keep_rows():
+        except BaseException as error:
+            if self.signals.ended(error):
+                raise Cancelled(f"cancelled{self._keep_rows() or '; nothing was written'}") from None
+            if isinstance(error, OutOfMemory) and (kept := self._keep_rows()):
                 raise OutOfMemory(f"{error}; it ended{kept}") from None
             raise
 
@@ -48,22 +48,23 @@ class Keeper:
         """Calls `write`, which decodes and writes complete pictures. What it raises says what is kept."""
         try:
             write()
-        except KeyboardInterrupt:
-            if self.signals.outcome() != NOTHING_WRITTEN:  # it came when the files were in place
-                raise
-            raise Cancelled(f"cancelled; {self._keep(codes)}") from None
-        except LuminaError as error:
-            raise type(error)(f"{error}; {self._keep(codes)}") from None
-        except OSError as error:
-            raise InputError(
-                f"cannot write {self.options.out}: {error.strerror or error}; {self._keep(codes)}"
-            ) from None
-        except Exception as error:
-            kept = self._keep(codes)
-            if is_out_of_memory(error):
-                raise OutOfMemory(f"out of memory; {kept}") from None
-            logger.error("The picture was not written; %s.", kept)  # a fault of this program keeps its traceback
-            raise
+        except BaseException as error:
+            if not self.signals.ended(error):
+                self._fail(error, codes)
+            elif self.signals.outcome() == NOTHING_WRITTEN:
+                raise Cancelled(f"cancelled; {self._keep(codes)}") from None
+            raise  # it came when the files were in place
+
+    def _fail(self, error: BaseException, codes: list[list[int]]) -> None:
+        """Keeps the pictures of what failed, and raises it with where."""
+        kept = self._keep(codes)
+        if isinstance(error, LuminaError):
+            raise type(error)(f"{error}; {kept}") from None
+        if is_out_of_memory(error):
+            raise OutOfMemory(f"out of memory; {kept}") from None
+        if isinstance(error, OSError):
+            raise InputError(f"cannot write {self.options.out}: {error.strerror or error}; {kept}") from None
+        logger.error("The picture was not written; %s.", kept)  # a fault of this program keeps its traceback
 
     def _on_step(self, report: StepReport) -> None:
         self.report = report

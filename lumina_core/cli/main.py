@@ -16,7 +16,7 @@ from ..device import is_out_of_memory
 from ..errors import InputError, LuminaError, OutOfMemory
 from . import bench, convert, decode, encode, generate, info
 from .common import out_of_memory_message
-from .signals import Signals, say
+from .signals import Cancelled, Signals, say
 
 COMMANDS = {"generate": generate, "encode": encode, "decode": decode, "convert": convert, "info": info, "bench": bench}
 BAD_INPUT = 2
@@ -86,6 +86,8 @@ def _finish(arguments: Sequence[str] | None, signals: Signals, on_input_checked:
     except BrokenPipeError:  # nobody reads what is printed; the files, if any, are written
         pass
     except Exception as error:
+        if signals.ended(error):
+            raise Cancelled from None
         if (message := _explain(error, options.command)) is None:
             raise
         return BAD_INPUT, message

@@ -68,6 +68,10 @@ class Signals:
         if self.received is not None and not self._is_held:
             raise Cancelled
 
+    def ended(self, error: BaseException) -> bool:
+        """Whether a signal is behind an error. A library may turn the exception of one into another."""
+        return isinstance(error, KeyboardInterrupt) or self.received is not None
+
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Signals are recorded within, and raise nothing: for what must not be left half done."""

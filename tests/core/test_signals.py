@@ -15,6 +15,7 @@ import pytest
 from lumina_core.cli import main as cli
 from lumina_core.cli.packages import PACKAGES
 from lumina_core.cli.signals import Cancelled, Signals
+from lumina_core.errors import OutOfMemory
 from tests.signals import SIGNALS, Trials, plan
 
 from .cli_runs import CommandLine
@@ -116,6 +117,23 @@ def test_an_exception_that_a_callback_swallows_ends_the_run_all_the_same(
     monkeypatch.setattr(cli.generate.Lumina, "sample", swallowing)
     line = lumina.generate().refusal(128 + number)
     assert "cancelled" in line and "o.png" not in lumina.files()
+
+
+@POSIX
+@pytest.mark.parametrize("place", ["lumina_core.pipeline.load_transformer", "lumina_core.pipeline.Lumina.sample"])
+def test_an_error_that_a_library_makes_of_a_signal_is_one_of_a_signal(
+    lumina: CommandLine, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """The library safetensors drops what PyTorch raises and says that it cannot read a tensor."""
+
+    def convert(*_: object, **__: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGHUP)
+        except KeyboardInterrupt:
+            raise OutOfMemory("out of memory while loading") from None
+
+    monkeypatch.setattr(place, convert)
+    lumina.refuses_to_generate(expected="cancelled; nothing was written", code=129)
 
 
 @POSIX
