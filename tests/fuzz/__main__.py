@@ -6,12 +6,12 @@ import argparse
 import json
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 from tqdm import tqdm
 
-from .cases import CASES
+from .cases import CASES, GROUPS
 from .kinds import KINDS, all_inputs
 from .pool import Named, Pool
 from .run import VERDICTS, Outcome
@@ -61,9 +61,12 @@ def _inputs(options: argparse.Namespace) -> list[Named]:
 
 
 def table(outcomes: list[Outcome]) -> str:
-    """Rows of kinds, columns of verdicts, as Markdown."""
-    kinds = list(dict.fromkeys(outcome.kind for outcome in outcomes))
-    rows = [(kind, Counter(outcome.verdict for outcome in outcomes if outcome.kind == kind)) for kind in kinds]
+    """Rows of kinds, or of groups of cases, columns of verdicts, as Markdown."""
+    groups = {attempt.what: group for group, attempts in GROUPS.items() for attempt in attempts}
+    counts_of: dict[str, Counter[str]] = defaultdict(Counter)
+    for outcome in outcomes:
+        counts_of[groups.get(outcome.what, outcome.kind)][outcome.verdict] += 1
+    rows = list(counts_of.items())
     rows.append(("all", sum((counts for _, counts in rows), Counter())))
     lines = [f"| kind | tried | {' | '.join(VERDICTS)} |", "|---" * (len(VERDICTS) + 2) + "|"]
     for kind, counts in rows:
