@@ -258,8 +258,8 @@ def build_request(
     """A request for `batch` pictures of a full prompt, checked against a model that need not be loaded.
 
     `given_codes` [h0,w] or [batch,h0,w] are the first rows. The template of a PromptText is encoded with special
-    tokens, what a user typed, and a plain string, without. Raises InputError, and CheckpointError where the tokenizer does not
-    fit the model; warns about an untrained size.
+    tokens, what a user typed, and a plain string, without. Raises InputError, and CheckpointError where the tokenizer
+    does not fit the model; warns about an untrained size.
     """
     if model.tokenizer is None:
         raise InputError("the model has no tokenizer; expected one, to encode the prompt")
