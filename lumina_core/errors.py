@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+# Characters of a message. A value of the user's may have any length.
+MOST_CHARACTERS = 1000
+
 
 class LuminaError(Exception):
-    """Base of the errors of this package."""
+    """Base of the errors of this package. The middle of a long message is left out."""
+
+    def __init__(self, message: str = "") -> None:
+        half = MOST_CHARACTERS // 2
+        super().__init__(message if len(message) <= MOST_CHARACTERS else f"{message[:half]} … {message[-half:]}")
 
 
 class InputError(LuminaError, ValueError):

@@ -17,10 +17,10 @@ from .checkpoint.config import TransformerConfig
 from .checkpoint.find import Checkpoint, find_converted, nearby_files, open_checkpoint
 from .decoding.forward_bytes import kernels_expected
 from .decoding.kept_runs import KeptRuns
-from .decoding.loop import decode
+from .decoding.loop import OnStep, decode
 from .decoding.memory_plan import MOVQGAN_ITEM_BYTES, Demand, plan_memory
 from .decoding.request import Request
-from .decoding.settings import DecodeResult, DecodeSettings, StepReport
+from .decoding.settings import DecodeResult, DecodeSettings
 from .device import choose_device, choose_dtype, explain_out_of_memory, free_bytes, total_bytes
 from .errors import CheckpointError, InputError
 from .files.stamps import FileStamps
@@ -44,8 +44,6 @@ logger = logging.getLogger(__name__)
 
 # After a failed allocation: the share of the run's estimate that smaller settings must stay below.
 RETRY_SHARE = 0.75
-
-OnStep = Callable[[StepReport], None]
 
 
 @dataclass(frozen=True)
@@ -261,6 +259,8 @@ def build_request(
     tokens, what a user typed, and a plain string, without. Raises InputError, and CheckpointError where the tokenizer
     does not fit the model; warns about an untrained size.
     """
+    if type(batch) is not int or batch < 1:
+        raise InputError(f"batch is {batch!r}; expected a whole number of pictures, at least 1")
     if model.tokenizer is None:
         raise InputError("the model has no tokenizer; expected one, to encode the prompt")
     grid_h, grid_w = check_size(width, height, _limits(model.config, model.vocabulary))

@@ -80,9 +80,11 @@ def find_rope_theta(values: Mapping[str, Any], source: str) -> float:
 
     Raises CheckpointError for another value than a positive number, and for two that differ.
     """
-    parameters = values.get("rope_parameters")
-    nested = parameters.get("rope_theta") if isinstance(parameters, Mapping) else None
-    given = {"rope_theta": values.get("rope_theta"), "rope_parameters.rope_theta": nested}
+    given = {"rope_theta": values.get("rope_theta")}
+    for key in ("rope_parameters", "rope_scaling"):
+        parameters = values.get(key)
+        if isinstance(parameters, Mapping):
+            given[f"{key}.rope_theta"] = parameters.get("rope_theta")
     found = {key: value for key, value in given.items() if value is not None}
     for key, value in found.items():
         if not isinstance(value, int | float) or isinstance(value, bool) or not _is_positive(value):

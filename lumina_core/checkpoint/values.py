@@ -11,6 +11,8 @@ from torch import Tensor
 from ..errors import CheckpointError
 from .published import EMBEDDING, HEAD
 
+# Larger values come from flipped bits; in float64 they would become infinite.
+LARGEST = 1e36
 # Values at the end of a tensor that are not all zero, but where so much of it is zero that the file broke off.
 TAIL = 128
 # Tensors of one axis are norms and scales, of which no few values in a row are zero.
@@ -29,6 +31,8 @@ def check_values(name: str, parts: Iterable[Tensor], source: str) -> None:
         lowest, highest = _range(last)
         if not (math.isfinite(lowest) and math.isfinite(highest)):
             raise _fault(source, name, "holds NaN or infinite values")
+        if max(-lowest, highest) > LARGEST:
+            raise _fault(source, name, f"holds values that are too large, beyond {LARGEST:g}")
         low, high = min(low, lowest), max(high, highest)
     if name.endswith(".bias") or not last.numel():
         return

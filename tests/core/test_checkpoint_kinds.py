@@ -237,7 +237,10 @@ def test_keys_that_change_nothing(values: dict) -> None:
     assert TransformerConfig.from_dict({**CONFIG, **values}) == TransformerConfig.from_dict(CONFIG)
 
 
-@pytest.mark.parametrize("values", [{"rope_theta": 50_000.0}, {"rope_parameters": {"rope_theta": 50_000}}])
+@pytest.mark.parametrize(
+    "values",
+    [{"rope_theta": 50_000.0}, {"rope_parameters": {"rope_theta": 50_000}}, {"rope_scaling": {"rope_theta": 5e4}}],
+)
 def test_the_base_of_the_rotary_embedding_is_read(values: dict) -> None:
     assert TransformerConfig.from_dict({**CONFIG, **values}).rope_theta == 50_000
 
@@ -251,6 +254,7 @@ def test_the_base_of_the_rotary_embedding_is_read(values: dict) -> None:
         {"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0}},
         {"rope_parameters": {"full_attention": {"rope_theta": 1e6}}},
         {"rope_parameters": {"rope_theta": 5e4}, "rope_theta": 1e4},
+        {"rope_scaling": {"type": None, "rope_theta": 5e4}, "rope_theta": 1e4},
         {"rope_theta": 10**400},
         {"sliding_window": 64},
         {"layer_types": ["sliding_attention", "full_attention"]},
@@ -306,6 +310,7 @@ NORM, UP, EMBEDDING = "model.norm.weight", "model.layers.1.mlp.up_proj.weight", 
         (UP, lambda t: t[0, 0].fill_(float("inf")), "NaN or infinite"),
         (EMBEDDING, lambda t: t[7].fill_(-float("inf")), "NaN or infinite"),
         ("model.layers.0.self_attn.q_norm.bias", lambda t: t[0, 1].fill_(float("nan")), "NaN or infinite"),
+        (UP, lambda t: t[0, 0].fill_(-2e36), "too large, beyond 1e+36"),
         (NORM, lambda t: t.zero_(), "holds only zeros"),
         (UP, lambda t: t.zero_(), "holds only zeros"),
         (UP, lambda t: t[-8:].zero_(), "ends in zeros"),

@@ -161,7 +161,7 @@ def test_settings_are_keywords(small: Lumina) -> None:
         ({"width": 32.0}, "width is 32.0; expected a whole number of pixels"),
         ({"prompt": "word " * 3000}, "expected a shorter prompt"),
         ({"prompt": "\ud800"}, "not valid Unicode"),
-        ({"batch": 0}, "the request has no prompt"),
+        ({"batch": 0}, "batch is 0; expected"),
         ({"seed": -1}, "seed is -1"),
         ({"decoder": "magic"}, "decoder is 'magic'"),
         ({"task": "magic"}, "'magic'; expected one of t2i"),
@@ -351,3 +351,14 @@ def test_sizes_of_the_config_replace_the_published_ones(caplog: pytest.LogCaptur
     (line,) = warnings_of(caplog, lambda: build_request(own, "a red square", 768, 768))
     assert "nearest is 64x64" in line
     assert len(warnings_of(caplog, lambda: build_request(published, "a red square", 64, 64))) == 1
+
+
+@pytest.mark.parametrize("batch", [0, -1, 1.5, "2", True, None])
+def test_a_batch_is_a_whole_number(small: Lumina, batch: Any) -> None:
+    with pytest.raises(InputError, match="batch is"):
+        small.draw("a red square", 32, 32, batch=batch)
+
+
+def test_a_long_value_is_shortened_in_a_message() -> None:
+    message = str(InputError(f"begin {'9' * 10**5} end"))
+    assert len(message) < 1100 and message.startswith("begin 9") and message.endswith("9 end")
