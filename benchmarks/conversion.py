@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from lumina_core.checkpoint.config import TransformerConfig
-from lumina_core.checkpoint.find import DEMO_FOLDER
+from lumina_core.checkpoint.locate import DEMO_FOLDER
 from lumina_core.checkpoint.published import published_shapes
 from lumina_core.checkpoint.tensor_writer import TensorWriter, lay_out
 from lumina_core.checkpoint.tensors import TensorSpec

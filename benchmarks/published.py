@@ -49,7 +49,8 @@ from statistics import median
 import torch
 
 from lumina_core import Lumina, load_transformer
-from lumina_core.checkpoint.find import DEMO, DEMO_FOLDER, open_checkpoint
+from lumina_core.checkpoint.find import open_checkpoint
+from lumina_core.checkpoint.locate import DEMO, DEMO_FOLDER
 from lumina_core.decoding.request import Request
 from lumina_core.decoding.settings import DecodeSettings
 from lumina_core.errors import InputError

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import folder_paths
 
-from ..lumina_core.checkpoint.find import CONFIG, DEMO_FOLDER, find_movqgan
+from ..lumina_core.checkpoint.locate import CONFIG, DEMO_FOLDER, find_movqgan
 from ..lumina_core.errors import InputError
 from . import model_names
 from .file_names import numbered_paths, prefix_path

@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 
-from ..lumina_core.checkpoint.find import CONFIG, open_checkpoint
+from ..lumina_core.checkpoint.find import open_checkpoint
+from ..lumina_core.checkpoint.locate import CONFIG
 from ..lumina_core.errors import LuminaError
 from ..lumina_core.files.json_text import read_json
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..lumina_core.decoding.forward_bytes import kernels_expected
+from ..lumina_core.decoding.memory_plan import Demand, plan_memory
 from ..lumina_core.decoding.request import Request
 from ..lumina_core.decoding.settings import DECODERS, MAX_SEED, DecodeResult, DecodeSettings, StepReport
 from ..lumina_core.errors import InputError
 from ..lumina_core.kernels.kv_tensor import KV_CACHES
-from ..lumina_core.memory import Demand, check_fits, fit_cache, plan_memory, weights_of
+from ..lumina_core.memory import check_fits, fit_cache, weights_of
 from ..lumina_core.model.compile import captures
 from ..lumina_core.movqgan.identity import check_codec
 from ..lumina_core.pictures.sizes import CODE_PIXELS

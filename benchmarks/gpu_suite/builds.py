@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from lumina_core.checkpoint.config import TransformerConfig
-from lumina_core.checkpoint.find import DEMO_FOLDER
+from lumina_core.checkpoint.locate import DEMO_FOLDER
 from lumina_core.kernels.kv_tensor import KV_CACHES
 from lumina_core.kernels.reference import GROUP_SIZE
 from lumina_core.kernels.tiles import MIN_DOT, AttentionTile, MatmulTile, padded_chunks, power_of_2

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from lumina_core.decoding.forward_bytes import kernels_expected
+from lumina_core.decoding.memory_plan import Demand, plan_memory
 from lumina_core.decoding.request import Request
 from lumina_core.decoding.settings import DecodeResult, DecodeSettings
 from lumina_core.device import peak_bytes

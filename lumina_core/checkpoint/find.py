@@ -27,12 +27,7 @@ from .codec_identity import IMAGE_CODEC
 from .config import TransformerConfig
 from .diagnosis import check_sizes
 from .hub_cache import snapshot
-from .locate import CONFIG as CONFIG
-from .locate import DEMO as DEMO
-from .locate import DEMO_FOLDER as DEMO_FOLDER
-from .locate import INDEX as INDEX
-from .locate import find_movqgan as find_movqgan
-from .locate import locate
+from .locate import CONFIG, DEMO, DEMO_FOLDER, find_movqgan, locate
 from .published import NORM
 from .single_file import MOVQGAN_PREFIX, SingleFile, read_single_file
 from .tensor_files import SAFE_SUFFIXES

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from ..checkpoint.find import DEMO, open_checkpoint
+from ..checkpoint.find import open_checkpoint
+from ..checkpoint.locate import DEMO
 from ..device import choose_device
 from ..errors import InputError
 from ..files.output_files import OutputFiles, check_outputs, check_picture_suffix, numbered_paths

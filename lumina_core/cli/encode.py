@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from ..checkpoint.find import DEMO, open_checkpoint
+from ..checkpoint.find import open_checkpoint
+from ..checkpoint.locate import DEMO
 from ..device import choose_device
 from ..files.output_files import OutputFiles, check_output
 from ..movqgan.codec import encode_picture

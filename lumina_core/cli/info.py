@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from ..checkpoint.config import TransformerConfig
-from ..checkpoint.find import DEMO, Checkpoint, open_checkpoint
+from ..checkpoint.find import Checkpoint, open_checkpoint
+from ..checkpoint.locate import DEMO
 from ..checkpoint.published import published_shapes
 from ..decoding.forward_bytes import kernels_expected
 from ..decoding.memory_plan import MOVQGAN_ITEM_BYTES, Demand, movqgan_bytes, plan_memory

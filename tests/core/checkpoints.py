@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lumina_core.checkpoint.config import TransformerConfig
-from lumina_core.checkpoint.find import INDEX
+from lumina_core.checkpoint.locate import INDEX
 from lumina_core.checkpoint.published import published_shapes
 from lumina_core.movqgan.autoencoder import MoVQGAN
 from lumina_core.movqgan.config import MoVQGANConfig

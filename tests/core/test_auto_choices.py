@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lumina_core.checkpoint.config import TransformerConfig
-from lumina_core.checkpoint.find import DEMO, find_converted, nearby_files, open_checkpoint
+from lumina_core.checkpoint.find import find_converted, nearby_files, open_checkpoint
+from lumina_core.checkpoint.locate import DEMO
 from lumina_core.cli.common import device_budget
 from lumina_core.convert import plan_conversion
 from lumina_core.decoding.memory_plan import Demand, plan_memory

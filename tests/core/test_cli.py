@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from lumina_core.checkpoint.find import INDEX
+from lumina_core.checkpoint.locate import INDEX
 from lumina_core.decoding.loop import OnStep
 from lumina_core.decoding.request import Request
 from lumina_core.decoding.settings import DecodeResult

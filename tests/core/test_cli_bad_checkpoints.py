@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lumina_core.checkpoint.find import INDEX
+from lumina_core.checkpoint.locate import INDEX
 
 from .checkpoints import SHARDS, cut_in_half, save_movqgan
 from .cli_runs import CommandLine

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from lumina_core.checkpoint.codec_identity import CODEBOOK, FIRST_CONVOLUTION, IMAGE_CODEC, CodecIdentity
 from lumina_core.checkpoint.config import TransformerConfig
-from lumina_core.checkpoint.find import DEMO_FOLDER, open_checkpoint
+from lumina_core.checkpoint.find import open_checkpoint
+from lumina_core.checkpoint.locate import DEMO_FOLDER
 from lumina_core.convert import plan_conversion
 from lumina_core.errors import InputError
 from lumina_core.movqgan.config import infer_config

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lumina_core import load_transformer
-from lumina_core.checkpoint.find import INDEX, open_checkpoint
+from lumina_core.checkpoint.find import open_checkpoint
+from lumina_core.checkpoint.locate import INDEX
 from lumina_core.checkpoint.tensor_writer import TensorWriter, lay_out
 from lumina_core.checkpoint.tensors import TensorSpec
 from lumina_core.errors import CheckpointError

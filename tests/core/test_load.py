@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lumina_core.checkpoint.config import TransformerConfig
-from lumina_core.checkpoint.find import INDEX, find_movqgan, open_checkpoint
+from lumina_core.checkpoint.find import open_checkpoint
+from lumina_core.checkpoint.locate import INDEX, find_movqgan
 from lumina_core.checkpoint.published import EMBEDDING, HEAD, published_shapes
 from lumina_core.checkpoint.tensors import TensorStore
 from lumina_core.errors import CheckpointError

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lumina_core.checkpoint.find import DEMO_FOLDER
+from lumina_core.checkpoint.locate import DEMO_FOLDER
 from lumina_core.device import free_bytes
 from lumina_core.errors import InputError, OutOfMemory
 from lumina_core.movqgan.autoencoder import MoVQGAN

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from safetensors.torch import save_file
 
-from lumina_core.checkpoint.find import INDEX
+from lumina_core.checkpoint.locate import INDEX
 
 from .attempts import Attempt, Expected, Make, case, change_case, drawn, refused, same, same_or_refused
 from .place import Arguments, Place

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
-from lumina_core.checkpoint.find import INDEX
+from lumina_core.checkpoint.locate import INDEX
 from lumina_core.convert import plan_conversion
 from tests.core.checkpoints import CODES, FIRST_CODE, MOVQGAN, SHARDS, make_checkpoint, save_movqgan
 
