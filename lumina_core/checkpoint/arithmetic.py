@@ -87,7 +87,7 @@ def find_rope_theta(values: Mapping[str, Any], source: str) -> float:
             given[f"{key}.rope_theta"] = parameters.get("rope_theta")
     found = {key: value for key, value in given.items() if value is not None}
     for key, value in found.items():
-        if not isinstance(value, int | float) or isinstance(value, bool) or not _is_positive(value):
+        if not is_positive(value):
             raise CheckpointError(f"{source}: {key} is {value!r}; expected a positive, finite number")
     if len(set(map(float, found.values()))) > 1:
         raise CheckpointError(f"{source}: rope_theta is {found}; expected one value: take the config.json as published")
@@ -152,7 +152,10 @@ def _equal(value: object, neutral: object) -> bool:
     return value == neutral
 
 
-def _is_positive(value: float) -> bool:
+def is_positive(value: object) -> bool:
+    """Whether a value is a positive number that a float holds."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
     try:
         return math.isfinite(float(value)) and value > 0
     except OverflowError:  # an integer beyond a float

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +9,13 @@ from typing import Any
 
 from ..errors import CheckpointError
 from ..files.json_text import read_json
-from .arithmetic import find_rope_theta, unsupported_key
+from .arithmetic import find_rope_theta, is_positive, unsupported_key
 from .codec_identity import CodecIdentity
 
 PUBLISHED_IMAGE_TOKEN_OFFSET = 155_000
 PUBLISHED_CODEBOOK_SIZE = 16_384
+# Sizes are below this, so that their products are counted in 64 bits.
+MOST = 2**31
 
 
 @dataclass(frozen=True)
@@ -100,13 +101,13 @@ class _Reader:
         return value
 
     def count(self, key: str, default: int | None = None) -> int:
-        return self.read(key, default, lambda value: _is_int(value) and value > 0, "a positive integer")
+        return self.read(key, default, lambda value: _is_int(value) and 0 < value < MOST, "a positive integer")
 
     def offset(self, key: str, default: int) -> int:
-        return self.read(key, default, lambda value: _is_int(value) and value >= 0, "an integer of at least 0")
+        return self.read(key, default, lambda value: _is_int(value) and 0 <= value < MOST, "an integer of at least 0")
 
     def positive(self, key: str, default: float) -> float:
-        return float(self.read(key, default, _is_positive, "a positive, finite number"))
+        return float(self.read(key, default, is_positive, "a positive, finite number"))
 
     def flag(self, key: str, default: bool) -> bool:
         return self.read(key, default, lambda value: isinstance(value, bool), "true or false")
@@ -151,10 +152,6 @@ class _Reader:
 
 def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_positive(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
 
 
 def _is_size(size: object) -> bool:
