@@ -155,4 +155,4 @@ def _is_int(value: object) -> bool:
 
 
 def _is_size(size: object) -> bool:
-    return isinstance(size, list) and len(size) == 2 and all(_is_int(n) and n > 0 and n % 32 == 0 for n in size)
+    return isinstance(size, list) and len(size) == 2 and all(_is_int(n) and 0 < n < MOST and n % 32 == 0 for n in size)

@@ -23,6 +23,7 @@ from ..kernels.kv_tensor import AUTO as AUTO_CACHE
 from ..kernels.kv_tensor import INT8
 from ..memory import PROMPT_TOKENS, Budget, advice, choose_weights
 from ..model.compile import AUTO, captures
+from ..model.load import check_weights
 from ..movqgan.config import MoVQGANConfig
 from ..pictures.sizes import check_size, published_sizes, warn_if_untrained
 from ..pipeline import check_request, load_codec
@@ -57,6 +58,7 @@ def run(options: argparse.Namespace, on_input_checked: Callable[[], None]) -> No
         names, movqgan = (f"synthetic {options.synthetic}", 0, "synthetic"), model.movqgan
     else:
         model = checkpoint = open_checkpoint(options.checkpoint)
+        check_weights(checkpoint.tensors, published_shapes(checkpoint.config), checkpoint.scheme, str(checkpoint.path))
         names = str(checkpoint.path), len(checkpoint.tensors.paths), str(options.movqgan or checkpoint.movqgan)
         movqgan = load_codec(checkpoint, options.movqgan, torch.device("cpu")).config
     values = {**_description(*names, model.config, movqgan), **_bytes(options, model, movqgan)}
