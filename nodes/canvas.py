@@ -40,8 +40,8 @@ def continue_kept(movqgan: MoVQGANVae, name: str, model: ManagedLumina | None) -
     if model is None:
         raise InputError(f"the kept picture {name} is read with the vocabulary of its model; connect it to input model")
     begun = read_kept(path, model.lumina.vocabulary)
-    pixels = movqgan.decode_codes(begun.codes)
-    return CanvasData(CODE_PIXELS * begun.grid_w, CODE_PIXELS * begun.grid_h, begun.codes, pixels)
+    pixels = movqgan.view(begun.codes)
+    return CanvasData(CODE_PIXELS * begun.grid_w, CODE_PIXELS * begun.grid_h, begun.codes, pixels, is_view=True)
 
 
 def show_canvas(canvas: CanvasData) -> Tensor:
@@ -54,7 +54,8 @@ def show_canvas(canvas: CanvasData) -> Tensor:
 def split(image: Tensor, canvas: CanvasData | None, reconstruct: bool) -> tuple[Tensor, Tensor, Tensor]:
     """The top, the bottom and the whole of each picture; the top has the canvas's pixels unless `reconstruct`.
 
-    Without a canvas the picture is split in the middle. Raises InputError if picture and canvas do not match.
+    Pixels that are only a view are not restored. Without a canvas the picture is split in the middle. Raises InputError
+    if picture and canvas do not match.
     """
     if canvas is None:
         height = image.shape[1]
@@ -63,7 +64,7 @@ def split(image: Tensor, canvas: CanvasData | None, reconstruct: bool) -> tuple[
         return image[:, : height // 2], image[:, height // 2 :], image
     _check_match(image, canvas)
     given = canvas.given_height
-    if not reconstruct:
+    if not reconstruct and not canvas.is_view:
         pixels = canvas.pixels.to(image).repeat_interleave(len(image) // len(canvas.pixels), 0)
         image = torch.cat([pixels, image[:, given:]], 1)
     return image[:, :given], image[:, given:], image

@@ -47,13 +47,15 @@ class ManagedLumina:
 class CanvasData:
     """A canvas with given top rows: `pixels` [B,h,width,3] in 0…1 and their `codes` [B,h/8,width/8].
 
-    `width` and `height` are the size of the whole canvas in pixels.
+    `width` and `height` are the size of the whole canvas in pixels. `is_view`: the pixels are the codes decoded
+    without the rows below, to be looked at.
     """
 
     width: int
     height: int
     codes: Tensor
     pixels: Tensor
+    is_view: bool = False
 
     @property
     def given_height(self) -> int:

@@ -146,9 +146,15 @@ class MoVQGANVae:
         A picture that does not fit in memory is decoded in strips, with the same result up to rounding. Raises
         OutOfMemory if strips do not fit either; the codes of a sampler are then kept.
         """
-        self.make_room(*codes.shape[-2:])
-        with comfy_ui.unloading_when_full(), self._kept_when_full(codes):
-            return torch.cat([from_planes(self._decode_one(one)) for one in codes.split(1)])
+        with self._kept_when_full(codes):
+            return self._decode_all(codes)
+
+    def view(self, codes: Tensor) -> Tensor:
+        """As `decode_codes`, of pictures that are not complete; keeps nothing.
+
+        Norms and attention cover the rows that there are, so the complete picture looks different.
+        """
+        return self._decode_all(codes)
 
     def decode_rows(self, codes: Tensor, first_row: int, end_row: int) -> Tensor:
         """Pixels [1,3,8·rows,W] in [-1,1] on the CPU of some rows of codes [1,h,w], for a preview."""
@@ -182,6 +188,11 @@ class MoVQGANVae:
     def picture_bytes(self, grid_h: int, grid_w: int, strip_rows: int | None = None) -> int:
         """Estimated bytes to encode or decode one picture, without the weights; whole or in strips."""
         return self.first_stage_model.config.picture_bytes(grid_h, grid_w, self.vae_dtype.itemsize, strip_rows)
+
+    def _decode_all(self, codes: Tensor) -> Tensor:
+        self.make_room(*codes.shape[-2:])
+        with comfy_ui.unloading_when_full():
+            return torch.cat([from_planes(self._decode_one(one)) for one in codes.split(1)])
 
     def _decode_one(self, codes: Tensor) -> Tensor:
         free = comfy_ui.free_bytes(self.device)

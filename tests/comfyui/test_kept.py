@@ -6,9 +6,9 @@ import json
 import shutil
 
 import pytest
-from workflows import MODEL, MOVQGAN, PROMPT, SAMPLER, SAVE, node, text_to_image
+from workflows import DECODE, MODEL, MOVQGAN, PROMPT, SAMPLER, SAVE, node, text_to_image
 
-CONTINUE = "20"
+CONTINUE, SPLIT = "20", "21"
 
 
 @pytest.fixture
@@ -57,6 +57,18 @@ def test_a_cancelled_picture_is_continued_as_if_it_had_not_been(server, kept, ba
     assert SAMPLER in continued.executed
     first, second = ([picture.tobytes() for picture in server.pictures(run, SAVE)] for run in (whole, continued))
     assert first == second and len(first) == batch_size
+
+
+def test_split_panels_after_a_continued_picture_leaves_it_whole(server, kept):
+    """The rows of a picture look different when they are decoded without those below."""
+    whole = server.run(text_to_image(seed=77))
+    workflow = continuing(cancelled(server, kept, seed=77), seed=77)
+    workflow[SPLIT] = node("LuminaMGPT2_SplitPanels", image=[DECODE, 0], canvas=[CONTINUE, 0])
+    workflow[SAVE]["inputs"]["images"] = [SPLIT, 2]
+    continued = server.run(workflow)
+    assert continued.succeeded, continued.error
+    first, second = (server.pictures(run, SAVE)[0].tobytes() for run in (whole, continued))
+    assert first == second
 
 
 def test_the_log_says_what_is_kept_and_where(server, kept):
