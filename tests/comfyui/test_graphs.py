@@ -194,13 +194,13 @@ assert torch.equal(drawn.codes, plain.draw("a red circle", 64, 64, seed=3).codes
 
 import comfy.cli_args
 import folder_paths
-from pack.nodes import loaders
+from pack.nodes import folders, loaders
 
-folder_paths.add_model_folder_path(comfy_ui.MODEL_FOLDER, folder)
+folder_paths.add_model_folder_path(folders.MODEL_FOLDER, folder)
 loaders.captures = lambda choice, device: choice != "off"
 for disabled, choice in ((False, "auto"), (True, "off")):
     comfy.cli_args.args.disable_cuda_graphs = disabled
-    loaded = loaders.load_model(comfy_ui.DEMO_NAME, "auto", "auto")
+    loaded = loaders.load_model(folders.DEMO_NAME, "auto", "auto")
     assert loaded.lumina.transformer.compile_choice == choice, "--disable-cuda-graphs is respected"
     assert isinstance(loaded.patcher, patchers.ResidentPatcher) and not loaded.is_dynamic()
 print("all hold")

@@ -6,24 +6,22 @@ import numpy as np
 import pytest
 from workflows import DECODE, MODEL, SAMPLER, SAVE, text_to_image
 
-# A custom node that simulates a small or full device while a file of that name exists.
+# A custom node that simulates a host with little memory, or a full one, while a file of that name exists.
 FAULTS = """
 from pathlib import Path
 
-import comfy.model_management as management
 import torch
 
 NODE_CLASS_MAPPINGS = {}
 BASE = Path(__file__).parents[1]
-get_total_memory, attention = management.get_total_memory, torch.nn.functional.scaled_dot_product_attention
-silu = torch.nn.functional.silu
+attention, silu = torch.nn.functional.scaled_dot_product_attention, torch.nn.functional.silu
+read_text = Path.read_text
 
 
-def small(dev=None, torch_total_too=False):
-    if not (BASE / "small").exists():
-        return get_total_memory(dev, torch_total_too)
-    total = 200 * 10**6
-    return (total, total) if torch_total_too else total
+def small(path, *args, **kwargs):
+    if path != Path("/proc/meminfo") or not (BASE / "small").exists():
+        return read_text(path, *args, **kwargs)
+    return "MemTotal: 24000000 kB\\nMemAvailable: 200000 kB\\n"
 
 
 def full(query, *args, **kwargs):
@@ -39,7 +37,7 @@ def full_picture(x, inplace=False):
 
 
 torch.nn.functional.silu = full_picture
-management.get_total_memory = small
+Path.read_text = small
 torch.nn.functional.scaled_dot_product_attention = full
 """
 
@@ -79,7 +77,7 @@ def fault(server):
 def test_a_run_that_cannot_fit_is_refused_before_it_starts(server, fault):
     fault("small")
     refused = server.run(text_to_image(seed=1, batch_size=64))
-    assert refused.error["node_id"] == SAMPLER and not refused.progress
+    assert refused.error["node_id"] == SAMPLER and SAMPLER not in {node for node, *_ in refused.progress}
     message = refused.error["exception_message"]
     assert (
         "64 pictures of 64x64 would take about" in message

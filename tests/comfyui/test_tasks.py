@@ -110,13 +110,18 @@ def test_example_workflow_draws_below_the_users_own_pixels(server, path):
 
 
 def test_every_task_has_an_example(server):
-    tasks = set()
+    """A second wording of a task, "task (wording)", is named in the note of the task's example."""
+    examples, notes = set(), ""
     for path in TASK_WORKFLOWS:
         for one in api_form(server, path).values():
             if one["class_type"] == "LuminaMGPT2_TaskPrompt":
-                tasks.add(one["inputs"]["task"])
-    offered = server.get("/object_info/LuminaMGPT2_TaskPrompt")["LuminaMGPT2_TaskPrompt"]
-    assert tasks == set(offered["input"]["required"]["task"][1]["options"])
+                examples.add(one["inputs"]["task"])
+        notes += path.read_text(encoding="utf-8")
+    info = server.get("/object_info/LuminaMGPT2_TaskPrompt")["LuminaMGPT2_TaskPrompt"]
+    offered = set(info["input"]["required"]["task"][1]["options"])
+    wordings = {task for task in offered if task.endswith(")")}
+    assert examples == offered - wordings
+    assert all(task.partition(" (")[0] in examples and f"*{task}*" in notes for task in wordings)
     templates = server.get("/workflow_templates")["comfyui-lumina-mgpt2"]
     assert {path.stem for path in WORKFLOWS} <= set(templates)
 
