@@ -20,7 +20,7 @@ from .checkpoint.tensors import TensorSpec, TensorStore, dtype_name
 from .errors import InputError
 from .files.output_files import OutputFiles, explain_write_errors, real_path, write_new
 from .files.stamps import FileStamps
-from .model.load import check_weights, packed_tensor_specs
+from .model.load import check_tables, check_weights, packed_tensor_specs
 from .movqgan.identity import check_codec
 from .movqgan.load import empty_movqgan, read_movqgan
 from .quant.schemes import SCHEMES, Scheme, quantize
@@ -129,6 +129,7 @@ def plan_conversion(
         values[IMAGE_CODEC] = identity.values()
     store, published = source.tensors, published_shapes(config)
     check_weights(store, published, None, str(source.path))
+    check_tables(store.get, config, str(source.path))
     specs = {**_transformer_specs(store, published, scheme), **_movqgan_specs(codec_tensors)}
     single = SingleFile(source.path, weights, values, dict(source.tokenizer_files.texts))
     sources = FileStamps.of(real_path(path) for path in (*store.paths, codec) if path is not None)

@@ -11,22 +11,27 @@ from torch import Tensor
 from ..errors import CheckpointError
 from .published import EMBEDDING, HEAD
 
-# Larger values come from flipped bits; in float64 they would become infinite.
-LARGEST = 1e36
-# Values at the end of a tensor that are not all zero, but where so much of it is zero that the file broke off.
-TAIL = 128
-# Tensors of one axis are norms and scales, of which no few values in a row are zero.
-SHORT_TAIL = 16
-# Rows at the end of the embedding and the head that may be zero: a vocabulary may have more ids than a model uses.
+# Trained weights are far smaller; larger ones come from flipped bits.
+LARGEST = 1e6
+# Zeros in a row that no trained matrix has, in bytes: downloads in parts leave such holes. In int8 a row whose largest
+# weight stands out has long runs of code 0.
+HOLE_BYTES, INT8_HOLE_BYTES = 2**10, 2**14
+# Bytes between the values that are looked at to find a hole.
+STRIDE_BYTES = 2**8
+# Zeros in a row that no norm and no scale has.
+SHORT_HOLE = 16
+# Rows of the embedding and the head that may be zero in a row: a vocabulary may have more ids than a model uses.
 UNUSED_ROWS = 16
+_ORDERED = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.uint8, torch.int8)
 
 
 def check_values(name: str, parts: Iterable[Tensor], source: str) -> None:
-    """Raises CheckpointError, naming the tensor, for NaN, infinity, only zeros, or an end of zeros.
+    """Raises CheckpointError, naming the tensor, for NaN, infinity, impossible sizes, only zeros, or a hole of zeros.
 
-    `parts` are the tensor, or all its rows in order. Biases may be zero. Reads the values once.
+    `parts` are the tensor, or all its rows in order. Biases may be zero. Of the embedding and the head only the end is
+    searched for holes; `check_code_rows` looks at the rows that matter. Reads the values once, and a few twice.
     """
-    low, high, last = 0.0, 0.0, torch.empty(0)
+    low, high, last, has_hole = 0.0, 0.0, torch.empty(0), False
     for last in parts:
         lowest, highest = _range(last)
         if not (math.isfinite(lowest) and math.isfinite(highest)):
@@ -34,14 +39,22 @@ def check_values(name: str, parts: Iterable[Tensor], source: str) -> None:
         if max(-lowest, highest) > LARGEST:
             raise _fault(source, name, f"holds values that are too large, beyond {LARGEST:g}")
         low, high = min(low, lowest), max(high, highest)
+        has_hole = has_hole or (name not in (EMBEDDING, HEAD) and _has_hole(last))
     if name.endswith(".bias") or not last.numel():
         return
     if low == high == 0:
         raise _fault(source, name, "holds only zeros")
-    if _ends_in_zeros(last, name):
-        raise _fault(source, name, "ends in zeros, as where a download broke off")
-    if name.endswith(".scale") and float(last.amin()) <= 0:
+    if has_hole or _ends_in_zeros(last, name):
+        raise _fault(source, name, "has a hole of zeros, as where a download broke off")
+    if _has_bad_scale(last, name):
         raise _fault(source, name, "holds scales that are not positive")
+
+
+def check_code_rows(name: str, rows: Tensor, source: str) -> None:
+    """Raises CheckpointError for a hole in the rows [codes, hidden] of the embedding or the head for image codes."""
+    empty = rows.abs().amax(1) == 0
+    if len(empty) >= UNUSED_ROWS and bool(empty.unfold(0, UNUSED_ROWS, 1).all(1).any()):
+        raise _fault(source, name, "has a hole of zeros in the rows of image codes")
 
 
 def _range(part: Tensor) -> tuple[float, float]:
@@ -53,14 +66,31 @@ def _range(part: Tensor) -> tuple[float, float]:
     return float(low), float(high)
 
 
-_ORDERED = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.uint8, torch.int8)
+def _has_hole(part: Tensor) -> bool:
+    """Whether a stretch of the values is zero. Looks at one value in STRIDE_BYTES, and at all where those are zero."""
+    flat = part.reshape(-1)
+    if part.ndim < 2 or part.shape[-1] == part.numel():
+        return len(flat) >= 2 * SHORT_HOLE and bool((flat == 0).unfold(0, SHORT_HOLE, 1).all(1).any())
+    stride = max(1, STRIDE_BYTES // part.element_size())
+    count = (INT8_HOLE_BYTES if part.dtype == torch.int8 else HOLE_BYTES) // STRIDE_BYTES
+    sampled = flat[::stride] == 0
+    if len(sampled) < 2 * count:
+        return False
+    starts = sampled.unfold(0, count, 1).all(1).nonzero().flatten().tolist()
+    return any(not flat[start * stride : (start + count - 1) * stride + 1].any() for start in starts)
 
 
 def _ends_in_zeros(part: Tensor, name: str) -> bool:
-    most = TAIL if part.ndim > 1 else SHORT_TAIL
-    if name in (EMBEDDING, HEAD):
-        most = max(most, UNUSED_ROWS * part.shape[-1])
-    return part.numel() >= 2 * most and not bool(part.reshape(-1)[-most:].any())
+    """Whether the last rows of the embedding or the head are zero; other tensors are searched for holes."""
+    most = UNUSED_ROWS * part.shape[-1]
+    is_table = name in (EMBEDDING, HEAD) and part.numel() >= 2 * most
+    return is_table and not bool(part.reshape(-1)[-most:].any())
+
+
+def _has_bad_scale(part: Tensor, name: str) -> bool:
+    if name.endswith(".scale_zero"):
+        return bool((part[..., 0] <= 0).any())
+    return name.endswith(".scale") and bool((part <= 0).any())
 
 
 def _fault(source: str, name: str, what: str) -> CheckpointError:

@@ -18,6 +18,7 @@ from ..checkpoint.published import EMBEDDING, HEAD, UNUSED_PREFIX, is_block_line
 from ..checkpoint.single_file import MOVQGAN_PREFIX
 from ..checkpoint.tensor_files import Shape
 from ..checkpoint.tensors import TensorSpec, TensorStore, dtype_name
+from ..checkpoint.values import check_code_rows
 from ..device import explain_out_of_memory, free_bytes, gigabytes, warn_if_emulated
 from ..errors import CheckpointError
 from ..quant.linear import PLAIN, MatmulBackend, QuantizedLinear, quantized_operations
@@ -28,7 +29,7 @@ from .transformer import Transformer
 
 logger = logging.getLogger(__name__)
 
-PLAIN_DTYPES = ("F32", "F16", "BF16")
+PLAIN_DTYPES = ("F32", "F16", "BF16", "F64")
 # Values of a plain tensor that are read at a time: few enough that a slow disk reads them in a tenth of a second.
 READ_ELEMENTS = 2**22
 
@@ -89,6 +90,7 @@ def load_transformer(
         return packed
 
     def load() -> Transformer:
+        check_tables(get, config, str(checkpoint.path))
         model = build_transformer(config, plan, get, get_packed, device, work_device, block_operations, count)
         model.text_embedding, model.text_head = get(EMBEDDING), get(HEAD)
         return model
@@ -135,6 +137,13 @@ def check_weights(store: TensorStore, published: Mapping[str, Shape], stored: st
             fix = "convert it again" if name in packed else "get the checkpoint in one of these forms"
             one_of = "" if len(dtypes) == 1 else "one of "
             raise CheckpointError(f"{source}: `{name}` holds {dtype}, expected {one_of}{', '.join(dtypes)}: {fix}")
+
+
+def check_tables(get: Callable[[str], Tensor], config: TransformerConfig, source: str) -> None:
+    """Raises CheckpointError for a hole in the rows of image codes, of the embedding or the head, that `get` returns."""
+    codes = slice(config.image_token_offset, config.image_token_offset + config.codebook_size)
+    for name in (EMBEDDING, HEAD):
+        check_code_rows(name, get(name)[codes], source)
 
 
 def packed_tensor_specs(name: str, shape: Shape, scheme: Scheme) -> dict[str, TensorSpec]:
