@@ -14,13 +14,32 @@ from .tensor_files import Shape
 MOST_LISTED = 5
 # Layers beyond which no names are made without tensors that show them.
 MOST_LAYERS = 1000
-_LORA = re.compile(r"(^|\.)lora_|\.lora\.|^lora_|\.hada_w|\.lokr_|\.dora_scale")
-_FP8_SCALE = re.compile(r"\.(scale_weight|weight_scale|weight_scale_inv|scale_input|input_scale|comfy_quant)$")
-_QUANTISED = {
-    "GPTQ": re.compile(r"\.(qweight|qzeros|g_idx)$"),
-    "bitsandbytes": re.compile(r"\.(absmax|quant_map|nested_absmax|SCB)$|quant_state"),
-    "compressed-tensors": re.compile(r"\.(weight_packed|weight_shape|weight_zero_point)$"),
-}
+_IN_BF16 = "which is not supported; get the checkpoint in bf16"
+# What names of tensors tell, in the order in which they are asked.
+_SIGNS = (
+    (
+        r"(^|\.)lora_|\.lora\.|\.hada_w|\.lokr_|\.dora_scale",
+        "is a LoRA or holds one beside its weights; expected the whole checkpoint, with the LoRA merged into it",
+    ),
+    (
+        r"\.(base_layer|modules_to_save)\.",
+        "is of a model with an adapter that was not merged; merge it (merge_and_unload), and save it again",
+    ),
+    (
+        r"\.(scale_weight|weight_scale|weight_scale_inv|scale_input|input_scale|comfy_quant)$",
+        "holds fp8 or int8 weights with scales, which are not supported; get the checkpoint in bf16",
+    ),
+    (r"\.(qweight|qzeros|g_idx)$", f"is quantised by GPTQ or AWQ, {_IN_BF16}"),
+    (r"\.(absmax|quant_map|nested_absmax|SCB)$|quant_state", f"is quantised by bitsandbytes, {_IN_BF16}"),
+    (r"\.(weight_packed|weight_shape|weight_zero_point)$", f"is quantised by compressed-tensors, {_IN_BF16}"),
+    (r"_weight_(qdata|scale_and_zero)$|\.weight_qdata$", f"is quantised by torchao, {_IN_BF16}"),
+    (r"\.W_q$", f"is quantised by HQQ, {_IN_BF16}"),
+    (r"_proj\.(scales|biases)$", f"is quantised by MLX, {_IN_BF16}"),
+    (
+        r"(qkv_proj|gate_up_proj|attention\.wq|feed_forward\.w1|attn\.c_attn)\.weight$",
+        "has fused or renamed layers of another program; expected the published names (q_proj, gate_proj and so on)",
+    ),
+)
 _LAYER = re.compile(r"^model\.layers\.(\d{1,9})\.")
 _SHARD = re.compile(r"(\d{1,9})-of-(\d{1,9})")
 _MOVQGAN = ("quantize.embedding.weight", "encoder.conv_in.weight", "decoder.conv_in.weight")
@@ -71,13 +90,11 @@ def _foreign(found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> str |
     """What other kind of checkpoint the tensors are; None where they may be of this one."""
     if not found:
         return "holds no tensors; download it again"
-    if any(_LORA.search(name) for name in found):
-        return "is a LoRA or holds one beside its weights; expected the whole checkpoint, with the LoRA merged into it"
-    if any(_FP8_SCALE.search(name) for name in found):
-        return "holds fp8 or int8 weights with scales, which are not supported; get the checkpoint in bf16"
-    for program, pattern in _QUANTISED.items():
-        if any(pattern.search(name) for name in found):
-            return f"is quantised by {program}, which is not supported; get the checkpoint in bf16"
+    for pattern, reason in _SIGNS:
+        if any(re.search(pattern, name) for name in found):
+            return reason
+    if any(0 in shape for shape in found.values()):
+        return "holds empty tensors, as DeepSpeed ZeRO-3 saves them; gather the weights, and save them again"
     if not set(found) & set(expected):
         movqgan = [name for name in _MOVQGAN if name in found]
         if movqgan and not set(_MOVQGAN) & set(expected):

@@ -13,7 +13,10 @@ def cached_repository(name: str) -> Path | None:
     """The snapshot of a repository id such as owner/name in the local cache; None where there is none."""
     if not REPOSITORY.fullmatch(name):
         return None
-    return snapshot(_cache_folder() / f"models--{name.replace('/', '--')}")
+    try:
+        return snapshot(_cache_folder() / f"models--{name.replace('/', '--')}")
+    except RuntimeError:  # a user without a home folder
+        return None
 
 
 def snapshot(folder: Path) -> Path | None:

@@ -26,7 +26,13 @@ PICKLE_SUFFIXES = (".bin", ".pth", ".pt", ".ckpt")
 WEIGHT_SUFFIXES = (*SAFE_SUFFIXES, *PICKLE_SUFFIXES)
 _SHARD = re.compile(r"(?P<start>.*?)-?(?P<number>\d{1,9})-of-(?P<count>\d{1,9})(?P<end>\..*)")
 # Files beside the weights that trainers write.
-_OTHERS = re.compile(r"movqgan.*|training_args|optimizer.*|scheduler.*|rng_state.*|adapter_model.*", re.IGNORECASE)
+_OTHERS = re.compile(
+    r"movqgan.*|(training|model|trainer)_?(args|state)|.*optim(izer)?([_.-].*|_?states)?|scheduler.*|scaler|rng_state.*|"
+    r"random_states.*|adapter_model.*",
+    re.IGNORECASE,
+)
+# What downloads that go on, or broke off, are called.
+_UNFINISHED = (".part", ".crdownload", ".incomplete", ".aria2", ".download", ".tmp", ".txt", ".json")
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,9 @@ def find_movqgan(folder: Path) -> Path | None:
     """
     for place in (folder, *(folder / name for name in MOVQGAN_FOLDERS)):
         usual = [place / name for name in MOVQGAN_NAMES if os.path.lexists(place / name)]
-        others = [file for file in _weight_files(place, WEIGHT_SUFFIXES) if file.name.lower().startswith("movqgan")]
+        others = _weight_files(place, WEIGHT_SUFFIXES)
+        if place == folder:  # the others hold nothing else
+            others = [file for file in others if file.name.lower().startswith("movqgan")]
         if usual or len(others) == 1:
             return (usual or others)[0]
     return None
@@ -82,6 +90,8 @@ def is_shard(path: Path) -> bool:
 def _place(name: str | Path) -> Path:
     if str(name) == DEMO:
         return DEMO_FOLDER
+    if not isinstance(name, str | os.PathLike):
+        raise CheckpointError(f"the checkpoint is {name!r}; expected a path, the name of a repository, or 'demo'")
     if not str(name):
         raise CheckpointError("the name of the checkpoint is empty; expected a folder, a file of weights, or 'demo'")
     place = Path(name)
@@ -103,7 +113,7 @@ def _place(name: str | Path) -> Path:
 def _weights(folder: Path) -> tuple[Path, ...]:
     """The weights in a folder: a whole model.safetensors, else what an index lists, else the only set or file."""
     safe, pickles = _weight_files(folder, SAFE_SUFFIXES), _weight_files(folder, PICKLE_SUFFIXES)
-    indices = sorted(folder.glob("*.safetensors.index.json")) or sorted(folder.glob("*.bin.index.json"))
+    indices = _indices(folder, ".safetensors.index.json") or _indices(folder, ".bin.index.json")
     whole = [file for file in safe if file.stem == "model"]
     if whole:
         _say_ignored(whole[0], [*indices, *(file for file in safe if is_shard(file))])
@@ -131,6 +141,8 @@ def _only_weights(folder: Path, files: list[Path]) -> tuple[Path, ...] | None:
 
 def _no_weights(folder: Path, files: list[Path]) -> CheckpointError:
     found = ", ".join(file.name for file in files[:5]) or "none"
+    if not files and (begun := sorted(file.name for file in folder.iterdir() if _is_unfinished(file))):
+        found = f"none, and {begun[0]}, which is no finished download"
     return CheckpointError(
         f"{folder} has no {INDEX}; expected it, or exactly one .safetensors file of weights; found {found}"
     )
@@ -149,7 +161,7 @@ def _set_of(file: Path) -> tuple[Path, ...] | None:
             f"{file} is one of {int(match['count'])} parts of weights that were split for model parallelism; expected "
             "whole weights: merge the parts"
         )
-    index = next((one for one in file.parent.glob("*.index.json") if file.name in _listed(one)), None)
+    index = next((one for one in _indices(file.parent, ".index.json") if file.name in _listed(one)), None)
     if index is not None:
         return _indexed_shards(index)
     count, width = int(match["count"]), len(match["number"])
@@ -189,10 +201,20 @@ def _check_present(folder: Path, names: list[str]) -> None:
         )
 
 
+def _is_unfinished(file: Path) -> bool:
+    """Whether a name is that of weights, with what a program puts after it."""
+    return file.suffix.lower() in _UNFINISHED and Path(file.stem).suffix.lower() in WEIGHT_SUFFIXES
+
+
+def _indices(folder: Path, end: str) -> list[Path]:
+    return sorted(file for file in folder.glob(f"*{end}") if not file.name.startswith("."))
+
+
 def _weight_files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() in suffixes and not file.is_dir())
+    files = (file for file in folder.iterdir() if not file.name.startswith("."))  # macOS writes ._ files beside others
+    return sorted(file for file in files if file.suffix.lower() in suffixes and not file.is_dir())
 
 
 def _say_ignored(used: Path, ignored: list[Path]) -> None:

@@ -11,11 +11,12 @@ from .published import EMBEDDING, HEAD, UNUSED_PREFIX
 
 logger = logging.getLogger(__name__)
 
+BASE = "model."
 # What trainers put into names: DataParallel, torch.compile, FSDP, activation checkpointing.
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
 _WRAPPER = re.compile(rf"(?:^|(?<=\.))(?:{'|'.join(WRAPPERS)})\.")
 # Buffers that older versions of transformers store; they follow from the config.
-_BUFFER = re.compile(r"\.rotary_emb\.(inv_freq|cos_cached|sin_cached)$")
+_BUFFER = re.compile(r"\.rotary_emb\.((original_)?inv_freq|cos_cached|sin_cached)$|\.(masked_bias|attn\.bias)$")
 
 
 def published_names(stored: Iterable[str], source: str, anchors: tuple[str, ...] = (EMBEDDING, HEAD)) -> dict[str, str]:
@@ -26,6 +27,8 @@ def published_names(stored: Iterable[str], source: str, anchors: tuple[str, ...]
     plain = {name: _WRAPPER.sub("", name) for name in stored}
     prefix = _prefix(plain.values(), anchors)
     plain = {name: one.removeprefix(prefix) for name, one in plain.items()}
+    if EMBEDDING in anchors and EMBEDDING.removeprefix(BASE) in plain.values():  # the base model was saved, and a head
+        plain = {name: one if one == HEAD else BASE + one for name, one in plain.items()}
     if changed := [name for name, one in plain.items() if name != one]:
         logger.info("%s: `%s` is read as `%s`, and others alike", source, changed[0], plain[changed[0]])
     found: dict[str, str] = {}

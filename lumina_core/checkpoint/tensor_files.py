@@ -26,7 +26,8 @@ Shape = tuple[int, ...]
 SAFE_SUFFIXES = (".safetensors", ".sft")
 EXPECTED = "a .safetensors file, or a PyTorch file of plain tensors"
 # Where programs put the tensors in a pickle of more than them.
-_INNER = ("state_dict", "model", "module", "model_state_dict", "weights", "params", "ema")
+_INNER = ("state_dict", "model", "module", "model_state_dict", "checkpoint", "weights", "params", "ema")
+MOST_WRAPPERS = 3
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 
 
@@ -110,10 +111,9 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
     that are not plain: larger than what is stored of them, without values, sparse, nested or quantised.
     """
     content = _unpickle(path)
-    for key in _INNER:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
+    for _ in range(MOST_WRAPPERS):
+        inner = (content[key] for key in _INNER if isinstance(content, dict) and isinstance(content.get(key), dict))
+        content = next(inner, content)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} contains a {type(content).__name__}; expected a dict of tensors")
     tensors = {name: one for name, one in content.items() if isinstance(name, str) and isinstance(one, Tensor)}
@@ -138,6 +138,8 @@ def _unpickle(path: Path) -> Any:
     except Exception as error:  # a damaged pickle can raise any exception
         if is_out_of_memory(error):
             raise
+        if "TorchScript" in str(error):
+            raise CheckpointError(_unpickling_message(path, str(error))) from error
         if "Invalid magic number" in str(error):
             raise CheckpointError(f"{path} is a Python pickle, not a PyTorch file; expected {EXPECTED}") from error
         raise CheckpointError(f"cannot read {path}: {_first_line(error)}; it is damaged: download it again") from error
@@ -149,6 +151,8 @@ def _unpickling_message(path: Path, text: str) -> str:
             f"{path} is not a file of plain tensors: it holds {found[1]} (it may contain code, which is never run); "
             "save its state_dict alone, or get a .safetensors file"
         )
+    if "TorchScript" in text:
+        return f"{path} is a TorchScript program, not a file of plain tensors; expected {EXPECTED}: save its state_dict"
     if "Unsupported operand" in text:
         return (
             f"{path} is not a file of plain tensors: it is a Python pickle (it may contain code, which is never run); "

@@ -53,7 +53,7 @@ def check_values(name: str, parts: Iterable[Tensor], source: str) -> None:
 def check_code_rows(name: str, rows: Tensor, source: str) -> None:
     """Raises CheckpointError for a hole in the rows [codes, hidden] of the embedding or the head for image codes."""
     empty = rows.abs().amax(1) == 0
-    if len(empty) >= UNUSED_ROWS and bool(empty.unfold(0, UNUSED_ROWS, 1).all(1).any()):
+    if len(empty) >= UNUSED_ROWS and bool(_runs(empty, UNUSED_ROWS).any()):
         raise _fault(source, name, "has a hole of zeros in the rows of image codes")
 
 
@@ -70,14 +70,23 @@ def _has_hole(part: Tensor) -> bool:
     """Whether a stretch of the values is zero. Looks at one value in STRIDE_BYTES, and at all where those are zero."""
     flat = part.reshape(-1)
     if part.ndim < 2 or part.shape[-1] == part.numel():
-        return len(flat) >= 2 * SHORT_HOLE and bool((flat == 0).unfold(0, SHORT_HOLE, 1).all(1).any())
+        return len(flat) >= 2 * SHORT_HOLE and bool(_runs(flat == 0, SHORT_HOLE).any())
     stride = max(1, STRIDE_BYTES // part.element_size())
     count = (INT8_HOLE_BYTES if part.dtype == torch.int8 else HOLE_BYTES) // STRIDE_BYTES
     sampled = flat[::stride] == 0
     if len(sampled) < 2 * count:
         return False
-    starts = sampled.unfold(0, count, 1).all(1).nonzero().flatten().tolist()
+    starts = _runs(sampled, count).nonzero().flatten().tolist()
     return any(not flat[start * stride : (start + count - 1) * stride + 1].any() for start in starts)
+
+
+def _runs(flags: Tensor, count: int) -> Tensor:
+    """Where `count` flags in a row are set: a flag for each start."""
+    runs, length = flags, 1
+    while length < count:
+        step = min(length, count - length)
+        runs, length = runs[:-step] & runs[step:], length + step
+    return runs
 
 
 def _ends_in_zeros(part: Tensor, name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 from pathlib import Path
@@ -22,7 +23,9 @@ def read_text(path: Path, error: type[LuminaError] = CheckpointError, expected: 
     if kind.size > MAX_BYTES:
         raise error(f"{path} has {kind.size:,} bytes; expected at most {MAX_BYTES:,} in {expected}")
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with path.open("rb") as file:
+            begins_in_utf16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        return path.read_text(encoding="utf-16" if begins_in_utf16 else "utf-8-sig")
     except (OSError, ValueError) as cause:
         reason = getattr(cause, "strerror", None) or cause
         raise error(f"cannot read {path} ({reason}); expected {expected} in UTF-8") from cause
@@ -38,11 +41,12 @@ def parse_json(
 ) -> dict[str, Any]:
     """The JSON object in a text; `source` names it in errors, which say what the `fix` is.
 
-    Raises `error` for anything else: broken JSON, another type, nesting too deep, NaN, numbers beyond a float, and
-    strings that are not valid Unicode.
+    Raises `error` for anything else: broken JSON, another type, nesting too deep, NaN, numbers beyond a float, strings
+    that are not valid Unicode, and a key that comes twice with two values.
     """
     try:
-        values = json.loads(text.removeprefix("\ufeff"), parse_constant=_refuse, parse_float=_finite)
+        text = text.removeprefix("\ufeff")
+        values = json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_once)
         json.dumps(values, ensure_ascii=False).encode("utf-8")  # fails for lone surrogates
     except RecursionError:
         raise error(f"{source} is nested too deeply; expected plain JSON: {fix}") from None
@@ -75,6 +79,14 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"the number {text[:20]} is too large")
     return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        twice = next(key for key, value in pairs if values[key] != value or type(values[key]) is not type(value))
+        raise ValueError(f"the key {twice[:40]!r} comes twice")
+    return values
 
 
 def _short(error: ValueError) -> str:

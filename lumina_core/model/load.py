@@ -140,7 +140,7 @@ def check_weights(store: TensorStore, published: Mapping[str, Shape], stored: st
 
 
 def check_tables(get: Callable[[str], Tensor], config: TransformerConfig, source: str) -> None:
-    """Raises CheckpointError for a hole in the rows of image codes, of the embedding or the head, that `get` returns."""
+    """Raises CheckpointError for a hole in the rows of image codes, of the embedding or the head."""
     codes = slice(config.image_token_offset, config.image_token_offset + config.codebook_size)
     for name in (EMBEDDING, HEAD):
         check_code_rows(name, get(name)[codes], source)

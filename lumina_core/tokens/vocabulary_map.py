@@ -33,6 +33,12 @@ def check_vocabulary_map(values: Any, ids: Mapping[str, int], codes: range) -> N
             *(min(code_ids), max(code_ids), codes.start, codes.stop - 1),
         )
         return
+    if len(code_ids) >= MANY_CODES and (min(code_ids), max(code_ids)) != (codes.start, codes.stop - 1):
+        raise CheckpointError(
+            f"the image codes are {codes.start} to {codes.stop - 1} by image_token_offset and image_codebook_size, and "
+            f"{min(code_ids)} to {max(code_ids)} in the vocabulary_map of config.json; expected the same: download "
+            "config.json again"
+        )
     for name, token in ids.items():
         if names.get(name, token) != token:
             raise CheckpointError(

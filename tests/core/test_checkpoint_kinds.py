@@ -222,6 +222,11 @@ def test_prefixed_movqgan(copied: Path, tmp_path: Path, prefix: str, lightning: 
     [
         {"rope_scaling": {"rope_type": "default"}},
         {"rope_scaling": {"type": "default", "factor": 1.0}},
+        {"rope_scaling": {"type": "linear", "factor": 1.0}},
+        {"rope_scaling": {"rope_type": "default", "original_max_position_embeddings": 4096}},
+        {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10000.0}}},
+        {"rotary_base": 10000, "norm_eps": 1e-5, "rotary_dim": 16, "qk_norm": True, "hidden_act": "SiLU"},
+        {"text_config": {"hidden_size": 32, "other": 5}},
         {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}},
         {"sliding_window": None},
         {"sliding_window": 4096, "use_sliding_window": False},
@@ -252,7 +257,16 @@ def test_the_base_of_the_rotary_embedding_is_read(values: dict) -> None:
         {"rope_scaling": {"type": "yarn", "factor": 4.0}},
         {"rope_scaling": {"factor": 2.0}},
         {"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0}},
-        {"rope_parameters": {"full_attention": {"rope_theta": 1e6}}},
+        {"rope_parameters": {"sliding_attention": {"rope_theta": 1e6}, "full_attention": {"rope_theta": 1e4}}},
+        *({key: 50_000} for key in ("rotary_base", "rope_base", "rotary_emb_base", "global_rope_theta", "theta")),
+        *({key: 1e-6} for key in ("norm_eps", "layer_norm_eps", "layernorm_epsilon")),
+        *({key: 0.5} for key in ("rotary_percentage", "attention_scale", "softmax_scale", "scale_embedding")),
+        *({key: False} for key in ("use_qk_norm", "qk_norm", "qk_layernorm", "is_causal")),
+        *({key: {"bits": 4}} for key in ("quantization", "quant_config", "quantize_config")),
+        {"rotary_dim": 8},
+        {"window_size": 256},
+        {"no_rope_layer_interval": 4},
+        {"text_config": {"hidden_size": 64}},
         {"rope_parameters": {"rope_theta": 5e4}, "rope_theta": 1e4},
         {"rope_scaling": {"type": None, "rope_theta": 5e4}, "rope_theta": 1e4},
         {"rope_theta": 10**400},
@@ -442,3 +456,107 @@ def test_pipes_and_devices(whole_file: Path) -> None:
     os.mkfifo(whole_file / "pipe")
     for path in (whole_file / "pipe", Path("/dev/zero")):
         assert "a pipe or a device, not a file" in refusal(path)
+
+
+# What other programs leave
+
+
+def test_files_of_macos_are_left_out(copied: Path, checkpoint: Path) -> None:
+    for file in list(copied.iterdir()):
+        (copied / f"._{file.name}").write_bytes(bytes.fromhex("00051607") + bytes(100))
+    assert torch.equal(logits(copied), logits(checkpoint))
+    (copied / INDEX).unlink()
+    assert torch.equal(logits(copied), logits(checkpoint))
+
+
+@pytest.mark.parametrize(
+    "beside", ["training_args.bin", "model_args.pth", "scaler.pt", "optimizer.pt", "mp_rank_00_optim_states.pt"]
+)
+def test_what_trainers_write_beside_the_weights(whole_file: Path, checkpoint: Path, beside: str) -> None:
+    torch.save(read(whole_file / "model.safetensors"), whole_file / "mp_rank_00_model_states.pt")
+    (whole_file / "model.safetensors").unlink()
+    torch.save({"step": 5}, whole_file / beside)
+    assert torch.equal(logits(whole_file), logits(checkpoint))
+
+
+@pytest.mark.parametrize("keys", [("checkpoint", "state_dict"), ("state_dict", "model"), ("module",)])
+def test_weights_within_other_values(whole_file: Path, checkpoint: Path, keys: tuple[str, ...]) -> None:
+    content: dict = read(whole_file / "model.safetensors")
+    for key in reversed(keys):
+        content = {key: content, "step": 5}
+    (whole_file / "model.safetensors").unlink()
+    torch.save(content, whole_file / "pytorch_model.bin")
+    assert torch.equal(logits(whole_file), logits(checkpoint))
+
+
+def test_names_of_the_base_model(whole_file: Path, checkpoint: Path) -> None:
+    change_tensors(whole_file, renamed(lambda name: name.removeprefix("model.")))
+    assert torch.equal(logits(whole_file), logits(checkpoint))
+
+
+def test_float64_weights(whole_file: Path, checkpoint: Path) -> None:
+    change_tensors(whole_file, lambda tensors: {name: tensor.double() for name, tensor in tensors.items()})
+    assert torch.equal(logits(whole_file), logits(checkpoint))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("model.layers.0.self_attn.q_proj.base_layer.weight", "adapter that was not merged"),
+        ("model.layers.0.self_attn.q_proj.W_q", "quantised by HQQ"),
+        ("model.layers.0.self_attn.q_proj.scales", "quantised by MLX"),
+        ("model.layers.0.self_attn.q_proj._weight_qdata", "quantised by torchao"),
+        ("model.layers.0.self_attn.qkv_proj.weight", "fused or renamed layers"),
+    ],
+)
+def test_names_that_tell_a_program(whole_file: Path, name: str, expected: str) -> None:
+    change_tensors(whole_file, lambda tensors: {**tensors, name: torch.ones(2)})
+    assert expected in refusal(whole_file)
+
+
+def test_weights_that_were_not_gathered(whole_file: Path) -> None:
+    change_tensors(whole_file, lambda tensors: {name: torch.zeros(0) for name in tensors})
+    assert "ZeRO-3" in refusal(whole_file)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors.part", "model.safetensors.crdownload", "model.safetensors.txt"])
+def test_an_unfinished_download_is_named(whole_file: Path, name: str) -> None:
+    (whole_file / "model.safetensors").rename(whole_file / name)
+    assert f"found none, and {name}, which is no finished download" in refusal(whole_file)
+
+
+def test_a_program_of_torchscript(copied: Path, tmp_path: Path) -> None:
+    torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "movqgan.ckpt")
+    with pytest.raises(CheckpointError, match="is a TorchScript program"):
+        load_movqgan(tmp_path / "movqgan.ckpt")
+
+
+def test_a_user_without_a_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", "~nobody-of-this-name/hub")
+    assert "does not exist" in refusal(Path("some-owner/some-model"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_json_in_utf16(whole_file: Path, checkpoint: Path, encoding: str) -> None:
+    text = (whole_file / "config.json").read_text()
+    (whole_file / "config.json").write_bytes((text if encoding == "utf-16" else "\ufeff" + text).encode(encoding))
+    assert torch.equal(logits(whole_file), logits(checkpoint))
+
+
+def test_a_key_that_comes_twice(whole_file: Path) -> None:
+    text = (whole_file / "config.json").read_text()
+    (whole_file / "config.json").write_text(text.replace("{", '{"rope_theta": 5.0, "rope_theta": 6.0,', 1))
+    assert "the key 'rope_theta' comes twice" in refusal(whole_file)
+
+
+def test_int4_scales(whole: Path, tmp_path: Path) -> None:
+    from safetensors import safe_open
+
+    with safe_open(whole, "pt") as file:
+        metadata = file.metadata()
+    tensors = read(whole)
+    name = next(name for name in tensors if name.endswith(".scale_zero"))
+    for value in (0.0, -1.0):
+        tensors[name][3, 0, 0] = value
+        save_file(tensors, tmp_path / "spoilt.safetensors", metadata=metadata)
+        assert f"`{name}` holds scales that are not positive" in refusal(tmp_path / "spoilt.safetensors")
