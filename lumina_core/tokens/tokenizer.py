@@ -16,7 +16,7 @@ from tokenizers import AddedToken
 
 from ..errors import CheckpointError, InputError
 from ..files.json_text import parse_json, read_text
-from ..files.native_stderr import native_stderr
+from ..files.native_stderr import native_stderr, print_again
 from .added_tokens import AddedTokens, tokens_of_added, tokens_of_config, tokens_of_file
 from .prompt_text import PromptText, check_text
 
@@ -36,6 +36,9 @@ def grid_unit_name(units: int) -> str:
     return f"<reserved{8800 + units:05d}>"
 
 
+# A text that every tokenizer of the model encodes without loss.
+PROBE = "Generate an image of 768x768 according to the following prompt:\nA red circle, the UPPER half (3/4)."
+MANY_TOKENS = 1000
 REQUIRED_TOKENS = (IMAGE_START, IMAGE_END, END_OF_ROW, grid_unit_name(0), grid_unit_name(1))
 
 
@@ -126,6 +129,7 @@ def make_tokenizer(files: TokenizerFiles) -> Tokenizer:
     if missing:
         raise _missing(tokenizer.source, missing)
     _check_ids(tokenizer)
+    _check_lossless(tokenizer)
     if tokenizer.end_of_turn_id is None:
         logger.warning(
             "%s has no added token %s: prompts end with it as text, as in the published program",
@@ -154,6 +158,20 @@ def _check_ids(tokenizer: Tokenizer) -> None:
             )
 
 
+def _check_lossless(tokenizer: Tokenizer) -> None:
+    """Raises CheckpointError for a tokenizer that changes or drops text, or takes a token for every byte of it."""
+    tokens = tokenizer.text.encode(PROBE, add_special_tokens=False).tokens
+    if tokenizers.decoders.ByteLevel().decode(tokens).strip() != PROBE:
+        raise CheckpointError(
+            f"{tokenizer.source} changes the text that it encodes; expected a byte-level BPE, as in the published "
+            "checkpoint: download the tokenizer files again"
+        )
+    if len(tokens) >= len(PROBE) and tokenizer.text.get_vocab_size() > MANY_TOKENS:
+        raise CheckpointError(
+            f"{tokenizer.source} has no merges: it takes a token for every letter; download the tokenizer files again"
+        )
+
+
 def _call_library(call: Callable[[], Result], failed: Callable[[str], CheckpointError]) -> Result:
     """Calls the tokenizers library; raises what `failed` makes of the first line of its error, a panic too."""
     try:
@@ -180,11 +198,13 @@ class TokenizerFiles:
         source = self.source(self.main)
         if self.main not in self.texts:
             raise CheckpointError(f"there is no tokenizer at {source}; expected the tokenizer.json of the checkpoint")
-        with native_stderr():  # a panic prints its own lines
-            return _call_library(
+        with native_stderr() as lines:  # a panic prints its own lines
+            tokenizer = _call_library(
                 lambda: tokenizers.Tokenizer.from_str(self.texts[self.main].removeprefix("\ufeff")),
                 lambda reason: CheckpointError(f"{source} is not a tokenizer ({reason}); download it again"),
             )
+        print_again(lines)
+        return tokenizer
 
     def values(self, name: str) -> dict[str, Any]:
         """The JSON object in a file; empty when the file does not exist. Raises CheckpointError for damaged JSON."""

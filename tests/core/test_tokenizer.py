@@ -146,3 +146,25 @@ def test_published_prompts_with_a_condition(golden: Path, published: Tokenizer) 
             for token in [*(155_000 + code for code in row), published.token_id("<reserved08799>")]
         ]
         assert [*prompt_ids, published.token_id("<racm3:break>"), *units, *rows] == case["input_ids"]
+
+
+def changed_tokenizer(tokenizer_file: Path, tmp_path: Path, **changes: object) -> Path:
+    """A copy of the tokenizer whose JSON has other values."""
+    values = json.loads(tokenizer_file.read_text())
+    (tmp_path / "tokenizer.json").write_text(json.dumps({**values, **changes}))
+    (tmp_path / "tokenizer_config.json").write_text(tokenizer_file.with_name("tokenizer_config.json").read_text())
+    return tmp_path
+
+
+@pytest.mark.parametrize("changes", [{"pre_tokenizer": None}, {"normalizer": {"type": "Lowercase"}}])
+def test_a_tokenizer_that_changes_text(tokenizer_file: Path, tmp_path: Path, changes: dict) -> None:
+    with pytest.raises(CheckpointError, match="changes the text that it encodes"):
+        load_tokenizer(changed_tokenizer(tokenizer_file, tmp_path, **changes))
+
+
+def test_a_tokenizer_without_merges(tokenizer_file: Path, tmp_path: Path) -> None:
+    model = json.loads(tokenizer_file.read_text())["model"]
+    more = {f"word{number}": len(model["vocab"]) + 1000 + number for number in range(1000)}
+    model |= {"merges": [], "vocab": model["vocab"] | more}
+    with pytest.raises(CheckpointError, match="has no merges"):
+        load_tokenizer(changed_tokenizer(tokenizer_file, tmp_path, model=model))

@@ -150,7 +150,9 @@ def test_special_token_within_the_text_vocabulary_is_not_typed(folder: Path) -> 
     def with_names_in_the_vocabulary(values: dict[str, Any]) -> None:
         values["model"]["vocab"].update({token["content"]: token["id"] for token in values["added_tokens"]})
         values["model"]["ignore_merges"] = True
-        values["pre_tokenizer"] = {"type": "WhitespaceSplit"}
+        words = {"type": "Split", "pattern": {"String": " "}, "behavior": "Isolated", "invert": False}
+        letters = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+        values["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [words, letters]}
 
     change(folder / "tokenizer.json", with_names_in_the_vocabulary)
     tokenizer = load_tokenizer(folder)
