@@ -61,7 +61,7 @@ class TransformerConfig:
             num_attention_heads=heads,
             num_key_value_heads=read.count("num_key_value_heads", heads),
             head_dim=read.head_dim(hidden_size, heads),
-            max_position_embeddings=read.count("max_position_embeddings"),
+            max_position_embeddings=read.context(),
             rope_theta=find_rope_theta(values, source),
             rms_norm_eps=read.positive("rms_norm_eps", 1e-5),
             model_parallel_size=read.count("model_parallel_size", 1),
@@ -102,6 +102,11 @@ class _Reader:
 
     def count(self, key: str, default: int | None = None) -> int:
         return self.read(key, default, lambda value: _is_int(value) and 0 < value < MOST, "a positive integer")
+
+    def context(self) -> int:
+        """Tokens of the context, of which some configs say that there is no bound."""
+        key = "max_position_embeddings"
+        return min(MOST, self.read(key, None, lambda value: _is_int(value) and value > 0, "a positive integer"))
 
     def offset(self, key: str, default: int) -> int:
         return self.read(key, default, lambda value: _is_int(value) and 0 <= value < MOST, "an integer of at least 0")

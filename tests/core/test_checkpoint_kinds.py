@@ -271,7 +271,6 @@ def test_the_base_of_the_rotary_embedding_is_read(values: dict) -> None:
         {"rope_scaling": {"type": None, "rope_theta": 5e4}, "rope_theta": 1e4},
         {"rope_theta": 10**400},
         {"rms_norm_eps": 10**400},
-        {"max_position_embeddings": 10**400},
         {"sliding_window": 64},
         {"layer_types": ["sliding_attention", "full_attention"]},
         {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
