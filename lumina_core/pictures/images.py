@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from ..errors import InputError
-from .levels import eight_bits, is_deep, tiles
-from .reading import decoder_error, read_picture
+from .levels import eight_bits, is_deep, tiles, warn_if_channels_are_dark
+from .reading import decoder_error, note_depth, read_picture
 from .sizes import Size, size_text
 
 _LONGEST_RESIZED = 32_768
@@ -32,15 +32,16 @@ def to_rgb(image: Image.Image, name: str = "the picture") -> Image.Image:
     Grey of 16 or 32 bits and of floats is scaled as `eight_bits`. Raises InputError, which says `name`, for
     values in no known range and for a picture that cannot be decoded.
     """
+    _load(image, name)
     try:
-        image.load()
+        warn_if_channels_are_dark(image, name)
         image = eight_bits(image, name) if is_deep(image) else image
         if _has_alpha(image):
             return _on_white(image)
         return image if image.mode == "RGB" else image.convert("RGB")
     except InputError:
         raise
-    except Exception as error:  # a picture that the caller opened is decoded here
+    except Exception as error:  # memory may run out
         raise InputError(f"cannot read {name}: {decoder_error(error)}; expected a whole picture") from error
 
 
@@ -76,6 +77,16 @@ def to_image(pixels: torch.Tensor) -> Image.Image:
         raise InputError(f"pixels have shape {tuple(pixels.shape)}; expected [1,3,H,W] or [3,H,W]")
     values = ((pixels.detach().float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return Image.fromarray(values.permute(1, 2, 0).cpu().contiguous().numpy())
+
+
+def _load(image: Image.Image, name: str) -> None:
+    """Decodes a picture that the caller opened."""
+    try:
+        note_depth(image, name)
+        image.load()
+    except Exception as error:  # decoders raise anything
+        reason = error if isinstance(error, InputError) else decoder_error(error)
+        raise InputError(f"cannot read {name}: {reason}; expected a whole picture") from error
 
 
 def _has_alpha(image: Image.Image) -> bool:

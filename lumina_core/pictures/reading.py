@@ -16,7 +16,9 @@ from ..errors import InputError
 from ..files.kind import FileKind, look_at
 from ..files.native_stderr import native_stderr
 from ..host.refusals import is_out_of_memory
+from .levels import CHANNELS_TO
 from .sizes import size_text
+from .tiff import describe_tiff, prepare_tiff
 from .zero_tail import TAIL, zeros_in_place_of_pixels
 
 logger = logging.getLogger(__name__)
@@ -30,6 +32,8 @@ PIXEL_BYTES = 4
 MAX_DECODED_BYTES = 2**29
 _MAX_MEGAPIXELS = MAX_DECODED_BYTES // PIXEL_BYTES // 1_000_000
 _SUFFIX_OF_16_BITS, _GREY_STEPS = ";16", {"L;2": 85, "L;4": 17}
+# What Pillow and libtiff say of a compression that they were built without.
+_NOT_BUILT_IN = ("not configured", "not available")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"eXIf", b"IEND")
 _TRANSPOSE = {
@@ -51,6 +55,8 @@ def read_picture(path: Path) -> Image.Image:
     """
     try:
         kind = look_at(path, InputError, EXPECTED)
+        if kind.name == "raw":  # some begin as a TIFF picture, with a preview
+            raise InputError(f"the file is {kind}; expected {EXPECTED}")
         with path.open("rb") as file, warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             image = _upright(_decode(file, path, kind), path)
@@ -72,7 +78,7 @@ def decoder_error(error: Exception) -> str:
 def _decode(file: BinaryIO, path: Path, kind: FileKind) -> Image.Image:
     """The picture, if need be without its metadata. Raises InputError, whatever Pillow raised."""
     try:
-        return _load(file)
+        return _load(file, path)
     except InputError:
         raise
     except Exception as error:  # decoders raise anything: RuntimeError, IndexError, NotImplementedError, ...
@@ -80,7 +86,7 @@ def _decode(file: BinaryIO, path: Path, kind: FileKind) -> Image.Image:
         reason = _reason(error, file, kind)
     try:
         if plain is not None:
-            image = _load(plain)
+            image = _load(plain, path)
             logger.warning("%s: broken metadata is ignored", path)
             return image
     except InputError:
@@ -90,14 +96,26 @@ def _decode(file: BinaryIO, path: Path, kind: FileKind) -> Image.Image:
     raise InputError(f"{reason}; expected {EXPECTED}")
 
 
-def _load(file: BinaryIO) -> Image.Image:
-    """The loaded picture. Raises InputError for a picture that is too large or lacks its end, else as Pillow."""
+def note_depth(image: Image.Image, name: str) -> None:
+    """Notes in `image.info`, before a picture is decoded, what decoding loses; raises InputError as `prepare_tiff`."""
+    prepare_tiff(image, name)
+    arguments = image.tile[0][3] if isinstance(image, ImageFile.ImageFile) and image.tile else None
+    mode, *rest = arguments if isinstance(arguments, tuple | list) else (arguments,)
+    if image.format in ("PNG", "TIFF") and _SUFFIX_OF_16_BITS in str(mode):
+        image.info[CHANNELS_TO] = 65535
+    if image.format == "PPM" and mode == "RGB" and rest and rest[0] > 255:
+        image.info[CHANNELS_TO] = rest[0]
+
+
+def _load(file: BinaryIO, path: Path) -> Image.Image:
+    """The loaded picture. Raises InputError for one that is too large, lacks its end or is misread, else as Pillow."""
     Image.init()
     file.seek(0)
     image = Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
     _check_pixels(image)
     _check_end(file, image.format or "")
     _scale_transparent_colour(image)
+    note_depth(image, f"the picture {path}")
     if image.format != "TIFF":
         image.load()
         return image
@@ -161,11 +179,16 @@ def _reason(error: Exception, file: BinaryIO, kind: FileKind) -> str:
     """Why a file is not read: what it is, or what its decoder said."""
     if isinstance(error, Image.DecompressionBombError):
         return f"it has more than {_MAX_MEGAPIXELS} megapixels ({error}): make it smaller first"
-    if not isinstance(error, UnidentifiedImageError):
+    is_identified = not isinstance(error, UnidentifiedImageError)
+    if is_identified and not any(words in str(error) for words in _NOT_BUILT_IN):
         return decoder_error(error)
     file.seek(0)
     first = file.read(4096)
     name = _format_name(first)
+    if name == "TIFF" and (described := describe_tiff(file)):
+        return described
+    if is_identified:
+        return decoder_error(error)
     if name in FORMATS:
         return f"it begins as a {name} picture, and is broken or of a variant that is not read"
     if name is not None:
