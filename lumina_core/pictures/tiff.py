@@ -15,9 +15,9 @@ logger = logging.getLogger(__name__)
 
 _WIDTH, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 256, 258, 259, 262, 266
 _STRIPS, _CHANNELS, _PLANAR, _TILES, _EXTRA, _FORMAT = 273, 277, 284, 324, 338, 339
-_SUBFILE_TYPE, _SUBSAMPLING, _DNG_VERSION = 254, 530, 50706
+_SUBFILE_TYPE, _OLD_SUBFILE_TYPE, _SUBSAMPLING, _DNG_VERSION = 254, 255, 530, 50706
 _GREY, _RGB, _PALETTE, _CMYK, _YCBCR = (0, 1), 2, 3, 5, 6
-_UNSIGNED, _SIGNED, _PREMULTIPLIED, _IS_THUMBNAIL = 1, 2, 1, 1
+_UNSIGNED, _SIGNED, _PREMULTIPLIED, _IS_THUMBNAIL, _OLD_THUMBNAIL = 1, 2, 1, 1, 2
 _FORMATS = {1: "unsigned integers", 2: "signed integers", 3: "floats", 5: "complex integers", 6: "complex floats"}
 _COLOURS = {
     0: "grey, 0 white",
@@ -86,7 +86,8 @@ def _refusal(tags: Any) -> str | None:
     bits, formats = _kind(tags)
     if _DNG_VERSION in tags:
         return "it is a raw photo (DNG), of which only a preview could be read: convert it to JPEG or PNG"
-    if _numbers(tags, _SUBFILE_TYPE, 0)[0] & _IS_THUMBNAIL:
+    is_old_thumbnail = _numbers(tags, _OLD_SUBFILE_TYPE, 0)[0] == _OLD_THUMBNAIL
+    if is_old_thumbnail or _numbers(tags, _SUBFILE_TYPE, 0)[0] & _IS_THUMBNAIL:
         return "its first image is a thumbnail, as in raw photos: convert it to JPEG or PNG"
     if 8 in bits and _SIGNED in formats:
         return (

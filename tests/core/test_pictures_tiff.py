@@ -124,7 +124,8 @@ def test_subsampled_colours_without_compression_are_refused(file: Write) -> None
 @pytest.mark.parametrize(
     ("tags", "expected"),
     [
-        ({254: 1}, "its first image is a thumbnail, as in raw photos: convert it"),
+        ({254: 1}, "its first image is a thumbnail"),
+        ({255: 2}, "its first image is a thumbnail, as in raw photos: convert it"),
         ({50706: (1, 4, 0, 0)}, r"it is a raw photo \(DNG\), of which only a preview could be read: convert it"),
     ],
 )
