@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TypeVar
 
 import torch
@@ -21,6 +23,19 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 DEVICES = ("auto", "cpu", "cuda")
+DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
+    {
+        "bf16": torch.bfloat16,
+        "fp32": torch.float32,
+        "fp16": torch.float16,
+        "fp64": torch.float64,
+        "bfloat16": torch.bfloat16,
+        "float32": torch.float32,
+        "float16": torch.float16,
+        "float64": torch.float64,
+    }
+)
+MOST_SHOWN = 100
 # The share of the available host memory that a run may take. The estimate of a run was up to 6 % too low, other
 # programs go on allocating, and a host that runs out of memory kills the process instead of refusing an allocation.
 HOST_SHARE = 0.9
@@ -28,12 +43,34 @@ HOST_SHARE = 0.9
 BF16_CAPABILITY = 8
 
 
-def choose_device(name: str | torch.device) -> torch.device:
-    """The device of a name; auto is CUDA where there is a device. Raises InputError for "cuda" where there is none."""
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
-        raise InputError("the device is cuda and PyTorch finds no CUDA device; use cpu, or a CUDA build of PyTorch")
-    return torch.device(("cuda" if available else "cpu") if name == "auto" else name)
+def choose_device(name: str | torch.device | None) -> torch.device:
+    """The device of a name; auto, or None, is CUDA where there is a device, else the CPU.
+
+    Raises InputError for a name that is none, and for a device that is not there.
+    """
+    if name is None or (isinstance(name, str) and name == "auto"):
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = _named_device(name)
+    if device.type == "cuda":
+        _check_cuda(device)
+    elif device.type != "cpu":
+        _check_holds_values(device)
+    return torch.device("cpu") if device.type == "cpu" else device
+
+
+def dtype_or_choice(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    """The dtype, by itself or by one of the names in DTYPES; that of `choose_dtype` for None and auto.
+
+    Raises InputError for a dtype that no picture is computed in.
+    """
+    if dtype is None or (isinstance(dtype, str) and dtype == "auto"):
+        return choose_dtype(device)
+    found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or found not in DTYPES.values():
+        raise InputError(
+            f"dtype is {dtype!r:.{MOST_SHOWN}}; expected auto, bf16, fp32, fp16 or fp64, or the dtype of PyTorch"
+        )
+    return found
 
 
 def choose_dtype(device: torch.device) -> torch.dtype:
@@ -124,6 +161,35 @@ def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def _named_device(name: str | torch.device) -> torch.device:
+    if isinstance(name, str | torch.device):
+        with contextlib.suppress(RuntimeError, ValueError):
+            return torch.device(name)
+    raise InputError(f"the device is {name!r:.{MOST_SHOWN}}; expected auto, cpu, cuda, or one of several as cuda:0")
+
+
+def _check_cuda(device: torch.device) -> None:
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not count:
+        raise InputError(
+            f"the device is {device} and PyTorch finds no CUDA device; use cpu, or a CUDA build of PyTorch"
+        )
+    if (device.index or 0) >= count:
+        raise InputError(f"the device is {device} and PyTorch finds {count}; expected a number below {count}")
+
+
+def _check_holds_values(device: torch.device) -> None:
+    """Raises InputError unless a value can be put on a device and read from it."""
+    try:
+        torch.zeros(1, device=device).item()
+    except Exception as error:  # each backend raises what it likes
+        if is_out_of_memory(error):
+            raise
+        raise InputError(
+            f"the device is {device} and PyTorch cannot use it here; expected auto, cpu or cuda"
+        ) from error
 
 
 def _host_bytes(device: torch.device) -> int | None:

@@ -21,22 +21,24 @@ from .decoding.loop import OnStep, decode
 from .decoding.memory_plan import MOVQGAN_ITEM_BYTES, Demand, plan_memory
 from .decoding.request import Request
 from .decoding.settings import DecodeResult, DecodeSettings
-from .device import choose_device, choose_dtype, explain_out_of_memory, free_bytes, total_bytes
+from .device import choose_device, dtype_or_choice, explain_out_of_memory, free_bytes, total_bytes
 from .errors import CheckpointError, InputError
 from .files.stamps import FileStamps
 from .memory import Budget, advice, choose_weights, weights_of
-from .model.compile import captures, set_compile
+from .model.compile import captures, check_compile, set_compile
 from .model.load import OnProgress, load_transformer
 from .model.transformer import Transformer
 from .movqgan.autoencoder import MoVQGAN
 from .movqgan.codec import decode_picture, encode_picture
 from .movqgan.identity import check_codec
 from .movqgan.load import load_movqgan
+from .pictures.conditions import Picture, condition_pictures
 from .pictures.images import to_image
 from .pictures.panels import condition_pixels
-from .pictures.sizes import CODE_PIXELS, SizeLimits, check_size, warn_if_untrained
+from .pictures.sizes import CODE_PIXELS, SizeLimits, check_size, warn_if_untrained, whole_number
 from .quant.weights import WeightsPlan
-from .tokens.prompts import build_prompt, find_template
+from .tokens.prompts import build_prompt
+from .tokens.task_inputs import check_condition, warn_of_ignored
 from .tokens.tokenizer import Tokenizer
 from .tokens.vocabulary import Vocabulary
 
@@ -70,22 +72,25 @@ class Lumina:
         *,
         movqgan: str | Path | MoVQGAN | None = None,
         weights: str = "auto",
-        dtype: torch.dtype | None = None,
-        device: str | torch.device = "auto",
+        dtype: str | torch.dtype | None = None,
+        device: str | torch.device | None = "auto",
         compile: str = "auto",
         on_progress: OnProgress | None = None,
     ) -> Lumina:
         """Loads a checkpoint (a path, "demo", or an opened one) and its MoVQGAN, or `movqgan` (a file or a loaded one).
 
-        `weights` is auto (see `choose_weights`), bf16, fp32, int8 or int4; `dtype` is bf16 on a GPU that has it, else
-        fp32, where not given; `compile` is auto, on or off; for `on_progress` see `load_transformer`. Raises
-        CheckpointError, InputError and OutOfMemory.
+        `weights` is auto (see `choose_weights`), bf16, fp32, int8 or int4; `dtype` (PyTorch's, or bf16, fp32 or fp16)
+        is bf16 on a GPU that has it, else fp32, where not given; `compile` is auto, on or off; for `on_progress` see
+        `load_transformer`. Raises CheckpointError, InputError and OutOfMemory.
         """
-        checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
         where = choose_device(device)
+        check_compile(compile)
+        kind = dtype_or_choice(dtype, where)
+        _check_path("checkpoint", source, Checkpoint)
+        _check_path("movqgan", movqgan, MoVQGAN, type(None))
+        checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
         vocabulary = checkpoint.vocabulary
-        dtype = choose_dtype(where) if dtype is None else dtype
-        plan = choose_weights(weights, checkpoint.scheme, dtype, checkpoint.config, total_bytes(where))
+        plan = choose_weights(weights, checkpoint.scheme, kind, checkpoint.config, total_bytes(where))
         codec = movqgan if isinstance(movqgan, MoVQGAN) else load_codec(checkpoint, movqgan, where)
         advise_conversion(checkpoint, plan, nearby_files(checkpoint), _convert_command(checkpoint, plan))
         transformer = load_transformer(
@@ -108,7 +113,7 @@ class Lumina:
         task: str = "t2i",
         map: str | None = None,
         object: str | None = None,
-        condition: Image.Image | Sequence[Image.Image] | None = None,
+        condition: Picture | Sequence[Picture] | None = None,
         given_height: int | None = None,
         batch: int = 1,
         on_step: OnStep | None = None,
@@ -116,15 +121,17 @@ class Lumina:
     ) -> Drawing:
         """Draws `batch` pictures of `width` by `height` pixels, both panels of a task included.
 
-        `task`, `map` and `object` are those of `build_prompt`; `condition` is the picture in the upper panel, or, with
-        `given_height`, the picture whose top of that height is continued. `settings` are the fields of DecodeSettings.
+        `task`, `map` and `object` are those of `build_prompt`; `condition` is the picture in the upper panel (or its
+        path), or, with `given_height`, the one whose top of that height is continued. `settings`: see DecodeSettings.
         `on_step` reports progress; an exception that it raises ends the run. Raises InputError and OutOfMemory.
         """
         check_condition(task, condition is not None, given_height is not None)
         text = build_prompt(task, width, height, prompt, map, object)
         request = build_request(self, text, width, height, batch, settings=DecodeSettings(**settings))
+        warn_of_ignored(task, map, object)
         if condition is not None:
-            given = self.encode(condition_pixels(condition, width, height, given_height))
+            rows = None if given_height is None else whole_number("the given height", given_height, "pixels")
+            given = self.encode(condition_pixels(condition_pictures(condition), width, height, rows))
             request = replace(request, given_codes=given)
         return Drawing(self, self.sample(request, on_step))
 
@@ -230,20 +237,6 @@ def _convert_command(checkpoint: Checkpoint, weights: WeightsPlan) -> str:
     return f"`python -m lumina_core convert --checkpoint {path} --weights {name} --out lumina-{name}.safetensors`"
 
 
-def check_condition(task: str, is_given: bool, is_continued: bool) -> None:
-    """Raises InputError unless a condition is given exactly where the task, or continuing a picture, needs one."""
-    needed = find_template(task).needs_condition or is_continued
-    if is_continued and not is_given:
-        raise InputError("the given height came without a picture; name the one to continue with --condition")
-    if needed and not is_given:
-        raise InputError(f"the task {task} needs a picture for the upper panel; name one with --condition")
-    if is_given and not needed:
-        raise InputError(
-            f"the task {task} takes no picture for the upper panel; leave --condition out, choose another task, or "
-            "continue the picture with --given-height"
-        )
-
-
 def build_request(
     model: Lumina | Checkpoint,
     text: str,
@@ -259,8 +252,8 @@ def build_request(
     tokens, what a user typed, and a plain string, without. Raises InputError, and CheckpointError where the tokenizer
     does not fit the model; warns about an untrained size.
     """
-    if type(batch) is not int or batch < 1:
-        raise InputError(f"batch is {batch!r}; expected a whole number of pictures, at least 1")
+    if (batch := whole_number("batch", batch, "pictures, at least 1")) < 1:
+        raise InputError(f"batch is {batch}; expected at least 1 picture")
     if model.tokenizer is None:
         raise InputError("the model has no tokenizer; expected one, to encode the prompt")
     grid_h, grid_w = check_size(width, height, _limits(model.config, model.vocabulary))
@@ -286,6 +279,11 @@ def check_request(request: Request, config: TransformerConfig, vocabulary: Vocab
     """Raises InputError for a request that the model cannot draw."""
     width, height = request.grid_w * CODE_PIXELS, request.grid_h * CODE_PIXELS
     check_size(width, height, _limits(config, vocabulary), request.longest_prompt)
+
+
+def _check_path(name: str, value: object, *others: type) -> None:
+    if not isinstance(value, (str, Path, *others)):
+        raise InputError(f"{name} is {value!r:.100}; expected the path of a file or folder")
 
 
 def _limits(config: TransformerConfig, vocabulary: Vocabulary) -> SizeLimits:

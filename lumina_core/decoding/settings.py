@@ -1,6 +1,7 @@
 """Settings, progress and result of a decoding run."""
 
 import math
+import numbers
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..kernels.kv_tensor import KV_CACHES
 from ..kernels.window_state import GUMBEL, NEW_DRAFTS, Sampling
+from ..pictures.sizes import as_whole
 
 DECODERS = ("gumbel", "ar", "sjd", "coupled")
 MAX_WINDOW = 128
@@ -36,11 +38,15 @@ class DecodeSettings:
     kv_cache: str = "auto"
 
     def __post_init__(self) -> None:
-        _check_number("cfg", self.cfg_scale, 0.0, 100.0)
-        _check_number("temperature", self.temperature, 1e-3, 100.0)
-        _check_whole("top_k", self.top_k, 1, 2**31)
-        _check_whole("seed", self.seed, 0, MAX_SEED)
-        _check_whole("window", self.window_size, 1, MAX_WINDOW)
+        checked = {
+            "cfg_scale": _number("cfg", self.cfg_scale, 0.0, 100.0),
+            "temperature": _number("temperature", self.temperature, 1e-3, 100.0),
+            "top_k": _whole("top_k", self.top_k, 1, 2**31),
+            "seed": _whole("seed", self.seed, 0, MAX_SEED),
+            "window_size": _whole("window", self.window_size, 1, MAX_WINDOW),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)  # NumPy's numbers become Python's
         _check_choice("decoder", self.decoder, DECODERS)
         _check_choice("new_drafts", self.new_drafts, NEW_DRAFTS)
         _check_choice("kv_cache", self.kv_cache, KV_CACHES)
@@ -116,17 +122,21 @@ class DecodeResult:
         return {length: lengths.count(length) for length in sorted(set(lengths))}
 
 
-def _check_number(name: str, value: Any, low: float, high: float) -> None:
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _number(name: str, value: Any, low: float, high: float) -> Any:
+    """The number, a plain one of Python: as it came where it is an int or float."""
+    good = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
     if not good or not low <= value <= high:
         raise InputError(f"{name} is {value!r}; expected a number from {low:g} to {high:g}")
+    return value if type(value) in (int, float) else float(value)
 
 
-def _check_whole(name: str, value: Any, low: int, high: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+def _whole(name: str, value: Any, low: int, high: int) -> int:
+    number = as_whole(value)
+    if number is None or not low <= number <= high:
         raise InputError(f"{name} is {value!r}; expected a whole number from {low} to {high}")
+    return number
 
 
 def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise InputError(f"{name} is {value!r}; expected one of {', '.join(choices)}")

@@ -18,12 +18,17 @@ def set_compile(transformer: Transformer, choice: str) -> Transformer:
 
     on was torch.compile, which is slower than the kernels that auto uses; it is the same as auto now.
     """
-    if choice not in COMPILE:
-        raise InputError(f"compile is {choice!r}; expected one of {', '.join(COMPILE)}")
+    check_compile(choice)
     if choice == ON:
         logger.info("compile on is the same as auto: CUDA graphs, without torch.compile")
     transformer.compile_choice = choice
     return transformer
+
+
+def check_compile(choice: str) -> None:
+    """Raises InputError for what is none of COMPILE."""
+    if not isinstance(choice, str) or choice not in COMPILE:
+        raise InputError(f"compile is {choice!r}; expected one of {', '.join(COMPILE)}")
 
 
 def captures(choice: str, device: torch.device) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import numbers
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ CODE_PIXELS = 8
 CODES_PER_UNIT = UNIT_PIXELS // CODE_PIXELS
 HEADER_LENGTH = 3
 MAX_SIDE = 128 * UNIT_PIXELS
+_MOST_SHOWN = 100
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,19 @@ class SizeLimits:
 
     max_tokens: int = sys.maxsize
     max_side: int = MAX_SIDE
+
+
+def as_whole(value: object) -> int | None:
+    """The whole number that a value of Python or NumPy is; None for anything else, truth values too."""
+    return int(value) if isinstance(value, numbers.Integral) and not isinstance(value, bool) else None
+
+
+def whole_number(name: str, value: object, expected: str) -> int:
+    """The value as `as_whole`. Raises InputError, with what is expected, where it is none."""
+    number = as_whole(value)
+    if number is None:
+        raise InputError(f"{name} is {value!r:.{_MOST_SHOWN}}; expected a whole number of {expected}")
+    return number
 
 
 def picture_length(grid_h: int, grid_w: int) -> int:
@@ -39,9 +54,8 @@ def check_size(width: int, height: int, limits: SizeLimits | None = None, prompt
     Raises InputError, naming the nearest legal size, unless both sides are multiples of 32 up to `limits.max_side` and
     the picture fits `limits.max_tokens` after a prompt of `prompt_tokens`.
     """
-    for name, side in (("width", width), ("height", height)):
-        if not isinstance(side, int) or isinstance(side, bool):
-            raise InputError(f"{name} is {side!r}; expected a whole number of pixels, a multiple of {UNIT_PIXELS}")
+    pixels = f"pixels, a multiple of {UNIT_PIXELS}"
+    width, height = whole_number("width", width, pixels), whole_number("height", height, pixels)
     limits = limits or SizeLimits()
     expected = _expected(width, height, limits, prompt_tokens)
     if expected:

@@ -44,7 +44,7 @@ def plan_weights(choice: str, stored: str | None, dtype: torch.dtype) -> Weights
     auto takes the weights as they are stored; int8 and int4 quantise plain weights; bf16 and fp32 are for plain
     weights and replace `dtype`. Raises InputError for an unknown choice, and for one that the stored scheme rules out.
     """
-    if choice not in CHOICES:
+    if not isinstance(choice, str) or choice not in CHOICES:
         raise InputError(f"weights is {choice!r}; expected one of {', '.join(CHOICES)}")
     if stored is not None and choice not in (AUTO, stored):
         raise InputError(

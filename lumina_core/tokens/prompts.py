@@ -106,7 +106,7 @@ def build_prompt(
     own = find_template(task)
     text = own.text if template is None else check_text("template", template)
     values = {"width": str(width), "height": str(height), "map": ""}
-    values |= {"prompt": check_text("prompt", prompt), "object": check_text("object", object or "")}
+    values |= {"prompt": check_text("prompt", prompt), "object": check_text("object", "" if object is None else object)}
     if "map" in own.requires:
         values["map"] = _map_name(task, map)
     for name in own.requires:
@@ -123,7 +123,7 @@ def build_prompt(
 
 def find_template(task: str) -> PromptTemplate:
     """The template of a task. Raises InputError with the list of tasks for an unknown task."""
-    if task not in TEMPLATES:
+    if not isinstance(task, str) or task not in TEMPLATES:
         raise InputError(f"the task is {task!r}; expected one of {', '.join(TASKS)}")
     return TEMPLATES[task]
 
@@ -131,7 +131,7 @@ def find_template(task: str) -> PromptTemplate:
 def _map_name(task: str, map: str | None) -> str:
     if map is None:
         raise InputError(f"the task {task!r} came without map; expected one of {', '.join(MAPS)}")
-    if map not in MAPS:
+    if not isinstance(map, str) or map not in MAPS:
         raise InputError(f"map is {map!r}; expected one of {', '.join(MAPS)}")
     return MAPS[map]
 
