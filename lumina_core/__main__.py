@@ -24,6 +24,16 @@ def end_at_once(number: int, _: object) -> None:
         os._exit(128 + number)
 
 
+def open_standard_files() -> None:
+    """Opens nothing in the place of standard input, output and errors that are closed, as under cron.
+
+    A file that is opened would take their numbers, and what a library prints on its errors would go into that file.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # the lowest number that is free
+        pass
+    os.close(number)
+
+
 def run() -> int:
     """Runs the command of this process and returns its exit code, or that of a signal."""
     from .cli.signals import Signals, flush, say
@@ -69,6 +79,7 @@ if __name__ == "__main__":
         if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) not in (None, signal.SIG_IGN):
             signal.signal(getattr(signal, name), end_at_once)
     try:
+        open_standard_files()
         code = run()
     except BaseException:
         sys.excepthook(*sys.exc_info())

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from .checkpoint.codec_identity import IMAGE_CODEC, CodecIdentity
 from .checkpoint.find import Checkpoint, open_checkpoint
+from .checkpoint.inputs import input_files
 from .checkpoint.published import is_block_linear, packed_name, published_shapes
 from .checkpoint.single_file import MOVQGAN_PREFIX, PLAIN_WEIGHTS, SingleFile
 from .checkpoint.tensor_writer import FileLayout, TensorWriter, lay_out
 from .checkpoint.tensors import TensorSpec, TensorStore, dtype_name
 from .errors import InputError
-from .files.output_files import OutputFiles, explain_write_errors, real_path, write_new
+from .files.output_files import OutputFiles, check_not_inputs, explain_write_errors, real_path, write_new
 from .files.stamps import FileStamps
 from .model.load import check_tables, check_weights, packed_tensor_specs
 from .movqgan.identity import check_codec
@@ -78,8 +79,7 @@ class Conversion:
         """Raises InputError for a wrong suffix, one of the input files, or too little disk space."""
         if out.suffix != ".safetensors":
             raise InputError(f"cannot write {out}: the suffix is {out.suffix!r}; expected .safetensors")
-        if real_path(out) in self.sources.stamps:
-            raise InputError(f"cannot write {out}: it is one of the files to convert; expected another name")
+        check_not_inputs([out], self.sources.stamps)
         with explain_write_errors(out):
             free = shutil.disk_usage(real_path(out).parent).free
         if free < self.layout.size:
@@ -132,7 +132,7 @@ def plan_conversion(
     check_tables(store.get, config, str(source.path))
     specs = {**_transformer_specs(store, published, scheme), **_movqgan_specs(codec_tensors)}
     single = SingleFile(source.path, weights, values, dict(source.tokenizer_files.texts))
-    sources = FileStamps.of(real_path(path) for path in (*store.paths, codec) if path is not None)
+    sources = FileStamps.of(real_path(path) for path in input_files(source, movqgan))
     return Conversion(
         store, tuple(published), scheme, device, codec_tensors, lay_out(specs, single.metadata()), sources
     )

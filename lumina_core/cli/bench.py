@@ -34,8 +34,8 @@ from ..timing.synthetic import SYNTHETIC, make_movqgan, make_transformer
 from .common import (
     add_compile_argument,
     add_model_arguments,
-    add_synthetic_argument,
     add_weights_argument,
+    check_synthetic,
     demand_of,
     device_budget,
     loading_bar,
@@ -59,8 +59,7 @@ class Timed:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_model_arguments(parser, checkpoint="demo")
-    add_synthetic_argument(parser)
+    add_model_arguments(parser, checkpoint="demo", synthetic=True)
     add_weights_argument(parser)
     add_compile_argument(parser)
     parser.add_argument("--kv", choices=KV_CACHES, default=DecodeSettings().kv_cache, help="dtype of the KV cache")
@@ -98,6 +97,7 @@ def run(options: argparse.Namespace, on_input_checked: Callable[[], None]) -> No
 
 
 def _check(options: argparse.Namespace) -> None:
+    check_synthetic(options)
     for name, values, low, high in (
         ("windows", options.windows, 1, MAX_WINDOW),
         ("context", options.context, PROMPT_TOKENS + 8, MAX_CONTEXT),

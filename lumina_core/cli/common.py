@@ -5,20 +5,24 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from ..checkpoint.config import TransformerConfig
+from ..checkpoint.find import Checkpoint
+from ..checkpoint.inputs import input_files
 from ..decoding.forward_bytes import kernels_expected
 from ..decoding.memory_plan import Demand
 from ..decoding.request import Request
 from ..decoding.settings import DecodeSettings
 from ..device import DEVICES, available_bytes
 from ..errors import InputError
+from ..files.output_files import check_not_inputs
 from ..kernels.kv_tensor import KV_CACHES
 from ..memory import Budget, check_fits, fit_cache
 from ..model.compile import COMPILE, captures
@@ -42,24 +46,25 @@ SMALLER: Mapping[str, str] = MappingProxyType(
 )
 
 
-def add_model_arguments(parser: argparse.ArgumentParser, checkpoint: str | None = None) -> None:
-    """Adds --checkpoint (required where `checkpoint` is None), --movqgan and --device."""
-    parser.add_argument(
+def add_model_arguments(
+    parser: argparse.ArgumentParser, checkpoint: str | None = None, synthetic: bool = False
+) -> None:
+    """Adds --checkpoint (required where `checkpoint` is None) or --synthetic, --movqgan and --device."""
+    source = parser.add_mutually_exclusive_group() if synthetic else parser
+    source.add_argument(
         "--checkpoint",
         default=checkpoint,
         required=checkpoint is None,
         help='checkpoint folder, a file written by convert, a .safetensors file next to its config.json, or "demo"',
     )
+    if synthetic:
+        source.add_argument(
+            "--synthetic",
+            choices=tuple(SYNTHETIC),
+            help="use the sizes of a published model and no weights, instead of --checkpoint",
+        )
     parser.add_argument("--movqgan", type=Path, help="MoVQGAN file (default: the one in the checkpoint or its folder)")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: cuda if available, else cpu")
-
-
-def add_synthetic_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--synthetic",
-        choices=tuple(SYNTHETIC),
-        help="use the sizes of a published model and no weights, instead of --checkpoint",
-    )
 
 
 def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
@@ -103,16 +108,33 @@ def out_of_memory_message(command: str | None) -> str:
     return f"out of memory; {OTHERS_CLOSED if command is None else SMALLER[command]}"
 
 
+def progress_bar(**options: Any) -> Any:
+    """A bar of tqdm on stderr. It shows nothing where stderr is no terminal, closed, or None as under pythonw."""
+    return tqdm(disable=not _is_terminal(sys.stderr), file=sys.stderr, **options)
+
+
 @contextlib.contextmanager
 def loading_bar() -> Iterator[OnProgress]:
     """A callback for `Lumina.load` that moves a bar on a terminal."""
-    with tqdm(unit="", unit_scale=True, desc="loading", leave=False, disable=None, file=sys.stderr) as bar:
+    with progress_bar(unit="", unit_scale=True, desc="loading", leave=False) as bar:
 
         def on_progress(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
         yield on_progress
+
+
+def keep_inputs(options: argparse.Namespace, outputs: Sequence[Path], checkpoint: Checkpoint | None = None) -> None:
+    """Raises InputError when an output of a command is one of the files that it reads."""
+    named = [getattr(options, name, None) for name in ("movqgan", "condition", "image", "tokens")]
+    check_not_inputs(outputs, named if checkpoint is None else input_files(checkpoint, options.movqgan))
+
+
+def check_synthetic(options: argparse.Namespace) -> None:
+    """Raises InputError for a MoVQGAN that a synthetic model would ignore."""
+    if options.synthetic and options.movqgan is not None:
+        raise InputError("argument --synthetic: not allowed with argument --movqgan; a synthetic model has its own")
 
 
 def check_batch(batch: int) -> None:
@@ -151,3 +173,10 @@ def fit_request(demand: Demand, budget: Budget | None) -> Request:
     fitted = fit_cache(demand, budget)
     check_fits(fitted, budget)
     return fitted.request
+
+
+def _is_terminal(stream: Any) -> bool:
+    try:
+        return bool(stream.isatty())
+    except (AttributeError, OSError, ValueError):  # None, or closed
+        return False

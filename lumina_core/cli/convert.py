@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from ..convert import CONVERT_WEIGHTS, plan_conversion
 from ..device import choose_device
 from ..files.output_files import check_output
-from .common import add_model_arguments
+from .common import add_model_arguments, progress_bar
 
 HELP = "write a checkpoint as one file, with quantised weights if requested"
 
@@ -33,7 +31,7 @@ def run(options: argparse.Namespace, on_input_checked: Callable[[], None]) -> No
     conversion = plan_conversion(options.checkpoint, options.weights, options.movqgan, device)
     conversion.check_output(options.out)
     on_input_checked()
-    with tqdm(total=len(conversion), unit="tensor", disable=None, file=sys.stderr) as bar:
+    with progress_bar(total=len(conversion), unit="tensor") as bar:
 
         def on_step() -> None:
             options.signals.check()

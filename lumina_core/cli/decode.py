@@ -20,7 +20,7 @@ from ..pictures.sizes import CODE_PIXELS
 from ..pipeline import load_codec
 from ..tokens.token_files import read_token_lists
 from ..tokens.vocabulary import Vocabulary
-from .common import add_model_arguments
+from .common import add_model_arguments, keep_inputs
 
 HELP = "convert tokens to pictures"
 
@@ -40,8 +40,10 @@ def run(options: argparse.Namespace, on_input_checked: Callable[[], None]) -> No
     device, lists = choose_device(options.device), read_token_lists(options.tokens)
     outputs = numbered_paths(options.out, len(lists))
     check_outputs(outputs)
+    keep_inputs(options, outputs)
     options.signals.watch(outputs)
     checkpoint = open_checkpoint(options.checkpoint)
+    keep_inputs(options, outputs, checkpoint)
     grids = [_complete_rows(checkpoint.vocabulary, tokens, number) for number, tokens in enumerate(lists)]
     movqgan = load_codec(checkpoint, options.movqgan, device)
     on_input_checked()

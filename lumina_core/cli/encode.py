@@ -17,7 +17,7 @@ from ..pictures.images import center_crop, load_picture, to_pixels
 from ..pictures.levels import warn_if_flat
 from ..pictures.sizes import UNIT_PIXELS, SizeLimits, check_size
 from ..pipeline import load_codec
-from .common import add_model_arguments
+from .common import add_model_arguments, keep_inputs
 
 HELP = "convert a picture to tokens"
 
@@ -34,11 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, on_input_checked: Callable[[], None]) -> None:
     """Reads, crops and encodes the picture and writes the tokens."""
     check_output(options.tokens_out)
+    keep_inputs(options, [options.tokens_out])
     options.signals.watch([options.tokens_out])
     device, picture = choose_device(options.device), load_picture(options.image)
     width = _rounded_down(picture.width) if options.width is None else options.width
     height = _rounded_down(picture.height) if options.height is None else options.height
     checkpoint = open_checkpoint(options.checkpoint)
+    keep_inputs(options, [options.tokens_out], checkpoint)
     check_size(width, height, SizeLimits(max_side=checkpoint.vocabulary.max_side))
     movqgan = load_codec(checkpoint, options.movqgan, device)
     on_input_checked()

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from ..checkpoint.find import Checkpoint, open_checkpoint
 from ..decoding.request import Request
@@ -22,8 +20,9 @@ from ..memory import choose_weights, weights_of
 from ..pictures.images import load_picture
 from ..pictures.panels import condition_pixels, given_size
 from ..pictures.sizes import CODE_PIXELS
-from ..pipeline import Drawing, Lumina, build_request, check_condition, load_codec
+from ..pipeline import Drawing, Lumina, build_request, load_codec
 from ..tokens.prompts import MAPS, TASKS, build_prompt
+from ..tokens.task_inputs import check_condition, warn_of_ignored
 from ..tokens.token_files import is_token_file, read_token_lists, rows_to_continue, token_values
 from .common import (
     add_batch_arguments,
@@ -34,7 +33,9 @@ from .common import (
     demand_of,
     device_budget,
     fit_request,
+    keep_inputs,
     loading_bar,
+    progress_bar,
 )
 from .kept import Keeper
 
@@ -84,13 +85,14 @@ def _add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, on_input_checked: Callable[[], None]) -> None:
     """Checks all input, then loads the model, draws the pictures and writes them."""
     kept = _kept_lists(options)
-    outputs = _check_outputs(options)
+    written = _check_outputs(options)
     device = choose_device(options.device)
     is_continued = options.given_height is not None or kept is not None
     check_condition(options.task, options.condition is not None, is_continued)
     condition = None if options.condition is None or kept is not None else load_picture(options.condition)
     text = build_prompt(options.task, options.width, options.height, options.prompt, options.map, options.object)
     checkpoint = open_checkpoint(options.checkpoint)
+    keep_inputs(options, written, checkpoint)
     request = _request(options, checkpoint, text, kept)
     pixels = None
     if condition is not None:
@@ -103,13 +105,14 @@ def run(options: argparse.Namespace, on_input_checked: Callable[[], None]) -> No
     how = {"weights": weights.name, "device": device, "compile": options.compile}
     with loading_bar() as on_progress:
         lumina = Lumina.load(checkpoint, movqgan=codec, on_progress=on_progress, **how)
+    warn_of_ignored(options.task, options.map, options.object)
     on_input_checked()
     if pixels is not None:
         request = replace(request, given_codes=lumina.encode(pixels))
     keeper = Keeper(options, request, lumina.vocabulary)
     drawing = Drawing(lumina, keeper.draw(lambda on_step: _sample(lumina, request, on_step)))
     lists = [lumina.vocabulary.picture_tokens(codes) for codes in drawing.codes]
-    keeper.write(lists, lambda: _write(options, outputs, drawing, lists))
+    keeper.write(lists, lambda: _write(options, written[: options.batch], drawing, lists))
 
 
 def _kept_lists(options: argparse.Namespace) -> list[list[int]] | None:
@@ -126,13 +129,15 @@ def _kept_lists(options: argparse.Namespace) -> list[list[int]] | None:
 
 
 def _check_outputs(options: argparse.Namespace) -> list[Path]:
+    """The files to write, pictures first. Raises InputError for those that cannot be written, or are inputs."""
     check_batch(options.batch)
     check_picture_suffix(options.out)
-    outputs = numbered_paths(options.out, options.batch)
-    paths = [path for path in (*outputs, options.tokens_out, options.stats_out) if path is not None]
+    pictures = numbered_paths(options.out, options.batch)
+    paths = [path for path in (*pictures, options.tokens_out, options.stats_out) if path is not None]
     check_outputs(paths)
+    keep_inputs(options, paths)
     options.signals.watch(paths)
-    return outputs
+    return paths
 
 
 def _request(options: argparse.Namespace, checkpoint: Checkpoint, text: str, kept: list[list[int]] | None) -> Request:
@@ -164,6 +169,11 @@ def _kept_rows(options: argparse.Namespace, checkpoint: Checkpoint, kept: list[l
         raise InputError(f"the picture begun in {options.condition} is {size} and the canvas {wanted}; expected {size}")
     rows = begun.codes.shape[1]
     if options.given_height is None:
+        if rows == begun.grid_h:
+            raise InputError(
+                f"{options.condition} holds a whole picture; at least one row must be left to draw: `decode` converts "
+                "it to a picture, and --given-height draws it again from a row on"
+            )
         return begun.codes
     _, height = given_size(options.width, options.height, options.given_height)
     if height > rows * CODE_PIXELS:
@@ -176,7 +186,7 @@ def _kept_rows(options: argparse.Namespace, checkpoint: Checkpoint, kept: list[l
 
 def _sample(lumina: Lumina, request: Request, on_step: Callable[[StepReport], None]) -> DecodeResult:
     """Draws the codes. Shows a progress bar on a terminal."""
-    with tqdm(total=request.codes_to_draw, unit="token", disable=None, file=sys.stderr) as bar:
+    with progress_bar(total=request.codes_to_draw, unit="token") as bar:
 
         def show(report: StepReport) -> None:
             on_step(report)

@@ -31,17 +31,16 @@ from ..timing.synthetic import SYNTHETIC, SyntheticModel
 from .common import (
     add_batch_arguments,
     add_model_arguments,
-    add_synthetic_argument,
     add_weights_argument,
     check_batch,
+    check_synthetic,
 )
 
 HELP = "describe a checkpoint and the memory that a run takes; reads no weights of the transformer"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_model_arguments(parser, checkpoint=DEMO)
-    add_synthetic_argument(parser)
+    add_model_arguments(parser, checkpoint=DEMO, synthetic=True)
     add_weights_argument(parser)
     parser.add_argument("--width", type=int, help="width of the picture (default: a size the model was trained on)")
     parser.add_argument("--height", type=int, help="height of the picture")
@@ -51,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, on_input_checked: Callable[[], None]) -> None:
     """Prints the description of the checkpoint, as a table or as JSON."""
+    check_synthetic(options)
     check_batch(options.batch)
     model: Checkpoint | SyntheticModel
     if options.synthetic:

@@ -17,6 +17,7 @@ from .signals import NOTHING_WRITTEN, Cancelled, Signals
 
 logger = logging.getLogger(__name__)
 
+NOT_ALL = "one of the files cannot be and all are or none"
 CONVERTED = "`decode` converts them to pictures"
 
 
@@ -58,12 +59,14 @@ class Keeper:
     def _fail(self, error: BaseException, codes: list[list[int]]) -> None:
         """Keeps the pictures of what failed, and raises it with where."""
         kept = self._keep(codes)
+        if isinstance(error, OSError) and not is_out_of_memory(error):
+            error = InputError(f"cannot write {self.options.out}: {error.strerror or error}")
+        if isinstance(error, InputError):  # perhaps names the file that then had room for the tokens alone
+            raise InputError(f"no picture is written, since {NOT_ALL}: {error}; {kept}") from None
         if isinstance(error, LuminaError):
             raise type(error)(f"{error}; {kept}") from None
         if is_out_of_memory(error):
             raise OutOfMemory(f"out of memory; {kept}") from None
-        if isinstance(error, OSError):
-            raise InputError(f"cannot write {self.options.out}: {error.strerror or error}; {kept}") from None
         logger.error("The picture was not written; %s.", kept)  # a fault of this program keeps its traceback
 
     def _on_step(self, report: StepReport) -> None:
@@ -76,7 +79,7 @@ class Keeper:
                 path = keep_tokens(lists, self.options.out, self.options.tokens_out)
             except InputError as error:
                 return f"nor can the tokens be saved ({error})"
-        return f"the tokens are saved in {path}: {CONVERTED}"
+        return f"the tokens {'alone ' if path == self.options.tokens_out else ''}are saved in {path}: {CONVERTED}"
 
     def _keep_rows(self) -> str:
         """Keeps what is drawn, if that is a row or more, and says it; else empty."""

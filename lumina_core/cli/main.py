@@ -111,15 +111,18 @@ def _explain(error: Exception, command: str | None) -> str | None:
 def _check_paths(options: argparse.Namespace) -> None:
     """Raises InputError for a path that no system can open."""
     for name, value in vars(options).items():
-        if name in PATHS and value is not None:
-            try:
-                is_good = b"\0" not in os.fsencode(value)
-            except UnicodeError:
-                is_good = False
-            if not is_good:
-                raise InputError(
-                    f"{name} is {str(value)!r}, which no path can be; expected the name of a file or folder"
-                )
+        if name in PATHS and value is not None and (reason := _why_no_path(value)):
+            raise InputError(
+                f"{name} is {str(value)!r}, which no path can be: it has {reason}; expected a file or folder"
+            )
+
+
+def _why_no_path(value: str | os.PathLike[str]) -> str | None:
+    """What a path has that no system can open; None for a path that is one."""
+    try:
+        return "a null character" if b"\0" in os.fsencode(value) else None
+    except UnicodeError:
+        return "characters that no name of a file can have here"
 
 
 @contextlib.contextmanager
@@ -128,7 +131,8 @@ def _printable() -> Iterator[None]:
     streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, io.TextIOWrapper)]
     earlier = [stream.errors for stream in streams]
     for stream in streams:
-        stream.reconfigure(errors="backslashreplace")
+        with contextlib.suppress(OSError, ValueError):  # closed
+            stream.reconfigure(errors="backslashreplace")
     try:
         yield
     finally:

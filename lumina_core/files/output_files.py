@@ -149,6 +149,14 @@ def check_outputs(paths: Sequence[Path]) -> None:
             raise InputError(f"{path} would be written twice; expected a different name for each output")
 
 
+def check_not_inputs(outputs: Iterable[Path | None], inputs: Iterable[Path | None]) -> None:
+    """Raises InputError when an output is one of the inputs, under this name, by a symbolic link or by a hard link."""
+    files = {one for path in inputs if path is not None for one in _identities(path)}
+    for path in outputs:
+        if path is not None and not files.isdisjoint(_identities(path)):
+            raise InputError(f"cannot write {path}: it is one of the inputs; expected another name")
+
+
 def check_output(path: Path) -> None:
     """Raises InputError when a path cannot be written. Tests its folder with a temporary file."""
     target = real_path(path)
@@ -160,6 +168,15 @@ def check_output(path: Path) -> None:
             raise InputError(f"cannot write {path}: the folder {target.parent} does not exist; create it first")
         with tempfile.TemporaryFile(dir=target.parent):
             pass
+
+
+def _identities(path: Path) -> set[object]:
+    """What the names of one file have in common: the resolved path; volume and inode where there is a file."""
+    found: set[object] = {real_path(path)}
+    with contextlib.suppress(OSError):
+        facts = os.stat(path)
+        found |= {(facts.st_dev, facts.st_ino)} if facts.st_ino else set()
+    return found
 
 
 def check_picture_suffix(path: Path) -> None:

@@ -92,7 +92,7 @@ def test_a_source_is_never_overwritten(lumina: CommandLine, copied: Path, tmp_pa
     link = tmp_path / "link.safetensors"
     link.symlink_to(copied / name)
     for out in (copied / name, link):
-        assert "one of the files to convert" in refused(lumina, *convert(lumina, "--out", out))
+        assert "one of the inputs" in refused(lumina, *convert(lumina, "--out", out))
     assert (copied / name).read_bytes() == before
 
 
