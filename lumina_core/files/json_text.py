@@ -12,13 +12,14 @@ from ..errors import CheckpointError, LuminaError
 from .kind import look_at
 
 MAX_BYTES = 2**28
-_NOT_TEXT = ("lfs", "html", "gguf", "empty", "zeros", "zip", "pickle", "safetensors")
+# Kinds that may hold JSON; "unknown" is text that is no plain ASCII.
+_TEXT = ("json", "utf16", "unknown")
 
 
 def read_text(path: Path, error: type[LuminaError] = CheckpointError, expected: str = "a JSON file") -> str:
     """The UTF-8 text of a file, without a byte-order mark. Raises `error` naming what the file is instead."""
     kind = look_at(path, error, expected)
-    if kind.name in _NOT_TEXT:
+    if kind.name not in _TEXT:
         raise error(f"{path} is {kind}; expected {expected}")
     if kind.size > MAX_BYTES:
         raise error(f"{path} has {kind.size:,} bytes; expected at most {MAX_BYTES:,} in {expected}")
