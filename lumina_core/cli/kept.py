@@ -79,7 +79,7 @@ class Keeper:
                 path = keep_tokens(lists, self.options.out, self.options.tokens_out)
             except InputError as error:
                 return f"nor can the tokens be saved ({error})"
-        return f"the tokens {'alone ' if path == self.options.tokens_out else ''}are saved in {path}: {CONVERTED}"
+        return f"the tokens are saved in {path}: {CONVERTED}"
 
     def _keep_rows(self) -> str:
         """Keeps what is drawn, if that is a row or more, and says it; else empty."""

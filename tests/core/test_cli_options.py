@@ -56,7 +56,7 @@ def test_tokens_for_which_there_is_room_without_the_picture(
     line = lumina.generate().refusal()
     tokens = lumina.path("o.json")
     assert "no picture is written, since one of the files cannot be and all are or none" in line
-    assert f"cannot write {tokens}: No space left on device; the tokens alone are saved in {tokens}" in line
+    assert f"cannot write {tokens}: No space left on device; the tokens are saved in {tokens}" in line
     assert list(lumina.files()) == ["o.json"]
 
 
