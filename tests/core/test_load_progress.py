@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gc
-import shutil
 import itertools
+import shutil
 import sys
 from pathlib import Path
 from unittest.mock import Mock
