@@ -55,7 +55,8 @@ def add_model_arguments(
         "--checkpoint",
         default=checkpoint,
         required=checkpoint is None,
-        help='checkpoint folder, a file written by convert, a .safetensors file next to its config.json, or "demo"',
+        help="checkpoint folder, a file written by convert, a file of weights or a shard next to its config.json, a "
+        'repository in the local cache of Hugging Face, or "demo"',
     )
     if synthetic:
         source.add_argument(
