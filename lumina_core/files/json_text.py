@@ -85,8 +85,9 @@ def _finite(text: str) -> float:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        twice = next(key for key, value in pairs if values[key] != value or type(values[key]) is not type(value))
-        raise ValueError(f"the key {twice[:40]!r} comes twice")
+        for key, value in pairs:
+            if values[key] != value or type(values[key]) is not type(value):
+                raise ValueError(f"the key {key[:40]!r} comes twice")
     return values
 
 

@@ -548,6 +548,12 @@ def test_a_key_that_comes_twice(whole_file: Path) -> None:
     assert "the key 'rope_theta' comes twice" in refusal(whole_file)
 
 
+def test_a_key_that_comes_twice_with_one_value(whole_file: Path, checkpoint: Path) -> None:
+    text = (whole_file / "config.json").read_text()
+    (whole_file / "config.json").write_text(text.replace("{", '{"rope_theta": 1e4, "rope_theta": 1e4,', 1))
+    assert torch.equal(logits(whole_file), logits(checkpoint))
+
+
 def test_int4_scales(whole: Path, tmp_path: Path) -> None:
     from safetensors import safe_open
 
