@@ -28,6 +28,7 @@ EXPECTED = "a .safetensors file, or a PyTorch file of plain tensors"
 # Where programs put the tensors in a pickle of more than them.
 _INNER = ("state_dict", "model", "module", "model_state_dict", "checkpoint", "weights", "params", "ema")
 MOST_WRAPPERS = 3
+_REASON = re.compile(r"WeightsUnpickler error:\s*(.+)")
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 
 
@@ -159,9 +160,15 @@ def _unpickling_message(path: Path, text: str) -> str:
             "expected a file that torch.save wrote, or a .safetensors file"
         )
     return (
-        f"{path} is no readable PyTorch file ({_first_line(text)}); it is damaged or of another program: download it "
-        "again"
+        f"{path} is no readable PyTorch file ({_unpickler_reason(text)}); it is damaged or of another program: download "
+        "it again"
     )
+
+
+def _unpickler_reason(text: str) -> str:
+    """What PyTorch's unpickler says, without its advice to run code."""
+    found = _REASON.search(text)
+    return _first_line(found[1]) if found else "it cannot be unpickled" if "weights_only" in text else _first_line(text)
 
 
 def _harmless() -> list[Any]:

@@ -47,11 +47,11 @@ def _some_values(random: Random) -> Changed:
 
 
 def _rope(random: Random) -> Changed:
-    """A theta within, of the default type or of none; other types are refused."""
+    """A theta within, of a type without scaling; others are refused."""
     key, kind = random.choice(["rope_parameters", "rope_scaling"]), random.choice(ROPE_TYPES)
     theta = random.choice([10_000.0, 50_000.0, 500_000, 1e6])
     inner = {random.choice(["rope_type", "type"]): kind, "rope_theta": theta, "factor": random.choice([1.0, 2.0, 8])}
-    is_plain = kind in ("default", None)
+    is_plain = kind in ("default", None) or (kind == "linear" and inner["factor"] == 1)
     return {key: inner}, None if is_plain else refused("rope"), {"rope_theta": theta}
 
 
