@@ -160,8 +160,8 @@ def _unpickling_message(path: Path, text: str) -> str:
             "expected a file that torch.save wrote, or a .safetensors file"
         )
     return (
-        f"{path} is no readable PyTorch file ({_unpickler_reason(text)}); it is damaged or of another program: download "
-        "it again"
+        f"{path} is no readable PyTorch file ({_unpickler_reason(text)}); it is damaged or of another program: "
+        "download it again"
     )
 
 
