@@ -6,7 +6,6 @@ import logging
 from dataclasses import astuple, dataclass, replace
 
 import torch
-from torch import nn
 
 from .checkpoint.config import PUBLISHED_CODEBOOK_SIZE, TransformerConfig
 from .decoding.memory_plan import Demand, MemoryPlan, plan_memory
@@ -101,11 +100,6 @@ def weights_of(transformer: Transformer) -> WeightsPlan:
     """How a transformer's weights are stored."""
     schemes = (layer.scheme for layer in transformer.layers.modules() if isinstance(layer, QuantizedLinear))
     return WeightsPlan(transformer.dtype, next(schemes, None))
-
-
-def held_bytes(device: torch.device, *modules: nn.Module) -> int:
-    """Bytes of the modules' parameters that lie on a device, for `already_loaded` of `available_bytes`."""
-    return sum(part.nbytes for module in modules for part in module.parameters() if part.device.type == device.type)
 
 
 def stays_resident(weights: WeightsPlan, config: TransformerConfig, capacity: int) -> bool:

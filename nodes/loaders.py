@@ -10,6 +10,7 @@ from comfy_api.latest import io
 from ..lumina_core import operations
 from ..lumina_core.checkpoint.config import TransformerConfig
 from ..lumina_core.checkpoint.find import Checkpoint, open_checkpoint
+from ..lumina_core.checkpoint.locate import CONFIG, locate
 from ..lumina_core.errors import CheckpointError, LuminaError
 from ..lumina_core.files.stamps import FileStamps
 from ..lumina_core.memory import choose_weights, stays_resident
@@ -20,11 +21,12 @@ from ..lumina_core.movqgan.identity import check_codec
 from ..lumina_core.movqgan.load import empty_movqgan, read_movqgan
 from ..lumina_core.pipeline import Lumina, advise_conversion
 from ..lumina_core.quant.weights import WeightsPlan
+from ..lumina_core.tokens.tokenizer import TOKENIZER, tokenizer_paths
 from . import comfy_adapter as comfy_ui
 from . import folders
 from .graph import LOAD_MODEL, LOAD_MOVQGAN, movqgans_used_with
 from .patchers import patcher_of, resident_patcher_of
-from .stamps import StampedLumina, check_unchanged
+from .stamps import check_unchanged
 from .types import CATEGORY, LuminaModel, ManagedLumina, ManagedTransformer
 from .vae import load_movqgan_vae
 
@@ -53,10 +55,10 @@ def load_model(name: str, weights: str, compile: str, movqgans: Iterable[Path] =
     streamed = _is_streamed(plan, checkpoint.config, device)
     transformer = _load_weights(checkpoint, plan, streamed)
     set_compile(transformer, _compile_choice(compile, device))
-    lumina = Lumina(transformer, vocabulary, checkpoint.tokenizer, checkpoint=checkpoint.path)
+    lumina = Lumina(transformer, vocabulary, checkpoint.tokenizer, checkpoint=checkpoint.path, files=stamps)
     managed = ManagedTransformer(transformer), device, offload_device
     patcher = patcher_of(*managed) if streamed else resident_patcher_of(*managed, lumina.runs.free)
-    model = StampedLumina(name, lumina, patcher, stamps)
+    model = ManagedLumina(name, lumina, patcher)
     check_unchanged(model)
     return model
 
@@ -119,11 +121,12 @@ def single_files() -> list[Path]:
 
 
 def checkpoint_stamp(name: str) -> str:
-    """A string that changes when a file of the checkpoint changes; empty if it cannot be opened."""
+    """A string that changes when a file of the checkpoint changes; empty if it is not found. Opens none of them."""
     try:
-        return str(FileStamps.of(open_checkpoint(folders.checkpoint_path(name)).files))
+        place = locate(folders.checkpoint_path(name))
     except LuminaError:
         return ""
+    return str(FileStamps.of((*place.files, place.root / CONFIG, *tokenizer_paths(place.root / TOKENIZER))))
 
 
 class LoadModel(io.ComfyNode):

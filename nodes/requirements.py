@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import re
 import sys
 from pathlib import Path
+
+from ..lumina_core.cli.packages import PACKAGES as NEEDED
+from ..lumina_core.cli.packages import version_numbers
 
 NAME = "Lumina-mGPT 2.0"
 COMFYUI = (0, 16)
 # The first ComfyUI that calls `comfy_entrypoint`; an older one looks for node mappings only.
 FIRST_WITH_ENTRYPOINT = (0, 3, 48)
-TORCH = (2, 5)
+TORCH = NEEDED["torch"][1]
 # By the name to import; the same list as in requirements.txt.
-PACKAGES = {"numpy": "numpy", "PIL": "pillow", "safetensors": "safetensors", "tokenizers": "tokenizers", "tqdm": "tqdm"}
+PACKAGES = {module: name for module, (name, _) in NEEDED.items() if module != "torch"}
 REQUIREMENTS = Path(__file__).parents[1] / "requirements.txt"
 
 
@@ -28,14 +30,14 @@ def unknown_entrypoint() -> str | None:
     if "folder_paths" not in sys.modules:  # no ComfyUI, as in tests and on the command line
         return None
     version = _version("comfyui_version")
-    too_old = not _has("comfy_api.latest") if version is None else _numbers(version) < FIRST_WITH_ENTRYPOINT
+    too_old = not _has("comfy_api.latest") if version is None else version_numbers(version) < FIRST_WITH_ENTRYPOINT
     return _comfyui_reason() if too_old else None
 
 
 def _comfyui_reason() -> str | None:
     version = _version("comfyui_version")
     needed = ".".join(map(str, COMFYUI))
-    if version is not None and _numbers(version) < COMFYUI:
+    if version is not None and version_numbers(version) < COMFYUI:
         return f"{NAME} needs ComfyUI {needed} or newer; this is ComfyUI {version}: update ComfyUI"
     if not _has("comfy_api.latest"):
         return f"{NAME} needs ComfyUI {needed} or newer; this one has no comfy_api.latest: update ComfyUI"
@@ -54,7 +56,7 @@ def _torch_reason() -> str | None:
     version, needed = _version("torch"), ".".join(map(str, TORCH))
     if version is None:
         return f"{NAME} needs PyTorch {needed} or newer, and there is none; install it as ComfyUI says"
-    if _numbers(version) < TORCH:
+    if version_numbers(version) < TORCH:
         return f"{NAME} needs PyTorch {needed} or newer; this is PyTorch {version}: update it as ComfyUI says"
     return None
 
@@ -73,9 +75,3 @@ def _version(module: str) -> str | None:
         return str(importlib.import_module(module).__version__)
     except (ImportError, AttributeError):
         return None
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """The numbers that a version begins with: those of 2.6.0a0+git are 2, 6, 0."""
-    found = re.match(r"v?(\d+(?:\.\d+)*)", version)
-    return tuple(map(int, found[1].split("."))) if found else ()

@@ -2,18 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ..lumina_core.errors import CheckpointError
-from ..lumina_core.files.stamps import FileStamps
 from .types import ManagedLumina
-
-
-@dataclass(frozen=True)
-class StampedLumina(ManagedLumina):
-    """A loaded model with the state of its files from before they were read."""
-
-    stamps: FileStamps
 
 
 def check_unchanged(model: ManagedLumina) -> None:
@@ -22,8 +12,8 @@ def check_unchanged(model: ManagedLumina) -> None:
     Some weights are read from the file while the model draws. A file that is changed under them draws another picture,
     and one that is cut off ends the process.
     """
-    changed = model.stamps.changed() if isinstance(model, StampedLumina) else []
-    if changed:
+    files = model.lumina.files
+    if files is not None and (changed := files.changed()):
         raise CheckpointError(
             f"{changed[0]} was changed or removed after {model.name} was loaded; run again, which loads it anew"
         )

@@ -40,11 +40,11 @@ def check_packages() -> None:
             raise PackageError(
                 f"the package {name} cannot be imported ({error}); expected {wanted}: install it anew"
             ) from error
-        if _numbers(found) < earliest:
+        if version_numbers(found) < earliest:
             raise PackageError(f"the package {name} is {found}; expected {wanted}: update it")
 
 
-def _numbers(version: str) -> tuple[int, ...]:
+def version_numbers(version: str) -> tuple[int, ...]:
     """The leading numbers of a version: (2, 5, 1) of 2.5.1+cu121."""
-    found = re.match(r"\d+(\.\d+)*", version)
-    return tuple(map(int, found[0].split("."))) if found else ()
+    found = re.match(r"v?(\d+(?:\.\d+)*)", version)
+    return tuple(map(int, found[1].split("."))) if found else ()

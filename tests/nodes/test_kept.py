@@ -129,9 +129,8 @@ def test_links_out_of_the_folder_and_other_files_are_not_listed(nodes, monkeypat
 def test_a_model_whose_file_changed_after_it_was_loaded_is_not_drawn_with(nodes, tmp_path):
     stamps, path = nodes("nodes.stamps"), tmp_path / "model.safetensors"
     path.write_bytes(b"before")
-    model = stamps.StampedLumina(
-        "mine", SimpleNamespace(), None, nodes("lumina_core.files.stamps").FileStamps.of([path])
-    )
+    files = nodes("lumina_core.files.stamps").FileStamps.of([path])
+    model = nodes("nodes.types").ManagedLumina("mine", SimpleNamespace(files=files), None)
     stamps.check_unchanged(model)
     path.write_bytes(b"after it")
     with pytest.raises(nodes("lumina_core.errors").CheckpointError, match=r"after mine was loaded; run again"):
