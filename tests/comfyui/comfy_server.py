@@ -29,6 +29,35 @@ FREE_SECONDS = 2
 CANCEL_SECONDS = 0.5
 PREVIEW_EVENT = 1
 
+# A custom node: a run waits after the progress message that cancels it, so that no fast machine ends it first.
+HOLD = """
+import time
+from pathlib import Path
+
+import comfy.utils
+
+NODE_CLASS_MAPPINGS = {}
+MESSAGES_LEFT = Path(__file__).parents[1] / "messages_left"
+set_hook = comfy.utils.set_progress_bar_global_hook
+
+
+def set_holding_hook(hook):
+    def hold(*args, **named):
+        hook(*args, **named)
+        if not MESSAGES_LEFT.exists():
+            return
+        left = int(MESSAGES_LEFT.read_text()) - 1
+        MESSAGES_LEFT.write_text(str(left))
+        end = time.monotonic() + 60
+        while left == 0 and MESSAGES_LEFT.exists() and time.monotonic() < end:
+            time.sleep(0.005)
+
+    set_hook(hold)
+
+
+comfy.utils.set_progress_bar_global_hook = set_holding_hook
+"""
+
 
 def find_comfyui() -> tuple[Path, Path] | str:
     """The ComfyUI folder and its Python, or the reason why one is missing."""
@@ -145,13 +174,23 @@ class ComfyServer:
     def run(self, workflow: dict, *, cancel_at: int | None = None, cancel_in: str | None = None) -> Run:
         """Queues a workflow and waits until it ends.
 
-        Cancels it at its `cancel_at`-th progress message, or shortly after the node `cancel_in` starts.
+        Cancels it at its `cancel_at`-th progress message, where it waits for that, or shortly after the node `cancel_in` starts.
         """
-        answer = self.queue(workflow)
-        assert "prompt_id" in answer, answer
-        return self.listen(answer["prompt_id"], cancel_at=cancel_at, cancel_in=cancel_in)
+        if cancel_at is not None:
+            self._messages_left.write_text(str(cancel_at))
+        try:
+            answer = self.queue(workflow)
+            assert "prompt_id" in answer, answer
+            return self._listen(answer["prompt_id"], cancel_at, cancel_in)
+        finally:
+            self._messages_left.unlink(missing_ok=True)
 
-    def listen(self, prompt_id: str, *, cancel_at: int | None = None, cancel_in: str | None = None) -> Run:
+    @property
+    def _messages_left(self) -> Path:
+        """The file that makes a run wait at a progress message."""
+        return self.base / "messages_left"
+
+    def _listen(self, prompt_id: str, cancel_at: int | None, cancel_in: str | None) -> Run:
         run = Run(prompt_id)
         while True:
             message = self._socket.recv()
@@ -161,6 +200,7 @@ class ComfyServer:
                 return run
             if cancel_at is not None and len(run.progress) >= cancel_at:
                 self.post("/interrupt")
+                self._messages_left.unlink()
                 cancel_at = None
             if cancel_in is not None and cancel_in in run.executed:
                 time.sleep(CANCEL_SECONDS)
@@ -210,6 +250,7 @@ class ComfyServer:
         link = self.base / "custom_nodes" / PACK_NAME
         if not link.exists():
             link.symlink_to(PACK, target_is_directory=True)
+        (self.base / "custom_nodes" / "hold.py").write_text(HOLD)
 
     def _extra_model_paths(self) -> Path:
         self.elsewhere.mkdir(parents=True, exist_ok=True)

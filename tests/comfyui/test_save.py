@@ -69,14 +69,9 @@ def test_nothing_is_overwritten(server, models):
 
 
 def test_cancel_leaves_no_partial_file(server, models):
-    """Conversion of the demo is so fast that a cancel may come too late, so each attempt has its own name."""
-    for attempt in range(5):
-        cancelled = server.run(saving(f"cancelled{attempt}"), cancel_at=1)
-        if cancelled.interrupted:
-            break
+    cancelled = server.run(saving("cancelled"), cancel_at=1)
     assert cancelled.interrupted
-    assert not [name for name in files_of(models) if name.startswith(f"cancelled{attempt}")]
-    assert all(name.endswith(".safetensors") for name in files_of(models))
+    assert files_of(models) == []
 
 
 @pytest.mark.parametrize("prefix", ["../outside", "movqgan", "", "/absolute"])
