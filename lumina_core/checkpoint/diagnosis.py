@@ -48,7 +48,7 @@ _MOVQGAN = ("quantize.embedding.weight", "encoder.conv_in.weight", "decoder.conv
 def check_tensors(found: Mapping[str, Shape], expected: Mapping[str, Shape], source: str) -> None:
     """Raises one CheckpointError that says what is missing, unexpected or misshapen, and what that means if known."""
     missing = [name for name in expected if name not in found]
-    unexpected = [name for name in found if name not in expected]
+    unexpected = sorted(name for name in found if name not in expected)
     misshapen = [name for name, shape in expected.items() if name in found and tuple(found[name]) != tuple(shape)]
     if not (missing or unexpected or misshapen):
         return
@@ -82,8 +82,8 @@ def check_sizes(found: Mapping[str, Shape], config: TransformerConfig, source: s
         )
     if not indices and layers > max(len(found), MOST_LAYERS):
         raise CheckpointError(f"{source}: num_hidden_layers is {layers:,}, and there are {len(found)} tensors in all")
-    shared = by_config.keys() & found.keys()
-    check_tensors({name: found[name] for name in shared}, {name: by_config[name] for name in shared}, source)
+    shared = {name: shape for name, shape in by_config.items() if name in found}
+    check_tensors({name: found[name] for name in shared}, shared, source)
 
 
 def _foreign(found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> str | None:

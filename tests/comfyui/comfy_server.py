@@ -25,20 +25,23 @@ PACK = Path(__file__).parents[2]
 PACK_NAME = "comfyui-lumina-mgpt2"
 STARTUP_SECONDS = 180
 RUN_SECONDS = 180
-FREE_SECONDS = 2
+FREE_SECONDS = 60
 CANCEL_SECONDS = 0.5
 PREVIEW_EVENT = 1
 
-# A custom node: a run waits after the progress message that cancels it, so that no fast machine ends it first.
-HOLD = """
+# A custom node that tells these tests what the server does not: a run waits after the progress message that cancels it,
+# so that no fast machine ends it first, and a file counts how often the cache was emptied.
+TEST_PACK = """
 import time
 from pathlib import Path
 
 import comfy.utils
+import execution
 
 NODE_CLASS_MAPPINGS = {}
-MESSAGES_LEFT = Path(__file__).parents[1] / "messages_left"
-set_hook = comfy.utils.set_progress_bar_global_hook
+BASE = Path(__file__).parents[1]
+MESSAGES_LEFT, RESETS = BASE / "messages_left", BASE / "resets"
+set_hook, reset = comfy.utils.set_progress_bar_global_hook, execution.PromptExecutor.reset
 
 
 def set_holding_hook(hook):
@@ -55,7 +58,14 @@ def set_holding_hook(hook):
     set_hook(hold)
 
 
+def counted_reset(executor):
+    reset(executor)
+    with RESETS.open("a") as file:
+        file.write("x")
+
+
 comfy.utils.set_progress_bar_global_hook = set_holding_hook
+execution.PromptExecutor.reset = counted_reset
 """
 
 
@@ -164,8 +174,13 @@ class ComfyServer:
 
     def free(self) -> None:
         """Unloads the models and empties the cache, like the button in the frontend."""
+        resets = self.base / "resets"
+        before = resets.stat().st_size
         self.post("/free", {"unload_models": True, "free_memory": True})
-        time.sleep(FREE_SECONDS)  # the server frees when its queue wakes up, and sends no message
+        end = time.monotonic() + FREE_SECONDS
+        while resets.stat().st_size == before:
+            assert time.monotonic() < end, "the server did not free its memory"
+            time.sleep(0.05)
 
     def queue(self, workflow: dict) -> dict:
         """Queues an API workflow. The response has `prompt_id`, or `error` and `node_errors`."""
@@ -174,7 +189,8 @@ class ComfyServer:
     def run(self, workflow: dict, *, cancel_at: int | None = None, cancel_in: str | None = None) -> Run:
         """Queues a workflow and waits until it ends.
 
-        Cancels it at its `cancel_at`-th progress message, where it waits for that, or shortly after the node `cancel_in` starts.
+        Cancels it at its `cancel_at`-th progress message, where it waits for that, or shortly after the node
+        `cancel_in` starts.
         """
         if cancel_at is not None:
             self._messages_left.write_text(str(cancel_at))
@@ -250,7 +266,7 @@ class ComfyServer:
         link = self.base / "custom_nodes" / PACK_NAME
         if not link.exists():
             link.symlink_to(PACK, target_is_directory=True)
-        (self.base / "custom_nodes" / "hold.py").write_text(HOLD)
+        (self.base / "custom_nodes" / "test_pack.py").write_text(TEST_PACK)
 
     def _extra_model_paths(self) -> Path:
         self.elsewhere.mkdir(parents=True, exist_ok=True)

@@ -85,7 +85,7 @@ def with_two_movqgans(folder: Path) -> None:
         ),
         pytest.param(
             lambda folder: change_json(folder / "config.json", hidden_size=64),
-            "has shape [32], expected [64]",
+            "of this model: `model.embed_tokens.weight` has shape [448, 32], expected [448, 64]; ",
             id="other config",
         ),
         pytest.param(lambda folder: (folder / "tokenizer.json").unlink(), "there is no tokenizer", id="no tokenizer"),
