@@ -19,15 +19,25 @@ def with_likelihood(latent: dict, result: DecodeResult) -> dict:
     return latent | {LIKELIHOOD_KEY: list(result.log_likelihood_per_code)}
 
 
+def samples_of(latent: object) -> Tensor:
+    """The samples of a LATENT. Raises InputError for anything else."""
+    samples = latent.get("samples") if isinstance(latent, dict) else None
+    if not isinstance(samples, Tensor) or samples.is_complex():
+        raise InputError(
+            f"the latent is a {type(latent).__name__} without a tensor of samples; expected a LATENT, as of SJD Sampler"
+        )
+    return samples
+
+
 def likelihoods_of(latent: dict) -> tuple[float, ...] | None:
     """The log-likelihoods in a LATENT; None if it has none, or if its batch has changed since the run."""
     likelihoods = latent.get(LIKELIHOOD_KEY)
-    return tuple(likelihoods) if likelihoods and len(likelihoods) == len(latent["samples"]) else None
+    return tuple(likelihoods) if likelihoods and len(likelihoods) == len(samples_of(latent)) else None
 
 
 def join_latents(latents: Sequence[dict]) -> dict:
     """Several LATENTs as one, with the keys that all of them have. Raises InputError for different picture sizes."""
-    shapes = sorted({tuple(latent["samples"].shape[1:]) for latent in latents})
+    shapes = sorted({tuple(samples_of(latent).shape[1:]) for latent in latents})
     if len(shapes) > 1:
         raise InputError(f"the latents have shapes {shapes} without the batch; expected pictures of one size")
     shared = set.intersection(*map(set, latents))
@@ -36,7 +46,7 @@ def join_latents(latents: Sequence[dict]) -> dict:
 
 def pick_pictures(latent: dict, order: Sequence[int]) -> dict:
     """The LATENT of the pictures with the indices `order`, in that order, with all values that belong to them."""
-    count = len(latent["samples"])
+    count = len(samples_of(latent))
     return {key: _picked(value, order, count) for key, value in latent.items()}
 
 

@@ -22,6 +22,8 @@ NEAR, FAR = 1 / 255, 0.5
 
 def check_image(image: Tensor) -> None:
     """Raises InputError for anything but an IMAGE of grey, RGB or RGBA with values around 0…1; warns beyond those."""
+    if not isinstance(image, Tensor) or image.is_complex():
+        raise InputError(f"the picture is a {type(image).__name__}; expected an IMAGE, as of Load Image")
     if image.ndim != 4 or image.shape[-1] not in CHANNELS:
         raise InputError(f"the picture has shape {tuple(image.shape)}; expected [B,H,W,C] with 1, 3 or 4 channels")
     _check_range(image, "the picture")

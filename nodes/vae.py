@@ -18,6 +18,7 @@ from ..lumina_core.movqgan.load import load_movqgan
 from ..lumina_core.tokens.vocabulary import Vocabulary
 from . import comfy_adapter as comfy_ui
 from .kept import keep_codes
+from .latents import samples_of
 from .patchers import patcher_of
 from .pictures import from_planes, to_planes
 
@@ -109,12 +110,17 @@ class MoVQGANVae:
                 f"the latent has shape {tuple(samples.shape)}; expected [B,{self.latent_channels},h,w] of Lumina-mGPT "
                 "2.0's MoVQGAN: decode a latent with the VAE of the model that made it"
             )
+        if broken := int((~samples.isfinite()).sum()):
+            raise InputError(
+                f"the latent holds {broken} values that are NaN or infinite, of {samples.numel()}; expected finite "
+                "values: see which node made them"
+            )
         return self.first_stage_model.nearest(samples.to(self.device)).cpu()
 
     def codes_of(self, latent: dict) -> Tensor:
         """The codes [B,h,w] of a LATENT: the stored ones if they match its samples, else the nearest."""
-        samples, codes = latent["samples"], latent.get(CODES_KEY)
-        if codes is not None and self._are_codes_of(codes, samples):
+        samples, codes = samples_of(latent), latent.get(CODES_KEY)
+        if isinstance(codes, Tensor) and self._are_codes_of(codes, samples):
             return codes
         return self.snap(samples)
 

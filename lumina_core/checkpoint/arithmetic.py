@@ -9,56 +9,74 @@ from typing import Any
 
 from ..errors import CheckpointError
 
-DEFAULT_ROPE_THETA = 10_000.0
+DEFAULT_ROPE_THETA, LOWEST_ROPE_THETA, HIGHEST_ROPE_THETA = 10_000.0, 100.0, 1e12
 _QUANTISED = ("quantization_config", "compression_config", "quantization", "quant_config", "quantize_config")
+# Configs of parts, which composite models have within theirs.
+_INNER = ("text_config", "llm_config", "language_config", "model_config", "transformer_config", "decoder")
+_ACTIVATIONS = (
+    *("hidden_act", "hidden_activation", "activation_function", "activation", "activation_fn", "act_fn"),
+    *("mlp_hidden_act", "mlp_activation", "ffn_activation", "ffn_act"),
+)
 # Other names of a value that is read by its own.
 _SAME_AS = {
     **dict.fromkeys(("rotary_base", "rope_base", "rotary_emb_base", "global_rope_theta", "theta"), "rope_theta"),
+    **dict.fromkeys(("rotary_embedding_base", "rope_freq_base", "rope_theta_base"), "rope_theta"),
     **dict.fromkeys(("norm_eps", "layer_norm_eps", "layernorm_epsilon", "layer_norm_epsilon"), "rms_norm_eps"),
+    **dict.fromkeys(("norm_epsilon", "rms_eps", "rms_norm_epsilon"), "rms_norm_eps"),
 }
 _DEFAULTS = {"rope_theta": DEFAULT_ROPE_THETA, "rms_norm_eps": 1e-5}
 # Values that leave the arithmetic as it is, by key; a missing key and null always do.
 _NEUTRAL: dict[str, tuple[object, ...]] = {
-    "attention_bias": (False,),
-    "qkv_bias": (False,),
-    "mlp_bias": (False,),
-    "tie_word_embeddings": (False,),
     **dict.fromkeys(("partial_rotary_factor", "rotary_pct", "rotary_percentage", "rotary_emb_fraction"), (1,)),
-    "rope_interleaved": (False,),
     "rope_local_base_freq": (),
-    "rope_ratio": (1,),
-    "position_embedding_type": ("rotary", "rope"),
-    "use_alibi": (False,),
-    "alibi": (False,),
+    "rope_type": ("default",),
+    "use_rope": (True,),
+    "original_max_position_embeddings": (),
+    "rotary_emb_scale_base": (),
+    "compress_pos_emb": (1,),
+    **dict.fromkeys(("position_embedding_type", "position_encoding", "pos_emb", "pos_encoding"), ("rotary", "rope")),
     **dict.fromkeys(("no_rope_layers", "no_rope_layer_interval", "nope_layer_interval"), ([], 0)),
-    **dict.fromkeys(("use_qk_norm", "qk_norm", "qk_layernorm"), (True,)),
-    "is_causal": (True,),
-    "use_sliding_window": (False,),
+    **dict.fromkeys(("use_qk_norm", "qk_norm", "qk_layernorm", "use_rmsnorm", "rms_norm", "pre_norm"), (True,)),
+    "qk_norm_type": ("layernorm", "layer_norm"),
+    "qk_norm_eps": (1e-5,),
+    "apply_layernorm_1p": (False,),
+    **dict.fromkeys(("is_causal", "causal"), (True,)),
+    "bidirectional": (False,),
+    "local_attention": (False,),
+    **dict.fromkeys(("attention_type", "attn_type"), ("full", "full_attention", "causal", "default")),
     "attention_chunk_size": (),
-    "attention_window": (),
-    "window_size": (),
     "attn_temperature_tuning": (False, 0),
     "clip_qkv": (),
-    "final_logit_softcapping": (),
-    "attn_logit_softcapping": (),
-    "logit_scale": (1,),
-    "logits_scaling": (1,),
-    **dict.fromkeys(("scale_emb", "scale_depth", "attention_scale", "softmax_scale", "scale_embedding"), (1, False)),
-    "embedding_multiplier": (1,),
-    "residual_multiplier": (1,),
     "attention_multiplier": (),
     "query_pre_attn_scalar": (),
-    "norm_type": ("rmsnorm", "rms_norm"),
+    "scale_attn_weights": (True,),
+    "use_logn_attn": (False,),
+    "use_dynamic_ntk": (False,),
+    **dict.fromkeys(("norm_type", "normalization", "norm", "norm_layer"), ("rmsnorm", "rms_norm", "RMSNorm")),
     "parallel_attn": (False,),
-    "use_parallel_residual": (False,),
-    "num_experts": (0, 1),
-    "num_local_experts": (0, 1),
-    "n_routed_experts": (0, 1),
+    "parallel_attention": (False,),
+    "parallel_block": (False,),
+    "bits": (16, 32),
+    "quant_method": (),
     **dict.fromkeys(_QUANTISED, ({},)),
 }
-# Words in other keys that name a change of the arithmetic; `logits_to_keep` and the like name none.
-_FACTOR_WORDS = ("multiplier", "softcap", "scaling")
-_NO_FACTOR = ("channel_multiplier", "rope_scaling")
+# Words of other keys that name a change of the arithmetic, and values that change nothing.
+_OFF: tuple[object, ...] = (False, 0, 1, "", "none", "default", [], {})
+_BY_WORD: dict[str, tuple[object, ...]] = {
+    **dict.fromkeys(("multiplier", "softcap", "softcapping", "scaling", "scale", "cap"), (1, False)),
+    **dict.fromkeys(("rope", "rotary", "ntk", "yarn", "alibi"), _OFF),
+    **dict.fromkeys(("norm", "layernorm", "rmsnorm", "normalize", "gamma"), (False,)),
+    **dict.fromkeys(("expert", "experts", "moe"), _OFF),
+    **dict.fromkeys(("bias", "residual", "bidirectional"), (False,)),
+    **dict.fromkeys(("tie", "tying", "tied", "share"), (False,)),
+    **dict.fromkeys(("4bit", "8bit"), (False,)),
+}
+# Keys with such a word that change nothing: of training, of the image tokenizer, and what is read elsewhere.
+_HARMLESS = (
+    *("channel_multiplier", "ch_mult", "swin_norm", "rms_norm_eps", "rope_theta", "max_grad_norm", "norm_topk_prob"),
+    *("tie_encoder_decoder", "loss_scale", "lr_scale", "router_aux_loss_coef", "num_experts_per_token"),
+)
+_TRAINING_WORDS = ("grad", "loss", "dropout", "lr", "lora", "init", "initializer", "vq", "image", "tp", "sp")
 _NO_SCALING = ("default", "none")
 
 
@@ -85,18 +103,29 @@ def find_rope_theta(values: Mapping[str, Any], source: str) -> float:
 
     Raises CheckpointError for another value than a positive number, and for two that differ.
     """
-    given = {"rope_theta": values.get("rope_theta")}
-    for key in ("rope_parameters", "rope_scaling"):
-        parameters = values.get(key)
-        if isinstance(parameters, Mapping):
-            given[f"{key}.rope_theta"] = _parameters(parameters).get("rope_theta")
-    found = {key: value for key, value in given.items() if value is not None}
+    found = _rope_thetas(values)
+    for inner in _INNER:
+        if isinstance(values.get(inner), Mapping):
+            found |= {f"{inner}.{key}": value for key, value in _rope_thetas(values[inner]).items()}
     for key, value in found.items():
-        if not is_positive(value):
-            raise CheckpointError(f"{source}: {key} is {value!r}; expected a positive, finite number")
+        if not is_positive(value) or not LOWEST_ROPE_THETA <= value <= HIGHEST_ROPE_THETA:
+            raise CheckpointError(
+                f"{source}: {key} is {value!r:.100}; expected a number from {LOWEST_ROPE_THETA:g} to "
+                f"{HIGHEST_ROPE_THETA:g}"
+            )
     if len(set(map(float, found.values()))) > 1:
         raise CheckpointError(f"{source}: rope_theta is {found}; expected one value: take the config.json as published")
     return float(next(iter(found.values()), DEFAULT_ROPE_THETA))
+
+
+def _rope_thetas(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config says of the base of the rotary embedding, by where it says so."""
+    found = {"rope_theta": values.get("rope_theta")}
+    for key in ("rope_parameters", "rope_scaling"):
+        parameters = values.get(key)
+        if isinstance(parameters, Mapping):
+            found[f"{key}.rope_theta"] = _parameters(parameters).get("rope_theta")
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def _is_neutral(key: str, value: object, values: Mapping[str, Any]) -> bool:
@@ -107,9 +136,11 @@ def _is_neutral(key: str, value: object, values: Mapping[str, Any]) -> bool:
         return _equal(value, values.get(_SAME_AS[key], _DEFAULTS[_SAME_AS[key]]))
     if key in _NEUTRAL:
         return any(_equal(value, neutral) for neutral in _NEUTRAL[key])
-    if any(word in key for word in _FACTOR_WORDS) and key not in _NO_FACTOR:
-        return _equal(value, 1) or value is False
-    return True
+    words = key.lower().split("_")
+    if key in _HARMLESS or any(word in _TRAINING_WORDS for word in words):
+        return True
+    neutral = next((_BY_WORD[word] for word in words if word in _BY_WORD), None)
+    return neutral is None or any(_equal(value, one) for one in neutral)
 
 
 def _is_plain_rope(value: object, _: Mapping[str, Any]) -> bool:
@@ -131,10 +162,18 @@ def _parameters(value: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _is_inner_config(value: object, values: Mapping[str, Any]) -> bool:
-    """Whether a config within the config says nothing else than the config itself."""
+    """Whether a config within the config says nothing else than the config itself, and nothing unsupported."""
     if not isinstance(value, Mapping):
         return False
-    return all(_equal(one, values[key]) for key, one in value.items() if key in values)
+    around = _DEFAULTS | {key: one for key, one in values.items() if key not in _INNER}
+    given = {key: one for key, one in value.items() if key not in (*_INNER, "rope_theta") and one is not None}
+    is_same = all(_equal(one, around[key]) for key, one in given.items() if around.get(key) is not None)
+    return is_same and all(_is_neutral(key, one, around | given) for key, one in given.items())
+
+
+def _is_decoder(value: object, values: Mapping[str, Any]) -> bool:
+    """Whether `decoder` is no config, or one that says nothing else: tokenizers and other programs use the word too."""
+    return not isinstance(value, Mapping) or _is_inner_config(value, values)
 
 
 def _is_rotated_whole(value: object, values: Mapping[str, Any]) -> bool:
@@ -166,12 +205,14 @@ _NEUTRAL_ROPE = ("factor", "partial_rotary_factor", "attention_factor")
 _CHECKS: dict[str, Callable[[object, Mapping[str, Any]], bool]] = {
     "rope_scaling": _is_plain_rope,
     "rope_parameters": _is_plain_rope,
-    "sliding_window": _is_wide_window,
+    **dict.fromkeys(("sliding_window", "attention_window", "window_size", "attention_window_size"), _is_wide_window),
+    **dict.fromkeys(("sliding_window_size", "local_window_size", "sliding_window_pattern"), _is_wide_window),
+    "use_sliding_window": lambda value, _: value is False,
     "layer_types": _is_full_attention,
-    "text_config": _is_inner_config,
-    "rotary_dim": _is_rotated_whole,
-    "hidden_act": _is_silu,
-    "hidden_activation": _is_silu,
+    **dict.fromkeys(_INNER, _is_inner_config),
+    "decoder": _is_decoder,
+    **dict.fromkeys(("rotary_dim", "rope_dim", "rotary_ndims"), _is_rotated_whole),
+    **dict.fromkeys(_ACTIVATIONS, _is_silu),
 }
 
 
@@ -180,12 +221,14 @@ def _expected(key: str) -> str:
         return "none, or rope_type default: scaled rotary embeddings are not supported"
     if key in _QUANTISED:
         return "none: weights quantised by another program are not supported; get the checkpoint in bf16"
-    if key in ("sliding_window", "layer_types"):
+    if "window" in key or key == "layer_types":
         return "attention to the whole context: a sliding window is not supported"
     if key in _SAME_AS:
         return f"the value of {_SAME_AS[key]}, which is read instead"
-    if key in ("hidden_act", "hidden_activation"):
+    if key in _ACTIVATIONS:
         return "silu, the only supported value"
+    if key in _INNER:
+        return "what the config around it says, and nothing else: take the config.json as published"
     neutral = " or ".join(repr(value) for value in _NEUTRAL.get(key, ()))
     return f"{neutral}, the only supported value" if neutral else "none: it changes what the model computes"
 

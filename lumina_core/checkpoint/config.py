@@ -63,7 +63,7 @@ class TransformerConfig:
             head_dim=read.head_dim(hidden_size, heads),
             max_position_embeddings=read.context(),
             rope_theta=find_rope_theta(values, source),
-            rms_norm_eps=read.positive("rms_norm_eps", 1e-5),
+            rms_norm_eps=read.epsilon("rms_norm_eps", 1e-5),
             model_parallel_size=read.count("model_parallel_size", 1),
             swin_norm=read.flag("swin_norm", False),
             image_token_offset=read.offset("image_token_offset", PUBLISHED_IMAGE_TOKEN_OFFSET),
@@ -111,8 +111,9 @@ class _Reader:
     def offset(self, key: str, default: int) -> int:
         return self.read(key, default, lambda value: _is_int(value) and 0 <= value < MOST, "an integer of at least 0")
 
-    def positive(self, key: str, default: float) -> float:
-        return float(self.read(key, default, is_positive, "a positive, finite number"))
+    def epsilon(self, key: str, default: float) -> float:
+        """A number that only keeps a division from failing."""
+        return float(self.read(key, default, lambda value: is_positive(value) and value <= 0.01, "0 to 0.01, above 0"))
 
     def flag(self, key: str, default: bool) -> bool:
         return self.read(key, default, lambda value: isinstance(value, bool), "true or false")

@@ -15,8 +15,10 @@ BASE = "model."
 # What trainers put into names: DataParallel, torch.compile, FSDP, activation checkpointing.
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
 _WRAPPER = re.compile(rf"(?:^|(?<=\.))(?:{'|'.join(WRAPPERS)})\.")
-# Buffers that older versions of transformers store; they follow from the config.
-_BUFFER = re.compile(r"\.rotary_emb\.((original_)?inv_freq|cos_cached|sin_cached)$|\.(masked_bias|attn\.bias)$")
+# Buffers that older versions of transformers store, which follow from the config, and state of TransformerEngine.
+_BUFFER = re.compile(
+    r"\._extra_state$|\.rotary_emb\.((original_)?inv_freq|cos_cached|sin_cached)$|\.(masked_bias|attn\.bias)$"
+)
 
 
 def published_names(stored: Iterable[str], source: str, anchors: tuple[str, ...] = (EMBEDDING, HEAD)) -> dict[str, str]:

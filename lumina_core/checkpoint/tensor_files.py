@@ -172,10 +172,11 @@ def _unpickler_reason(text: str) -> str:
 
 
 def _harmless() -> list[Any]:
-    """Classes of values that trainers store beside tensors, and that run no code."""
+    """Values that trainers store beside tensors: classes, and what makes arrays of their bytes. They run no code."""
     numpy_types = [type(np.dtype(name)) for name in ("float32", "float64", "int32", "int64", "bool")]
     scalar = np.float64(0).__reduce__()[0]
-    return [argparse.Namespace, np.dtype, np.ndarray, scalar, *numpy_types]
+    array = np.zeros(1).__reduce__()[0]
+    return [argparse.Namespace, np.dtype, np.ndarray, scalar, array, *numpy_types]
 
 
 def _not_plain(tensor: Tensor) -> str | None:

@@ -13,8 +13,10 @@ from .published import EMBEDDING, HEAD
 
 # Trained weights are far smaller; larger ones come from flipped bits.
 LARGEST = 1e6
-# Zeros in a row that no trained matrix has, in bytes: downloads in parts leave such holes. In int8 a row whose largest
-# weight stands out has long runs of code 0.
+# A matrix whose largest value is smaller computes zeros.
+SMALLEST = 1e-20
+# Equal values in a row that no trained matrix has, in bytes: downloads in parts leave such holes, of zeros as a rule.
+# In int8 a row whose largest weight stands out has long runs of code 0.
 HOLE_BYTES, INT8_HOLE_BYTES = 2**10, 2**14
 # Bytes between the values that are looked at to find a hole.
 STRIDE_BYTES = 2**8
@@ -26,7 +28,7 @@ _ORDERED = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.u
 
 
 def check_values(name: str, parts: Iterable[Tensor], source: str) -> None:
-    """Raises CheckpointError, naming the tensor, for NaN, infinity, impossible sizes, only zeros, or a hole of zeros.
+    """Raises CheckpointError, naming the tensor, for NaN, infinity, impossible sizes, only zeros, or a hole.
 
     `parts` are the tensor, or all its rows in order. Biases may be zero. Of the embedding and the head only the end is
     searched for holes; `check_code_rows` looks at the rows that matter. Reads the values once, and a few twice.
@@ -44,8 +46,10 @@ def check_values(name: str, parts: Iterable[Tensor], source: str) -> None:
         return
     if low == high == 0:
         raise _fault(source, name, "holds only zeros")
+    if last.ndim > 1 and max(-low, high) < SMALLEST:
+        raise _fault(source, name, "holds nothing but values that are too small to count")
     if has_hole or _ends_in_zeros(last, name):
-        raise _fault(source, name, "has a hole of zeros, as where a download broke off")
+        raise _fault(source, name, "has a hole of zeros, or of one other value, as where a download broke off")
     if _has_bad_scale(last, name):
         raise _fault(source, name, "holds scales that are not positive")
 
@@ -67,17 +71,23 @@ def _range(part: Tensor) -> tuple[float, float]:
 
 
 def _has_hole(part: Tensor) -> bool:
-    """Whether a stretch of the values is zero. Looks at one value in STRIDE_BYTES, and at all where those are zero."""
+    """Whether a stretch of a matrix is one value, or of a norm zero.
+
+    Looks at one value of a matrix in STRIDE_BYTES, and at all where those are equal.
+    """
     flat = part.reshape(-1)
     if part.ndim < 2 or part.shape[-1] == part.numel():
         return len(flat) >= 2 * SHORT_HOLE and bool(_runs(flat == 0, SHORT_HOLE).any())
     stride = max(1, STRIDE_BYTES // part.element_size())
     count = (INT8_HOLE_BYTES if part.dtype == torch.int8 else HOLE_BYTES) // STRIDE_BYTES
-    sampled = flat[::stride] == 0
+    sampled = flat[::stride]
     if len(sampled) < 2 * count:
         return False
-    starts = _runs(sampled, count).nonzero().flatten().tolist()
-    return any(not flat[start * stride : (start + count - 1) * stride + 1].any() for start in starts)
+    starts = _runs(sampled[1:] == sampled[:-1], count - 1).nonzero().flatten().tolist()
+    return any(
+        bool((flat[start * stride : (start + count - 1) * stride + 1] == flat[start * stride]).all())
+        for start in starts
+    )
 
 
 def _runs(flags: Tensor, count: int) -> Tensor:

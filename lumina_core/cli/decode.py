@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -18,8 +18,8 @@ from ..movqgan.codec import decode_picture
 from ..pictures.images import to_image
 from ..pictures.sizes import CODE_PIXELS
 from ..pipeline import load_codec
-from ..tokens.token_files import read_token_lists
-from ..tokens.vocabulary import Vocabulary
+from ..tokens.token_files import parse_begun, read_token_lists
+from ..tokens.vocabulary import BegunPicture
 from .common import add_model_arguments, keep_inputs
 
 HELP = "convert tokens to pictures"
@@ -38,13 +38,14 @@ def run(options: argparse.Namespace, on_input_checked: Callable[[], None]) -> No
     """Reads the tokens, decodes all pictures, then writes them."""
     check_picture_suffix(options.out)
     device, lists = choose_device(options.device), read_token_lists(options.tokens)
+    checkpoint = open_checkpoint(options.checkpoint)
+    pictures = parse_begun(lists, checkpoint.vocabulary, str(options.tokens))
     outputs = numbered_paths(options.out, len(lists))
     check_outputs(outputs)
     keep_inputs(options, outputs)
-    options.signals.watch(outputs)
-    checkpoint = open_checkpoint(options.checkpoint)
     keep_inputs(options, outputs, checkpoint)
-    grids = [_complete_rows(checkpoint.vocabulary, tokens, number) for number, tokens in enumerate(lists)]
+    options.signals.watch(outputs)
+    grids = [_complete_rows(begun, number) for number, begun in enumerate(pictures)]
     movqgan = load_codec(checkpoint, options.movqgan, device)
     on_input_checked()
     with OutputFiles() as files:
@@ -54,9 +55,8 @@ def run(options: argparse.Namespace, on_input_checked: Callable[[], None]) -> No
         options.signals.check()
 
 
-def _complete_rows(vocabulary: Vocabulary, tokens: Sequence[int], number: int) -> torch.Tensor:
+def _complete_rows(begun: BegunPicture, number: int) -> torch.Tensor:
     """Codes [rows,w] of a picture that may be cut off. Raises InputError where no row is complete."""
-    begun = vocabulary.parse_begun(tokens)
     rows = len(begun.codes)
     if not rows:
         raise InputError(f"picture {number} has no complete row of {begun.grid_w} codes; expected at least one")

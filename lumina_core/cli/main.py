@@ -99,13 +99,19 @@ def _explain(error: Exception, command: str | None) -> str | None:
     if is_out_of_memory(error) and not isinstance(error, OutOfMemory):
         return out_of_memory_message(command)
     if isinstance(error, LuminaError):
-        return " ".join(str(error).split())
+        return _one_line(str(error))
     if isinstance(error, OSError):
         where = f" {error.filename}" if error.filename else ""
-        return f"cannot read or write{where}: {' '.join(str(error.strerror or error).split())}"
+        return _one_line(f"cannot read or write{where}: {error.strerror or error}")
     if isinstance(error, RecursionError):
         return "the input is nested too deeply; expected plain files and text"
     return None
+
+
+def _one_line(text: str) -> str:
+    """A text without line breaks, and with escapes for letters that would control the terminal."""
+    line = " ".join(text.split())
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in line)
 
 
 def _check_paths(options: argparse.Namespace) -> None:

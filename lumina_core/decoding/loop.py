@@ -155,12 +155,14 @@ class _Run:
     def prefill(self, before_block: Callable[[], object] | None = None) -> None:
         """Reads every different token sequence once and draws each picture's first token.
 
-        Raises CheckpointError when a state or the first token's probability is not finite.
+        Raises CheckpointError when a token has an embedding of zeros, so that the model would not see it, and when a
+        state or the first token's probability is not finite.
         """
         callback = () if before_block is None else (before_block,)
         hidden: list[Tensor] = []
         first_row: dict[tuple[int, ...], int] = {}
         for row, ids in enumerate(self._prefixes()):
+            self._check_embeddings(ids)
             same = first_row.setdefault(ids, row)
             if same < row:
                 self.cache.copy_row(same, row, len(ids))
@@ -173,6 +175,14 @@ class _Run:
         self._check_finite(self.window.state.log_probs[:, self.canvas.first])
         self.accepted_to = self.window.pos.tolist()
         self._synced_at = self._now()
+
+    def _check_embeddings(self, ids: tuple[int, ...]) -> None:
+        rows = self.transformer.text_embedding[list(ids)]
+        if unseen := (~rows.any(-1)).nonzero().flatten().tolist():
+            raise CheckpointError(
+                f"the embedding of the token {ids[unseen[0]]} holds only zeros; the checkpoint is damaged: download it "
+                "again"
+            )
 
     def _prefixes(self) -> list[tuple[int, ...]]:
         """The tokens before what is drawn, row by row; those of the unconditional branch lack the prompt."""

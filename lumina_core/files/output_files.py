@@ -20,6 +20,8 @@ from .json_text import dump_json
 from .temporary import Draft, remove_stale
 
 LOSSY_QUALITY = 95
+# Links to what a process has open: a file behind one, as of a redirected output, would be replaced.
+_STREAMS = ("/dev/std", "/dev/fd/", "/proc/")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
@@ -160,6 +162,8 @@ def check_not_inputs(outputs: Iterable[Path | None], inputs: Iterable[Path | Non
 def check_output(path: Path) -> None:
     """Raises InputError when a path cannot be written. Tests its folder with a temporary file."""
     target = real_path(path)
+    if os.path.abspath(path).startswith(_STREAMS):
+        raise InputError(f"cannot write {path}: it is a stream of a process; expected the name of a file")
     with explain_write_errors(path):
         with contextlib.suppress(FileNotFoundError):
             if not stat.S_ISREG(target.stat().st_mode):

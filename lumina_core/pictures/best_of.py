@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -85,8 +86,9 @@ def flat_scores(name: str, values: object) -> tuple[float, ...]:
     if isinstance(values, Iterable) and not isinstance(values, str | bytes | dict):
         return tuple(score for value in values for score in flat_scores(name, value))
     if isinstance(values, int | float):
-        return (float(values),)
-    raise InputError(f"{name} holds {values!r}; expected numbers only, one for each picture")
+        with contextlib.suppress(OverflowError):  # an integer beyond a float
+            return (float(values),)
+    raise InputError(f"{name} holds {values!r:.100}; expected numbers only, one for each picture")
 
 
 def _check(verifier: Verifier, pictures: int) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
-import struct
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,6 +15,7 @@ from ..files.kind import FileKind, look_at
 from ..files.native_stderr import native_stderr
 from ..host.refusals import is_out_of_memory
 from .levels import CHANNELS_TO
+from .png import SIGNATURE, missing_bytes, png_chunks
 from .sizes import size_text
 from .tiff import describe_tiff, prepare_tiff
 from .zero_tail import TAIL, zeros_in_place_of_pixels
@@ -34,7 +33,6 @@ _MAX_MEGAPIXELS = MAX_DECODED_BYTES // PIXEL_BYTES // 1_000_000
 _SUFFIX_OF_16_BITS, _GREY_STEPS = ";16", {"L;2": 85, "L;4": 17}
 # What Pillow and libtiff say of a compression that they were built without.
 _NOT_BUILT_IN = ("not configured", "not available")
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"eXIf", b"IEND")
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -143,8 +141,10 @@ def _check_pixels(image: Image.Image) -> None:
 
 
 def _check_end(file: BinaryIO, name: str) -> None:
-    """Raises InputError for a picture that ends in zeros in place of its last pixels."""
+    """Raises InputError for a picture whose last pixels are missing, or zeros, where decoders say nothing."""
     position = file.tell()
+    if name == "PNG" and (missing := missing_bytes(file)):
+        raise InputError(f"it ends too early: {missing} bytes of its pixels are missing; expected {EXPECTED}")
     file.seek(max(0, file.seek(0, io.SEEK_END) - TAIL))
     if not file.read().strip(b"\0"):
         file.seek(0)
@@ -210,19 +210,12 @@ def _format_name(first: bytes) -> str | None:
 def _without_metadata(file: BinaryIO) -> io.BytesIO | None:
     """A PNG file with the chunks that make its pixels only; None for any other file."""
     file.seek(0)
-    if file.read(8) != _PNG_SIGNATURE:
+    if file.read(8) != SIGNATURE:
         return None
     plain = io.BytesIO()
-    plain.write(_PNG_SIGNATURE)
-    for name, chunk in _png_chunks(file):
+    plain.write(SIGNATURE)
+    for name, chunk in png_chunks(file):
         if name in _PNG_CHUNKS:
             plain.write(chunk)
     plain.seek(0)
     return plain
-
-
-def _png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
-    """Name and bytes of each chunk; those of the last one may be cut off."""
-    while len(header := file.read(8)) == 8:
-        length, name = struct.unpack(">I4s", header)
-        yield name, header + file.read(length + 4)

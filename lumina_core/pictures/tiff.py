@@ -14,6 +14,7 @@ from .levels import UNSIGNED_32, WHITE_IS_ZERO
 logger = logging.getLogger(__name__)
 
 _WIDTH, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 256, 258, 259, 262, 266
+_HEIGHT, _STRIP_ROWS, _TILE_WIDTH, _TILE_HEIGHT = 257, 278, 322, 323
 _STRIPS, _CHANNELS, _PLANAR, _TILES, _EXTRA, _FORMAT = 273, 277, 284, 324, 338, 339
 _SUBFILE_TYPE, _OLD_SUBFILE_TYPE, _SUBSAMPLING, _DNG_VERSION = 254, 255, 530, 50706
 _GREY, _RGB, _PALETTE, _CMYK, _YCBCR = (0, 1), 2, 3, 5, 6
@@ -95,10 +96,22 @@ def _refusal(tags: Any) -> str | None:
         )
     if _numbers(tags, _PLANAR, 1)[0] == 2 and not _planes_are_read(tags):
         return f"its channels are stored one after another (PlanarConfiguration 2), which is not read here: {_ADVICE}"
+    if (expected := _parts(tags)) > (found := len(_numbers(tags, _TILES if _TILES in tags else _STRIPS, 0))):
+        return f"it has {found} of {expected} strips or tiles of pixels; it is damaged: save or download it again"
     is_subsampled = _numbers(tags, _SUBSAMPLING, 1) not in ((1,), (1, 1))
     if _numbers(tags, _PHOTOMETRIC, 0)[0] == _YCBCR and _numbers(tags, _COMPRESSION, 1)[0] == 1 and is_subsampled:
         return f"its colours are subsampled YCbCr without compression, which is not read: {_ADVICE}"
     return None
+
+
+def _parts(tags: Any) -> int:
+    """The strips or tiles that a picture of its size has."""
+    width, height = _numbers(tags, _WIDTH, 0)[0], _numbers(tags, _HEIGHT, 0)[0]
+    planes = _numbers(tags, _CHANNELS, 1)[0] if _numbers(tags, _PLANAR, 1)[0] == 2 else 1
+    if _TILES in tags:
+        across, down = max(1, _numbers(tags, _TILE_WIDTH, width)[0]), max(1, _numbers(tags, _TILE_HEIGHT, height)[0])
+        return planes * -(-width // across) * -(-height // down)
+    return planes * -(-height // max(1, _numbers(tags, _STRIP_ROWS, height)[0]))
 
 
 def _planes_are_read(tags: Any) -> bool:

@@ -95,7 +95,7 @@ def make_transformer(config: TransformerConfig, plan: WeightsPlan, device: torch
         return quantize(plan.scheme, get(name), device, name)
 
     model = build_transformer(config, plan, get, get_packed, device, device)
-    model.text_embedding, model.text_head = (torch.zeros(1, config.hidden_size).expand(config.vocab_size, -1),) * 2
+    model.text_embedding, model.text_head = (torch.ones(1, config.hidden_size).expand(config.vocab_size, -1),) * 2
     return model
 
 

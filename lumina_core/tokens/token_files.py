@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,8 @@ from ..files.json_text import read_json
 from ..files.kind import look_at
 from ..files.output_files import json_bytes, write_new
 from .vocabulary import BegunPicture, Vocabulary
+
+logger = logging.getLogger(__name__)
 
 EXPECTED = '{"tokens": [[start, H, W, ..., end], ...]}'
 KEPT_SUFFIX = ".tokens"
@@ -80,15 +83,32 @@ def rows_drawn(report: Progress) -> int:
     return min(report.accepted) // report.codes.shape[2]
 
 
+def parse_begun(lists: Sequence[Sequence[int]], vocabulary: Vocabulary, source: str) -> list[BegunPicture]:
+    """The pictures of token lists, as far as they are drawn. Raises InputError with the number of a wrong one."""
+    found = []
+    for number, tokens in enumerate(lists):
+        try:
+            found.append(vocabulary.parse_begun(tokens))
+        except InputError as error:  # noqa: PERF203  (a handful of pictures)
+            raise InputError(f"picture {number} of {source}: {error}") from error
+    return found
+
+
 def rows_to_continue(lists: Sequence[Sequence[int]], vocabulary: Vocabulary, source: str) -> BegunPicture:
     """The rows that every begun picture has: codes [N,rows,w]. Raises InputError where there are none."""
-    begun = [vocabulary.parse_begun(tokens) for tokens in lists]
+    begun = parse_begun(lists, vocabulary, source)
     grids = {(one.grid_h, one.grid_w) for one in begun}
     if len(grids) > 1:
         raise InputError(f"the pictures in {source} have different sizes; expected one size to continue them together")
     rows = min(len(one.codes) for one in begun)
     if not rows:
         raise InputError(f"{source} holds no complete row of a picture; expected at least one row: draw it anew")
+    if rows < max(len(one.codes) for one in begun) == begun[0].grid_h:
+        logger.warning(
+            "%s holds whole pictures too: all are continued together after row %d, and the rest of the whole ones is "
+            "drawn again",
+            *(source, rows),
+        )
     return BegunPicture(torch.stack([one.codes[:rows] for one in begun]), *grids.pop())
 
 

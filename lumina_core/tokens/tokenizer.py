@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -40,6 +41,8 @@ def grid_unit_name(units: int) -> str:
 PROBE = "Generate an image of 768x768 according to the following prompt:\nA red circle, the UPPER half (3/4)."
 MANY_TOKENS = 1000
 REQUIRED_TOKENS = (IMAGE_START, IMAGE_END, END_OF_ROW, grid_unit_name(0), grid_unit_name(1))
+# Names as `grid_unit_name` makes them.
+_GRID_UNIT = re.compile(r"<reserved088\d\d>$")
 
 
 @dataclass(frozen=True)
@@ -235,7 +238,10 @@ def _existing(file: Path) -> Path | None:
 
 
 def _added_tokens(files: TokenizerFiles, whole: tokenizers.Tokenizer, settings: dict[str, Any]) -> AddedTokens:
-    """The added tokens of all files. Logs where two files, or a file and the tokenizers library, differ in an id."""
+    """The added tokens of all files. Logs where two files, or a file and the tokenizers library, differ in an id.
+
+    Raises CheckpointError where two files differ in the id of a token that makes pictures.
+    """
     main, added, config = (files.source(name) for name in (files.main, "added_tokens.json", "tokenizer_config.json"))
     tokens = tokens_of_file(files.texts[files.main].removeprefix("\ufeff"))
     names = [token.content for token, _ in tokens]
@@ -244,9 +250,24 @@ def _added_tokens(files: TokenizerFiles, whole: tokenizers.Tokenizer, settings: 
         (added, tokens_of_added(files.values("added_tokens.json"), added)),
         (config, tokens_of_config(settings, config)),
     ):
-        _log_difference(main, tokens, {token.content: found for token, found in others}, source)
+        ids = {token.content: found for token, found in others}
+        _check_picture_tokens(main, tokens, ids, source)
+        _log_difference(main, tokens, ids, source)
         tokens += others
     return AddedTokens.of(tokens, whole.normalizer)
+
+
+def _check_picture_tokens(
+    main: str, tokens: list[tuple[AddedToken, int]], others: Mapping[str, int], source: str
+) -> None:
+    """Raises CheckpointError where a token of pictures has another id in `others`, which come from `source`."""
+    for token, found in tokens:
+        other = others.get(token.content, found)
+        if other != found and (token.content in REQUIRED_TOKENS or _GRID_UNIT.match(token.content)):
+            raise CheckpointError(
+                f"{main} gives {token.content} the id {found}, and {source} {other}; expected one id: the files are of "
+                "different models, so download them again"
+            )
 
 
 def _log_difference(

@@ -83,7 +83,7 @@ def test_a_checkpoint_whose_values_overflow_draws_no_picture(
     name = "model.layers.1.self_attn.o_proj.weight"
     file = folder / index["weight_map"][name]
     tensors = load_file(file)
-    tensors[name] = torch.full_like(tensors[name], 3e38)
+    tensors[name] = 3e38 * torch.rand_like(tensors[name])
     save_file(tensors, file, metadata={"format": "pt"})
     line = lumina.generate("--checkpoint", folder).refusal()
     assert "not finite" in line and lumina.files() == {}

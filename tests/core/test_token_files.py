@@ -172,6 +172,13 @@ def test_a_continued_batch_is_the_one_without_a_break(lumina: CommandLine) -> No
     lumina.refuses_to_generate(*SIZE, "--batch", 2, "--condition", begun, expected=refused)
 
 
+def test_whole_pictures_that_are_drawn_again_are_said(lumina: CommandLine) -> None:
+    lumina.generate(*SIZE, "--batch", 2, name="whole").succeeded()
+    begun = save_begun(lumina, [10**6, 14])
+    continued = lumina.generate(*SIZE, "--condition", begun, name="continued")
+    assert continued.code == 0 and "holds whole pictures too" in continued.err and "after row 2" in continued.err
+
+
 def test_one_begun_picture_is_continued_in_several_ways(lumina: CommandLine) -> None:
     lumina.generate(*SIZE, name="whole").succeeded()
     begun = save_begun(lumina, [14])

@@ -12,7 +12,7 @@ import pytest
 
 from lumina_core.checkpoint.find import load_tokenizer
 from lumina_core.errors import CheckpointError, InputError
-from lumina_core.tokens.tokenizer import IMAGE_END, IMAGE_START
+from lumina_core.tokens.tokenizer import END_OF_TURN, IMAGE_END, IMAGE_START
 
 from .tokenizer_files import END_OF_TEXT, OF_THE_MODEL, save_tokenizer, small_tokenizer
 
@@ -124,11 +124,17 @@ def test_ids_of_the_file_count_where_the_library_numbers_anew(folder: Path, capl
 
 
 def test_files_that_give_a_token_two_ids_are_logged(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (folder / "added_tokens.json").write_text(json.dumps({IMAGE_END: 900}))
+    (folder / "added_tokens.json").write_text(json.dumps({END_OF_TURN: 900}))
     with caplog.at_level(logging.WARNING):
         tokenizer = load_tokenizer(folder)
-    assert tokenizer.token_id(IMAGE_END) != 900
+    assert tokenizer.token_id(END_OF_TURN) != 900
     assert "added_tokens.json" in caplog.text and "900" in caplog.text
+
+
+@pytest.mark.parametrize("name", [IMAGE_END, "<reserved08802>"])
+def test_files_that_give_a_token_of_pictures_two_ids_are_refused(folder: Path, name: str) -> None:
+    (folder / "added_tokens.json").write_text(json.dumps({name: 900}))
+    assert f"gives {name} the id" in refused(folder)
 
 
 def test_panic_of_the_library_is_one_line(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -118,6 +118,22 @@ ROPE = (
     _config("the whole of each head is rotated", same(), partial_rotary_factor=1.0),
 )
 ARITHMETIC: tuple[tuple[str, Any], ...] = (
+    *((key, {"hidden_act": "gelu"}) for key in ("text_config", "llm_config", "decoder")),
+    ("text_config", {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}),
+    ("text_config", {"sliding_window": 16}),
+    ("text_config", {"rms_norm_eps": 1e-3}),
+    *((key, "gelu") for key in ("activation_function", "mlp_hidden_act", "act_fn")),
+    *((key, False) for key in ("use_rmsnorm", "pre_norm", "use_rope", "causal")),
+    *((key, True) for key in ("norm_plus_one", "post_norm", "parallel_residual", "weight_tying", "use_bias")),
+    *((key, 0.5) for key in ("rope_percent", "residual_scale", "embed_scale", "logit_cap")),
+    *((key, 50_000) for key in ("rotary_embedding_base", "rope_freq_base")),
+    *((key, 64) for key in ("attention_window_size", "local_window_size")),
+    ("rotary_interleaved", True),
+    ("num_experts_per_tok", 2),
+    ("load_in_4bit", True),
+    ("rms_norm_eps", 5.0),
+    ("rope_theta", 1.0),
+    ("rope_theta", 1e300),
     ("quantization_config", {"quant_method": "bitsandbytes", "load_in_4bit": True}),
     ("quantization_config", {"quant_method": "fp8", "weight_block_size": [128, 128]}),
     ("compression_config", {"quant_method": "compressed-tensors"}),
@@ -135,6 +151,15 @@ ARITHMETIC: tuple[tuple[str, Any], ...] = (
     ("layer_types", ["full_attention", "sliding_attention"]),
 )
 HARMLESS: tuple[tuple[str, Any], ...] = (
+    ("text_config", {"hidden_act": "silu", "dropout": 0.1}),
+    ("decoder", "byte_level"),
+    ("max_grad_norm", 0.5),
+    ("loss_scale", 128.0),
+    ("initializer_scale", 0.02),
+    ("use_sliding_window", False),
+    ("load_in_8bit", False),
+    ("num_experts_per_tok", 0),
+    ("image_scale", 2.0),
     ("quantization_config", None),
     ("sliding_window", None),
     ("layer_types", ["full_attention", "full_attention"]),
@@ -202,11 +227,21 @@ def _moved_token(place: Place) -> None:
     file.write_text(json.dumps(text))
 
 
+def _end_of_picture_moved(place: Place) -> None:
+    """In tokenizer.json alone, beside another id in tokenizer_config.json."""
+    file = place.checkpoint / "tokenizer.json"
+    values = json.loads(file.read_text())
+    ids = {token["content"]: token["id"] for token in values["added_tokens"]}
+    settings = {"added_tokens_decoder": {str(ids["<eoss>"] + 1): {"content": "<eoss>", "special": True}}}
+    place.change_json(place.checkpoint / "tokenizer_config.json", **settings)
+
+
 CASES: tuple[Attempt, ...] = (
     *ROPE,
     *(_config(f"config: {key} is {_short(value)}", refused(key), **{key: value}) for key, value in ARITHMETIC),
     *(_config(f"config: {key} is {_short(value)}", same(), **{key: value}) for key, value in HARMLESS),
     *(_config(f"config: {key} is {_short(value)}", refused(), **{key: value}) for key, value in NUMBERS),
+    change_case("the end of a picture has two ids", _end_of_picture_moved, refused("<eoss>", "one id|own")),
     _config("a context of 10^12 tokens", same(), max_position_embeddings=10**12),
     _config("a sliding window that is not used", same(), sliding_window=4096, use_sliding_window=False),
     _config(

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -144,6 +145,7 @@ def _length(value: int) -> Callable[[Place], None]:
 
 NOT_TENSORS = "plain tensors|code|not a file of tensors|tensor"
 CASES: tuple[Attempt, ...] = (
+    _codec("a numpy array beside the tensors", lambda t, p: {"state_dict": t, "means": np.zeros(3)}, same()),
     _codec("code in a .ckpt", lambda tensors, place: {"state_dict": Trap(place.canary)}, refused("code")),
     _codec("code beside the tensors", lambda tensors, place: {**tensors, "x": Trap(place.canary)}, refused("code")),
     _codec("code deep in a .ckpt", lambda t, p: {"state_dict": t, "o": [{"a": (Trap(p.canary),)}]}, refused("code")),

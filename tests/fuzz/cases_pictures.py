@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, PngImagePlugin
 
+from ..core.tiff_files import tiff
 from .attempts import MIB, Attempt, Expected, Make, alike_or_refused, case, drawn, either, refused, same
 from .cases_downloads import HEIC
 from .place import Arguments, Place, make_picture
@@ -180,7 +181,31 @@ RAMP = ramp()
 # Drawn as it is, with a line in the log, or refused.
 DARK = Expected(True, True, ("range|scale|values",), ("dark|range|scale",))
 WITH_NAN = np.where(RAMP > 0.9, np.nan, RAMP).astype(np.float32)
+
+
+def _png(rows: int, bits: int = 8, colours: int = 2, interlaced: int = 0) -> bytes:
+    """A PNG of 32x32 whose compressed data end as they should, after some of its rows."""
+    row = b"\0" + b"\x40" * (SIDE * bits * {0: 1, 2: 3}[colours] // 8)
+    size = struct.pack(">IIBBBBB", SIDE, SIDE, bits, colours, 0, 0, interlaced)
+    chunks = (b"IHDR" + size, b"IDAT" + zlib.compress(row * rows), b"IEND")
+    packed = (struct.pack(">I", len(one) - 4) + one + struct.pack(">I", zlib.crc32(one)) for one in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+def _tiff_without_strip(path: Path) -> None:
+    """Half of the rows are in a strip that the file does not list."""
+    pixels = (ramp() * 255).astype(np.uint8)
+    path.write_bytes(tiff(pixels, tags={278: SIDE // 2, 279: pixels.size // 2}))
+
+
 CASES: tuple[Attempt, ...] = (
+    *(
+        _bytes(f"a PNG of {rows} of 32 rows, {bits} bit", _png(rows, bits, colours), "p.png", refused("missing|early"))
+        for rows, bits, colours in ((4, 8, 2), (31, 8, 2), (16, 16, 0), (31, 1, 0))
+    ),
+    _bytes("a PNG of all rows", _png(SIDE), "p.png", drawn()),
+    _bytes("an interlaced PNG of half its bytes", _png(16, interlaced=1), "p.png", refused("missing|early")),
+    _saved("a TIFF that lacks a strip", _tiff_without_strip, "p.tif", refused("1 of 2 strips")),
     _bytes("an EPS named .png", EPS, "p.png", refused("EPS|PostScript")),
     _bytes("an EPS", EPS, "p.eps", refused("EPS|PostScript")),
     _bytes(

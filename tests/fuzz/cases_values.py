@@ -19,6 +19,8 @@ QUERY_NORM, NORM, EMBEDDING, HEAD = (
     "model.embed_tokens.weight",
     "lm_head.weight",
 )
+# What a checkpoint has before its image codes.
+TEXT_ROWS = 256
 NOT_FINITE = r"finite|NaN|infinit|not numbers"
 
 
@@ -30,6 +32,16 @@ def with_one(value: float, position: int = -1) -> Callable[[Tensor], Tensor]:
         return tensor
 
     return change
+
+
+def _constant_stretch(tensor: Tensor) -> Tensor:
+    tensor.view(-1)[1000:3000] = 0.01
+    return tensor
+
+
+def _without_text_rows(tensor: Tensor) -> Tensor:
+    tensor[:TEXT_ROWS] = 0
+    return tensor
 
 
 def _tensor(what: str, name: str, change: Callable[[Tensor], Tensor], expected: Expected) -> Attempt:
@@ -92,6 +104,10 @@ def _convert_of(name: str, change: Callable[[Tensor], Tensor], weights: str) -> 
 
 NAN, INF = float("nan"), float("inf")
 CASES: tuple[Attempt, ...] = (
+    _tensor("a matrix of one value", UP, lambda tensor: torch.full_like(tensor, 0.02), refused(UP, "hole")),
+    _tensor("a stretch of one value", UP, _constant_stretch, refused(UP, "hole")),
+    _tensor("a matrix of numbers too small to count", UP, lambda tensor: tensor * 1e-30, refused(UP, "too small")),
+    _tensor("text rows of the embedding are zeros", EMBEDDING, _without_text_rows, refused("embedding of the token")),
     _tensor("a NaN in a matrix", UP, with_one(NAN), refused(UP, NOT_FINITE)),
     _tensor("an infinity in a matrix", DOWN, with_one(INF, 5), refused(DOWN, NOT_FINITE)),
     _tensor("a negative infinity in the head's text rows", HEAD, with_one(-INF, 0), refused(HEAD, NOT_FINITE)),
