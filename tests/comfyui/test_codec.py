@@ -55,6 +55,18 @@ def test_tiled_nodes_run(server, picture):
     assert server.pictures(run, SAVE)[0].size == (64, 96)
 
 
+@pytest.mark.parametrize("decode", ["ours", "VAEDecode"])
+def test_a_latent_that_is_not_finite_is_an_error(server, picture, decode):
+    """Its nearest codes would be those of a near-white picture."""
+    workflow, source = codec(picture, "ours", decode), ENCODE
+    for number in range(40):
+        workflow[f"times ten {number}"] = node("LatentMultiply", samples=[source, 0], multiplier=10.0)
+        source = f"times ten {number}"
+    workflow[DECODE]["inputs"]["samples"] = [source, 0]
+    run = server.run(workflow)
+    assert run.error["node_id"] == DECODE and "NaN or infinite" in run.error["exception_message"]
+
+
 def test_a_changed_latent_is_snapped_to_codes(server, picture):
     workflow = codec(picture, "ours", "ours")
     workflow["6"] = node("LatentMultiply", samples=[ENCODE, 0], multiplier=1.0001)

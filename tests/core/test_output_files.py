@@ -57,6 +57,13 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.usefixtures("any_file_system")
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
+def test_a_stream_is_no_output(name: str) -> None:
+    """Behind it may be a file, which would be replaced."""
+    with pytest.raises(InputError, match="stream of a process"):
+        check_output(Path(name))
+
+
 def test_files_replace_those_of_their_names(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"old")
     write_all(tmp_path)

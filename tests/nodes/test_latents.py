@@ -13,10 +13,21 @@ def latents(pack):
     return importlib.import_module(f"{pack.__name__}.nodes.latents")
 
 
+@pytest.fixture
+def input_error(pack):
+    return importlib.import_module(f"{pack.__name__}.lumina_core.errors").InputError
+
+
 def latent_of(latents, likelihoods: list[float], side: int = 2) -> dict:
     count = len(likelihoods)
     samples = torch.arange(count * 4.0 * side * side).view(count, 4, side, side) + 100 * likelihoods[0]
     return {"samples": samples, "lumina_codes": samples[:, 0].long(), latents.LIKELIHOOD_KEY: likelihoods, "note": "n"}
+
+
+@pytest.mark.parametrize("latent", [None, {}, {"samples": [1, 2]}, torch.zeros(1, 4, 2, 2)])
+def test_what_is_no_latent_is_an_error(latents, input_error, latent):
+    with pytest.raises(input_error, match="expected a LATENT"):
+        latents.samples_of(latent)
 
 
 def test_picked_pictures_keep_their_values(latents):

@@ -70,6 +70,15 @@ def test_wrong_shapes_are_errors(pictures, input_error):
 
 @pytest.mark.parametrize("convert", ["to_pictures", "to_planes"])
 @pytest.mark.parametrize(
+    "value", [None, [[0.5]], np.zeros((1, 9, 9, 3)), torch.zeros(1, 9, 9, 3, dtype=torch.complex64)]
+)
+def test_what_is_no_image_is_an_error(pictures, input_error, convert, value):
+    with pytest.raises(input_error, match="expected an IMAGE"):
+        getattr(pictures, convert)(value)
+
+
+@pytest.mark.parametrize("convert", ["to_pictures", "to_planes"])
+@pytest.mark.parametrize(
     ("value", "expected"),
     [
         (float("nan"), "1 values that are NaN or infinite, of 12"),
