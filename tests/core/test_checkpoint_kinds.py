@@ -96,8 +96,9 @@ def test_prefixes_of_trainers(whole_file: Path, checkpoint: Path, rename: Callab
     assert torch.equal(logits(whole_file), logits(checkpoint))
 
 
-def test_buffers_of_the_rotary_embedding(whole_file: Path, checkpoint: Path) -> None:
-    buffer = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(8)}
+@pytest.mark.parametrize(("name", "values"), [("rotary_emb.inv_freq", 8), ("_extra_state", 0)])
+def test_buffers_that_no_model_needs(whole_file: Path, checkpoint: Path, name: str, values: int) -> None:
+    buffer = {f"model.layers.0.self_attn.{name}": torch.zeros(values)}
     change_tensors(whole_file, lambda tensors: {**tensors, **buffer})
     assert torch.equal(logits(whole_file), logits(checkpoint))
 

@@ -81,3 +81,12 @@ def test_damaged_vocabulary_map_is_refused(changed, damaged: object) -> None:
 def test_prompt_longer_than_the_context_is_refused_in_one_line(lumina: CommandLine) -> None:
     refusal = lumina.generate("--prompt", "a red square " * 80_000).refusal()
     assert "leaves no room for a picture" in refusal and len(refusal) < 300
+
+
+def test_a_prompt_does_not_hold_ids_of_image_codes(changed) -> None:
+    lumina = changed("tokenizer_config.json", with_token("<depth map>", 390))
+    assert "gives the prompt the id 390, which is that of an image code" in lumina.generate(*PAIR).refusal()
+
+
+def test_a_name_does_not_control_the_terminal(lumina: CommandLine) -> None:
+    lumina.refuses_to_generate("--checkpoint", "a\x1b[31mb", expected=r"checkpoint a\x1b[31mb does not exist")
