@@ -267,18 +267,15 @@ def build_request(
 def _encode_prompt(tokenizer: Tokenizer, text: str, config: TransformerConfig) -> list[int]:
     """Ids of a prompt. Raises CheckpointError for ids that the model does not have, and for ids of image codes."""
     ids = tokenizer.encode_prompt(text)
-    codes = range(config.image_token_offset, config.image_token_offset + config.codebook_size)
-    if drawn := [found for found in ids if found in codes]:
-        raise CheckpointError(
-            f"{tokenizer.source} gives the prompt the id {drawn[0]}, which is that of an image code; expected ids "
-            f"outside {codes.start} to {codes.stop - 1}: the tokenizer is of another model, so download it again"
-        )
-    if max(ids) >= config.vocab_size:
-        raise CheckpointError(
-            f"{tokenizer.source} gives the prompt the id {max(ids)}; expected ids below vocab_size, "
-            f"{config.vocab_size}: the tokenizer is of another model, so download it again"
-        )
-    return ids
+    if of_codes := [one for one in ids if one in config.code_range]:
+        fault = f"{of_codes[0]}, which is that of an image code; expected ids of text"
+    elif max(ids) >= config.vocab_size:
+        fault = f"{max(ids)}; expected ids below vocab_size, {config.vocab_size}"
+    else:
+        return ids
+    raise CheckpointError(
+        f"{tokenizer.source} gives the prompt the id {fault}: the tokenizer is of another model, so download it again"
+    )
 
 
 def check_request(request: Request, config: TransformerConfig, vocabulary: Vocabulary) -> None:

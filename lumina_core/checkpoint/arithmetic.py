@@ -39,9 +39,7 @@ _NEUTRAL: dict[str, tuple[object, ...]] = {
     **dict.fromkeys(("use_qk_norm", "qk_norm", "qk_layernorm", "use_rmsnorm", "rms_norm", "pre_norm"), (True,)),
     "qk_norm_type": ("layernorm", "layer_norm"),
     "qk_norm_eps": (1e-5,),
-    "apply_layernorm_1p": (False,),
     **dict.fromkeys(("is_causal", "causal"), (True,)),
-    "bidirectional": (False,),
     "local_attention": (False,),
     **dict.fromkeys(("attention_type", "attn_type"), ("full", "full_attention", "causal", "default")),
     "attention_chunk_size": (),
@@ -51,11 +49,8 @@ _NEUTRAL: dict[str, tuple[object, ...]] = {
     "query_pre_attn_scalar": (),
     "scale_attn_weights": (True,),
     "use_logn_attn": (False,),
-    "use_dynamic_ntk": (False,),
     **dict.fromkeys(("norm_type", "normalization", "norm", "norm_layer"), ("rmsnorm", "rms_norm", "RMSNorm")),
-    "parallel_attn": (False,),
-    "parallel_attention": (False,),
-    "parallel_block": (False,),
+    **dict.fromkeys(("parallel_attn", "parallel_attention", "parallel_block"), (False,)),
     "bits": (16, 32),
     "quant_method": (),
     **dict.fromkeys(_QUANTISED, ({},)),
@@ -71,12 +66,9 @@ _BY_WORD: dict[str, tuple[object, ...]] = {
     **dict.fromkeys(("tie", "tying", "tied", "share"), (False,)),
     **dict.fromkeys(("4bit", "8bit"), (False,)),
 }
-# Keys with such a word that change nothing: of training, of the image tokenizer, and what is read elsewhere.
-_HARMLESS = (
-    *("channel_multiplier", "ch_mult", "swin_norm", "rms_norm_eps", "rope_theta", "max_grad_norm", "norm_topk_prob"),
-    *("tie_encoder_decoder", "loss_scale", "lr_scale", "router_aux_loss_coef", "num_experts_per_token"),
-)
-_TRAINING_WORDS = ("grad", "loss", "dropout", "lr", "lora", "init", "initializer", "vq", "image", "tp", "sp")
+# Keys with such a word that change nothing: read elsewhere, or of the image tokenizer; and words of training.
+_HARMLESS = ("channel_multiplier", "swin_norm", "rms_norm_eps", "rope_theta", "norm_topk_prob")
+_HARMLESS_WORDS = ("grad", "loss", "dropout", "lr", "lora", "init", "initializer", "vq", "image")
 _NO_SCALING = ("default", "none")
 
 
@@ -137,7 +129,7 @@ def _is_neutral(key: str, value: object, values: Mapping[str, Any]) -> bool:
     if key in _NEUTRAL:
         return any(_equal(value, neutral) for neutral in _NEUTRAL[key])
     words = key.lower().split("_")
-    if key in _HARMLESS or any(word in _TRAINING_WORDS for word in words):
+    if key in _HARMLESS or any(word in _HARMLESS_WORDS for word in words):
         return True
     neutral = next((_BY_WORD[word] for word in words if word in _BY_WORD), None)
     return neutral is None or any(_equal(value, one) for one in neutral)

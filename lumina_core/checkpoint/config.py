@@ -42,6 +42,12 @@ class TransformerConfig:
     trained_sizes: tuple[tuple[int, int], ...] | None = None
     codec: CodecIdentity | None = None
 
+    @property
+    def code_range(self) -> range:
+        """The ids of image codes; empty for a text-only model, whose vocabulary does not hold them."""
+        end = self.image_token_offset + self.codebook_size
+        return range(self.image_token_offset, end) if end <= self.vocab_size else range(0)
+
     @classmethod
     def from_dict(cls, values: dict[str, Any], source: str = "config.json") -> TransformerConfig:
         """The config for the values of a `config.json`.

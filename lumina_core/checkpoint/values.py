@@ -84,10 +84,8 @@ def _has_hole(part: Tensor) -> bool:
     if len(sampled) < 2 * count:
         return False
     starts = _runs(sampled[1:] == sampled[:-1], count - 1).nonzero().flatten().tolist()
-    return any(
-        bool((flat[start * stride : (start + count - 1) * stride + 1] == flat[start * stride]).all())
-        for start in starts
-    )
+    stretches = (flat[start * stride : (start + count - 1) * stride + 1] for start in starts)
+    return any(bool((stretch == stretch[0]).all()) for stretch in stretches)
 
 
 def _runs(flags: Tensor, count: int) -> Tensor:

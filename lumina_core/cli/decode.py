@@ -39,13 +39,13 @@ def run(options: argparse.Namespace, on_input_checked: Callable[[], None]) -> No
     check_picture_suffix(options.out)
     device, lists = choose_device(options.device), read_token_lists(options.tokens)
     checkpoint = open_checkpoint(options.checkpoint)
-    pictures = parse_begun(lists, checkpoint.vocabulary, str(options.tokens))
+    begun = parse_begun(lists, checkpoint.vocabulary, str(options.tokens))
+    grids = [_complete_rows(picture, number) for number, picture in enumerate(begun)]
     outputs = numbered_paths(options.out, len(lists))
     check_outputs(outputs)
     keep_inputs(options, outputs)
     keep_inputs(options, outputs, checkpoint)
     options.signals.watch(outputs)
-    grids = [_complete_rows(begun, number) for number, begun in enumerate(pictures)]
     movqgan = load_codec(checkpoint, options.movqgan, device)
     on_input_checked()
     with OutputFiles() as files:

@@ -162,12 +162,12 @@ class _Run:
         hidden: list[Tensor] = []
         first_row: dict[tuple[int, ...], int] = {}
         for row, ids in enumerate(self._prefixes()):
-            self._check_embeddings(ids)
             same = first_row.setdefault(ids, row)
             if same < row:
                 self.cache.copy_row(same, row, len(ids))
                 hidden.append(hidden[same])
             else:
+                self._check_embeddings(ids)
                 embedded, plan = self.transformer.embed(torch.tensor([ids])), self.cache.prefill_plan(row, len(ids))
                 hidden.append(self.transformer.hidden_states(embedded, plan, *callback)[0, -1])
         self._check_finite(states := torch.stack(hidden))
@@ -177,11 +177,12 @@ class _Run:
         self._synced_at = self._now()
 
     def _check_embeddings(self, ids: tuple[int, ...]) -> None:
-        rows = self.transformer.text_embedding[list(ids)]
+        different = sorted(set(ids))
+        rows = self.transformer.text_embedding[different]
         if unseen := (~rows.any(-1)).nonzero().flatten().tolist():
             raise CheckpointError(
-                f"the embedding of the token {ids[unseen[0]]} holds only zeros; the checkpoint is damaged: download it "
-                "again"
+                f"the embedding of the token {different[unseen[0]]} holds only zeros; the checkpoint is damaged: "
+                "download it again"
             )
 
     def _prefixes(self) -> list[tuple[int, ...]]:

@@ -141,9 +141,9 @@ def check_weights(store: TensorStore, published: Mapping[str, Shape], stored: st
 
 def check_tables(get: Callable[[str], Tensor], config: TransformerConfig, source: str) -> None:
     """Raises CheckpointError for a hole in the rows of image codes, of the embedding or the head."""
-    codes = slice(config.image_token_offset, config.image_token_offset + config.codebook_size)
+    codes = config.code_range
     for name in (EMBEDDING, HEAD):
-        check_code_rows(name, get(name)[codes], source)
+        check_code_rows(name, get(name)[codes.start : codes.stop], source)
 
 
 def packed_tensor_specs(name: str, shape: Shape, scheme: Scheme) -> dict[str, TensorSpec]:

@@ -54,9 +54,8 @@ class Transformer(nn.Module):
 
     @property
     def code_range(self) -> range:
-        """The ids of image codes; empty for a text-only model, whose vocabulary does not hold them."""
-        first, end = self.config.image_token_offset, self.config.image_token_offset + self.config.codebook_size
-        return range(first, end) if end <= self.config.vocab_size else range(0)
+        """The ids of image codes; empty for a text-only model."""
+        return self.config.code_range
 
     @property
     def dtype(self) -> torch.dtype:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,10 @@ from tokenizers import AddedToken, models
 from ..errors import CheckpointError
 from .prompt_text import PromptText
 
+logger = logging.getLogger(__name__)
+
+# The name of a token, its id, and its id elsewhere.
+Difference = tuple[str, int, int | None]
 MAX_ID = 2**32
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 # Stand-ins for what a user typed: word characters (Yi), symbols (Braille) and spaces that no normalizer changes.
@@ -128,3 +133,16 @@ def _without_spaces(text: str, start: int, end: int, name: str) -> tuple[int, in
         return first, first + len(name)
     found = text[start:end]  # a normalizer changes the name
     return start + len(found) - len(found.lstrip()), start + len(found.rstrip())
+
+
+def differences(tokens: list[tuple[AddedToken, int]], others: Mapping[str, int | None]) -> list[Difference]:
+    """The name, the id, and the id in `others`, of tokens that have another there."""
+    found = ((token.content, one, others.get(token.content, one)) for token, one in tokens)
+    return [difference for difference in found if difference[1] != difference[2]]
+
+
+def log_difference(main: str, different: list[Difference], source: str) -> None:
+    """Logs the first token with another id by `source` than by `main`, whose id is used."""
+    for name, found, other in different[:1]:
+        message = "%s: the id of %s is %d, by %s %s; the id of the former is used"
+        logger.warning(message, main, name, found, source, other)

@@ -13,12 +13,19 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import tokenizers
-from tokenizers import AddedToken
 
 from ..errors import CheckpointError, InputError
 from ..files.json_text import parse_json, read_text
 from ..files.native_stderr import native_stderr, print_again
-from .added_tokens import AddedTokens, tokens_of_added, tokens_of_config, tokens_of_file
+from .added_tokens import (
+    AddedTokens,
+    Difference,
+    differences,
+    log_difference,
+    tokens_of_added,
+    tokens_of_config,
+    tokens_of_file,
+)
 from .prompt_text import PromptText, check_text
 
 logger = logging.getLogger(__name__)
@@ -245,40 +252,26 @@ def _added_tokens(files: TokenizerFiles, whole: tokenizers.Tokenizer, settings: 
     main, added, config = (files.source(name) for name in (files.main, "added_tokens.json", "tokenizer_config.json"))
     tokens = tokens_of_file(files.texts[files.main].removeprefix("\ufeff"))
     names = [token.content for token, _ in tokens]
-    _log_difference(main, tokens, {name: whole.token_to_id(name) for name in names}, "its place in the list")
+    by_place = differences(tokens, {name: whole.token_to_id(name) for name in names})
+    log_difference(main, by_place, "its place in the list")
     for source, others in (
         (added, tokens_of_added(files.values("added_tokens.json"), added)),
         (config, tokens_of_config(settings, config)),
     ):
-        ids = {token.content: found for token, found in others}
-        _check_picture_tokens(main, tokens, ids, source)
-        _log_difference(main, tokens, ids, source)
+        different = differences(tokens, {token.content: found for token, found in others})
+        _check_picture_tokens(main, different, source)
+        log_difference(main, different, source)
         tokens += others
     return AddedTokens.of(tokens, whole.normalizer)
 
 
-def _check_picture_tokens(
-    main: str, tokens: list[tuple[AddedToken, int]], others: Mapping[str, int], source: str
-) -> None:
-    """Raises CheckpointError where a token of pictures has another id in `others`, which come from `source`."""
-    for token, found in tokens:
-        other = others.get(token.content, found)
-        if other != found and (token.content in REQUIRED_TOKENS or _GRID_UNIT.match(token.content)):
+def _check_picture_tokens(main: str, different: list[Difference], source: str) -> None:
+    for name, found, other in different:
+        if name in REQUIRED_TOKENS or _GRID_UNIT.match(name):
             raise CheckpointError(
-                f"{main} gives {token.content} the id {found}, and {source} {other}; expected one id: the files are of "
+                f"{main} gives {name} the id {found}, and {source} {other}; expected one id: the files are of "
                 "different models, so download them again"
             )
-
-
-def _log_difference(
-    main: str, tokens: list[tuple[AddedToken, int]], others: Mapping[str, int | None], source: str
-) -> None:
-    """Logs the first token with another id in `others`, which come from `source`."""
-    for token, found in tokens:
-        if (other := others.get(token.content, found)) != found:
-            message = "%s: the id of %s is %d, by %s %s; the id of the former is used"
-            logger.warning(message, main, token.content, found, source, other)
-            return
 
 
 def _bos_name(files: TokenizerFiles, *sources: dict[str, Any]) -> str:
