@@ -35,7 +35,7 @@ from .movqgan.load import load_movqgan
 from .pictures.conditions import Picture, condition_pictures
 from .pictures.images import to_image
 from .pictures.panels import condition_pixels
-from .pictures.sizes import CODE_PIXELS, SizeLimits, check_size, warn_if_untrained, whole_number
+from .pictures.sizes import CODE_PIXELS, SizeLimits, check_size, known_sizes, warn_if_untrained, whole_number
 from .quant.weights import WeightsPlan
 from .tokens.prompts import build_prompt
 from .tokens.task_inputs import check_condition, warn_of_ignored
@@ -290,7 +290,7 @@ def _check_path(name: str, value: object, *others: type) -> None:
 
 
 def _limits(config: TransformerConfig, vocabulary: Vocabulary) -> SizeLimits:
-    return SizeLimits(config.max_position_embeddings, vocabulary.max_side)
+    return SizeLimits(config.max_position_embeddings, vocabulary.max_side, tuple(known_sizes(config.trained_sizes)))
 
 
 def _out_of_memory(demand: Demand) -> str:

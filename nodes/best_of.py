@@ -14,6 +14,7 @@ from ..lumina_core.pictures.contact_sheet import contact_sheet
 from ..lumina_core.pictures.images import to_rgb
 from . import comfy_adapter as comfy_ui
 from .latents import join_latents, likelihoods_of, pick_pictures
+from .node import LuminaNode
 from .pictures import from_pictures, to_pictures
 from .types import CATEGORY
 
@@ -65,7 +66,7 @@ def _scores_input(number: str) -> io.Float.Input:
     )
 
 
-class BestOfN(io.ComfyNode):
+class BestOfN(LuminaNode):
     """The best pictures of a batch.
 
     Scores have three fixed inputs instead of a growing one, as each has a weight widget. The node takes lists, so that
@@ -80,6 +81,7 @@ class BestOfN(io.ComfyNode):
             category=CATEGORY,
             description="Chooses the best pictures of a batch by the model's likelihood and scores from other nodes. "
             "Scores are combined by rank, so their scales do not matter.",
+            search_aliases=["rerank", "rank", "best", "select image", "choose image", "score", "likelihood"],
             is_input_list=True,
             inputs=[
                 io.Image.Input("images", tooltip="The pictures to choose from."),
@@ -101,16 +103,16 @@ class BestOfN(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="best_images"),
-                io.Latent.Output(display_name="best_latent"),
-                io.Image.Output(display_name="contact_sheet"),
-                io.String.Output(display_name="scores"),
-                io.Int.Output(display_name="index"),
+                io.Image.Output(display_name="best_images", tooltip="The kept pictures, best first."),
+                io.Latent.Output(display_name="best_latent", tooltip="Their latent. Needs the input latent."),
+                io.Image.Output(display_name="contact_sheet", tooltip="All pictures, best first; the kept are framed."),
+                io.String.Output(display_name="scores", tooltip="A table of all scores and ranks."),
+                io.Int.Output(display_name="index", tooltip="Place of the best picture in the batch, from 0."),
             ],
         )
 
     @classmethod
-    def execute(cls, images, keep, likelihood_weight, latent=None, **scores_and_weights) -> io.NodeOutput:
+    def execute(cls, images, keep=(1,), likelihood_weight=(1.0,), latent=None, **scores_and_weights) -> io.NodeOutput:
         pictures, latent = join_images(images), join_latents(latent) if latent else None
         check_latent(latent, len(pictures))
         given = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from comfy_api.latest import io
 from torch import Tensor
@@ -10,28 +12,38 @@ from ..lumina_core.errors import InputError
 from ..lumina_core.files.stamps import FileStamps
 from ..lumina_core.pictures.images import to_pixels
 from ..lumina_core.pictures.panels import condition_panel
-from ..lumina_core.pictures.sizes import CODE_PIXELS, MAX_SIDE
+from ..lumina_core.pictures.sizes import CODE_PIXELS, MAX_SIDE, fill_size
 from . import folders
 from .kept import NONE, kept_path, read_kept
-from .pictures import from_pictures, to_pictures
-from .sizes import side_input, validate_size
+from .node import LuminaNode
+from .pictures import check_image, from_pictures, to_pictures
+from .sizes import FROM_MODEL, check_sides, side_input
 from .types import CATEGORY, CanvasData, LuminaCanvas, LuminaModel, ManagedLumina
 from .vae import MoVQGANVae, require_movqgan
 
 TO_BE_DRAWN = 0.5
-# Defaults of Continue Picture, in pixels.
-SIDE, GIVEN_HEIGHT = 768, 384
+# The given height that is half of the canvas.
+HALF = 0
+# How much nearer to a picture another upper panel must be for it to be the picture's own, in squared differences.
+CLEARLY_NEARER = 0.5
 
 
 def make_canvas(
     movqgan: MoVQGANVae, image: Tensor, mask: Tensor | None, width: int, height: int, given_height: int | None = None
 ) -> CanvasData:
-    """A canvas with the pictures of an IMAGE as its top rows; `given_height` as in `condition_panel`."""
-    panels = [condition_panel(picture, width, height, given_height) for picture in to_pictures(image, mask)]
-    if not panels:
+    """A canvas with the pictures of an IMAGE as its top rows; `given_height` as in `condition_panel`.
+
+    Sides that are 0 are those of the model that the MoVQGAN belongs to; a given height of 0 is half of the canvas.
+    """
+    panels = 2 if given_height is None else 1
+    width, height = fill_size(width, height, movqgan.trained_sizes, panels)
+    if given_height == HALF:
+        given_height = height // 2 // CODE_PIXELS * CODE_PIXELS
+    tops = [condition_panel(picture, width, height, given_height) for picture in to_pictures(image, mask)]
+    if not tops:
         raise InputError("the image input holds no picture; expected at least one")
-    codes = movqgan.encode_planes(torch.cat([to_pixels(panel) for panel in panels]))
-    return CanvasData(width, height, codes, from_pictures(panels))
+    codes = movqgan.encode_planes(torch.cat([to_pixels(top) for top in tops]))
+    return CanvasData(width, height, codes, from_pictures(tops), panels=panels)
 
 
 def continue_kept(movqgan: MoVQGANVae, name: str, model: ManagedLumina | None) -> CanvasData:
@@ -52,96 +64,120 @@ def show_canvas(canvas: CanvasData) -> Tensor:
 
 
 def split(image: Tensor, canvas: CanvasData | None, reconstruct: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """The top, the bottom and the whole of each picture; the top has the canvas's pixels unless `reconstruct`.
+    """The top, the bottom and the whole of each picture; the top has its canvas's pixels unless `reconstruct`.
 
     Pixels that are only a view are not restored. Without a canvas the picture is split in the middle. Raises InputError
     if picture and canvas do not match.
     """
+    check_image(image)
     if canvas is None:
         height = image.shape[1]
         if height % 2:
             raise InputError(f"the picture is {height} high; expected an even height, to split it in the middle")
         return image[:, : height // 2], image[:, height // 2 :], image
     _check_match(image, canvas)
+    image = image[..., :3].expand(*image.shape[:3], 3)
     given = canvas.given_height
     if not reconstruct and not canvas.is_view:
-        pixels = canvas.pixels.to(image).repeat_interleave(len(image) // len(canvas.pixels), 0)
-        image = torch.cat([pixels, image[:, given:]], 1)
+        image = torch.cat([canvas.pixels.to(image)[_tops_of(image, canvas)], image[:, given:]], 1)
     return image[:, :given], image[:, given:], image
 
 
+def _tops_of(image: Tensor, canvas: CanvasData) -> list[int]:
+    """Which of the canvas's pictures is the top of each picture.
+
+    It is that of the sampler's order, as many drawn for each, unless another one is clearly nearer to what was decoded:
+    then the pictures were chosen or put in another order since.
+    """
+    tops, drawn = canvas.pixels.to(image), image[:, : canvas.given_height]
+    return [_top_of(one, tops, index * len(tops) // len(image)) for index, one in enumerate(drawn)]
+
+
+def _top_of(drawn: Tensor, tops: Tensor, expected: int) -> int:
+    differences = (tops - drawn).square().mean((1, 2, 3))
+    nearest = int(differences.argmin())
+    return nearest if differences[nearest] < CLEARLY_NEARER * differences[expected] else expected
+
+
 def _check_match(image: Tensor, canvas: CanvasData) -> None:
-    pictures, height, width = image.shape[:3]
-    if (width, height) != (canvas.width, canvas.height) or image.shape[3] != 3 or pictures % len(canvas.pixels):
+    height, width = image.shape[1:3]
+    if (width, height) != (canvas.width, canvas.height):
         raise InputError(
-            f"the picture is {pictures} of {width}x{height} with {image.shape[3]} channels, the canvas is "
-            f"{len(canvas.pixels)} of {canvas.width}x{canvas.height}; connect the canvas that the picture was drawn on"
+            f"the picture is {width}x{height}, the canvas {canvas.width}x{canvas.height}; connect the canvas that the "
+            "picture was drawn on"
         )
 
 
-def canvas_schema(image: str, sides: list[io.Input], **names: str) -> io.Schema:
+def canvas_schema(image: str, sides: list[io.Input], **names: Any) -> io.Schema:
     """The schema of a node that makes a canvas; `image` is that input's tooltip."""
     mask = "The mask of Load Image, if the picture has alpha. Transparent areas become white."
     return io.Schema(
         category=CATEGORY,
         inputs=[
             io.Image.Input("image", tooltip=image),
-            io.Vae.Input("vae", tooltip="From Load MoVQGAN. Encodes the given rows."),
+            io.Vae.Input("vae", tooltip="From Lumina Loader or Load MoVQGAN. Encodes the given rows."),
             *sides,
             io.Mask.Input("mask", optional=True, tooltip=mask),
         ],
-        outputs=[LuminaCanvas.Output(display_name="canvas"), io.Image.Output(display_name="image")],
+        outputs=[
+            LuminaCanvas.Output(display_name="canvas", tooltip="For Lumina Sampler, Lumina Prompt and Split Panels."),
+            io.Image.Output(display_name="image", tooltip="The given rows, and grey where the model draws."),
+        ],
         **names,
     )
 
 
-class StitchPanels(io.ComfyNode):
+class StitchPanels(LuminaNode):
     """Places a picture in the upper panel of a canvas."""
 
     @classmethod
     def define_schema(cls):
         return canvas_schema(
             "Picture or batch of any size. Scaled to cover the upper panel, then cropped to its centre.",
-            [
-                side_input("width", 512, "Of the whole canvas."),
-                side_input("height", 1024, "Of the whole canvas; each panel has half of it. 64x128 for the demo."),
-            ],
+            [side_input("width", ""), side_input("height", "Each panel has half of it.")],
             node_id="LuminaMGPT2_StitchPanels",
             display_name="Stitch Panels",
-            description="Places a picture in the upper panel of a canvas. The SJD Sampler draws the lower panel.",
+            description="Places a picture in the upper panel of a canvas. The Lumina Sampler draws the lower panel.",
+            search_aliases=[
+                *("condition", "control image", "controlnet", "reference image", "image edit", "img2img", "inpaint"),
+                *("two panels", "concatenate images", "depth", "canny", "pose", "subject"),
+            ],
         )
 
     @classmethod
     def validate_inputs(cls, width=None, height=None):
-        return validate_size(width, height)
+        check_sides(width or FROM_MODEL, height or FROM_MODEL)
+        return True
 
     @classmethod
-    def execute(cls, image, vae, width, height, given_height=None, mask=None) -> io.NodeOutput:
-        canvas = make_canvas(require_movqgan(vae), image, mask, width, height, given_height)
+    def execute(cls, image, vae, width=FROM_MODEL, height=FROM_MODEL, mask=None) -> io.NodeOutput:
+        check_sides(width, height)
+        canvas = make_canvas(require_movqgan(vae), image, mask, width, height)
         return io.NodeOutput(canvas, show_canvas(canvas))
 
 
-class ContinuePicture(StitchPanels):
+class ContinuePicture(LuminaNode):
     """Keeps the top rows of a picture as a canvas."""
 
     @classmethod
     def define_schema(cls):
         given_height = io.Int.Input(
             "given_height",
-            default=GIVEN_HEIGHT,
-            min=CODE_PIXELS,
+            default=HALF,
+            min=HALF,
             max=MAX_SIDE - CODE_PIXELS,
             step=CODE_PIXELS,
-            tooltip=f"Height in pixels of the part to keep, a multiple of {CODE_PIXELS}. Ignored with kept.",
+            tooltip=f"Height in pixels of the part to keep, a multiple of {CODE_PIXELS}. 0: half of the canvas. "
+            "Ignored with kept.",
         )
-        tooltip = "Of the whole canvas. 64x64 for the demo. Ignored with kept."
         schema = canvas_schema(
             "Picture or batch. Scaled to the canvas width. Not needed with kept.",
-            [*(side_input(name, SIDE, tooltip) for name in ("width", "height")), given_height],
+            [*(side_input(name, "Ignored with kept.") for name in ("width", "height")), given_height],
             node_id="LuminaMGPT2_ContinuePicture",
             display_name="Continue Picture",
-            description="Keeps the top rows of a picture, or of a run that was cancelled. The SJD Sampler draws the "
+            description="Keeps the top rows of a picture, or of a run that was cancelled. The Lumina Sampler draws the "
             "rest.",
+            search_aliases=["outpaint", "inpaint", "extend", "expand", "resume", "cancelled", "image completion"],
         )
         schema.inputs += [
             io.Combo.Input(
@@ -151,7 +187,7 @@ class ContinuePicture(StitchPanels):
                 tooltip="What is drawn of a picture whose run was cancelled or failed, in output/lumina_mgpt2. Sets "
                 "the size and keeps the exact codes: with the same settings, gumbel and ar draw the same picture.",
             ),
-            LuminaModel.Input("model", tooltip="From Load Lumina-mGPT 2.0. Needed with kept."),
+            LuminaModel.Input("model", tooltip="From Lumina Loader. Needed with kept."),
         ]
         # All are optional, so that stored workflows keep the order of the inputs now that image may be missing.
         for one in schema.inputs:
@@ -160,12 +196,10 @@ class ContinuePicture(StitchPanels):
 
     @classmethod
     def validate_inputs(cls, width=None, height=None, kept=NONE):
-        try:
-            if kept not in (None, NONE):
-                kept_path(kept)
-        except InputError as error:
-            return str(error)
-        return validate_size(width, height)
+        if kept not in (None, NONE):
+            kept_path(kept)
+        check_sides(width or FROM_MODEL, height or FROM_MODEL)
+        return True
 
     @classmethod
     def fingerprint_inputs(cls, kept=NONE, **_):
@@ -178,15 +212,16 @@ class ContinuePicture(StitchPanels):
         cls,
         image=None,
         vae=None,
-        width=SIDE,
-        height=SIDE,
-        given_height=GIVEN_HEIGHT,
+        width=FROM_MODEL,
+        height=FROM_MODEL,
+        given_height=HALF,
         mask=None,
         kept=NONE,
         model=None,
     ) -> io.NodeOutput:
         if vae is None:
-            raise InputError("Continue Picture has no vae; connect Load MoVQGAN")
+            raise InputError("Continue Picture has no vae; connect that of Lumina Loader, or Load MoVQGAN")
+        check_sides(width, height)
         if kept != NONE:
             canvas = continue_kept(require_movqgan(vae), kept, model)
         elif image is None:
@@ -196,7 +231,7 @@ class ContinuePicture(StitchPanels):
         return io.NodeOutput(canvas, show_canvas(canvas))
 
 
-class SplitPanels(io.ComfyNode):
+class SplitPanels(LuminaNode):
     """Splits a picture into its panels."""
 
     @classmethod
@@ -206,6 +241,7 @@ class SplitPanels(io.ComfyNode):
             display_name="Split Panels",
             category=CATEGORY,
             description="Splits a decoded picture into its upper and its lower panel.",
+            search_aliases=["crop", "unstitch", "upper half", "lower half", "dual panel", "image pair", "before after"],
             inputs=[
                 io.Image.Input("image", tooltip="The decoded picture."),
                 LuminaCanvas.Input(
@@ -223,9 +259,9 @@ class SplitPanels(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="upper"),
-                io.Image.Output(display_name="lower"),
-                io.Image.Output(display_name="whole"),
+                io.Image.Output(display_name="upper", tooltip="The given picture, or the upper half."),
+                io.Image.Output(display_name="lower", tooltip="What was drawn below it, or the lower half."),
+                io.Image.Output(display_name="whole", tooltip="Both panels."),
             ],
         )
 

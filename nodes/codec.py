@@ -2,11 +2,12 @@
 
 from comfy_api.latest import io
 
+from .node import LuminaNode
 from .types import CATEGORY
 from .vae import require_movqgan
 
 
-class MoVQGANDecode(io.ComfyNode):
+class MoVQGANDecode(LuminaNode):
     """Decodes codes to pictures."""
 
     @classmethod
@@ -16,11 +17,12 @@ class MoVQGANDecode(io.ComfyNode):
             display_name="MoVQGAN Decode",
             category=CATEGORY,
             description="Decodes the sampler's codes to pictures. The result is that of VAE Decode.",
+            search_aliases=["vae decode", "vae", "latent to image", "decode latent", "movq", "vq decode"],
             inputs=[
-                io.Latent.Input("samples", tooltip="From SJD Sampler, MoVQGAN Encode or VAE Encode."),
-                io.Vae.Input("vae", tooltip="From Load MoVQGAN."),
+                io.Latent.Input("samples", tooltip="From Lumina Sampler, MoVQGAN Encode or VAE Encode."),
+                io.Vae.Input("vae", tooltip="From Lumina Loader or Load MoVQGAN."),
             ],
-            outputs=[io.Image.Output(display_name="image")],
+            outputs=[io.Image.Output(display_name="image", tooltip="The decoded pictures.")],
         )
 
     @classmethod
@@ -29,7 +31,7 @@ class MoVQGANDecode(io.ComfyNode):
         return io.NodeOutput(movqgan.decode_codes(movqgan.codes_of(samples)))
 
 
-class MoVQGANEncode(io.ComfyNode):
+class MoVQGANEncode(LuminaNode):
     """Encodes pictures to codes."""
 
     @classmethod
@@ -39,11 +41,12 @@ class MoVQGANEncode(io.ComfyNode):
             display_name="MoVQGAN Encode",
             category=CATEGORY,
             description="Encodes pictures to codes. MoVQGAN Decode or VAE Decode decodes them again.",
+            search_aliases=["vae encode", "vae", "image to latent", "encode image", "tokenize", "token", "vq encode"],
             inputs=[
                 io.Image.Input("image", tooltip="Sides in multiples of 8 pixels. Alpha is blended on white."),
-                io.Vae.Input("vae", tooltip="From Load MoVQGAN."),
+                io.Vae.Input("vae", tooltip="From Lumina Loader or Load MoVQGAN."),
             ],
-            outputs=[io.Latent.Output(display_name="latent")],
+            outputs=[io.Latent.Output(display_name="latent", tooltip="The codes of the pictures, and their vectors.")],
         )
 
     @classmethod

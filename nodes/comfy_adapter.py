@@ -13,7 +13,6 @@ import torch
 from comfy.cli_args import LatentPreviewMethod, args
 from comfy_execution.graph_utils import ExecutionBlocker
 from comfy_execution.utils import get_executing_context
-from PIL import Image
 from torch import Tensor, nn
 
 from ..lumina_core import device as host
@@ -186,26 +185,6 @@ def show_text(text: str) -> None:
 def preview_wanted() -> bool:
     """Whether previews are on, by `--preview-method` or the setting of the frontend."""
     return args.preview_method != LatentPreviewMethod.NoPreviews
-
-
-class Progress:
-    """ComfyUI's progress bar of the current node."""
-
-    def __init__(self, total: int):
-        self._bar = comfy.utils.ProgressBar(total)
-        self._shown = -1
-
-    def update(self, done: int, preview: Image.Image | None = None) -> None:
-        """Shows `done` steps and a preview. Raises ComfyUI's exception if the user cancelled."""
-        self._bar.update_absolute(done, preview=None if preview is None else ("JPEG", preview, args.preview_size))
-
-    def update_share(self, done: float, total: float) -> None:
-        """Shows `done` of `total`. Raises ComfyUI's exception if the user cancelled."""
-        check_interrupted()
-        step = int(self._bar.total * done / max(total, 1))
-        if step != self._shown:  # it may be called a hundred times a second
-            self._shown = step
-            self.update(step)
 
 
 def tiled(samples: Tensor, function, tile: tuple[int, int], overlap: int, scale: float, channels: int) -> Tensor:

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import folder_paths
 
-from ..lumina_core.checkpoint.locate import CONFIG, DEMO_FOLDER, find_movqgan
+from ..lumina_core.checkpoint.locate import CONFIG, DEMO_FOLDER, MOVQGAN_NAMES, find_movqgan
 from ..lumina_core.errors import InputError
 from . import model_names
 from .file_names import numbered_paths, prefix_path
 
 MODEL_FOLDER = "lumina_mgpt2"
+# Checkpoints are found here too, among those of other models.
+SHARED_FOLDER = "diffusion_models"
 VAE_FOLDER = "vae"
 DEMO_NAME = "demo (built in)"
 
@@ -28,10 +30,10 @@ def register_model_folder() -> None:
 
 
 def checkpoint_paths() -> dict[str, Path]:
-    """The demo, then every checkpoint in the model folders, by name."""
-    found = model_names.checkpoint_paths(*_files_of(MODEL_FOLDER))
+    """Every checkpoint in the model folders, then the demo, by name."""
+    found = model_names.checkpoint_paths(*_files_of(MODEL_FOLDER), *_files_of(SHARED_FOLDER))
     found.pop(DEMO_NAME, None)
-    return {DEMO_NAME: DEMO_FOLDER} | dict(sorted(found.items()))
+    return dict(sorted(found.items())) | {DEMO_NAME: DEMO_FOLDER}
 
 
 def checkpoint_path(name: str) -> Path:
@@ -43,8 +45,8 @@ def checkpoint_path(name: str) -> Path:
     path = checkpoint_paths().get(name) or model_names.file_paths(*_files_of(MODEL_FOLDER)).get(name)
     if path is None:
         raise InputError(
-            f"the checkpoint {name!r} is not in list: models/{MODEL_FOLDER} does not have it; choose another or put it "
-            "there"
+            f"the checkpoint {name!r} is not in list: models/{MODEL_FOLDER} and models/{SHARED_FOLDER} do not have it; "
+            "choose another or put it there"
         )
     return path
 
@@ -70,17 +72,18 @@ def checkpoint_name(path: Path) -> str:
     """The name in the list of a file that was saved. Raises InputError if the list does not have it."""
     name = model_names.name_of(path, checkpoint_paths())
     if name is None:
-        raise InputError(f"{path} was saved, but Load Lumina-mGPT 2.0 does not list it; move it to a folder of its own")
+        raise InputError(f"{path} was saved, but Lumina Loader does not list it; move it to a folder of its own")
     return name
 
 
 def movqgan_paths() -> dict[str, Path]:
-    """The demo, then the files in models/vae, by name, those with "movqgan" in the name first."""
+    """The files in models/vae with "movqgan" in the name, that of the demo, and the other files, by name."""
     own = find_movqgan(DEMO_FOLDER)
     assert own is not None, "the demo has a MoVQGAN"
     found = model_names.file_paths(*_files_of(VAE_FOLDER))
-    order = sorted(found, key=lambda name: (model_names.MOVQGAN not in name.lower(), name))
-    return {DEMO_NAME: own} | {name: found[name] for name in order}
+    order = sorted(found, key=lambda name: (Path(name).name not in MOVQGAN_NAMES, name))
+    named = [name for name in order if model_names.MOVQGAN in name.lower()]
+    return {name: found[name] for name in named} | {DEMO_NAME: own} | {name: found[name] for name in order}
 
 
 def movqgan_path(name: str) -> Path:
@@ -89,6 +92,11 @@ def movqgan_path(name: str) -> Path:
     if path is None:
         raise InputError(f"the MoVQGAN {name!r} is not in models/{VAE_FOLDER}; choose another or put it there")
     return path
+
+
+def named_movqgans() -> list[Path]:
+    """The files in models/vae with "movqgan" in the name."""
+    return list(movqgan_paths().values())[: list(movqgan_paths()).index(DEMO_NAME)]
 
 
 def kept_folder() -> Path:

@@ -24,7 +24,8 @@ def samples_of(latent: object) -> Tensor:
     samples = latent.get("samples") if isinstance(latent, dict) else None
     if not isinstance(samples, Tensor) or samples.is_complex():
         raise InputError(
-            f"the latent is a {type(latent).__name__} without a tensor of samples; expected a LATENT, as of SJD Sampler"
+            f"the latent is a {type(latent).__name__} without a tensor of samples; expected a LATENT, as of Lumina "
+            "Sampler"
         )
     return samples
 

@@ -1,53 +1,58 @@
-"""Load Lumina-mGPT 2.0 and Load MoVQGAN."""
+"""Lumina Loader and Load MoVQGAN."""
 
+import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
 from comfy_api.latest import io
+from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..lumina_core import operations
 from ..lumina_core.checkpoint.config import TransformerConfig
 from ..lumina_core.checkpoint.find import Checkpoint, open_checkpoint
-from ..lumina_core.checkpoint.locate import CONFIG, locate
-from ..lumina_core.errors import CheckpointError, LuminaError
+from ..lumina_core.checkpoint.locate import CONFIG, MOVQGAN_NAMES, find_movqgan, locate
+from ..lumina_core.errors import CheckpointError, InputError, LuminaError
 from ..lumina_core.files.stamps import FileStamps
 from ..lumina_core.memory import choose_weights, stays_resident
 from ..lumina_core.model.compile import AUTO, COMPILE, OFF, captures, set_compile
 from ..lumina_core.model.load import load_transformer
 from ..lumina_core.model.transformer import Transformer
 from ..lumina_core.movqgan.identity import check_codec
-from ..lumina_core.movqgan.load import empty_movqgan, read_movqgan
+from ..lumina_core.movqgan.load import identify_movqgan
+from ..lumina_core.pictures.sizes import Size
 from ..lumina_core.pipeline import Lumina, advise_conversion
 from ..lumina_core.quant.weights import WeightsPlan
 from ..lumina_core.tokens.tokenizer import TOKENIZER, tokenizer_paths
 from . import comfy_adapter as comfy_ui
 from . import folders
 from .graph import LOAD_MODEL, LOAD_MOVQGAN, movqgans_used_with
+from .node import LuminaNode
 from .patchers import patcher_of, resident_patcher_of
+from .progress import loading_progress
 from .stamps import check_unchanged
 from .types import CATEGORY, LuminaModel, ManagedLumina, ManagedTransformer
-from .vae import load_movqgan_vae
+from .vae import MoVQGANVae, load_movqgan_vae
 
 logger = logging.getLogger(__name__)
 
 # Stored workflows contain these names; new ones are appended.
 WEIGHTS = ["auto", "bf16", "fp32", "int8", "int4"]
-# Steps of the progress bar while a model loads.
-LOAD_STEPS = 1000
 
 
-def load_model(name: str, weights: str, compile: str, movqgans: Iterable[Path] = ()) -> ManagedLumina:
-    """Loads a checkpoint by its name in the list, with its weights on the offload device.
+def load_model(
+    name: str, checkpoint: Checkpoint, weights: str, compile: str, movqgans: Iterable[Path] = ()
+) -> ManagedLumina:
+    """Loads an opened checkpoint, named so in the list, with its weights on the offload device.
 
     `movqgans` are the files that the graph uses with it. Raises InputError before the weights are read if one is of
     another model.
     """
-    checkpoint = open_checkpoint(folders.checkpoint_path(name))
     stamps = FileStamps.of(checkpoint.files)
     for path in movqgans:
-        check_codec_file(checkpoint, path)
+        with contextlib.suppress(CheckpointError):  # Load MoVQGAN says what is wrong with the file
+            check_codec_file(checkpoint, path)
     vocabulary, device, offload_device = checkpoint.vocabulary, comfy_ui.model_device(), comfy_ui.model_offload_device()
     total = comfy_ui.total_bytes(device)
     plan = choose_weights(weights, checkpoint.scheme, comfy_ui.compute_dtype(), checkpoint.config, total)
@@ -65,7 +70,7 @@ def load_model(name: str, weights: str, compile: str, movqgans: Iterable[Path] =
 
 def _load_weights(checkpoint: Checkpoint, plan: WeightsPlan, streamed: bool) -> Transformer:
     """The transformer on the offload device, with progress. A cancel by the user ends the loading and frees it."""
-    with comfy_ui.unloading_when_full():
+    with comfy_ui.unloading_when_full(), loading_progress(checkpoint, plan) as progress:
         transformer = load_transformer(
             checkpoint,
             dtype=plan.dtype,
@@ -73,7 +78,7 @@ def _load_weights(checkpoint: Checkpoint, plan: WeightsPlan, streamed: bool) -> 
             block_operations=comfy_ui.StreamedOperations if streamed else operations,
             weights=plan.choice,
             work_device=comfy_ui.model_device(),
-            on_progress=comfy_ui.Progress(LOAD_STEPS).update_share,
+            on_progress=progress.update_share,
         )
     transformer.streamed = streamed
     return transformer
@@ -87,16 +92,50 @@ def _compile_choice(compile: str, device: torch.device) -> str:
 
 
 def check_codec_file(checkpoint: Checkpoint, path: Path) -> None:
-    """Raises InputError for the file of a MoVQGAN that the checkpoint does not draw for.
+    """Raises InputError for the file of a MoVQGAN that the checkpoint does not draw for, by header and a few tensors.
 
-    A file that cannot be read is left to Load MoVQGAN, which says what is wrong with it.
+    Raises CheckpointError for one that cannot be read.
     """
-    try:
-        tensors = read_movqgan(path, checkpoint)
-        config = empty_movqgan(tensors, str(path)).config
-    except CheckpointError:
-        return
+    config, tensors = identify_movqgan(path, checkpoint)
     check_codec(checkpoint.config, config, tensors, str(path))
+
+
+def find_codec(checkpoint: Checkpoint) -> Path:
+    """The file of the MoVQGAN that a checkpoint draws for: its own, or one in models/vae. Raises InputError."""
+    own = [] if checkpoint.movqgan is None else [checkpoint.movqgan]
+    found = next((path for path in (*own, *folders.named_movqgans()) if _is_codec_of(checkpoint, path)), None)
+    if found is not None:
+        return found
+    file = MOVQGAN_NAMES[1] if checkpoint.config.codec is None else "the checkpoint's MoVQGAN"
+    raise InputError(
+        f"{checkpoint.path.name} comes without its MoVQGAN, and models/{folders.VAE_FOLDER} does not have it; put "
+        f"{file} there and run again, or connect Load MoVQGAN"
+    )
+
+
+def _is_codec_of(checkpoint: Checkpoint, path: Path) -> bool:
+    try:
+        check_codec_file(checkpoint, path)
+    except LuminaError as error:
+        logger.info("%s is not the MoVQGAN of %s: %s", path, checkpoint.path, error)
+        return False
+    return True
+
+
+def load_own_vae(checkpoint: Checkpoint) -> MoVQGANVae | ExecutionBlocker:
+    """The VAE of a checkpoint's MoVQGAN; without one, an output that stops the nodes that use it and says why."""
+    try:
+        return load_movqgan_vae(find_codec(checkpoint), checkpoint.config.trained_sizes)
+    except LuminaError as error:
+        return comfy_ui.nothing(str(error))
+
+
+def sizes_beside(movqgan: Path) -> Sequence[Size] | None:
+    """The sizes that the model of a MoVQGAN's file was trained on, by the checkpoint in its folder; None for none."""
+    if find_movqgan(movqgan.parent) == movqgan:
+        with contextlib.suppress(CheckpointError):
+            return open_checkpoint(movqgan.parent).config.trained_sizes
+    return None
 
 
 def _movqgans_in(graph: dict | None, checkpoint: str) -> list[Path]:
@@ -121,31 +160,39 @@ def single_files() -> list[Path]:
 
 
 def checkpoint_stamp(name: str) -> str:
-    """A string that changes when a file of the checkpoint changes; empty if it is not found. Opens none of them."""
+    """A string that changes when a file of the checkpoint, or of a MoVQGAN that may be its own, changes.
+
+    Empty if the checkpoint is not found. Opens none of the files.
+    """
     try:
         place = locate(folders.checkpoint_path(name))
     except LuminaError:
         return ""
-    return str(FileStamps.of((*place.files, place.root / CONFIG, *tokenizer_paths(place.root / TOKENIZER))))
+    codecs = [path for path in (find_movqgan(place.root), *folders.named_movqgans()) if path is not None]
+    return str(FileStamps.of((*place.files, place.root / CONFIG, *tokenizer_paths(place.root / TOKENIZER), *codecs)))
 
 
-class LoadModel(io.ComfyNode):
-    """Loads a checkpoint from models/lumina_mgpt2, or the built-in demo."""
+class LoadModel(LuminaNode):
+    """Loads a checkpoint from the model folders, or the built-in demo."""
 
     @classmethod
     def define_schema(cls):
         return io.Schema(
             node_id=LOAD_MODEL,
-            display_name="Load Lumina-mGPT 2.0",
+            display_name="Lumina Loader",
             category=CATEGORY,
-            description="Loads a Lumina-mGPT 2.0 transformer and its tokenizer.",
+            description="Loads a Lumina-mGPT 2.0 transformer, its tokenizer, and its MoVQGAN where it is found.",
+            search_aliases=[
+                *("Load Lumina-mGPT 2.0", "lumina", "load checkpoint", "unet", "diffusion model", "load model", "vae"),
+                *("quantize", "int4", "int8", "autoregressive", "llm", "text to image", "generate image", "加载模型"),
+            ],
             inputs=[
                 io.Combo.Input(
                     "checkpoint",
-                    options=list(folders.checkpoint_paths()),
-                    default=folders.DEMO_NAME,
-                    tooltip="Folder or .safetensors file in models/lumina_mgpt2. The built-in demo is a tiny model "
-                    "that draws coloured shapes at 64x64.",
+                    options=(checkpoints := list(folders.checkpoint_paths())),
+                    default=checkpoints[0],
+                    tooltip="Folder or .safetensors file in models/lumina_mgpt2 or models/diffusion_models. The "
+                    "built-in demo is a tiny model that draws coloured shapes at 64x64.",
                 ),
                 io.Combo.Input(
                     "weights",
@@ -165,7 +212,14 @@ class LoadModel(io.ComfyNode):
                     "which is slower and draws the same picture. on: as auto.",
                 ),
             ],
-            outputs=[LuminaModel.Output(display_name="model")],
+            outputs=[
+                LuminaModel.Output(display_name="model", tooltip="For Lumina Sampler."),
+                io.Vae.Output(
+                    display_name="vae",
+                    tooltip="The checkpoint's MoVQGAN, where its file or folder or models/vae has it. Else use Load "
+                    "MoVQGAN.",
+                ),
+            ],
             hidden=[io.Hidden.prompt],
         )
 
@@ -183,12 +237,14 @@ class LoadModel(io.ComfyNode):
         return f"{checkpoint_stamp(checkpoint)}|{weights}|{compile}"
 
     @classmethod
-    def execute(cls, checkpoint, weights, compile=AUTO) -> io.NodeOutput:
+    def execute(cls, checkpoint, weights=WEIGHTS[0], compile=AUTO) -> io.NodeOutput:
+        opened = open_checkpoint(folders.checkpoint_path(checkpoint))
         # ComfyUI's cache does not look at the prompt: another node that changes loads nothing again.
-        return io.NodeOutput(load_model(checkpoint, weights, compile, _movqgans_in(cls.hidden.prompt, checkpoint)))
+        movqgans = _movqgans_in(cls.hidden.prompt, checkpoint)
+        return io.NodeOutput(load_model(checkpoint, opened, weights, compile, movqgans), load_own_vae(opened))
 
 
-class LoadMoVQGAN(io.ComfyNode):
+class LoadMoVQGAN(LuminaNode):
     """Loads a MoVQGAN as a VAE for the nodes of this pack and the core nodes."""
 
     @classmethod
@@ -198,16 +254,17 @@ class LoadMoVQGAN(io.ComfyNode):
             display_name="Load MoVQGAN",
             category=CATEGORY,
             description="Loads the VAE of Lumina-mGPT 2.0. VAE Decode and VAE Encode accept it.",
+            search_aliases=["vae", "load vae", "movq", "vqgan", "vq", "codec", "image tokenizer", "token"],
             inputs=[
                 io.Combo.Input(
                     "movqgan",
-                    options=list(folders.movqgan_paths()),
-                    default=folders.DEMO_NAME,
+                    options=(movqgans := list(folders.movqgan_paths())),
+                    default=movqgans[0],
                     tooltip="movqgan_270M.ckpt, or a .safetensors of it, in models/vae. The demo belongs to the demo "
                     "checkpoint.",
                 ),
             ],
-            outputs=[io.Vae.Output(display_name="vae")],
+            outputs=[io.Vae.Output(display_name="vae", tooltip="For this pack, and for VAE Decode and VAE Encode.")],
         )
 
     @classmethod
@@ -219,4 +276,5 @@ class LoadMoVQGAN(io.ComfyNode):
 
     @classmethod
     def execute(cls, movqgan) -> io.NodeOutput:
-        return io.NodeOutput(load_movqgan_vae(folders.movqgan_path(movqgan)))
+        path = folders.movqgan_path(movqgan)
+        return io.NodeOutput(load_movqgan_vae(path, sizes_beside(path)))

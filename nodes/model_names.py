@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path, PurePath
 
 from ..lumina_core.checkpoint.find import open_checkpoint
 from ..lumina_core.checkpoint.locate import CONFIG
 from ..lumina_core.errors import LuminaError
 from ..lumina_core.files.json_text import read_json
+from ..lumina_core.files.stamps import FileStamps
 
 WEIGHT_SUFFIXES = (".safetensors", ".sft")
 MOVQGAN = "movqgan"
@@ -28,11 +30,17 @@ def file_paths(roots: Sequence[Path], files: Iterable[str]) -> dict[str, Path]:
     return _first_of([(name, root / name, root) for root in roots for name in paths if (root / name).is_file()])
 
 
-def checkpoint_paths(roots: Sequence[Path], files: Iterable[str]) -> dict[str, Path]:
+def checkpoint_paths(
+    roots: Sequence[Path],
+    files: Iterable[str],
+    shared_roots: Sequence[Path] = (),
+    shared_files: Iterable[str] = (),
+) -> dict[str, Path]:
     """The path of every name of a checkpoint: a folder with a config.json, or a single file.
 
     A root that itself has a config.json is one checkpoint, named by its folder. Shards and the files that an index
-    names are no checkpoints of their own. `files` are the paths below any of the roots.
+    names are no checkpoints of their own. `files` are the paths below any of the roots. Of shared roots, which hold
+    other models too, only what opens as a checkpoint of this model is listed, below the root itself.
     """
     relative = [PurePath(name) for name in sorted(files)]
     found, flat = list[tuple[str, Path, Path]](), list[tuple[str, Path, Path]]()
@@ -41,7 +49,9 @@ def checkpoint_paths(roots: Sequence[Path], files: Iterable[str]) -> dict[str, P
             found.append((path.as_posix(), root / path, root))
         if (root / CONFIG).is_file():
             flat.append((root.resolve().name, root, root))
-    return _first_of([*found, *flat])
+    shared_names = sorted(shared_files)
+    shared = [(path.as_posix(), root / path, root) for root in shared_roots for path in _own_of(root, shared_names)]
+    return _first_of([*found, *flat, *shared])
 
 
 def name_of(path: Path, paths: dict[str, Path]) -> str | None:
@@ -69,6 +79,25 @@ def _checkpoints_below(root: Path, files: list[PurePath]) -> list[PurePath]:
     if (root / CONFIG).is_file():
         parts |= {file for file in singles if file.parent == PurePath() and not _is_complete(root / file)}
     return [*sorted(folders), *(file for file in singles if file not in parts)]
+
+
+def _own_of(root: Path, names: Iterable[str]) -> list[PurePath]:
+    """The checkpoints of this model among the weights of any models below a folder."""
+    weights = [file for file in map(PurePath, names) if _is_weights(file) and (root / file).is_file()]
+    folders = {file.parent for file in weights if (root / file.parent / CONFIG).is_file()} - {PurePath()}
+    candidates = [*sorted(folders), *(file for file in weights if file.parent not in folders)]
+    return [
+        path for path in candidates if _is_own(root / path, str(FileStamps.of([root / path, root / path / CONFIG])))
+    ]
+
+
+@lru_cache(maxsize=1024)
+def _is_own(path: Path, stamp: str) -> bool:
+    """Whether a folder or file opens as a checkpoint that draws pictures; `stamp` changes with the file."""
+    try:
+        return len(open_checkpoint(path).config.code_range) > 0
+    except LuminaError:
+        return False
 
 
 def _is_weights(file: PurePath) -> bool:

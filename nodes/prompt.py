@@ -1,9 +1,11 @@
-"""Task Prompt."""
+"""Lumina Prompt."""
 
 from comfy_api.latest import io
 
+from ..lumina_core.errors import InputError
 from ..lumina_core.tokens.prompts import MAPS, find_template
-from .sizes import side_input, validate_size
+from .node import LuminaNode
+from .sizes import FROM_MODEL, check_sides, side_input
 from .types import CATEGORY, LuminaCanvas, LuminaPrompt, TaskPromptData
 
 # Stored workflows contain these names; new ones are appended.
@@ -16,8 +18,14 @@ TASKS = {
     "predict": "predict",
     "subject-driven (released program)": "subject-released",
 }
+DEFAULT_MAP = "depth"
 # web/task_prompt.js hides the widget while this input is connected, or for tasks not in `lumina_tasks`.
 UNLESS_CANVAS = {"lumina_hidden_by": "canvas"}
+
+
+def task_label(task: str) -> str:
+    """The name in the list of a task of the engine."""
+    return next(label for label, name in TASKS.items() if name == task)
 
 
 def _tasks_with(name: str) -> dict:
@@ -26,22 +34,37 @@ def _tasks_with(name: str) -> dict:
 
 def _side_input(name: str) -> io.Int.Input:
     tooltip = (
-        "Size of the whole canvas; a connected canvas overrides it. The published model was trained around 768x768 and "
-        "512x512, and around 512x1024 with two panels; the demo at 64x64 and 64x128."
+        "The published model was trained around 768x768 and 512x512, and around 512x1024 with two panels; the demo at "
+        "64x64 and 64x128. A connected canvas sets the size instead."
     )
-    return side_input(name, 768, tooltip, UNLESS_CANVAS)
+    return side_input(name, tooltip, UNLESS_CANVAS)
 
 
-class TaskPrompt(io.ComfyNode):
+class TaskPrompt(LuminaNode):
     """Writes the prompt of a task around the user's text."""
 
     @classmethod
     def define_schema(cls):
         return io.Schema(
             node_id="LuminaMGPT2_TaskPrompt",
-            display_name="Task Prompt",
+            display_name="Lumina Prompt",
             category=CATEGORY,
             description="Writes the prompt of a task: fixed sentences around what you type.",
+            search_aliases=[
+                *("Task Prompt", "lumina", "prompt", "text encode", "positive prompt", "text to image", "control"),
+                *(
+                    "controlnet",
+                    "image edit",
+                    "inpaint",
+                    "depth",
+                    "canny",
+                    "hed",
+                    "pose",
+                    "subject",
+                    "提示词",
+                    "文生图",
+                ),
+            ],
             inputs=[
                 io.Combo.Input(
                     "task",
@@ -64,9 +87,9 @@ class TaskPrompt(io.ComfyNode):
                 io.Combo.Input(
                     "map",
                     options=list(MAPS),
-                    default="depth",
+                    default=DEFAULT_MAP,
                     optional=True,
-                    tooltip="Kind of map.",
+                    tooltip="Kind of map. depth: near is bright. canny: thin edges. hed: soft edges. pose: a skeleton.",
                     extra_dict=_tasks_with("map"),
                 ),
                 io.String.Input(
@@ -84,8 +107,8 @@ class TaskPrompt(io.ComfyNode):
                     placeholder="your own wording; empty: the built-in one",
                     optional=True,
                     advanced=True,
-                    tooltip="Replaces the built-in wording. May use {width}, {height}, {prompt}, {map}, {object}. "
-                    "Special tokens count here, not in the prompt.",
+                    tooltip="Replaces the built-in wording. Must contain {width} and {height}, and {prompt}, {map} and "
+                    "{object} where the task uses them. Special tokens count here, not in the prompt.",
                 ),
                 LuminaCanvas.Input(
                     "canvas",
@@ -94,17 +117,38 @@ class TaskPrompt(io.ComfyNode):
                 ),
             ],
             outputs=[
-                LuminaPrompt.Output(display_name="prompt"),
-                io.String.Output(display_name="full_prompt"),
+                LuminaPrompt.Output(display_name="prompt", tooltip="For Lumina Sampler."),
+                io.String.Output(
+                    display_name="full_prompt",
+                    tooltip="The text that the model reads. {width} and {height} stand for sides that are 0: the "
+                    "sampler fills them in.",
+                ),
             ],
         )
 
     @classmethod
-    def validate_inputs(cls, width=None, height=None):
-        return validate_size(width, height)
+    def validate_inputs(cls, task=None, prompt=None, width=None, height=None, object=None, template=None):
+        """None is what arrives over a link, or is omitted; it is checked when the node runs."""
+        check_sides(width or FROM_MODEL, height or FROM_MODEL)
+        if task is not None and task not in TASKS:
+            raise InputError(f"task is {task!r:.100}; expected one of {', '.join(TASKS)}")
+        if None not in (task, prompt, object, template) and (prompt.strip() or find_template(TASKS[task]).requires):
+            _ = TaskPromptData(TASKS[task], prompt, FROM_MODEL, FROM_MODEL, DEFAULT_MAP, object, template).text
+        return True
 
     @classmethod
-    def execute(cls, task, prompt, width, height, map=None, object=None, template="", canvas=None) -> io.NodeOutput:
-        data = TaskPromptData(TASKS[task], prompt, width, height, map, object, (template.strip() and template) or None)
+    def execute(
+        cls,
+        task,
+        prompt,
+        width=FROM_MODEL,
+        height=FROM_MODEL,
+        map=DEFAULT_MAP,
+        object="",
+        template="",
+        canvas=None,
+    ) -> io.NodeOutput:
+        check_sides(width, height)
+        data = TaskPromptData(TASKS[task], prompt, width, height, map, object, template)
         data = data if canvas is None else data.on_canvas(canvas)
         return io.NodeOutput(data, str(data.text))

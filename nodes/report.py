@@ -25,15 +25,17 @@ def report_text(result: DecodeResult, weights: WeightsPlan, kv_cache: str) -> st
     window = "" if settings.decoder == "ar" else f", window {settings.window_size}"
     cache = weights.dtype_name if settings.kv_cache == AUTO else settings.kv_cache
     by_auto = "" if settings.kv_cache == kv_cache else f" (chosen by {kv_cache})"
-    rate = f"{tokens / result.seconds:.1f}" if result.seconds else "-"
-    warm_up = f", of which {result.warm_up_seconds:.2f} s warm-up" if result.warm_up_seconds else ""
+    rate = "-" if result.tokens_per_second is None else f"{result.tokens_per_second:.1f}"
+    took, speed = f"{result.seconds:.2f} s", f"{rate} tokens a second"
+    if result.warm_up_seconds:
+        took, speed = f"{took}, of which {result.warm_up_seconds:.2f} s warm-up", f"{speed} without the warm-up"
     histogram = ", ".join(f"{length} x{count}" for length, count in result.accept_histogram.items())
     likelihoods = ", ".join(f"{nats:.3f}" for nats in result.log_likelihood_per_code)
     lines = (
         f"{pictures} of {8 * grid_w}x{8 * grid_h}, seed {settings.seed}, decoder {settings.decoder}{window}",
         f"{weights.name} weights, {cache} cache{by_auto}",
         f"{tokens} tokens in {result.nfe} forwards: {tokens / max(1, result.nfe):.2f} a forward",
-        f"{result.seconds:.2f} s{warm_up}, {rate} tokens a second",
+        f"{took}; {speed}",
         f"matmuls: {result.matmul_kernel}; attention: {result.attention_kernel}",
         f"tokens accepted in a forward (ends of row included): {histogram}",
         f"log-likelihood of each picture, in nats per code: {likelihoods}",

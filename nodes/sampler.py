@@ -1,6 +1,8 @@
-"""SJD Sampler."""
+"""Lumina Sampler."""
 
 from __future__ import annotations
+
+import logging
 
 from comfy_api.latest import io
 
@@ -13,18 +15,25 @@ from ..lumina_core.kernels.kv_tensor import KV_CACHES
 from ..lumina_core.memory import check_fits, fit_cache, weights_of
 from ..lumina_core.model.compile import captures
 from ..lumina_core.movqgan.identity import check_codec
-from ..lumina_core.pictures.sizes import CODE_PIXELS
+from ..lumina_core.pictures.sizes import CODE_PIXELS, untrained_reason
 from ..lumina_core.pipeline import build_request
+from ..lumina_core.timing.amounts import Count, run_text
 from ..lumina_core.tokens.prompts import find_template
 from . import comfy_adapter as comfy_ui
 from .kept import kept_on_failure
 from .latents import with_likelihood
+from .node import LuminaNode
 from .patchers import keep_resident
-from .preview import GrowingPreview
+from .progress import Watcher
+from .prompt import task_label
 from .report import acceptance_map, report_text
 from .stamps import check_unchanged
 from .types import CATEGORY, CanvasData, LuminaCanvas, LuminaModel, LuminaPrompt, ManagedLumina, TaskPromptData
 from .vae import MoVQGANVae, require_movqgan
+
+logger = logging.getLogger(__name__)
+
+CFG, TOP_K, WINDOW = 4.0, 4096, 32
 
 
 def make_request(
@@ -41,35 +50,33 @@ def make_request(
         batch_size = len(given)
     elif find_template(prompt.task).needs_condition:
         raise InputError(
-            f"the task {prompt.task} needs a picture in the upper panel; connect Stitch Panels to the input canvas"
+            f"the task {task_label(prompt.task)} needs a picture in the upper panel; connect Stitch Panels to the "
+            "canvas of Lumina Sampler"
         )
+    prompt = prompt.sized(model.lumina.config.trained_sizes)
     return build_request(model.lumina, prompt.text, prompt.width, prompt.height, batch_size, given, settings)
+
+
+def advice_on(model: ManagedLumina, prompt: TaskPromptData, canvas: CanvasData | None) -> list[str]:
+    """Sentences, for the node, about what will probably not draw what is wanted. All are logged."""
+    trained_sizes, found = model.lumina.config.trained_sizes, list[str]()
+    sized = prompt.sized(trained_sizes) if canvas is None else prompt.on_canvas(canvas)
+    if canvas is not None and canvas.panels > find_template(prompt.task).panels:
+        found.append(
+            f"The canvas has an upper panel, and the task {task_label(prompt.task)} ignores it: choose another task."
+        )
+    if canvas is None and prompt.has_canvas:
+        found.append("Lumina Prompt has a canvas and Lumina Sampler has none: connect it to both.")
+    for sentence in found:
+        logger.warning("%s", sentence)
+    untrained = untrained_reason(sized.width, sized.height, trained_sizes)  # `build_request` logs it
+    return [untrained, *found] if untrained else found
 
 
 def check_codebook(model: ManagedLumina, movqgan: MoVQGANVae) -> None:
     """Raises InputError if the MoVQGAN does not belong to the transformer."""
     codec = movqgan.first_stage_model
     check_codec(model.lumina.config, codec.config, codec.state_dict(), str(movqgan.source))
-
-
-class Watcher:
-    """Progress and preview. `on_step` is called after each forward on a CPU, after every few on a GPU."""
-
-    def __init__(self, movqgan: MoVQGANVae, request: Request):
-        self._progress = comfy_ui.Progress(request.codes_to_draw)
-        wanted = comfy_ui.preview_wanted()
-        self._preview = GrowingPreview(movqgan, request.grid_h, request.grid_w) if wanted else None
-        self._canvas = request.canvas
-        self.last_report: StepReport | None = None
-
-    def on_step(self, report: StepReport) -> None:
-        """Updates progress and preview."""
-        self.last_report = report
-        picture = None
-        if self._preview is not None:
-            rows = self._canvas.given_rows + report.accepted[0] // self._canvas.grid_w
-            picture = self._preview.draw(report.codes[:1], rows)
-        self._progress.update(sum(report.accepted), picture)
 
 
 def sample(model: ManagedLumina, movqgan: MoVQGANVae, request: Request) -> DecodeResult:
@@ -81,20 +88,20 @@ def sample(model: ManagedLumina, movqgan: MoVQGANVae, request: Request) -> Decod
     transformer, device = lumina.transformer, comfy_ui.model_device()
     loaded = model.patcher.model_size() + movqgan.patcher.model_size()
     budget, weights = comfy_ui.memory_budget(transformer.streamed, loaded), weights_of(transformer)
-    kernels, captured = (
-        kernels_expected(lumina.config, weights.dtype, device),
-        captures(transformer.compile_choice, device),
-    )
+    kernels = kernels_expected(lumina.config, weights.dtype, device)
+    captured = captures(transformer.compile_choice, device)
     demand = fit_cache(Demand(lumina.config, weights, request, codec, captured, kernels), budget)
     check_fits(demand, budget)
     held = lumina.runs.prepare(demand.request)
     comfy_ui.load([model.patcher, movqgan.patcher], max(0, plan_memory(demand).run - held))
     watcher = Watcher(movqgan, request)
     kept = kept_on_failure(demand.request, lumina.vocabulary, lambda: watcher.last_report)
-    with comfy_ui.unloading_when_full(), kept:
+    with comfy_ui.unloading_when_full(), kept, watcher:
         keep_resident(transformer, model.patcher.load_device)
         # ComfyUI's own exception, if the user cancelled, ends the run.
-        return lumina.sample(demand.request, watcher.on_step, before_forward=comfy_ui.check_interrupted)
+        result = lumina.sample(demand.request, watcher.on_step, before_forward=comfy_ui.check_interrupted)
+        watcher.on_result(result)
+    return result
 
 
 def whole_report(result: DecodeResult) -> StepReport:
@@ -104,21 +111,28 @@ def whole_report(result: DecodeResult) -> StepReport:
     return StepReport(result.codes, (drawn,) * pictures, drawn, result.nfe)
 
 
-class SJDSampler(io.ComfyNode):
+class SJDSampler(LuminaNode):
     """Draws pictures token by token, several tokens per forward."""
 
     @classmethod
     def define_schema(cls):
         return io.Schema(
             node_id="LuminaMGPT2_SJDSampler",
-            display_name="SJD Sampler",
+            display_name="Lumina Sampler",
             category=CATEGORY,
             description="Draws pictures by speculative Jacobi decoding, several tokens per forward. Up to rounding, a "
             "seed draws the same picture with the decoders gumbel and ar, at every window.",
+            search_aliases=[
+                *("SJD Sampler", "lumina", "sampler", "ksampler", "sample", "draw", "generate image", "text to image"),
+                *("autoregressive", "token", "speculative decoding", "jacobi", "llm", "采样器", "文生图", "生成图像"),
+            ],
             inputs=[
-                LuminaModel.Input("model", tooltip="From Load Lumina-mGPT 2.0."),
-                io.Vae.Input("vae", tooltip="From Load MoVQGAN. Used for the latent and the previews."),
-                LuminaPrompt.Input("prompt", tooltip="From Task Prompt."),
+                LuminaModel.Input("model", tooltip="From Lumina Loader."),
+                io.Vae.Input(
+                    "vae",
+                    tooltip="From Lumina Loader or Load MoVQGAN. Used for the latent and the previews.",
+                ),
+                LuminaPrompt.Input("prompt", tooltip="From Lumina Prompt."),
                 io.Int.Input(
                     "seed",
                     default=0,
@@ -129,7 +143,7 @@ class SJDSampler(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "cfg",
-                    default=4.0,
+                    default=CFG,
                     min=0.0,
                     max=30.0,
                     step=0.1,
@@ -138,7 +152,7 @@ class SJDSampler(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "top_k",
-                    default=4096,
+                    default=TOP_K,
                     min=1,
                     max=16384,
                     tooltip="Number of most likely codes to sample from. 1 is greedy.",
@@ -170,7 +184,7 @@ class SJDSampler(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "window",
-                    default=32,
+                    default=WINDOW,
                     min=1,
                     max=128,
                     optional=True,
@@ -194,9 +208,12 @@ class SJDSampler(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Latent.Output(display_name="latent"),
-                io.String.Output(display_name="report"),
-                io.Image.Output(display_name="acceptance_map"),
+                io.Latent.Output(display_name="latent", tooltip="The drawn codes, for VAE Decode and Best of N."),
+                io.String.Output(display_name="report", tooltip="Settings, speed and likelihood of the run, as text."),
+                io.Image.Output(
+                    display_name="acceptance_map",
+                    tooltip="Which forward accepted each code: the first dark blue, the last yellow.",
+                ),
             ],
         )
 
@@ -206,13 +223,13 @@ class SJDSampler(io.ComfyNode):
         model,
         vae,
         prompt,
-        seed,
-        cfg,
-        top_k,
-        temperature,
-        batch_size,
+        seed=0,
+        cfg=CFG,
+        top_k=TOP_K,
+        temperature=1.0,
+        batch_size=1,
         decoder=DECODERS[0],
-        window=32,
+        window=WINDOW,
         canvas=None,
         kv_cache=KV_CACHES[0],
     ) -> io.NodeOutput:
@@ -228,11 +245,14 @@ class SJDSampler(io.ComfyNode):
             window_size=window,
             kv_cache=kv_cache,
         )
-        request = make_request(model, prompt, batch_size, settings, canvas)
+        request, advice = make_request(model, prompt, batch_size, settings, canvas), advice_on(model, prompt, canvas)
         result = sample(model, movqgan, request)
         picture = acceptance_map(result.accept_step, CODE_PIXELS)
-        report = report_text(result, weights_of(model.lumina.transformer), kv_cache)
+        report = "\n".join([report_text(result, weights_of(model.lumina.transformer), kv_cache), *advice])
         with kept_on_failure(request, model.lumina.vocabulary, lambda: whole_report(result)):
             latent = movqgan.latent_of(result.codes)
         movqgan.vocabulary = model.lumina.vocabulary
+        if advice:
+            run = run_text(Count(result.sampled_tokens, "tokens"), result.seconds, result.warm_up_seconds)
+            comfy_ui.show_text("\n".join([*advice, run]))
         return io.NodeOutput(with_likelihood(latent, result), report, picture)

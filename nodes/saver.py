@@ -8,15 +8,20 @@ from pathlib import Path
 from comfy_api.latest import io
 
 from ..lumina_core.convert import plan_conversion
+from ..lumina_core.device import gigabytes
+from ..lumina_core.timing.amounts import Count
 from . import comfy_adapter as comfy_ui
 from . import folders
 from .file_names import new_folders
+from .node import LuminaNode
+from .progress import Progress
 from .stamps import check_unchanged
 from .types import CATEGORY, LuminaModel, ManagedLumina
 from .vae import MoVQGANVae, require_movqgan
 
 # Stored workflows contain these names; new ones are appended.
 SAVE_WEIGHTS = ["int4", "int8", "bf16"]
+PREFIX = "lumina_mgpt2"
 
 
 def save_checkpoint(model: ManagedLumina, vae: MoVQGANVae | None, weights: str, prefix: str) -> Path:
@@ -29,16 +34,16 @@ def save_checkpoint(model: ManagedLumina, vae: MoVQGANVae | None, weights: str, 
     first = next(paths := folders.new_checkpoint_paths(prefix))
     source = model.lumina.checkpoint or folders.checkpoint_path(model.name)
     conversion = plan_conversion(source, weights, None if vae is None else vae.source, comfy_ui.model_device())
-    progress, steps = comfy_ui.Progress(len(conversion)), itertools.count(1)
-    with new_folders(first):
+    progress = Progress(Count(len(conversion), "tensors"), f"converting to {weights}")
+    with new_folders(first), progress:
         return conversion.write_new(
             itertools.chain([first], paths),
-            on_step=lambda: progress.update_share(next(steps), len(conversion)),
+            on_step=progress.update,
             on_chunk=lambda _: comfy_ui.check_interrupted(),
         )
 
 
-class SaveCheckpoint(io.ComfyNode):
+class SaveCheckpoint(LuminaNode):
     """Saves a loaded checkpoint as one file."""
 
     @classmethod
@@ -49,8 +54,11 @@ class SaveCheckpoint(io.ComfyNode):
             category=CATEGORY,
             description="Saves a checkpoint as one .safetensors file in models/lumina_mgpt2, with config, tokenizer "
             "and MoVQGAN, quantised or in bf16.",
+            search_aliases=[
+                *("quantize", "quantise", "int4", "int8", "convert", "export", "save model", "checkpoint save"),
+            ],
             inputs=[
-                LuminaModel.Input("model", tooltip="From Load Lumina-mGPT 2.0. Its files are read again."),
+                LuminaModel.Input("model", tooltip="From Lumina Loader. Its files are read again."),
                 io.Combo.Input(
                     "weights",
                     options=SAVE_WEIGHTS,
@@ -59,7 +67,7 @@ class SaveCheckpoint(io.ComfyNode):
                 ),
                 io.String.Input(
                     "filename_prefix",
-                    default="lumina_mgpt2",
+                    default=PREFIX,
                     tooltip="Name of the file in models/lumina_mgpt2. A number is appended, so no file is overwritten. "
                     "May contain folders and %year%, %month%, %day% and so on.",
                 ),
@@ -69,12 +77,14 @@ class SaveCheckpoint(io.ComfyNode):
                     tooltip="MoVQGAN to include, from Load MoVQGAN. Default: the checkpoint's own, if it has one.",
                 ),
             ],
-            outputs=[io.String.Output(display_name="checkpoint")],
+            outputs=[io.String.Output(display_name="checkpoint", tooltip="Its name in Lumina Loader.")],
             is_output_node=True,
         )
 
     @classmethod
-    def execute(cls, model, weights, filename_prefix, vae=None) -> io.NodeOutput:
+    def execute(cls, model, weights=SAVE_WEIGHTS[0], filename_prefix=PREFIX, vae=None) -> io.NodeOutput:
         movqgan = None if vae is None else require_movqgan(vae)
         path = save_checkpoint(model, movqgan, weights, filename_prefix)
-        return io.NodeOutput(folders.checkpoint_name(path))
+        name = folders.checkpoint_name(path)
+        comfy_ui.show_text(f"Saved {name}, {gigabytes(path.stat().st_size)}")
+        return io.NodeOutput(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -10,9 +11,10 @@ from comfy_api.latest import io
 from torch import Tensor, nn
 
 from ..lumina_core.model.transformer import Transformer
+from ..lumina_core.pictures.sizes import Size, fill_size
 from ..lumina_core.pipeline import Lumina
 from ..lumina_core.tokens.prompt_text import PromptText
-from ..lumina_core.tokens.prompts import build_prompt
+from ..lumina_core.tokens.prompts import build_prompt, find_template
 
 CATEGORY = "Lumina-mGPT 2.0"
 
@@ -48,7 +50,7 @@ class CanvasData:
     """A canvas with given top rows: `pixels` [B,h,width,3] in 0…1 and their `codes` [B,h/8,width/8].
 
     `width` and `height` are the size of the whole canvas in pixels. `is_view`: the pixels are the codes decoded
-    without the rows below, to be looked at.
+    without the rows below, to be looked at. `panels` is 2 where the given rows are the upper panel of a task.
     """
 
     width: int
@@ -56,6 +58,7 @@ class CanvasData:
     codes: Tensor
     pixels: Tensor
     is_view: bool = False
+    panels: int = 1
 
     @property
     def given_height(self) -> int:
@@ -64,7 +67,10 @@ class CanvasData:
 
 @dataclass(frozen=True)
 class TaskPromptData:
-    """What to draw: the arguments of `build_prompt`. `width` and `height` are the size of the whole canvas."""
+    """What to draw: the arguments of `build_prompt`. `width` and `height` are the size of the whole canvas.
+
+    A side of 0 is that of the model, a blank template the built-in one. `has_canvas`: the size is that of a canvas.
+    """
 
     task: str
     prompt: str
@@ -72,15 +78,25 @@ class TaskPromptData:
     height: int
     map: str | None = None
     object: str | None = None
-    template: str | None = None
+    template: str = ""
+    has_canvas: bool = False
 
     @cached_property
     def text(self) -> PromptText:
-        """The full prompt that the model reads, and which of it is typed. Raises InputError for missing inputs."""
-        return build_prompt(self.task, self.width, self.height, self.prompt, self.map, self.object, self.template)
+        """The full prompt that the model reads, and which of it is typed; sides that are 0 are placeholders in it.
+
+        Raises InputError for missing inputs.
+        """
+        sides = self.width or None, self.height or None
+        template = self.template if self.template.strip() else None
+        return build_prompt(self.task, *sides, self.prompt, self.map, self.object, template)
 
     def on_canvas(self, canvas: CanvasData) -> TaskPromptData:
         """The same prompt at the size of a canvas."""
-        if (self.width, self.height) == (canvas.width, canvas.height):
-            return self
-        return replace(self, width=canvas.width, height=canvas.height)
+        return replace(self, width=canvas.width, height=canvas.height, has_canvas=True)
+
+    def sized(self, trained_sizes: Sequence[Size] | None) -> TaskPromptData:
+        """The same prompt, sides that are 0 replaced by those of the sizes that a model was trained on."""
+        panels = find_template(self.task).panels
+        width, height = fill_size(self.width, self.height, trained_sizes, panels)
+        return replace(self, width=width, height=height)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from ..lumina_core.movqgan.autoencoder import MoVQGAN
 from ..lumina_core.movqgan.codec import decode_picture, encode_picture
 from ..lumina_core.movqgan.config import STRIP_ROWS
 from ..lumina_core.movqgan.load import load_movqgan
+from ..lumina_core.pictures.sizes import Size
 from ..lumina_core.tokens.vocabulary import Vocabulary
 from . import comfy_adapter as comfy_ui
 from .kept import keep_codes
@@ -30,15 +31,16 @@ class MoVQGANVae:
     """A MoVQGAN for the core nodes VAE Decode and VAE Encode, tiled or not, and for the nodes of this pack.
 
     Latents are code vectors [B,4,H/8,W/8]; other vectors are snapped to the nearest codes before decoding. `source` is
-    the file that the MoVQGAN was loaded from.
+    the file that the MoVQGAN was loaded from, `trained_sizes` are those of the model that it belongs to (None: the
+    published ones).
     """
 
     latent_dim = 2
     output_channels = 3
     not_video = True
 
-    def __init__(self, movqgan: MoVQGAN, source: Path):
-        self.first_stage_model, self.source = movqgan, source
+    def __init__(self, movqgan: MoVQGAN, source: Path, trained_sizes: Sequence[Size] | None = None):
+        self.first_stage_model, self.source, self.trained_sizes = movqgan, source, trained_sizes
         # Of the model that drew last with this codec: codes that cannot be decoded are kept as its tokens.
         self.vocabulary: Vocabulary | None = None
         comfy_ui.check_interrupted_at_layers(movqgan)
@@ -214,19 +216,21 @@ class MoVQGANVae:
         return self.first_stage_model.encode_latent(planes.to(self.device)).float()
 
 
-def load_movqgan_vae(path: Path) -> MoVQGANVae:
-    """Loads a MoVQGAN file as a VAE object. Raises CheckpointError and OutOfMemory."""
+def load_movqgan_vae(path: Path, trained_sizes: Sequence[Size] | None) -> MoVQGANVae:
+    """Loads a MoVQGAN file as a VAE object; for `trained_sizes` see there. Raises CheckpointError and OutOfMemory."""
     movqgan = explain_out_of_memory(
         lambda: load_movqgan(
             path, dtype=comfy_ui.vae_dtype(), device=comfy_ui.vae_offload_device(), operations=comfy_ui.Operations
         ),
         lambda: f"out of memory while loading {path}; close other programs that use the memory",
     )
-    return MoVQGANVae(movqgan, path)
+    return MoVQGANVae(movqgan, path, trained_sizes)
 
 
 def require_movqgan(vae: object) -> MoVQGANVae:
     """The VAE, if it is a MoVQGAN. Raises InputError otherwise."""
     if not isinstance(vae, MoVQGANVae):
-        raise InputError(f"the VAE is a {type(vae).__name__} of another model; connect the output of Load MoVQGAN")
+        raise InputError(
+            f"the VAE is a {type(vae).__name__} of another model; connect the vae of Lumina Loader, or Load MoVQGAN"
+        )
     return vae

@@ -117,7 +117,7 @@ def _load(options: argparse.Namespace, device: torch.device, settings: DecodeSet
     _check_memory(demand_of(options, config, weights, _request(options, settings), codec.config, device), budget)
     start = time.perf_counter()
     how = {"weights": weights.name, "device": device, "compile": options.compile}
-    with loading_bar() as on_progress:
+    with loading_bar(checkpoint, weights) as on_progress:
         lumina = Lumina.load(checkpoint, movqgan=codec, on_progress=on_progress, **how)
     seconds = time.perf_counter() - start
     side = (lumina.config.trained_sizes or ((768, 768),))[0][0]

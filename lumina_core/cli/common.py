@@ -8,10 +8,8 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from ..checkpoint.config import TransformerConfig
 from ..checkpoint.find import Checkpoint
@@ -29,6 +27,9 @@ from ..model.compile import COMPILE, captures
 from ..model.load import OnProgress
 from ..movqgan.config import MoVQGANConfig
 from ..quant.weights import AUTO, CHOICES, WeightsPlan
+from ..timing.amounts import Amounts, Count, loading
+from ..timing.log_bar import LogBar, is_terminal
+from ..timing.progress import Progress
 from ..timing.synthetic import SYNTHETIC
 
 MAX_BATCH = 1024
@@ -109,21 +110,22 @@ def out_of_memory_message(command: str | None) -> str:
     return f"out of memory; {OTHERS_CLOSED if command is None else SMALLER[command]}"
 
 
-def progress_bar(**options: Any) -> Any:
-    """A bar of tqdm on stderr. It shows nothing where stderr is no terminal, closed, or None as under pythonw."""
-    return tqdm(disable=not _is_terminal(sys.stderr), file=sys.stderr, **options)
+def progress_bar(total: float, unit: str = "") -> Progress:
+    """A bar on stderr. It shows nothing where stderr is no terminal, closed, or None as under pythonw."""
+    return _progress(Count(total, unit))
 
 
 @contextlib.contextmanager
-def loading_bar() -> Iterator[OnProgress]:
+def loading_bar(checkpoint: Checkpoint, weights: WeightsPlan) -> Iterator[OnProgress]:
     """A callback for `Lumina.load` that moves a bar on a terminal."""
-    with progress_bar(unit="", unit_scale=True, desc="loading", leave=False) as bar:
+    title, amounts = loading(checkpoint, weights)
+    with _progress(amounts, title, stays=False) as progress:
+        yield lambda done, total: progress.update(amounts.total * done / total)
 
-        def on_progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
 
-        yield on_progress
+def _progress(amounts: Amounts, title: str = "", stays: bool = True) -> Progress:
+    bar = LogBar(amounts.total, stays) if is_terminal(sys.stderr) else None
+    return Progress(amounts, title, bar=bar, say=None if bar is None else bar.say)
 
 
 def keep_inputs(options: argparse.Namespace, outputs: Sequence[Path], checkpoint: Checkpoint | None = None) -> None:
@@ -174,10 +176,3 @@ def fit_request(demand: Demand, budget: Budget | None) -> Request:
     fitted = fit_cache(demand, budget)
     check_fits(fitted, budget)
     return fitted.request
-
-
-def _is_terminal(stream: Any) -> bool:
-    try:
-        return bool(stream.isatty())
-    except (AttributeError, OSError, ValueError):  # None, or closed
-        return False

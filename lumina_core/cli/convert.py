@@ -31,7 +31,7 @@ def run(options: argparse.Namespace, on_input_checked: Callable[[], None]) -> No
     conversion = plan_conversion(options.checkpoint, options.weights, options.movqgan, device)
     conversion.check_output(options.out)
     on_input_checked()
-    with progress_bar(total=len(conversion), unit="tensor") as bar:
+    with progress_bar(total=len(conversion), unit="tensors") as bar:
 
         def on_step() -> None:
             options.signals.check()

@@ -103,7 +103,7 @@ def run(options: argparse.Namespace, on_input_checked: Callable[[], None]) -> No
     budget, codec = device_budget(device), load_codec(checkpoint, options.movqgan, device)
     request = fit_request(demand_of(options, config, weights, request, codec.config, device), budget)
     how = {"weights": weights.name, "device": device, "compile": options.compile}
-    with loading_bar() as on_progress:
+    with loading_bar(checkpoint, weights) as on_progress:
         lumina = Lumina.load(checkpoint, movqgan=codec, on_progress=on_progress, **how)
     warn_of_ignored(options.task, options.map, options.object)
     on_input_checked()
@@ -186,13 +186,15 @@ def _kept_rows(options: argparse.Namespace, checkpoint: Checkpoint, kept: list[l
 
 def _sample(lumina: Lumina, request: Request, on_step: Callable[[StepReport], None]) -> DecodeResult:
     """Draws the codes. Shows a progress bar on a terminal."""
-    with progress_bar(total=request.codes_to_draw, unit="token") as bar:
+    with progress_bar(total=request.codes_to_draw, unit="tokens") as bar:
 
         def show(report: StepReport) -> None:
             on_step(report)
-            bar.update(sum(report.accepted) - bar.n)
+            bar.update(sum(report.accepted), report.warm_up_seconds)
 
-        return lumina.sample(request, show)
+        result = lumina.sample(request, show)
+        bar.finish(result.seconds, result.warm_up_seconds)
+        return result
 
 
 def _write(options: argparse.Namespace, outputs: list[Path], drawing: Drawing, lists: list[list[int]]) -> None:

@@ -18,6 +18,7 @@ import torch
 from ..device import free_memory
 from ..errors import InputError
 from ..files.output_files import OutputFiles
+from ..kernels.warm_up import PROBE, tell
 from .capture_probe_process import CHILD, Verdict, one_line, run_child
 
 logger = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ def _verdict(index: int, machine: Machine) -> Verdict:
     if path and (kept := read_verdict(path, machine)):
         return kept
     where = f"{machine.gpu}, allocator {machine.allocator}, PyTorch {machine.torch}"
+    tell(PROBE)
     logger.info("checking once whether CUDA graphs work here (%s) …", where)
     # The child needs memory of the device; this process may hold some unused.
     free_memory()

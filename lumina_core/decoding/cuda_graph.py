@@ -13,6 +13,7 @@ from typing import Protocol, TypeVar
 import torch
 
 from ..device import free_bytes, free_memory, gigabytes
+from ..kernels.warm_up import CAPTURE, tell
 from ..model.compile import captures
 from ..model.transformer import Transformer
 from .capture_probe import capture_failure
@@ -163,6 +164,7 @@ class CapturedSteps:
             self._refuse("some of the weights are not on the GPU")
 
     def _timed(self, run: Callable[[], Result]) -> Result:
+        tell(CAPTURE)
         start = time.perf_counter()
         done = run()
         self.warm_up_seconds += time.perf_counter() - start

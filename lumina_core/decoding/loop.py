@@ -225,7 +225,8 @@ class _Run:
     def report(self) -> StepReport:
         canvas = self.canvas
         accepted = tuple(canvas.count_codes(index + 1) for index in self.accepted_to)
-        return StepReport(canvas.cut_codes(self.window.state.tokens).cpu(), accepted, canvas.codes_to_draw, self.nfe)
+        codes = canvas.cut_codes(self.window.state.tokens).cpu()
+        return StepReport(codes, accepted, canvas.codes_to_draw, self.nfe, self.warm_up_seconds)
 
     def _check_finite(self, values: Tensor) -> None:
         if not bool(values.isfinite().all()):

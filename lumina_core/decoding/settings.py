@@ -72,13 +72,15 @@ class StepReport:
     """The progress of a run.
 
     `codes` [N,h,w] on the CPU include given rows; after the accepted ones they are drafts or 0. `accepted` [N] counts
-    sampled codes, without given rows; `total` is the codes to sample in each picture.
+    sampled codes, without given rows; `total` is the codes to sample in each picture. `warm_up_seconds` went into
+    compiling and capturing so far.
     """
 
     codes: Tensor
     accepted: tuple[int, ...]
     total: int
     nfe: int
+    warm_up_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,12 @@ class DecodeResult:
     def sampled_tokens(self) -> int:
         """Sampled codes, over all pictures."""
         return int((self.accept_step >= 0).sum())
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Sampled tokens a second, over all pictures, without the warm-up; None where no time is left without it."""
+        seconds = self.seconds - self.warm_up_seconds
+        return self.sampled_tokens / seconds if seconds > 0 else None
 
     @property
     def log_likelihood_per_code(self) -> tuple[float, ...]:

@@ -12,6 +12,7 @@ import torch
 from ..errors import OutOfMemory
 from . import reference, window_reference
 from .self_test import Function, Sample, self_test
+from .warm_up import KERNELS, tell
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +73,7 @@ def _choose(kernel: str, device: torch.device, samples: tuple[Sample, ...]) -> C
     plain = reference_of(kernel)
     choice = Choice(plain, False, unsupported_reason(device))
     if not choice.reason:
+        tell(KERNELS)
         function = load(kernel)
         results = (self_test(function, plain, sample, device) for sample in samples)
         failed = next((result for result in results if result.reason), None)

@@ -17,7 +17,7 @@ from ..checkpoint.find import Checkpoint, open_checkpoint
 from ..checkpoint.published import EMBEDDING, HEAD, UNUSED_PREFIX, is_block_linear, packed_name, published_shapes
 from ..checkpoint.single_file import MOVQGAN_PREFIX
 from ..checkpoint.tensor_files import Shape
-from ..checkpoint.tensors import TensorSpec, TensorStore, dtype_name
+from ..checkpoint.tensors import DTYPES, TensorSpec, TensorStore, dtype_name
 from ..checkpoint.values import check_code_rows
 from ..device import explain_out_of_memory, free_bytes, gigabytes, warn_if_emulated
 from ..errors import CheckpointError
@@ -102,6 +102,18 @@ def loaded_values(config: TransformerConfig) -> int:
     """Values of the published weights that loading reads: the text rows of embedding and head stay in the file."""
     text_rows = 2 * (config.vocab_size - config.codebook_size) * config.hidden_size
     return sum(math.prod(shape) for shape in published_shapes(config).values()) - text_rows
+
+
+def loaded_bytes(checkpoint: Checkpoint) -> int:
+    """Bytes of the checkpoint's tensors that loading reads. Raises nothing for those that cannot be loaded."""
+    config, store = checkpoint.config, checkpoint.tensors
+    text_values = (config.vocab_size - config.codebook_size) * config.hidden_size
+    dtypes, total = store.dtypes, 0
+    for name, shape in store.shapes.items():
+        if dtypes[name] in DTYPES and not name.startswith((UNUSED_PREFIX, MOVQGAN_PREFIX)):
+            values = math.prod(shape) - (text_values if name in (EMBEDDING, HEAD) else 0)
+            total += values * DTYPES[dtypes[name]].itemsize
+    return max(1, total)
 
 
 def _counter(total: int, on_progress: OnProgress | None) -> Callable[[int], object]:

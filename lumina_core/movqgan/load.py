@@ -1,8 +1,7 @@
 """Loads a MoVQGAN from a `.safetensors` file or from the official pickle."""
 
 import logging
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +9,17 @@ import torch
 from torch import Tensor
 
 from .. import operations as default_operations
+from ..checkpoint.codec_identity import CODEBOOK, FIRST_CONVOLUTION
 from ..checkpoint.diagnosis import check_tensors
 from ..checkpoint.find import Checkpoint
 from ..checkpoint.locate import find_movqgan
 from ..checkpoint.names import published_names
 from ..checkpoint.single_file import MOVQGAN_PREFIX, read_single_file
+from ..checkpoint.tensor_files import Shape
 from ..checkpoint.tensors import TensorStore
 from ..errors import CheckpointError
 from .autoencoder import MoVQGAN
-from .config import infer_config
+from .config import MoVQGANConfig, infer_config
 
 logger = logging.getLogger(__name__)
 
@@ -53,16 +54,24 @@ def read_movqgan(path: str | Path, checkpoint: Checkpoint | None = None) -> dict
     for values that no model has.
     """
     path = _file(Path(path))
-    is_open = checkpoint is not None and path in checkpoint.tensors.paths
-    stored = _read(path, checkpoint.tensors if checkpoint is not None and is_open else None)
-    names = published_names(stored, str(path), ANCHORS)
-    own = {names[name]: get() for name, get in stored.items() if names[name].startswith(OWN_PARTS)}
-    if foreign := len(stored) - len(own):
-        logger.info("%s: ignored %d tensors of other modules", path.name, foreign)
+    store, names = _names_of(path, checkpoint)
+    own = {name: store.get(stored) for name, stored in names.items()}
     for name, tensor in own.items():
         if tensor.dtype not in FLOATS:
             raise CheckpointError(f"{path}: `{name}` holds {tensor.dtype}; expected floats: get the original file")
     return own
+
+
+def identify_movqgan(path: str | Path, checkpoint: Checkpoint | None = None) -> tuple[MoVQGANConfig, dict[str, Tensor]]:
+    """The config of a MoVQGAN file, and the tensors that tell it from others of its shapes: for `check_codec`.
+
+    Reads the header and these tensors. Raises CheckpointError as `read_movqgan` does for the header.
+    """
+    path = _file(Path(path))
+    store, names = _names_of(path, checkpoint)
+    shapes = {name: store.shapes[stored] for name, stored in names.items()}
+    config = _empty_movqgan(shapes, str(path), default_operations).config
+    return config, {name: store.get(names[name]) for name in (CODEBOOK, FIRST_CONVOLUTION)}
 
 
 def build_movqgan(
@@ -82,10 +91,12 @@ def build_movqgan(
 
 def empty_movqgan(tensors: dict[str, Tensor], source: str, operations: Any = default_operations) -> MoVQGAN:
     """A MoVQGAN on the meta device with the shapes of these tensors. Raises CheckpointError for other tensors."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    config = infer_config(shapes, source)
+    return _empty_movqgan({name: tuple(tensor.shape) for name, tensor in tensors.items()}, source, operations)
+
+
+def _empty_movqgan(shapes: Mapping[str, Shape], source: str, operations: Any) -> MoVQGAN:
     with torch.device("meta"):
-        model = MoVQGAN(config, operations)
+        model = MoVQGAN(infer_config(shapes, source), operations)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     check_tensors(shapes, expected, source)
     return model
@@ -98,9 +109,17 @@ def _file(path: Path) -> Path:
     return path
 
 
-def _read(path: Path, store: TensorStore | None) -> dict[str, Callable[[], Tensor]]:
-    """How to get each tensor of the file, by its name without the prefix of a converted checkpoint."""
-    store = TensorStore([path], EXPECTED) if store is None else store
+def _names_of(path: Path, checkpoint: Checkpoint | None) -> tuple[TensorStore, dict[str, str]]:
+    """The tensors of a file, and the stored name of each of the MoVQGAN's by its own name.
+
+    A converted checkpoint, and some trainers, put a prefix before all names.
+    """
+    is_open = checkpoint is not None and path in checkpoint.tensors.paths
+    store = checkpoint.tensors if checkpoint is not None and is_open else TensorStore([path], EXPECTED)
     prefix = "" if read_single_file(path, store.metadata) is None else MOVQGAN_PREFIX
-    names = [name for name in store.shapes if name.startswith(prefix)]
-    return {name.removeprefix(prefix): partial(store.get, name) for name in names}
+    stored = {name.removeprefix(prefix): name for name in store.shapes if name.startswith(prefix)}
+    names = published_names(stored, str(path), ANCHORS)
+    own = {names[name]: whole for name, whole in stored.items() if names[name].startswith(OWN_PARTS)}
+    if foreign := len(stored) - len(own):
+        logger.info("%s: ignored %d tensors of other modules", path.name, foreign)
+    return store, own

@@ -20,14 +20,24 @@ CODES_PER_UNIT = UNIT_PIXELS // CODE_PIXELS
 HEADER_LENGTH = 3
 MAX_SIDE = 128 * UNIT_PIXELS
 _MOST_SHOWN = 100
+# How much more another shape counts than another area, to choose a trained size.
+SHAPE_WEIGHT = 8
 
 
 @dataclass(frozen=True)
 class SizeLimits:
-    """What a model can draw: tokens of its context, and pixels of the longest side that its tokenizer can name."""
+    """What a model can draw: tokens of its context, and pixels of the longest side that its tokenizer can name.
+
+    `trained` are the sizes that it was trained on, where they are known: errors name the nearest of them.
+    """
 
     max_tokens: int = sys.maxsize
     max_side: int = MAX_SIDE
+    trained: tuple[Size, ...] = ()
+
+    def fits(self, size: Size, prompt_tokens: int = 0) -> bool:
+        """Whether a size can be drawn after a prompt of that many tokens."""
+        return _expected(*size, self, prompt_tokens) is None
 
 
 def as_whole(value: object) -> int | None:
@@ -51,16 +61,17 @@ def picture_length(grid_h: int, grid_w: int) -> int:
 def check_size(width: int, height: int, limits: SizeLimits | None = None, prompt_tokens: int = 0) -> tuple[int, int]:
     """Rows and columns of codes (grid_h, grid_w) of a picture of `width` by `height` pixels.
 
-    Raises InputError, naming the nearest legal size, unless both sides are multiples of 32 up to `limits.max_side` and
-    the picture fits `limits.max_tokens` after a prompt of `prompt_tokens`.
+    Raises InputError, naming the nearest size that the model was trained on, or else the nearest legal one, unless both
+    sides are multiples of 32 up to `limits.max_side` and the picture fits `limits.max_tokens` after a prompt of
+    `prompt_tokens`.
     """
     pixels = f"pixels, a multiple of {UNIT_PIXELS}"
     width, height = whole_number("width", width, pixels), whole_number("height", height, pixels)
     limits = limits or SizeLimits()
     expected = _expected(width, height, limits, prompt_tokens)
     if expected:
-        nearest = size_text(nearest_size(width, height, limits, prompt_tokens))
-        raise InputError(f"the size is {width}x{height}; expected {expected}; the nearest legal size is {nearest}")
+        nearest = _nearest_text(width, height, limits, prompt_tokens)
+        raise InputError(f"the size is {width}x{height}; expected {expected}; {nearest}")
     return height // CODE_PIXELS, width // CODE_PIXELS
 
 
@@ -78,12 +89,36 @@ def nearest_size(width: int, height: int, limits: SizeLimits, prompt_tokens: int
     return min(sizes, key=lambda size: _distance(size, (width, height)))
 
 
+def untrained_reason(width: int, height: int, trained_sizes: Sequence[Size] | None) -> str | None:
+    """A sentence for a size that the model was not trained on, else None; see `known_sizes`."""
+    trained_sizes = known_sizes(trained_sizes)
+    if (width, height) in trained_sizes:
+        return None
+    nearest = size_text(_most_alike(trained_sizes, (width, height)))
+    return f"The model was not trained on pictures of {width}x{height}; the nearest size is {nearest}."
+
+
 def warn_if_untrained(width: int, height: int, trained_sizes: Sequence[Size] | None) -> None:
-    """Logs a warning for a size that the model was not trained on; `trained_sizes` None means the published ones."""
-    trained_sizes = published_sizes() if trained_sizes is None else trained_sizes
-    if (width, height) not in trained_sizes:
-        nearest = size_text(min(trained_sizes, key=lambda trained: _distance(trained, (width, height))))
-        logger.warning("The model was not trained on pictures of %sx%s; the nearest is %s.", width, height, nearest)
+    """Logs a warning for a size that the model was not trained on; see `known_sizes`."""
+    if reason := untrained_reason(width, height, trained_sizes):
+        logger.warning("%s", reason)
+
+
+def fill_size(width: int, height: int, trained_sizes: Sequence[Size] | None, panels: int = 1) -> Size:
+    """The size with sides that are 0 filled in from the sizes that the model was trained on; see `known_sizes`.
+
+    Both 0: the largest of them, and among those the squarest, that is one picture, or `panels` (2) pictures above each
+    other. One 0: that side of the trained size whose other side is nearest to the given one, the squarest of several.
+    """
+    if width and height:
+        return width, height
+    sizes = known_sizes(trained_sizes)
+    fitting = [size for size in sizes if _is_stacked(size, sizes) == (panels > 1)] or list(sizes)
+    if not (width or height):
+        return max(fitting, key=lambda size: (size[0] * size[1], -_lopsided(size, panels)))
+    place, given = (0, width) if width else (1, height)
+    best = min(fitting, key=lambda size: (abs(math.log(size[place] / given)), _lopsided(size, panels)))
+    return (given, best[1]) if width else (best[0], given)
 
 
 def crop_sizes(base: int) -> list[Size]:
@@ -103,6 +138,11 @@ def crop_sizes(base: int) -> list[Size]:
     ]
 
 
+def known_sizes(trained_sizes: Sequence[Size] | None) -> Sequence[Size]:
+    """The sizes that a model was trained on; those of the published one where its config names none (None)."""
+    return published_sizes() if trained_sizes is None else trained_sizes
+
+
 def published_sizes() -> list[Size]:
     """Sizes that the published model was trained on: the crop lists of 768 and 512, and two panels of the latter."""
     small = crop_sizes(512)
@@ -110,9 +150,8 @@ def published_sizes() -> list[Size]:
 
 
 def largest_size(trained_sizes: Sequence[Size] | None) -> Size:
-    """The size of the most pixels, and among those the squarest; `trained_sizes` None means the published ones."""
-    sizes = published_sizes() if trained_sizes is None else trained_sizes
-    return max(sizes, key=lambda size: (size[0] * size[1], min(size)))
+    """The size of the most pixels, and among those the squarest; see `known_sizes`."""
+    return max(known_sizes(trained_sizes), key=lambda size: (size[0] * size[1], min(size)))
 
 
 def size_text(size: Size) -> str:
@@ -132,6 +171,35 @@ def _expected(width: int, height: int, limits: SizeLimits, prompt_tokens: int) -
             f"({prompt_tokens} the prompt's)"
         )
     return None
+
+
+def _nearest_text(width: int, height: int, limits: SizeLimits, prompt_tokens: int) -> str:
+    """Which size to take instead."""
+    trained = [size for size in limits.trained if limits.fits(size, prompt_tokens)]
+    if trained:
+        nearest = size_text(_most_alike(trained, (width, height)))
+        return f"the nearest size that the model was trained on is {nearest}"
+    return f"the nearest legal size is {size_text(nearest_size(width, height, limits, prompt_tokens))}"
+
+
+def _is_stacked(size: Size, sizes: Sequence[Size]) -> bool:
+    """Whether a size is two pictures of another one above each other."""
+    return size[1] % 2 == 0 and (size[0], size[1] // 2) in sizes
+
+
+def _lopsided(size: Size, panels: int) -> float:
+    """How far one panel of a size is from a square."""
+    return abs(math.log(panels * size[0] / size[1]))
+
+
+def _most_alike(sizes: Sequence[Size], size: Size) -> Size:
+    """The size of the most similar shape, and of those the one of the most similar area."""
+
+    def difference(one: Size) -> float:
+        across, down = (math.log(side) - math.log(max(1, wanted)) for side, wanted in zip(one, size, strict=True))
+        return (SHAPE_WEIGHT * (across - down)) ** 2 + (across + down) ** 2
+
+    return min(sizes, key=difference)
 
 
 def _tallest(width: int, height: int, room: int) -> int:

@@ -17,6 +17,12 @@ MAPS = MappingProxyType(
 )
 PLACEHOLDERS = ("width", "height", "prompt", "map", "object")
 _SIZE, _TYPED = ("width", "height"), ("prompt", "object")
+_EXPECTED = MappingProxyType(
+    {
+        "prompt": "what to draw, or what to change, in words",
+        "object": "what the given picture shows, such as: a red mug",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -24,7 +30,8 @@ class PromptTemplate:
     """The prompt of a task, with placeholders {width}, {height} (of the whole canvas), {prompt}, {map}, {object}.
 
     `requires` lists the inputs that must not be empty. `needs_condition` says whether the task needs a picture for the
-    upper panel. `published` is False for a wording that is ours, not in the released code.
+    upper panel. `published` is False for a wording that is ours, not in the released code. `panels` is the number of
+    pictures above each other on the canvas.
     """
 
     task: str
@@ -32,6 +39,7 @@ class PromptTemplate:
     published: bool
     requires: tuple[str, ...] = ()
     needs_condition: bool = False
+    panels: int = 2
 
 
 _PAIR = (
@@ -51,6 +59,7 @@ TEMPLATES = MappingProxyType(
                 "t2i",
                 "Generate an image of {width}x{height} according to the following prompt:\n{prompt}",
                 published=True,
+                panels=1,
             ),
             PromptTemplate("pair", _PAIR, published=True, requires=("map",)),
             PromptTemplate("control", _CONTROL, published=True, requires=("map",), needs_condition=True),
@@ -89,8 +98,8 @@ TASKS = tuple(TEMPLATES)
 
 def build_prompt(
     task: str,
-    width: int,
-    height: int,
+    width: int | None,
+    height: int | None,
     prompt: str,
     map: str | None = None,
     object: str | None = None,
@@ -98,6 +107,7 @@ def build_prompt(
 ) -> PromptText:
     """The full prompt of a task for a canvas of `width` by `height` pixels (both panels together).
 
+    A side that is None, not known yet, leaves its placeholder in the text.
     `map` is one of MAPS, `object` the description of the subject; tasks that do not use them ignore them. Each turn of
     multi-turn editing is the task "edit". `prompt` is inserted unchanged, and may be empty where the published program
     allows it. `template` replaces the text of the task's template. The result says which stretches are typed: `prompt`
@@ -105,13 +115,14 @@ def build_prompt(
     """
     own = find_template(task)
     text = own.text if template is None else check_text("template", template)
-    values = {"width": str(width), "height": str(height), "map": ""}
+    sides = {"width": width, "height": height}
+    values = {name: f"{{{name}}}" if side is None else str(side) for name, side in sides.items()} | {"map": ""}
     values |= {"prompt": check_text("prompt", prompt), "object": check_text("object", "" if object is None else object)}
     if "map" in own.requires:
-        values["map"] = _map_name(task, map)
+        values["map"] = _map_name(map)
     for name in own.requires:
         if not values[name].strip():
-            raise InputError(f"the task {task!r} came without {name}; expected a text that is not empty")
+            raise InputError(f"{name} is empty, which this task needs; expected {_EXPECTED[name]}")
     _check_placeholders(text, [*_SIZE, *own.requires, *(["prompt"] if prompt.strip() else [])])
     if not prompt.strip() and not own.needs_condition:
         logger.warning("The prompt is empty: the model gets the size only.")
@@ -128,9 +139,9 @@ def find_template(task: str) -> PromptTemplate:
     return TEMPLATES[task]
 
 
-def _map_name(task: str, map: str | None) -> str:
+def _map_name(map: str | None) -> str:
     if map is None:
-        raise InputError(f"the task {task!r} came without map; expected one of {', '.join(MAPS)}")
+        raise InputError(f"map is missing, which this task needs; expected one of {', '.join(MAPS)}")
     if not isinstance(map, str) or map not in MAPS:
         raise InputError(f"map is {map!r}; expected one of {', '.join(MAPS)}")
     return MAPS[map]

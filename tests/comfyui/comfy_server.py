@@ -27,7 +27,7 @@ STARTUP_SECONDS = 180
 RUN_SECONDS = 180
 FREE_SECONDS = 60
 CANCEL_SECONDS = 0.5
-PREVIEW_EVENT = 1
+PREVIEW_EVENT, TEXT_EVENT = 1, 3
 
 # A custom node that tells these tests what the server does not: a run waits after the progress message that cancels it,
 # so that no fast machine ends it first, and a file counts how often the cache was emptied.
@@ -96,6 +96,7 @@ class Run:
     cached: list[str] = field(default_factory=list)
     progress: list[tuple[str, int, int]] = field(default_factory=list)
     previews: list[Image.Image] = field(default_factory=list)
+    texts: list[tuple[str, str]] = field(default_factory=list)
     outputs: dict = field(default_factory=dict)
     error: dict | None = None
     interrupted_at: str | None = None
@@ -211,7 +212,7 @@ class ComfyServer:
         while True:
             message = self._socket.recv()
             if isinstance(message, bytes):
-                run.previews.extend(_preview(message))
+                _note_binary(run, message)
             elif self._note(run, json.loads(message)):
                 return run
             if cancel_at is not None and len(run.progress) >= cancel_at:
@@ -288,9 +289,10 @@ class ComfyServer:
         raise TimeoutError(f"ComfyUI did not start in {STARTUP_SECONDS} s:\n{self.log[-4000:]}")
 
 
-def _preview(message: bytes) -> list[Image.Image]:
-    """The picture in a binary websocket message, if it is a preview: two big-endian integers, then the file."""
-    (event,) = struct.unpack(">I", message[:4])
-    if event != PREVIEW_EVENT:
-        return []
-    return [Image.open(io.BytesIO(message[8:])).convert("RGB")]
+def _note_binary(run: Run, message: bytes) -> None:
+    """Records a preview or a text in the run: two big-endian integers, then a file, or the node and the text."""
+    event, length = struct.unpack(">II", message[:8])
+    if event == PREVIEW_EVENT:
+        run.previews.append(Image.open(io.BytesIO(message[8:])).convert("RGB"))
+    elif event == TEXT_EVENT:
+        run.texts.append((message[8 : 8 + length].decode(), message[8 + length :].decode()))

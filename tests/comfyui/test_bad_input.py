@@ -27,11 +27,27 @@ def checkpoint(server):
 
 
 @pytest.mark.parametrize(
-    ("side", "value", "nearest"), [("width", 65, "64x64"), ("height", 100, "64x96"), ("width", 8, "32x64")]
+    ("side", "value", "nearest"), [("width", 65, 64), ("height", 100, 96), ("width", 8, 32), ("height", -32, 32)]
 )
-def test_a_size_off_the_grid_is_refused_before_the_run(server, side, value, nearest):
-    message = refused(server.queue(text_to_image(**{side: value})), PROMPT)
-    assert str(value) in message and f"nearest legal size is {nearest}" in message
+def test_a_size_off_the_grid_is_one_error_before_the_run(server, side, value, nearest):
+    (error,) = server.queue(text_to_image(**{side: value}))["node_errors"][PROMPT]["errors"]
+    assert f"{side} is {value}; " in error["details"] and f"the nearest is {nearest}" in error["details"]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "expected"),
+    [
+        ({"task": "edit", "prompt": " ", "object": "", "template": ""}, "prompt is empty"),
+        ({"task": "subject-driven", "object": "", "template": ""}, "object is empty"),
+        ({"object": "", "template": "{prompt} {size}"}, "{size}"),
+        ({"task": "draw"}, "expected one of text to image"),
+    ],
+)
+def test_a_prompt_that_cannot_be_written_is_one_error_before_the_run(server, inputs, expected):
+    workflow = text_to_image()
+    workflow[PROMPT]["inputs"] |= inputs
+    (error,) = server.queue(workflow)["node_errors"][PROMPT]["errors"]
+    assert expected in error["details"]
 
 
 @pytest.mark.parametrize(("name", "value"), [("cfg", -1.0), ("top_k", 0), ("temperature", 0.0), ("window", 0)])
@@ -44,10 +60,10 @@ def test_an_unknown_checkpoint_or_decoder_is_refused_before_the_run(server):
     assert "not in list" in refused(server.queue(text_to_image(decoder="magic")), SAMPLER)
 
 
-def test_a_size_that_does_not_fit_names_the_nearest_legal_size(server):
+def test_a_size_that_does_not_fit_names_the_nearest_trained_size(server):
     run = server.run(text_to_image(width=2048, height=2048))
-    assert run.error["node_id"] == SAMPLER
-    assert "2048x2048" in run.error["exception_message"] and "nearest legal size" in run.error["exception_message"]
+    assert run.error["node_id"] == SAMPLER and run.error["exception_type"] == "ValueError"
+    assert "2048x2048" in run.error["exception_message"] and "trained on is 64x64" in run.error["exception_message"]
 
 
 def test_a_window_larger_than_what_is_left_is_clamped(server):
@@ -62,7 +78,7 @@ def test_a_truncated_checkpoint_is_an_error(server, checkpoint):
     run = server.run(text_to_image(checkpoint="broken"))
     assert run.error["node_id"] == MODEL
     assert "model.safetensors" in run.error["exception_message"]
-    assert run.error["exception_type"].endswith("CheckpointError")
+    assert run.error["exception_type"] == "ValueError"
 
 
 def test_a_replaced_file_is_loaded_again(server, checkpoint):

@@ -120,7 +120,7 @@ def test_without_its_model_a_kept_file_asks_for_it(server, kept):
     assert run.error["node_id"] == CONTINUE and "connect it to input model" in run.error["exception_message"]
 
 
-@pytest.mark.parametrize(("missing", "hint"), [("vae", "connect Load MoVQGAN"), ("kept", "connect one to image")])
+@pytest.mark.parametrize(("missing", "hint"), [("vae", "or Load MoVQGAN"), ("kept", "connect one to image")])
 def test_what_is_not_connected_is_asked_for(server, missing, hint):
     workflow = continuing("none")
     workflow[CONTINUE]["inputs"].pop(missing)

@@ -31,8 +31,8 @@ def test_folders_single_files_and_extra_paths_are_listed(server):
     (models / "single" / "config.json").unlink()
     shutil.copy(FOLDER / "movqgan.safetensors", server.base / "models" / "vae" / "movqgan_demo.safetensors")
     checkpoints = offered(server, "LoadModel", "checkpoint")
-    assert checkpoints == [DEMO, "a folder", "far", "maker/name", "single/model.safetensors"]
-    assert offered(server, "LoadMoVQGAN", "movqgan") == [DEMO, "movqgan_demo.safetensors"]
+    assert checkpoints == ["a folder", "far", "maker/name", "single/model.safetensors", DEMO]
+    assert offered(server, "LoadMoVQGAN", "movqgan") == ["movqgan_demo.safetensors", DEMO]
     changes = {"checkpoint": "far", "movqgan": "movqgan_demo.safetensors"}
     assert server.run(text_to_image(**changes)).succeeded
     for place in (models / "a folder", models / "maker", models / "single", server.elsewhere / "far"):
@@ -44,7 +44,7 @@ def test_folders_single_files_and_extra_paths_are_listed(server):
 def test_weights_quantised_while_loading_draw_the_picture_of_a_converted_file(server, weights):
     path = server.base / "models" / "lumina_mgpt2" / f"demo-{weights}.safetensors"
     plan_conversion(FOLDER, weights).write(path)
-    assert offered(server, "LoadModel", "checkpoint") == [DEMO, path.name]
+    assert offered(server, "LoadModel", "checkpoint") == [path.name, DEMO]
     runs = [server.run(text_to_image(checkpoint=DEMO, weights=weights, seed=5))]
     runs.append(server.run(text_to_image(checkpoint=path.name, weights="auto", seed=5)))
     assert all(run.succeeded for run in runs)

@@ -31,7 +31,7 @@ def test_a_shadowed_checkpoint_has_a_name_of_its_own(server, roots):
     for root, weights in zip(roots, ("int4", "int8"), strict=True):
         plan_conversion(FOLDER, weights).write(root / "same.safetensors")
     names = ["same.safetensors", f"same.safetensors [{roots[1].as_posix()}]"]
-    assert offered(server) == [DEMO, *names]
+    assert offered(server) == [*names, DEMO]
     runs = [server.run(text_to_image(checkpoint=name)) for name in names]
     reports = [run.outputs[REPORT]["text"][0] for run in runs]
     assert "int4 weights" in reports[0] and "int8 weights" in reports[1]
@@ -49,7 +49,7 @@ def test_a_saved_checkpoint_opens_under_the_name_that_the_node_returns(server, r
 
 def test_files_put_flat_into_the_folder_are_one_checkpoint(server, roots):
     shutil.copytree(FOLDER, roots[1], dirs_exist_ok=True)
-    assert offered(server) == [DEMO, "lumina_mgpt2"]
+    assert offered(server) == ["lumina_mgpt2", DEMO]
     runs = [server.run(text_to_image(checkpoint=name, seed=5)) for name in ("lumina_mgpt2", "model.safetensors", DEMO)]
     assert all(run.succeeded for run in runs), "the name that earlier versions listed still opens it"
     assert len({server.pictures(run, SAVE)[0].tobytes() for run in runs}) == 1
@@ -85,9 +85,9 @@ def test_a_movqgan_in_a_second_folder_is_listed_once_by_its_own_name(server):
         shutil.copy(FOLDER / "movqgan.safetensors", folder / name)
     info = server.get("/object_info/LuminaMGPT2_LoadMoVQGAN")["LuminaMGPT2_LoadMoVQGAN"]
     assert info["input"]["required"]["movqgan"][1]["options"] == [
-        DEMO,
         "movqgan_a.safetensors",
         "sub/movqgan_a.safetensors",
+        DEMO,
     ]
     run = server.run(text_to_image(movqgan="sub/movqgan_a.safetensors"))
     shutil.rmtree(folder)

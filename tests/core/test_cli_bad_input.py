@@ -51,7 +51,10 @@ def test_incomplete_commands(lumina: CommandLine, arguments: tuple[str, ...], ex
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (("--width", 65), "65x32; expected positive multiples of 32; the nearest legal size is 64x32"),
+        (
+            ("--width", 65),
+            "65x32; expected positive multiples of 32; the nearest size that the model was trained on is 64x32",
+        ),
         (("--height", 0), "32x0; expected positive multiples of 32"),
         (("--width", -64), "-64x32; expected positive multiples of 32"),
         (("--width", 288), "sides of at most 256"),
@@ -99,8 +102,8 @@ def test_cuda_where_there_is_none(lumina: CommandLine) -> None:
 
 @pytest.mark.parametrize("size", [("--height", 10**30), ("--width", 3_200_000_000, "--height", 3_200_000_000)])
 def test_a_size_beyond_all_memory(lumina: CommandLine, noise: Path, size: Arguments) -> None:
-    lumina.refuses_to_generate("--task", "edit", "--condition", noise, *size, expected="nearest legal size")
-    lumina.refuses("info", "--checkpoint", lumina.checkpoint, *size, expected="nearest legal size")
+    lumina.refuses_to_generate("--task", "edit", "--condition", noise, *size, expected="; the nearest ")
+    lumina.refuses("info", "--checkpoint", lumina.checkpoint, *size, expected="; the nearest ")
 
 
 @pytest.mark.parametrize("task", ["control", "subject", "edit", "predict"])
@@ -134,14 +137,14 @@ def test_a_picture_that_cannot_be_continued(
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (("--task", "pair"), "'pair' came without map"),
-        (("--task", "control"), "'control' came without map"),
-        (("--task", "predict"), "'predict' came without map"),
+        (("--task", "pair"), "map is missing, which this task needs"),
+        (("--task", "control"), "map is missing, which this task needs"),
+        (("--task", "predict"), "map is missing, which this task needs"),
         (("--task", "control", "--map", "heat"), "invalid choice: 'heat'"),
-        (("--task", "subject"), "'subject' came without object"),
-        (("--task", "subject", "--object", " "), "'subject' came without object"),
-        (("--task", "subject", "--object", "a cup", "--prompt", ""), "'subject' came without prompt"),
-        (("--task", "edit", "--prompt", ""), "'edit' came without prompt"),
+        (("--task", "subject"), "object is empty, which this task needs"),
+        (("--task", "subject", "--object", " "), "object is empty, which this task needs"),
+        (("--task", "subject", "--object", "a cup", "--prompt", ""), "prompt is empty, which this task needs"),
+        (("--task", "edit", "--prompt", ""), "prompt is empty, which this task needs"),
     ],
 )
 def test_task_without_map_object_or_prompt(

@@ -265,8 +265,8 @@ REFUSALS = {
     "given codes that are no whole numbers": Refusal("torch.float32", given_codes=GRID[:1].float()),
     "no prompt": Refusal("the request has no prompt", prompts=()),
     "a side of no whole units": Refusal("multiple", grid=(8, 6)),
-    "a picture beyond the context": Refusal("nearest legal size", grid=(16, 16)),
-    "a prompt beyond the context": Refusal("nearest legal size", prompts=((20,) * 215,)),
+    "a picture beyond the context": Refusal("nearest size that the model was trained on", grid=(16, 16)),
+    "a prompt beyond the context": Refusal("nearest size that the model was trained on", prompts=((20,) * 215,)),
     "a prompt that fills the context": Refusal("leaves no room", prompts=((20,) * 250,)),
 }
 

@@ -156,7 +156,10 @@ def test_settings_are_keywords(small: Lumina) -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"width": 65}, "65x32; expected positive multiples of 32; the nearest legal size is 64x32"),
+        (
+            {"width": 65},
+            "65x32; expected positive multiples of 32; the nearest size that the model was trained on is 64x32",
+        ),
         ({"height": 10**30}, "sides of at most 256"),
         ({"width": 32.0}, "width is 32.0; expected a whole number of pixels"),
         ({"prompt": "word " * 3000}, "expected a shorter prompt"),
@@ -165,12 +168,15 @@ def test_settings_are_keywords(small: Lumina) -> None:
         ({"seed": -1}, "seed is -1"),
         ({"decoder": "magic"}, "decoder is 'magic'"),
         ({"task": "magic"}, "'magic'; expected one of t2i"),
-        ({"task": "pair"}, "'pair' came without map"),
+        ({"task": "pair"}, "map is missing, which this task needs"),
         ({"task": "edit"}, "the task edit needs a picture"),
         ({"given_height": 8}, "without a picture"),
         ({"condition": "picture"}, "the task t2i takes no picture"),
-        ({"condition": "picture", "task": "edit", "width": 65}, "nearest legal size"),
-        ({"condition": "picture", "task": "edit", "width": 32 * 10**8, "height": 32 * 10**8}, "nearest legal size"),
+        ({"condition": "picture", "task": "edit", "width": 65}, "nearest size that the model was trained on"),
+        (
+            {"condition": "picture", "task": "edit", "width": 32 * 10**8, "height": 32 * 10**8},
+            "nearest size that the model was trained on",
+        ),
         ({"condition": "picture", "given_height": 12}, "the given height is 12"),
     ],
     ids=str,
@@ -329,7 +335,7 @@ def warnings_of(caplog: pytest.LogCaptureFixture, run: Callable[[], object]) -> 
 
 def test_an_untrained_size_is_warned_of_once(caplog: pytest.LogCaptureFixture, small: Lumina) -> None:
     (line,) = warnings_of(caplog, lambda: small.draw("a red square", 96, 64, batch=3))
-    assert "pictures of 96x64; the nearest is 64x64" in line
+    assert "pictures of 96x64; the nearest size is 64x32" in line
 
 
 def test_a_trained_size_is_not_warned_of(caplog: pytest.LogCaptureFixture, small: Lumina) -> None:
@@ -349,7 +355,7 @@ def test_sizes_of_the_config_replace_the_published_ones(caplog: pytest.LogCaptur
     own = replace(published, config=replace(published.config, trained_sizes=((64, 64),)))
     assert not warnings_of(caplog, lambda: build_request(own, "a red square", 64, 64))
     (line,) = warnings_of(caplog, lambda: build_request(own, "a red square", 768, 768))
-    assert "nearest is 64x64" in line
+    assert "nearest size is 64x64" in line
     assert len(warnings_of(caplog, lambda: build_request(published, "a red square", 64, 64))) == 1
 
 

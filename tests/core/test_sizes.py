@@ -14,8 +14,10 @@ from lumina_core.pictures.sizes import (
     SizeLimits,
     check_size,
     crop_sizes,
+    fill_size,
     nearest_size,
     picture_length,
+    published_sizes,
     warn_if_untrained,
 )
 
@@ -100,3 +102,44 @@ def test_prompt_that_leaves_no_room(prompt_tokens: int) -> None:
 def test_side_that_is_no_whole_number(width: object) -> None:
     with pytest.raises(InputError, match="width is"):
         check_size(width, 64, CONTEXT)  # type: ignore[arg-type]
+
+
+def test_an_error_names_the_nearest_size_that_the_model_was_trained_on() -> None:
+    limits = SizeLimits(512, trained=((64, 64), (64, 128)))
+    with pytest.raises(InputError, match=r"nearest size that the model was trained on is 64x64$"):
+        check_size(768, 768, limits)
+    with pytest.raises(InputError, match=r"trained on is 64x128$"):
+        check_size(512, 1024, limits)
+    with pytest.raises(InputError, match=r"nearest legal size is"):  # none of the trained sizes fits after the prompt
+        check_size(768, 768, limits, prompt_tokens=480)
+
+
+DEMO_SIZES = ((64, 64), (64, 128))
+
+
+@pytest.mark.parametrize(
+    ("given", "trained", "panels", "expected"),
+    [
+        ((0, 0), None, 1, (768, 768)),
+        ((0, 0), None, 2, (512, 1024)),
+        ((0, 0), DEMO_SIZES, 1, (64, 64)),
+        ((0, 0), DEMO_SIZES, 2, (64, 128)),
+        ((0, 0), ((64, 64),), 2, (64, 64)),
+        ((512, 0), None, 1, (512, 512)),
+        ((0, 1024), None, 2, (512, 1024)),
+        ((96, 0), DEMO_SIZES, 1, (96, 64)),
+        ((256, 32), None, 1, (256, 32)),
+    ],
+)
+def test_sides_that_are_not_given_are_those_of_the_model(given, trained, panels, expected) -> None:
+    assert fill_size(*given, trained, panels) == expected
+
+
+@pytest.mark.parametrize("side", range(32, 1600, 32))
+def test_a_side_that_is_filled_in_makes_a_trained_size_where_there_is_one(side: int) -> None:
+    trained = published_sizes()
+    stacked = [(width, height) for width, height in trained if (width, height / 2) in trained]
+    for panels, sizes in ((1, [size for size in trained if size not in stacked]), (2, stacked)):
+        for place, filled in ((0, fill_size(side, 0, None, panels)), (1, fill_size(0, side, None, panels))):
+            assert filled[place] == side
+            assert filled in sizes or all(size[place] != side for size in sizes)

@@ -1,4 +1,4 @@
-"""What Load Lumina-mGPT 2.0 reads from the graph before it loads."""
+"""What Lumina Loader reads from the graph before it loads."""
 
 from __future__ import annotations
 

@@ -129,3 +129,32 @@ def test_a_folder_with_a_config_is_listed_whatever_its_weights_are(names, roots,
     put(roots[0] / "mine" / weights)
     folder = put(roots[0] / "mine" / "config.json").parent
     assert listed(roots, names.checkpoint_paths) == {"mine": folder}
+
+
+def test_of_shared_folders_only_checkpoints_of_this_model_are_listed(names, roots, tmp_path):
+    shared = tmp_path / "models" / "diffusion_models"
+    own, converted = shared / "mine", shared / "deep" / "demo-int4.safetensors"
+    shutil.copytree(DEMO, own)
+    put(converted).unlink()
+    plan_conversion(DEMO, "int4").write(converted)
+    put(shared / "flux.safetensors")  # damaged
+    shutil.copy(DEMO / "movqgan.safetensors", shared / "vae.safetensors")
+    foreign = put(shared / "llama" / "config.json", b'{"model_type": "llama"}').parent
+    shutil.copy(DEMO / "model.safetensors", foreign)
+    put(roots[1] / "mine" / "config.json")
+    files = sorted(str(path.relative_to(shared)) for path in shared.rglob("*.safetensors"))
+    found = names.checkpoint_paths(roots, [str(Path("mine", "config.json"))], [shared], files)
+    assert found == {
+        "mine": roots[1] / "mine",
+        f"mine [{shared.as_posix()}]": own,
+        "deep/demo-int4.safetensors": converted,
+    }
+
+
+def test_a_file_of_a_shared_folder_that_is_replaced_is_looked_at_again(names, roots, tmp_path):
+    shared = tmp_path / "diffusion_models"
+    path = put(shared / "model.safetensors")
+    assert names.checkpoint_paths(roots, [], [shared], [path.name]) == {}
+    path.unlink()
+    plan_conversion(DEMO, "int4").write(path)
+    assert names.checkpoint_paths(roots, [], [shared], [path.name]) == {path.name: path}

@@ -43,10 +43,22 @@ def test_report_has_settings_counts_speed_and_kernels(report, result, weights):
     text = report.report_text(result, weights, "int8")
     assert "16x32" in text and "seed 7" in text and "sjd, window 16" in text
     assert "6 tokens in 3 forwards: 2.00 a forward" in text
-    assert "0.50 s, 12.0 tokens a second" in text
+    assert "0.50 s; 12.0 tokens a second" in text.splitlines()
     assert "1 x1, 2 x1, 4 x1" in text
     assert "matmuls: tinygemm (self-test passed); attention: torch (no Triton)" in text
     assert "nats per code: -2.050" in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "warm_up", "expected"),
+    [
+        (10.5, 10.0, "10.50 s, of which 10.00 s warm-up; 12.0 tokens a second without the warm-up"),
+        (0.0, 0.0, "0.00 s; - tokens a second"),
+    ],
+)
+def test_report_tells_the_speed_without_the_warm_up(report, result, weights, seconds, warm_up, expected):
+    result = replace(result, seconds=seconds, warm_up_seconds=warm_up)
+    assert expected in report.report_text(result, weights, "int8").splitlines()
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def device_of(nodes: Any, model: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(comfy_ui, "load", lambda _, bytes_needed: loaded.append(bytes_needed))
     monkeypatch.setattr(comfy_ui, "preview_wanted", lambda: False)
     monkeypatch.setattr(comfy_ui, "release_memory", lambda: None)
-    monkeypatch.setattr(comfy_ui.Progress, "update", lambda *_: None)
+    monkeypatch.setattr(nodes("nodes.progress").Progress, "update", lambda *_: None)
     monkeypatch.setattr(comfy_ui, "check_interrupted", lambda: None)
     monkeypatch.setattr(nodes("nodes.sampler"), "kernels_expected", lambda *_: True)
 

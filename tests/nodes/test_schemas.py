@@ -57,3 +57,43 @@ def test_added_inputs_are_optional(schemas, node_id):
 
 def test_every_node_is_published(schemas):
     assert set(schemas) == set(PUBLISHED)
+
+
+@pytest.mark.parametrize("node_id", PUBLISHED)
+def test_a_widget_that_an_api_workflow_omits_has_its_declared_default(schemas, node_id):
+    schema = schemas[node_id]
+    declared = {name: value for name, value in schema["defaults"].items() if name in schema["optional"]}
+    if schema["takes_lists"]:
+        declared = {name: [value] for name, value in declared.items()}
+    assert {name: schema["in_python"].get(name) for name in declared} == declared
+
+
+@pytest.mark.parametrize("node_id", PUBLISHED)
+def test_everything_that_a_user_sees_is_explained(schemas, node_id):
+    schema = schemas[node_id]
+    assert schema["description"] and schema["aliases"]
+    assert all(schema["tooltips"].values()), schema["tooltips"]
+    assert len(schema["output_tooltips"]) == len(schema["outputs"]) and all(schema["output_tooltips"])
+
+
+WORDS = (
+    *(
+        "lumina",
+        "autoregressive",
+        "token",
+        "vae",
+        "unet",
+        "sampler",
+        "inpaint",
+        "outpaint",
+        "control",
+        "canny",
+        "depth",
+    ),
+    *("quantize", "int4", "llm", "prompt", "rerank", "checkpoint", "generate image", "image edit", "text to image"),
+)
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_words_that_people_type_are_aliases(schemas, word):
+    assert any(word in alias for schema in schemas.values() for alias in schema["aliases"])
