@@ -24,6 +24,11 @@ def movqgans_used_with(graph: Mapping[str, Any] | None, checkpoint: str) -> list
     return list(dict.fromkeys(names))
 
 
+def is_used(graph: Mapping[str, Any] | None, node: str | None, output: int) -> bool:
+    """Whether some node takes an output of a node; `graph` as above."""
+    return any([node, output] in one.get("inputs", {}).values() for one in (graph or {}).values())
+
+
 def _source(graph: Mapping[str, Any] | None, link: Any, kind: str) -> Mapping[str, Any]:
     """The inputs of the node that a link comes from, if it is of a kind."""
     node = (graph or {}).get(link[0], {}) if isinstance(link, list) and link else {}

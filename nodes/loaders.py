@@ -27,7 +27,7 @@ from ..lumina_core.quant.weights import WeightsPlan
 from ..lumina_core.tokens.tokenizer import TOKENIZER, tokenizer_paths
 from . import comfy_adapter as comfy_ui
 from . import folders
-from .graph import LOAD_MODEL, LOAD_MOVQGAN, movqgans_used_with
+from .graph import LOAD_MODEL, LOAD_MOVQGAN, is_used, movqgans_used_with
 from .node import LuminaNode
 from .patchers import patcher_of, resident_patcher_of
 from .progress import loading_progress
@@ -37,6 +37,7 @@ from .vae import MoVQGANVae, load_movqgan_vae
 
 logger = logging.getLogger(__name__)
 
+VAE_OUTPUT = 1
 # Stored workflows contain these names; new ones are appended.
 WEIGHTS = ["auto", "bf16", "fp32", "int8", "int4"]
 
@@ -123,7 +124,10 @@ def _is_codec_of(checkpoint: Checkpoint, path: Path) -> bool:
 
 
 def load_own_vae(checkpoint: Checkpoint) -> MoVQGANVae | ExecutionBlocker:
-    """The VAE of a checkpoint's MoVQGAN; without one, an output that stops the nodes that use it and says why."""
+    """The VAE of a checkpoint's MoVQGAN; without one, an output that stops the nodes that use it and says why.
+
+    ComfyUI keeps the output for a graph that uses it later.
+    """
     try:
         return load_movqgan_vae(find_codec(checkpoint), checkpoint.config.trained_sizes)
     except LuminaError as error:
@@ -220,7 +224,7 @@ class LoadModel(LuminaNode):
                     "MoVQGAN.",
                 ),
             ],
-            hidden=[io.Hidden.prompt],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
         )
 
     @classmethod
@@ -238,9 +242,11 @@ class LoadModel(LuminaNode):
 
     @classmethod
     def execute(cls, checkpoint, weights=WEIGHTS[0], compile=AUTO) -> io.NodeOutput:
-        opened = open_checkpoint(folders.checkpoint_path(checkpoint))
+        opened, graph = open_checkpoint(folders.checkpoint_path(checkpoint)), cls.hidden.prompt
+        if is_used(graph, cls.hidden.unique_id, VAE_OUTPUT):
+            find_codec(opened)
         # ComfyUI's cache does not look at the prompt: another node that changes loads nothing again.
-        movqgans = _movqgans_in(cls.hidden.prompt, checkpoint)
+        movqgans = _movqgans_in(graph, checkpoint)
         return io.NodeOutput(load_model(checkpoint, opened, weights, compile, movqgans), load_own_vae(opened))
 
 

@@ -31,6 +31,6 @@ def side_input(name: str, tooltip: str, extra_dict: dict | None = None) -> io.In
         max=MAX_SIDE,
         step=UNIT_PIXELS,
         tooltip=f"{name.capitalize()} of the whole canvas in pixels, a multiple of {UNIT_PIXELS}. 0: the size that the "
-        f"model was trained on. {tooltip}",
+        f"model was trained on. {tooltip}".rstrip(),
         extra_dict=extra_dict,
     )

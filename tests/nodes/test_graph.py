@@ -45,3 +45,19 @@ def test_the_movqgan_of_another_checkpoint_is_left_alone(used_with):
 def test_a_name_over_a_link_is_not_known(used_with):
     linked = {"class_type": "LuminaMGPT2_LoadMoVQGAN", "inputs": {"movqgan": ["8", 0]}}
     assert used_with({"1": MODEL, "2": linked, "3": sampler(["1", 0], ["2", 0])}, "mine") == []
+
+
+@pytest.mark.parametrize(
+    ("inputs", "expected"),
+    [
+        ({"vae": ["1", 1]}, True),
+        ({"model": ["1", 0], "seed": 1, "vae": ["2", 1]}, False),
+        ({"vae": ["2:1", 1]}, False),
+        ({"vae": "1"}, False),
+        ({}, False),
+    ],
+)
+def test_an_output_is_used_where_a_node_takes_it(pack, inputs, expected):
+    graph = importlib.import_module(f"{pack.__name__}.nodes.graph")
+    assert graph.is_used({"1": MODEL, "3": {"class_type": "VAEDecode", "inputs": inputs}}, "1", 1) is expected
+    assert not graph.is_used(None, "1", 1)
