@@ -166,10 +166,8 @@ def _expected(width: int, height: int, limits: SizeLimits, prompt_tokens: int) -
         return f"sides of at most {limits.max_side}, the longest that the tokenizer can name"
     tokens = prompt_tokens + picture_length(height // CODE_PIXELS, width // CODE_PIXELS)
     if tokens > limits.max_tokens:
-        return (
-            f"at most {limits.max_tokens} tokens, the model's context, and this takes {tokens} "
-            f"({prompt_tokens} the prompt's)"
-        )
+        of_prompt = f" ({prompt_tokens} the prompt's)" if prompt_tokens else ""
+        return f"at most {limits.max_tokens} tokens, the model's context, and this takes {tokens}{of_prompt}"
     return None
 
 

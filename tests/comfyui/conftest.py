@@ -1,4 +1,4 @@
-"""One ComfyUI server for all tests in this folder."""
+"""One ComfyUI server for all tests in this folder, and one browser."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from browser import Browser, Tab
     from comfy_server import ComfyServer
+
+BROWSER = pytest.StashKey["Browser"]()
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +38,47 @@ def chromium_path() -> Path:
     if path is None:
         pytest.skip(f"no browser: none of {', '.join(names)} is installed")
     return Path(path)
+
+
+@pytest.fixture(scope="session")
+def browser(server: ComfyServer, chromium_path: Path, pytestconfig: pytest.Config) -> Iterator[Browser]:
+    """The browser, which starts with the first tab."""
+    from browser import Browser
+
+    pytestconfig.stash[BROWSER] = started = Browser(server, chromium_path)
+    yield started
+    started.close()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Ends the browser with the last test of this folder: beside its event loop, later tests could start none."""
+    started = item.config.stash.get(BROWSER, None)
+    if started is not None and (nextitem is None or nextitem.path.parent != item.path.parent):
+        started.close()
+
+
+@pytest.fixture(params=["classic", "nodes 2.0"])
+def tab(browser: Browser, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Tab]:
+    """A blank workflow in each rendering of nodes."""
+    yield from _blank(browser.tab(request.param), tmp_path)
+
+
+@pytest.fixture
+def classic(browser: Browser, tmp_path: Path) -> Iterator[Tab]:
+    """A blank workflow in the classic rendering."""
+    yield from _blank(browser.tab("classic"), tmp_path)
+
+
+@pytest.fixture
+def vue(browser: Browser, tmp_path: Path) -> Iterator[Tab]:
+    """A blank workflow in Nodes 2.0."""
+    yield from _blank(browser.tab("nodes 2.0"), tmp_path)
+
+
+def _blank(tab: Tab, pictures: Path) -> Iterator[Tab]:
+    """The tab, reset. A screenshot shows what the test leaves; errors of scripts in the page fail it."""
+    tab.reset()
+    yield tab
+    tab.page.screenshot(path=pictures / f"{tab.rendering}.png")
+    assert not tab.faults, tab.faults
