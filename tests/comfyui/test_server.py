@@ -23,7 +23,7 @@ def test_the_nodes_are_registered(server):
 
 def test_the_example_workflow_is_listed(server):
     templates = server.get("/workflow_templates")
-    assert "text_to_image" in templates["comfyui-lumina-mgpt2"]
+    assert "Text to image" in templates["comfyui-lumina-mgpt2"]
 
 
 @pytest.mark.parametrize("name", NODES)

@@ -1,4 +1,4 @@
-"""Tasks that start from a picture: example workflows, canvases, and the inputs that a user may connect."""
+"""Tasks that start from a picture: canvases, and the inputs that a user may connect."""
 
 from __future__ import annotations
 
@@ -7,17 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from comfy_server import PACK
 from PIL import Image
-from workflows import MODEL, MOVQGAN, PROMPT, SAMPLER, api_form, node, text_to_image
+from workflows import MODEL, MOVQGAN, PROMPT, SAMPLER, node, text_to_image
 
 from lumina_core.pictures.images import load_picture
 from lumina_core.pictures.panels import condition_panel
 from lumina_core.tokens.prompts import build_prompt
 
-WORKFLOWS = sorted((PACK / "example_workflows").glob("*.json"))
-# The browser tests run the other two.
-TASK_WORKFLOWS = [path for path in WORKFLOWS if path.stem not in ("best_of_8", "think_before_drawing")]
 PICTURE, STITCH, DECODE, SPLIT, WHOLE, UPPER, LOWER, SHOWN, TEXT = (f"{n}0" for n in range(1, 10))
 
 
@@ -70,71 +66,6 @@ def pixels(server, run, node_id: str) -> list[np.ndarray]:
 def message(run) -> str:
     assert run.error is not None
     return run.error["exception_message"]
-
-
-# Example workflows
-
-
-def owner(workflow: dict, kind: str, source: str) -> str:
-    """The only node of a kind that has `source` as an input."""
-    (found,) = [
-        name
-        for name, one in workflow.items()
-        if one["class_type"] == kind and any(isinstance(v, list) and v[0] == source for v in one["inputs"].values())
-    ]
-    return found
-
-
-@pytest.mark.parametrize("path", TASK_WORKFLOWS, ids=lambda path: path.stem)
-def test_example_workflow_draws_below_the_users_own_pixels(server, path):
-    workflow = api_form(server, path)
-    extra = {}
-    for name, one in workflow.items():
-        if one["class_type"] in ("LuminaMGPT2_StitchPanels", "LuminaMGPT2_ContinuePicture"):
-            extra[f"{name}-shown"] = node("PreviewImage", images=[name, 1])
-    run = server.run({**workflow, **extra})
-    saves = [name for name, one in workflow.items() if one["class_type"] == "SaveImage"]
-    panels = 1 if path.stem in ("text_to_image", "continue_picture") else 2
-    assert len(saves) == (3 if "three_turns" in path.stem else 1)
-    for name in saves:
-        (picture,) = pixels(server, run, name)
-        assert picture.shape == (64 * panels, 64, 3)
-        split = workflow[workflow[name]["inputs"]["images"][0]]
-        if "canvas" in split["inputs"]:
-            stitch = split["inputs"]["canvas"][0]
-            (shown,) = pixels(server, run, f"{stitch}-shown")
-            given = workflow[stitch]["inputs"].get("given_height", 64)
-            assert np.array_equal(picture[:given], shown[:given])
-            assert shown[:given].std() > 0 and (shown[given:] == 127).all()
-            assert picture[given:].std() > 0
-
-
-def test_every_task_has_an_example(server):
-    """A second wording of a task, "task (wording)", is named in the note of the task's example."""
-    examples, notes = set(), ""
-    for path in TASK_WORKFLOWS:
-        for one in api_form(server, path).values():
-            if one["class_type"] == "LuminaMGPT2_TaskPrompt":
-                examples.add(one["inputs"]["task"])
-        notes += path.read_text(encoding="utf-8")
-    info = server.get("/object_info/LuminaMGPT2_TaskPrompt")["LuminaMGPT2_TaskPrompt"]
-    offered = set(info["input"]["required"]["task"][1]["options"])
-    wordings = {task for task in offered if task.endswith(")")}
-    assert examples == offered - wordings
-    assert all(task.partition(" (")[0] in examples and f"*{task}*" in notes for task in wordings)
-    templates = server.get("/workflow_templates")["comfyui-lumina-mgpt2"]
-    assert {path.stem for path in WORKFLOWS} <= set(templates)
-
-
-def test_an_edit_turn_starts_from_the_picture_of_the_turn_before(server):
-    workflow = api_form(server, PACK / "example_workflows" / "edit_three_turns.json")
-    first, *_ = [name for name, one in workflow.items() if one["class_type"] == "LuminaMGPT2_SplitPanels"]
-    second = owner(workflow, "LuminaMGPT2_StitchPanels", first)
-    extra = {"lower": node("PreviewImage", images=[first, 1]), "shown": node("PreviewImage", images=[second, 1])}
-    run = server.run({**workflow, **extra})
-    (lower,), (shown,) = pixels(server, run, "lower"), pixels(server, run, "shown")
-    # Save Image truncates; the next turn rounds.
-    assert np.abs(lower.astype(int) - shown[:64]).max() <= 1
 
 
 # Lumina Prompt

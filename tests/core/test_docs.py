@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from PIL import Image
@@ -102,7 +103,7 @@ def test_every_local_link_leads_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'src="([^"]+)"', text)
     for link in (link for link in links if "://" not in link):
         path, _, anchor = link.partition("#")
-        target = page.parent / path if path else page
+        target = page.parent / unquote(path) if path else page
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
 

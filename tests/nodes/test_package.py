@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 from urllib.parse import urlsplit
 
 import pytest
@@ -110,7 +111,7 @@ def test_the_readme_leads_nowhere_else(package):
     links = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'src="([^"]+)"', text)
     local = {link.partition("#")[0] for link in links if "://" not in link}
     assert "docs/icon.png" in local
-    assert [path for path in local if not (package / path).exists()] == []
+    assert [path for path in local if not (package / unquote(path)).exists()] == []
 
 
 def test_all_of_the_engine_is_importable(package):
