@@ -11,7 +11,7 @@ from browser import TRIES, VUE, Tab, setting
 from comfy_server import PACK
 
 EXAMPLES, LOCALES = PACK / "example_workflows", PACK / "locales"
-TEXT_TO_IMAGE, CONTINUE = (EXAMPLES / f"{name}.json" for name in ("text_to_image", "continue_picture"))
+TEXT_TO_IMAGE, CONTINUE = (EXAMPLES / f"{name}.json" for name in ("Text to image", "Continue a picture"))
 LOADER, PROMPT, SAMPLER = MAIN = tuple(f"LuminaMGPT2_{name}" for name in ("LoadModel", "TaskPrompt", "SJDSampler"))
 
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
-WIDGET_TYPES = ("COMBO", "INT", "FLOAT", "STRING", "BOOLEAN")
 DEMO = "demo (built in)"
 MODEL, MOVQGAN, PROMPT, SAMPLER, DECODE, SAVE, REPORT, MAP = "1", "2", "3", "4", "5", "6", "7", "8"
 
@@ -44,26 +40,3 @@ def text_to_image(prompt: str = "a red circle left of a blue square", **changes)
 
 def node(kind: str, **inputs) -> dict:
     return {"class_type": kind, "inputs": inputs}
-
-
-def api_form(server, path: Path) -> dict:
-    """A stored workflow converted to the API format, as the frontend does."""
-    graph = json.loads(path.read_text(encoding="utf-8"))
-    sources = {link[0]: [str(link[1]), link[2]] for link in graph["links"]}
-    drawn = [one for one in graph["nodes"] if one["type"] != "MarkdownNote"]
-    return {str(one["id"]): node(one["type"], **_inputs(server, one, sources)) for one in drawn}
-
-
-def _inputs(server, stored: dict, sources: dict) -> dict:
-    info = server.get(f"/object_info/{stored['type']}")[stored["type"]]["input"]
-    kinds = {**info.get("required", {}), **info.get("optional", {})}
-    linked = {slot["name"]: sources[slot["link"]] for slot in stored["inputs"] if slot["link"] is not None}
-    values = iter(stored["widgets_values"])
-    widgets = {}
-    for name, (kind, *options) in kinds.items():
-        if isinstance(kind, list) or kind in WIDGET_TYPES:
-            widgets[name] = next(values)
-            if options and options[0].get("control_after_generate"):
-                next(values)
-    assert next(values, None) is None, stored
-    return {**widgets, **linked}
