@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from browser import Browser, Tab
     from comfy_server import ComfyServer
 
+HERE = Path(__file__).parent
 BROWSER = pytest.StashKey["Browser"]()
 
 
@@ -48,6 +49,15 @@ def browser(server: ComfyServer, chromium_path: Path, pytestconfig: pytest.Confi
     pytestconfig.stash[BROWSER] = started = Browser(server, chromium_path)
     yield started
     started.close()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the tests in the browser last: its pages take a share of the processor as long as they are open."""
+    own = [index for index, item in enumerate(items) if item.path.parent == HERE]
+    last = sorted((items[index] for index in own), key=lambda item: "browser" in getattr(item, "fixturenames", ()))
+    for index, item in zip(own, last, strict=True):
+        items[index] = item
 
 
 @pytest.hookimpl(trylast=True)

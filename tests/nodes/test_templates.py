@@ -25,8 +25,9 @@ NEVER_WIDGETS = {
 }
 INPUT_NODE, OUTPUT_NODE = -10, -20
 TITLE_HEIGHT = 30
-# The text that a running sampler shows below its widgets, and what keeps nodes apart.
-PROGRESS_HEIGHT, LEAST_GAP, LEAST_SAMPLER_WIDTH = 60, 20, 340
+# The text that a running node shows below its widgets, and what keeps nodes apart.
+SHOW_PROGRESS = ("LuminaMGPT2_LoadModel", "LuminaMGPT2_SJDSampler")
+PROGRESS_HEIGHT, LEAST_GAP, LEAST_SAMPLER_WIDTH = 65, 20, 340
 CARD_SIDES, MOST_CARD_BYTES = range(512, 641), 60_000
 VERSION = re.compile(r"\d+\.\d+\.\d+")
 CATEGORY = "Lumina-mGPT 2.0"
@@ -204,7 +205,7 @@ def test_the_seeds_of_an_example_stay(path):
 
 @each(EXAMPLES)
 def test_nodes_do_not_overlap(path):
-    """Neither as stored nor while a sampler shows its progress; nodes that show pictures are stored large enough."""
+    """Neither as stored nor while a node shows its progress; nodes that show pictures are stored large enough."""
     boxes = [(node["id"], *box(node)) for node in read(path)["nodes"]]
     for (one, *a), (other, *b) in itertools.combinations(boxes, 2):
         apart = any(a[i] + a[i + 2] + LEAST_GAP <= b[i] or b[i] + b[i + 2] + LEAST_GAP <= a[i] for i in (0, 1))
@@ -214,9 +215,10 @@ def test_nodes_do_not_overlap(path):
 def box(node: dict) -> tuple[float, float, float, float]:
     """Left, top, width and height (px) of a node with its title."""
     (x, y), (width, height) = node["pos"], node["size"]
+    if node["type"] in SHOW_PROGRESS:
+        height += PROGRESS_HEIGHT
     if node["type"] == "LuminaMGPT2_SJDSampler":
         assert width >= LEAST_SAMPLER_WIDTH
-        height += PROGRESS_HEIGHT
     if node["type"] in ("SaveImage", "PreviewImage"):
         assert min(width, height) >= 250
     return x, y - TITLE_HEIGHT, width, height + TITLE_HEIGHT
