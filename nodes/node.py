@@ -27,10 +27,12 @@ class LuminaNode(io.ComfyNode):
         for name in CALLED:
             function = getattr(vars(cls).get(name), "__func__", None)
             if function is not None and not hasattr(function, "__wrapped__"):  # ComfyUI makes copies of the class
-                setattr(cls, name, classmethod(_with_builtin_errors(function)))
+                setattr(cls, name, classmethod(with_builtin_errors(function)))
 
 
-def _with_builtin_errors(function: Callable) -> Callable:
+def with_builtin_errors(function: Callable) -> Callable:
+    """The function with its LuminaErrors raised as ValueError and MemoryError, for callers in ComfyUI."""
+
     @functools.wraps(function)
     def call(*values: Any, **named: Any) -> Any:
         try:

@@ -20,6 +20,7 @@ from ..lumina_core.tokens.vocabulary import Vocabulary
 from . import comfy_adapter as comfy_ui
 from .kept import keep_codes
 from .latents import samples_of
+from .node import with_builtin_errors
 from .patchers import patcher_of
 from .pictures import from_planes, to_planes
 
@@ -53,10 +54,12 @@ class MoVQGANVae:
 
     # The interface of ComfyUI's VAE
 
+    @with_builtin_errors
     def decode(self, samples: Tensor, vae_options: dict | None = None) -> Tensor:
         """Pictures [B,H,W,3] in 0…1 of latents [B,4,h,w]."""
         return self.decode_codes(self.snap(samples))
 
+    @with_builtin_errors
     def decode_tiled(self, samples: Tensor, tile_x=64, tile_y=64, overlap=16, tile_t=None, overlap_t=None) -> Tensor:
         """As `decode`, in tiles of latents. Norms and attention cover a tile, not the whole picture."""
         tile, overlap = (tile_x or 64, tile_y or 64), 16 if overlap is None else overlap
@@ -65,10 +68,12 @@ class MoVQGANVae:
         size = self.upscale_ratio, self.output_channels
         return from_planes(comfy_ui.tiled(vectors, self._decode_tile, tile, overlap, *size))
 
+    @with_builtin_errors
     def encode(self, pixels: Tensor) -> Tensor:
         """Latents [B,4,H/8,W/8] of pictures [B,H,W,C] in 0…1: the vectors of their codes."""
         return self.lookup(self.encode_codes(pixels))
 
+    @with_builtin_errors
     def encode_tiled(self, pixels: Tensor, tile_x=512, tile_y=512, overlap=64, tile_t=None, overlap_t=None) -> Tensor:
         """As `encode`, in tiles of pixels."""
         side, tile, overlap = self.downscale_ratio, (tile_x or 512, tile_y or 512), 64 if overlap is None else overlap

@@ -200,7 +200,8 @@ folder_paths.add_model_folder_path(folders.MODEL_FOLDER, folder)
 loaders.captures = lambda choice, device: choice != "off"
 for disabled, choice in ((False, "auto"), (True, "off")):
     comfy.cli_args.args.disable_cuda_graphs = disabled
-    loaded = loaders.load_model(folders.DEMO_NAME, "auto", "auto")
+    demo = loaders.open_checkpoint(folders.checkpoint_path(folders.DEMO_NAME))
+    loaded = loaders.load_model(folders.DEMO_NAME, demo, "auto", "auto")
     assert loaded.lumina.transformer.compile_choice == choice, "--disable-cuda-graphs is respected"
     assert isinstance(loaded.patcher, patchers.ResidentPatcher) and not loaded.is_dynamic()
 print("all hold")

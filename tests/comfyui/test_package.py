@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from urllib.parse import quote
 
 import comfy_server
 import pytest
@@ -59,9 +60,9 @@ def check_templates(server, files: set[str]) -> None:
     examples = in_folder(files, "example_workflows/", ".json")
     assert examples and sorted(server.get("/workflow_templates")[NAME]) == [name[:-5] for name in examples]
     for name in examples:
-        stored = server.get(f"/api/workflow_templates/{NAME}/{name}")
-        assert stored["nodes"]
-        assert server.get_bytes(f"/api/workflow_templates/{NAME}/{name[:-5]}.jpg").startswith(b"\xff\xd8")
+        address = f"/api/workflow_templates/{NAME}/{quote(name[:-5])}"
+        assert server.get(f"{address}.json")["nodes"]
+        assert server.get_bytes(f"{address}.jpg").startswith(b"\xff\xd8")
     blueprints = {one["name"] for one in server.get("/global_subgraphs").values() if NAME in one["info"]["node_pack"]}
     assert blueprints == {Path(name).stem for name in in_folder(files, "subgraphs/", ".json")}
 
