@@ -1,45 +1,39 @@
-"""`generate`: draws pictures from a prompt, for all tasks."""
+"""`generate`: draws pictures from a prompt, or from a file of prompts, for all tasks."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from ..checkpoint.find import Checkpoint, open_checkpoint
-from ..decoding.request import Request
-from ..decoding.settings import DECODERS, DecodeResult, DecodeSettings, StepReport
-from ..device import choose_device, choose_dtype, device_name, peak_bytes, total_bytes
+from ..checkpoint.find import open_checkpoint
+from ..decoding.settings import DECODERS, DecodeSettings
+from ..device import choose_device, device_name, peak_bytes
 from ..errors import InputError
+from ..files.fingerprint import file_hash
 from ..files.output_files import OutputFiles, check_outputs, check_picture_suffix, numbered_paths
-from ..memory import choose_weights, weights_of
-from ..pictures.images import load_picture
-from ..pictures.panels import condition_pixels, given_size
-from ..pictures.sizes import CODE_PIXELS
-from ..pipeline import Drawing, Lumina, build_request, load_codec
-from ..tokens.prompts import MAPS, TASKS, build_prompt
-from ..tokens.task_inputs import check_condition, warn_of_ignored
-from ..tokens.token_files import is_token_file, read_token_lists, rows_to_continue, token_values
+from ..memory import weights_of
+from ..pictures.metadata import PictureSettings, png_texts
+from ..pipeline import Drawing
+from ..tokens.prompts import MAPS, TASKS
+from ..tokens.task_inputs import warn_of_ignored
+from ..tokens.token_files import token_values
+from .asked import Asked, kept_lists
 from .common import (
     add_batch_arguments,
     add_compile_argument,
     add_model_arguments,
     add_weights_argument,
     check_batch,
-    demand_of,
-    device_budget,
-    fit_request,
     keep_inputs,
-    loading_bar,
-    progress_bar,
 )
+from .draw import sample, with_condition
 from .kept import Keeper
+from .planned import PlannedModel
+from .prompts_run import run_prompts
 
-HELP = "draw pictures from a prompt"
+HELP = "draw pictures from a prompt, or from a file of prompts"
 DEFAULTS = DecodeSettings()
 
 
@@ -49,15 +43,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_compile_argument(parser)
     _add_task_arguments(parser)
     _add_decoding_arguments(parser)
-    parser.add_argument("--out", type=Path, required=True, help="picture file; several get _k before the suffix")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="picture file; several get _k before the suffix. With --prompts, the folder for the pictures",
+    )
+    parser.add_argument("--no-metadata", action="store_true", help="leave prompt, seed and settings out of PNG files")
     parser.add_argument("--tokens-out", type=Path, help="JSON file for the tokens of the pictures")
     parser.add_argument("--stats-out", type=Path, help="JSON file for forwards, seconds, bytes and log-likelihoods")
 
 
 def _add_task_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--prompt", required=True, help="what to draw")
-    parser.add_argument("--width", type=int, required=True, help="width of the whole canvas in pixels")
-    parser.add_argument("--height", type=int, required=True, help="height of the whole canvas (both panels) in pixels")
+    prompt = parser.add_mutually_exclusive_group(required=True)
+    prompt.add_argument("--prompt", help="what to draw")
+    prompt.add_argument(
+        "--prompts",
+        type=Path,
+        help="file of prompts, one a line, or of JSON lines with settings of their own; what is drawn already is not "
+        "drawn again, and under torchrun each process draws its share",
+    )
+    parser.add_argument("--skip-bad", action="store_true", help="leave broken lines of --prompts out, with a warning")
+    parser.add_argument("--width", type=int, help="width of the whole canvas in pixels")
+    parser.add_argument("--height", type=int, help="height of the whole canvas (both panels) in pixels")
     parser.add_argument("--task", choices=TASKS, default="t2i")
     parser.add_argument(
         "--condition",
@@ -77,55 +85,60 @@ def _add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cfg", type=float, default=DEFAULTS.cfg_scale, help="classifier-free guidance; 1 is off")
     parser.add_argument("--top-k", type=int, default=DEFAULTS.top_k)
     parser.add_argument("--temperature", type=float, default=DEFAULTS.temperature)
-    parser.add_argument("--seed", type=int, default=DEFAULTS.seed, help="picture k of a batch has seed + k")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=DEFAULTS.seed,
+        help="picture k of a batch has seed + k; without a seed of its own, prompt i of --prompts has seed + i * batch",
+    )
     parser.add_argument("--decoder", choices=DECODERS, default=DEFAULTS.decoder, help="gumbel draws what ar draws")
     add_batch_arguments(parser)
 
 
 def run(options: argparse.Namespace, on_input_checked: Callable[[], None]) -> None:
     """Checks all input, then loads the model, draws the pictures and writes them."""
-    kept = _kept_lists(options)
+    _check_together(options)
+    if options.prompts is not None:
+        run_prompts(options, on_input_checked)
+    else:
+        _run_prompt(options, on_input_checked)
+
+
+def _check_together(options: argparse.Namespace) -> None:
+    """Raises InputError for options that do not go together."""
+    if options.prompts is None:
+        missing = [f"--{name}" for name in ("width", "height") if getattr(options, name) is None]
+        if missing:
+            raise InputError(f"the following arguments are required with --prompt: {', '.join(missing)}")
+        if options.skip_bad:
+            raise InputError("argument --skip-bad: not allowed with argument --prompt; it is for --prompts")
+        return
+    for name in ("tokens_out", "stats_out"):
+        if getattr(options, name) is not None:
+            option = f"--{name.replace('_', '-')}"
+            raise InputError(f"argument {option}: not allowed with argument --prompts, which writes pictures alone")
+
+
+def _run_prompt(options: argparse.Namespace, on_input_checked: Callable[[], None]) -> None:
+    kept = kept_lists(options)
     written = _check_outputs(options)
     device = choose_device(options.device)
-    is_continued = options.given_height is not None or kept is not None
-    check_condition(options.task, options.condition is not None, is_continued)
-    condition = None if options.condition is None or kept is not None else load_picture(options.condition)
-    text = build_prompt(options.task, options.width, options.height, options.prompt, options.map, options.object)
+    asked = Asked.of(options, kept)
     checkpoint = open_checkpoint(options.checkpoint)
     keep_inputs(options, written, checkpoint)
-    request = _request(options, checkpoint, text, kept)
-    pixels = None
-    if condition is not None:
-        pixels = condition_pixels(condition, options.width, options.height, options.given_height)
-        del condition  # perhaps large
-    config, dtype = checkpoint.config, choose_dtype(device)
-    weights = choose_weights(options.weights, checkpoint.scheme, dtype, config, total_bytes(device))
-    budget, codec = device_budget(device), load_codec(checkpoint, options.movqgan, device)
-    request = fit_request(demand_of(options, config, weights, request, codec.config, device), budget)
-    how = {"weights": weights.name, "device": device, "compile": options.compile}
-    with loading_bar(checkpoint, weights) as on_progress:
-        lumina = Lumina.load(checkpoint, movqgan=codec, on_progress=on_progress, **how)
+    request, pixels = asked.request(checkpoint), asked.pixels()
+    model = PlannedModel.of(options, checkpoint, device)
+    request = model.fit(request)
+    condition_id = None if options.condition is None else file_hash(options.condition)
+    settings = None if options.no_metadata else model.settings(options, request, condition_id)
+    lumina = model.load()
     warn_of_ignored(options.task, options.map, options.object)
     on_input_checked()
-    if pixels is not None:
-        request = replace(request, given_codes=lumina.encode(pixels))
+    request = with_condition(lumina, request, pixels)
     keeper = Keeper(options, request, lumina.vocabulary)
-    drawing = Drawing(lumina, keeper.draw(lambda on_step: _sample(lumina, request, on_step)))
+    drawing = Drawing(lumina, keeper.draw(lambda on_step: sample(lumina, request, on_step)))
     lists = [lumina.vocabulary.picture_tokens(codes) for codes in drawing.codes]
-    keeper.write(lists, lambda: _write(options, written[: options.batch], drawing, lists))
-
-
-def _kept_lists(options: argparse.Namespace) -> list[list[int]] | None:
-    """The tokens of a begun picture where the condition is a file of them; as many pictures are drawn."""
-    if options.condition is None or not is_token_file(options.condition):
-        return None
-    lists = read_token_lists(options.condition)
-    options.batch = len(lists) if options.batch == 1 else options.batch
-    if len(lists) not in (1, options.batch):
-        raise InputError(
-            f"{options.condition} holds {len(lists)} pictures and the batch is {options.batch}; expected as many"
-        )
-    return lists
+    keeper.write(lists, lambda: _write(options, written[: options.batch], drawing, lists, settings))
 
 
 def _check_outputs(options: argparse.Namespace) -> list[Path]:
@@ -140,69 +153,19 @@ def _check_outputs(options: argparse.Namespace) -> list[Path]:
     return paths
 
 
-def _request(options: argparse.Namespace, checkpoint: Checkpoint, text: str, kept: list[list[int]] | None) -> Request:
-    """The request. A condition is not encoded yet: rows of code 0 stand for it; kept rows have their codes."""
-    settings = DecodeSettings(
-        cfg_scale=options.cfg,
-        top_k=options.top_k,
-        temperature=options.temperature,
-        seed=options.seed,
-        decoder=options.decoder,
-        window_size=options.window,
-        kv_cache=options.kv,
-    )
-    request = build_request(checkpoint, text, options.width, options.height, options.batch, settings=settings)
-    if options.condition is None:
-        return request
-    if kept is not None:
-        return replace(request, given_codes=_kept_rows(options, checkpoint, kept))
-    width, height = given_size(options.width, options.height, options.given_height)
-    given = torch.zeros(height // CODE_PIXELS, width // CODE_PIXELS, dtype=torch.int64)
-    return replace(request, given_codes=given)
-
-
-def _kept_rows(options: argparse.Namespace, checkpoint: Checkpoint, kept: list[list[int]]) -> torch.Tensor:
-    """Codes [N,rows,w] of begun pictures. Raises InputError for those of another size, or too few rows."""
-    begun = rows_to_continue(kept, checkpoint.vocabulary, str(options.condition))
-    size, wanted = f"{begun.grid_w * CODE_PIXELS}x{begun.grid_h * CODE_PIXELS}", f"{options.width}x{options.height}"
-    if size != wanted:
-        raise InputError(f"the picture begun in {options.condition} is {size} and the canvas {wanted}; expected {size}")
-    rows = begun.codes.shape[1]
-    if options.given_height is None:
-        if rows == begun.grid_h:
-            raise InputError(
-                f"{options.condition} holds a whole picture; at least one row must be left to draw: `decode` converts "
-                "it to a picture, and --given-height draws it again from a row on"
-            )
-        return begun.codes
-    _, height = given_size(options.width, options.height, options.given_height)
-    if height > rows * CODE_PIXELS:
-        raise InputError(
-            f"the given height is {height} and {options.condition} holds {rows} complete rows; expected at most "
-            f"{rows * CODE_PIXELS}"
-        )
-    return begun.codes[:, : height // CODE_PIXELS]
-
-
-def _sample(lumina: Lumina, request: Request, on_step: Callable[[StepReport], None]) -> DecodeResult:
-    """Draws the codes. Shows a progress bar on a terminal."""
-    with progress_bar(total=request.codes_to_draw, unit="tokens") as bar:
-
-        def show(report: StepReport) -> None:
-            on_step(report)
-            bar.update(sum(report.accepted), report.warm_up_seconds)
-
-        result = lumina.sample(request, show)
-        bar.finish(result.seconds, result.warm_up_seconds)
-        return result
-
-
-def _write(options: argparse.Namespace, outputs: list[Path], drawing: Drawing, lists: list[list[int]]) -> None:
+def _write(
+    options: argparse.Namespace,
+    outputs: list[Path],
+    drawing: Drawing,
+    lists: list[list[int]],
+    settings: list[PictureSettings] | None,
+) -> None:
     """Decodes the pictures and writes all files. Statistics come last, so that the peak memory includes decoding."""
     images = drawing.images
+    texts = [None] * len(images) if settings is None else [png_texts(one) for one in settings]
     with OutputFiles() as files:
-        for image, path in zip(images, outputs, strict=True):
-            files.write_picture(image, path)
+        for image, path, text in zip(images, outputs, texts, strict=True):
+            files.write_picture(image, path, text)
         if options.tokens_out:
             files.write_json(token_values(lists), options.tokens_out)
         if options.stats_out:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from ..errors import InputError
 from .json_text import dump_json
@@ -30,11 +31,13 @@ class OutputFiles:
 
     After an exception nothing is left, and existing files are unchanged; nor is anything left by a process that is
     killed, but for a temporary file where the system has no files without a name (see Draft). An interrupt during the
-    moves is raised after them. Raises InputError with the name of a file that cannot be written.
+    moves is raised after them. Raises InputError with the name of a file that cannot be written, and without
+    `overwrite` with that of one that is there.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, overwrite: bool = True) -> None:
         self._drafts: dict[Path, Draft] = {}
+        self._overwrite = overwrite
 
     def __enter__(self) -> OutputFiles:
         return self
@@ -47,11 +50,11 @@ class OutputFiles:
             for draft in self._drafts.values():
                 draft.discard()
 
-    def write_picture(self, image: Image.Image, path: Path) -> None:
-        """Writes a picture in the format of the path's suffix."""
+    def write_picture(self, image: Image.Image, path: Path, texts: PngInfo | None = None) -> None:
+        """Writes a picture in the format of the path's suffix. Of the formats, PNG alone carries `texts`."""
         picture_format = Image.registered_extensions()[path.suffix.lower()]
         content = io.BytesIO()  # a full disk under Pillow's own writing is "encoder error -2"
-        image.save(content, format=picture_format, quality=LOSSY_QUALITY)
+        image.save(content, format=picture_format, quality=LOSSY_QUALITY, pnginfo=texts)
         self.write(path, lambda file: file.write(content.getbuffer()))
 
     def write_json(self, values: Any, path: Path) -> None:
@@ -70,8 +73,11 @@ class OutputFiles:
         """Moves every file. What interrupts is raised when all are in place: half of them would be worse than all."""
         interrupt: BaseException | None = None
         for target, draft in self._drafts.items():
+            move = draft.replace if self._overwrite else draft.create
             with explain_write_errors(target):
-                interrupt = _uninterrupted(functools.partial(draft.replace, target)) or interrupt
+                interrupt = _uninterrupted(functools.partial(move, target)) or interrupt
+            if not (self._overwrite or draft.is_at(target)):
+                raise InputError(f"cannot write {target}: another program has written a file of this name meanwhile")
         if interrupt is not None:
             raise interrupt
 
