@@ -53,7 +53,6 @@ _NEUTRAL: dict[str, tuple[object, ...]] = {
     **dict.fromkeys(("parallel_attn", "parallel_attention", "parallel_block"), (False,)),
     "bits": (16, 32),
     "quant_method": (),
-    **dict.fromkeys(_QUANTISED, ({},)),
 }
 # Words of other keys that name a change of the arithmetic, and values that change nothing.
 _OFF: tuple[object, ...] = (False, 0, 1, "", "none", "default", [], {})
@@ -177,6 +176,11 @@ def _is_rotated_whole(value: object, values: Mapping[str, Any]) -> bool:
     return _equal(value, dim)
 
 
+def _is_read_from_tensors(value: object, _: Mapping[str, Any]) -> bool:
+    """Whether a config of quantised weights is one whose weights say themselves how they are stored."""
+    return isinstance(value, Mapping) and (not value or value.get("quant_method") == "torchao")
+
+
 def _is_silu(value: object, _: Mapping[str, Any]) -> bool:
     return isinstance(value, str) and value.lower() in ("silu", "swish")
 
@@ -205,6 +209,7 @@ _CHECKS: dict[str, Callable[[object, Mapping[str, Any]], bool]] = {
     "decoder": _is_decoder,
     **dict.fromkeys(("rotary_dim", "rope_dim", "rotary_ndims"), _is_rotated_whole),
     **dict.fromkeys(_ACTIVATIONS, _is_silu),
+    **dict.fromkeys(_QUANTISED, _is_read_from_tensors),
 }
 
 
@@ -212,7 +217,7 @@ def _expected(key: str) -> str:
     if key in ("rope_scaling", "rope_parameters"):
         return "none, or rope_type default: scaled rotary embeddings are not supported"
     if key in _QUANTISED:
-        return "none: weights quantised by another program are not supported; get the checkpoint in bf16"
+        return "none, or that of torchao: others are not supported; get the checkpoint in bf16"
     if "window" in key or key == "layer_types":
         return "attention to the whole context: a sliding window is not supported"
     if key in _SAME_AS:

@@ -27,12 +27,17 @@ _SIGNS = (
     ),
     (
         r"\.(scale_weight|weight_scale|weight_scale_inv|scale_input|input_scale|comfy_quant)$",
-        "holds fp8 or int8 weights with scales, which are not supported; get the checkpoint in bf16",
+        "holds fp8 or int8 weights with scales, and nothing that says in which form; expected what ComfyUI or torchao "
+        "saves, or the checkpoint in bf16",
     ),
     (r"\.(qweight|qzeros|g_idx)$", f"is quantised by GPTQ or AWQ, {_IN_BF16}"),
     (r"\.(absmax|quant_map|nested_absmax|SCB)$|quant_state", f"is quantised by bitsandbytes, {_IN_BF16}"),
     (r"\.(weight_packed|weight_shape|weight_zero_point)$", f"is quantised by compressed-tensors, {_IN_BF16}"),
-    (r"_weight_(qdata|scale_and_zero)$|\.weight_qdata$", f"is quantised by torchao, {_IN_BF16}"),
+    (
+        r"_weight_(qdata|scale_and_zero)$|\.weight_qdata$",
+        "is quantised by torchao, and lacks the metadata that say how; save both things that flatten_tensor_state_dict "
+        "returns, or get the checkpoint in bf16",
+    ),
     (r"\.W_q$", f"is quantised by HQQ, {_IN_BF16}"),
     (r"_proj\.(scales|biases)$", f"is quantised by MLX, {_IN_BF16}"),
     (

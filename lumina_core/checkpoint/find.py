@@ -53,7 +53,15 @@ class Checkpoint:
     @property
     def scheme(self) -> str | None:
         """The quantisation scheme of the blocks' linear weights, None where they are not quantised."""
-        return None if self.single is None else self.single.scheme
+        return self.tensors.scheme if self.single is None or self.single.scheme is None else self.single.scheme
+
+    @property
+    def stored_weights(self) -> str:
+        """How the blocks' linear weights are stored, in words: their scheme, and what wrote it."""
+        if self.scheme is None:
+            return "not quantised"
+        rounding = "" if self.single is None or self.single.rounding is None else f", rounding {self.single.rounding}"
+        return f"{self.scheme} ({self.tensors.form or 'converted'}{rounding})"
 
     @property
     def config_path(self) -> Path:
@@ -142,7 +150,8 @@ def find_converted(checkpoint: Checkpoint, scheme: str, files: Iterable[Path]) -
     for file in files:
         with contextlib.suppress(CheckpointError, KeyError):  # damaged, or without that norm
             other = open_checkpoint(file)
-            same = other.scheme == scheme and _without_codec(other) == _without_codec(checkpoint)
+            converted = other.single is not None and other.single.scheme == scheme
+            same = converted and _without_codec(other) == _without_codec(checkpoint)
             if same and torch.equal(other.tensors.get(NORM), checkpoint.tensors.get(NORM)):
                 return file
     return None

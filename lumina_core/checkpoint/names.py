@@ -12,6 +12,7 @@ from .published import EMBEDDING, HEAD, UNUSED_PREFIX
 logger = logging.getLogger(__name__)
 
 BASE = "model."
+_HEAD_LAYER = HEAD.removesuffix("weight")
 # What trainers put into names: DataParallel, torch.compile, FSDP, activation checkpointing.
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
 _WRAPPER = re.compile(rf"(?:^|(?<=\.))(?:{'|'.join(WRAPPERS)})\.")
@@ -30,7 +31,7 @@ def published_names(stored: Iterable[str], source: str, anchors: tuple[str, ...]
     prefix = _prefix(plain.values(), anchors)
     plain = {name: one.removeprefix(prefix) for name, one in plain.items()}
     if EMBEDDING in anchors and EMBEDDING.removeprefix(BASE) in plain.values():  # the base model was saved, and a head
-        plain = {name: one if one == HEAD else BASE + one for name, one in plain.items()}
+        plain = {name: one if one.startswith(_HEAD_LAYER) else BASE + one for name, one in plain.items()}
     if changed := [name for name, one in plain.items() if name != one]:
         logger.info("%s: `%s` is read as `%s`, and others alike", source, changed[0], plain[changed[0]])
     found: dict[str, str] = {}

@@ -2,7 +2,8 @@
 
 Metadata, all strings:
     lumina_mgpt2.format      version of the file format, an integer
-    lumina_mgpt2.weights     the blocks' linear weights: bf16, int8 or int4
+    lumina_mgpt2.weights     the blocks' linear weights: bf16, int8, int4, fp8 or int8-dynamic
+    lumina_mgpt2.rounding    of int4 weights, how they were quantised: nearest (as where it is missing) or hqq
     lumina_mgpt2.config      content of config.json
     lumina_mgpt2.tokenizer   JSON object: file name to text, for each tokenizer file
 Tensors have their published names. A quantised `X.weight` is stored as its packed tensors, `X.scale` and so on. The
@@ -23,17 +24,23 @@ from ..files.json_text import parse_json
 FORMAT_VERSION, FIRST_INT4_VERSION = 2, 2
 MOVQGAN_PREFIX = "movqgan."
 KEY = "lumina_mgpt2."
-PLAIN_WEIGHTS, QUANTISED_WEIGHTS = "bf16", ("int8", "int4")
+# Ways to quantise int4 weights; all are loaded alike.
+INT4, ROUNDINGS = "int4", ("nearest", "hqq")
+PLAIN_WEIGHTS, QUANTISED_WEIGHTS = "bf16", ("int8", "int4", "fp8", "int8-dynamic")
 
 
 @dataclass(frozen=True)
 class SingleFile:
-    """The metadata of a converted file. `tokenizer` maps each tokenizer file's name to its text."""
+    """The metadata of a converted file.
+
+    `tokenizer` maps each tokenizer file's name to its text. `rounding` is one of ROUNDINGS, None unless int4.
+    """
 
     path: Path
     weights: str
     config: dict[str, Any]
     tokenizer: dict[str, str]
+    rounding: str | None = None
 
     @property
     def scheme(self) -> str | None:
@@ -46,6 +53,7 @@ class SingleFile:
             "format": "pt",
             f"{KEY}format": str(FORMAT_VERSION),
             f"{KEY}weights": self.weights,
+            **({} if self.rounding is None else {f"{KEY}rounding": self.rounding}),
             f"{KEY}config": json.dumps(self.config, ensure_ascii=False),
             f"{KEY}tokenizer": json.dumps(self.tokenizer, ensure_ascii=False),
         }
@@ -59,14 +67,20 @@ def read_single_file(path: Path, metadata: Mapping[str, str]) -> SingleFile | No
     if f"{KEY}format" not in metadata:
         return None
     weights = metadata.get(f"{KEY}weights")
-    _check_version(path, metadata[f"{KEY}format"], FIRST_INT4_VERSION if weights == "int4" else 1)
+    _check_version(path, metadata[f"{KEY}format"], FIRST_INT4_VERSION if weights == INT4 else 1)
     if weights is None or weights not in (PLAIN_WEIGHTS, *QUANTISED_WEIGHTS):
         known = ", ".join((PLAIN_WEIGHTS, *QUANTISED_WEIGHTS))
         raise CheckpointError(f"{path}: weights is {weights!r}; expected one of {known}: convert the checkpoint again")
+    rounding = metadata.get(f"{KEY}rounding", ROUNDINGS[0]) if weights == INT4 else None
+    if rounding not in (None, *ROUNDINGS):
+        raise CheckpointError(
+            f"{path}: rounding is {rounding[:20]!r}; expected one of {', '.join(ROUNDINGS)}: update the program, or "
+            "convert the checkpoint again"
+        )
     config, tokenizer = (_json_object(path, metadata, key) for key in ("config", "tokenizer"))
     if not all(isinstance(text, str) for text in tokenizer.values()):
         raise CheckpointError(f"{path}: tokenizer is not a map from file names to texts: convert the checkpoint again")
-    return SingleFile(path, weights, config, tokenizer)
+    return SingleFile(path, weights, config, tokenizer, rounding)
 
 
 def _check_version(path: Path, text: str, oldest: int) -> None:

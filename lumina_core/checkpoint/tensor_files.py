@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import pickle
 import re
@@ -10,6 +11,7 @@ import warnings
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +78,29 @@ class SafetensorsFile(TensorFile):
         return _read(self.path, name, lambda: self._file.get_tensor(name))
 
     def get_rows(self, name: str, rows: slice) -> Tensor:
-        return _read(self.path, name, lambda: _open(self.path, self._kind).get_slice(name)[rows])
+        return _read(self.path, name, lambda: self._map(name)[rows])
+
+    def _map(self, name: str) -> Tensor:
+        """A tensor in a mapping of its own, without reading the header again, which may hold a whole tokenizer."""
+        first, end = self._offsets[name]
+        found = self._file.get_slice(name)[:0]  # its dtype; no value is read
+        if first == end or (self._begin + first) % found.dtype.itemsize:
+            return _open(self.path, self._kind).get_tensor(name)
+        values = np.memmap(self.path, np.uint8, "c", offset=self._begin + first, shape=(end - first,))
+        return torch.from_numpy(values).view(found.dtype).view(self.shapes[name])
+
+    @cached_property
+    def _begin(self) -> int:
+        """Where the tensors begin in the file."""
+        with self.path.open("rb") as file:
+            return 8 + int.from_bytes(file.read(8), "little")
+
+    @cached_property
+    def _offsets(self) -> dict[str, tuple[int, int]]:
+        """The bytes of each tensor, counted from `_begin`. safetensors has checked them."""
+        with self.path.open("rb") as file:
+            header = json.loads(file.read(self._begin)[8:])
+        return {name: tuple(one["data_offsets"]) for name, one in header.items() if name != "__metadata__"}
 
 
 class PickleFile(TensorFile):
@@ -102,6 +126,7 @@ _NAMES = {
     torch.bfloat16: "BF16",
     torch.uint8: "U8",
     torch.int8: "I8",
+    torch.float8_e4m3fn: "F8_E4M3",
 }
 
 
@@ -125,6 +150,8 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
 
 
 def _unpickle(path: Path) -> Any:
+    if _is_program(path):
+        raise CheckpointError(_unpickling_message(path, "TorchScript"))
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_harmless()):
             warnings.simplefilter("ignore")
@@ -146,8 +173,22 @@ def _unpickle(path: Path) -> Any:
         raise CheckpointError(f"cannot read {path}: {_first_line(error)}; it is damaged: download it again") from error
 
 
+def _is_program(path: Path) -> bool:
+    """Whether a file is a TorchScript program, which PyTorch 2.5 loads as one whatever `weights_only` says."""
+    with contextlib.suppress(OSError, ValueError, zipfile.BadZipFile, NotImplementedError):  # torch says what is wrong
+        if _is_zip(path):
+            with zipfile.ZipFile(path) as archive:
+                return any(name.rpartition("/")[2] == "constants.pkl" for name in archive.namelist())
+    return False
+
+
 def _unpickling_message(path: Path, text: str) -> str:
-    if found := _GLOBAL.search(text):
+    if (found := _GLOBAL.search(text)) and found[1].startswith("torchao."):
+        return (
+            f"{path} is a pickle of tensors of torchao ({found[1]}), which is never run; save what torchao's "
+            "flatten_tensor_state_dict returns as a .safetensors file, tensors and metadata"
+        )
+    if found:
         return (
             f"{path} is not a file of plain tensors: it holds {found[1]} (it may contain code, which is never run); "
             "save its state_dict alone, or get a .safetensors file"

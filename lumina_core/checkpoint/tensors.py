@@ -10,6 +10,8 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from .names import is_unused, published_names
+from .packed_weights import StoredTensor
+from .quantised import Described
 from .tensor_files import EXPECTED, Shape, TensorFile, open_tensor_file
 from .values import check_values
 
@@ -20,8 +22,9 @@ DTYPES = {
     "BF16": torch.bfloat16,
     "U8": torch.uint8,
     "I8": torch.int8,
+    "F8_E4M3": torch.float8_e4m3fn,
 }
-# Tensors beyond this are looked at in parts, each in a mapping of its own, so that they take no memory afterwards.
+# Tensors beyond this are looked at in parts. All are in mappings of their own, so that they take no memory afterwards.
 # A slow disk reads one in a third of a second.
 PART_BYTES = 2**25
 OnPart = Callable[[], object]
@@ -54,9 +57,10 @@ def dtype_name(dtype: torch.dtype) -> str:
 class TensorStore:
     """Names, shapes and memory-mapped tensors of one or more files, by their published names.
 
-    Opening reads the headers, and drops what is of no use. A tensor's values are looked at when it is first read: NaN,
-    infinity, only zeros and an end of zeros raise CheckpointError. Raises CheckpointError when a file is missing, cut
-    off or of another kind, and when two files contain the same name.
+    Opening reads the headers, and drops what is of no use. Weights that another program quantised have the names and
+    forms of our packed tensors (see `quantised`). A tensor's values are looked at when it is first read: NaN, infinity,
+    only zeros and an end of zeros raise CheckpointError. Raises CheckpointError when a file is missing, cut off or of
+    another kind, when two files contain the same name, and for weights in a form that is not supported.
     """
 
     def __init__(self, paths: Iterable[Path], expected: str = EXPECTED):
@@ -69,8 +73,11 @@ class TensorStore:
                         f"tensor `{name}` is in both {stored[name].path} and {file.path}; expected it once"
                     )
                 stored[name] = file
-        names = published_names(stored, str(self._files[0].path))
-        self._home = {names[name]: (file, name) for name, file in stored.items() if not is_unused(names[name])}
+        described = Described.of(self._files)
+        names = published_names([*stored, *described.names], described.source)
+        home = {names[name]: StoredTensor(file, name) for name, file in stored.items() if not is_unused(names[name])}
+        self._quantised = described.read(home, names)
+        self._home = self._quantised.tensors
         self._seen: set[str] = set()
 
     @property
@@ -84,43 +91,55 @@ class TensorStore:
 
     @property
     def shapes(self) -> dict[str, Shape]:
-        return {name: file.shapes[stored] for name, (file, stored) in self._home.items()}
+        return {name: tensor.shape for name, tensor in self._home.items()}
 
     @property
     def dtypes(self) -> dict[str, str]:
         """Safetensors names of the dtypes, such as BF16."""
-        return {name: file.dtypes[stored] for name, (file, stored) in self._home.items()}
+        return {name: tensor.dtype for name, tensor in self._home.items()}
+
+    @property
+    def scheme(self) -> str | None:
+        """The scheme that another program quantised the blocks' linear weights to; None where none did."""
+        return self._quantised.scheme
+
+    @property
+    def form(self) -> str | None:
+        """The program and the form that it stored them in."""
+        return self._quantised.form
 
     def get(self, name: str, on_part: OnPart | None = None) -> Tensor:
         """The memory-mapped tensor. `on_part` is called while its values are looked at, several times a second."""
         self._look_at(name, on_part)
-        file, stored = self._home[name]
-        return file.get(stored)
+        return self._home[name].rows(slice(None))
 
     def get_alone(self, name: str, on_part: OnPart | None = None) -> Tensor:
         """As `get`, in a mapping of its own, which is freed with the tensor; for files larger than memory."""
         self._look_at(name, on_part)
-        file, stored = self._home[name]
-        return file.get_rows(stored, slice(None)) if file.shapes[stored] else file.get(stored)
+        return _alone(self._home[name])
 
     def _look_at(self, name: str, on_part: OnPart | None) -> None:
         """Raises CheckpointError for values that no model has."""
         if name not in self._seen:
-            file, stored = self._home[name]
-            check_values(name, _parts(file, stored, on_part), str(file.path))
+            tensor = self._home[name]
+            check_values(name, _parts(tensor, on_part), str(tensor.file.path))
             self._seen.add(name)
 
 
-def _parts(file: TensorFile, name: str, on_part: OnPart | None) -> Iterator[Tensor]:
+def _alone(tensor: StoredTensor) -> Tensor:
+    return tensor.file.get_rows(tensor.name, slice(None)) if tensor.shape else tensor.rows(slice(None))
+
+
+def _parts(tensor: StoredTensor, on_part: OnPart | None) -> Iterator[Tensor]:
     """The tensor, or its rows in parts of PART_BYTES; calls `on_part` before each."""
     tell = on_part or (lambda: None)
     tell()
-    shape, dtype = file.shapes[name], DTYPES.get(file.dtypes[name])
+    shape, dtype = tensor.shape, DTYPES.get(tensor.dtype)
     nbytes = math.prod(shape) * (dtype.itemsize if dtype else 1)
     if nbytes <= PART_BYTES or len(shape) < 2:
-        yield file.get(name)
+        yield _alone(tensor)
         return
     rows = max(1, PART_BYTES * shape[0] // nbytes)
     for first in range(0, shape[0], rows):
-        yield file.get_rows(name, slice(first, first + rows))
+        yield tensor.rows(slice(first, first + rows))
         tell()

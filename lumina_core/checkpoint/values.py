@@ -65,6 +65,9 @@ def _range(part: Tensor) -> tuple[float, float]:
     """The lowest and the highest value; NaN where there is one."""
     if not part.numel():
         return 0.0, 0.0
+    if part.dtype == torch.float8_e4m3fn:  # whose bits without the sign are in the order of the magnitudes, NaN last
+        highest = float((part.view(torch.uint8) & 0x7F).amax().view(part.dtype))
+        return -highest, highest
     values = part if part.dtype in _ORDERED else part.float()
     low, high = values.aminmax()
     return float(low), float(high)
