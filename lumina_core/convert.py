@@ -15,7 +15,7 @@ from .checkpoint.codec_identity import IMAGE_CODEC, CodecIdentity
 from .checkpoint.find import Checkpoint, open_checkpoint
 from .checkpoint.inputs import input_files
 from .checkpoint.published import is_block_linear, packed_name, published_shapes
-from .checkpoint.single_file import MOVQGAN_PREFIX, PLAIN_WEIGHTS, SingleFile
+from .checkpoint.single_file import MOVQGAN_PREFIX, PLAIN_WEIGHTS, ROUNDINGS, SingleFile
 from .checkpoint.tensor_writer import FileLayout, TensorWriter, lay_out
 from .checkpoint.tensors import TensorSpec, TensorStore, dtype_name
 from .errors import InputError
@@ -24,7 +24,7 @@ from .files.stamps import FileStamps
 from .model.load import check_tables, check_weights, packed_tensor_specs
 from .movqgan.identity import check_codec
 from .movqgan.load import empty_movqgan, read_movqgan
-from .quant.schemes import SCHEMES, Scheme, quantize
+from .quant.schemes import SCHEMES, Int4, Scheme, quantize
 
 CONVERT_WEIGHTS = (*SCHEMES, PLAIN_WEIGHTS)
 
@@ -112,15 +112,20 @@ class Conversion:
 
 
 def plan_conversion(
-    checkpoint: str | Path, weights: str, movqgan: Path | None = None, device: torch.device | str = "cpu"
+    checkpoint: str | Path,
+    weights: str,
+    movqgan: Path | None = None,
+    device: torch.device | str = "cpu",
+    rounding: str | None = None,
 ) -> Conversion:
     """The conversion of a checkpoint to `weights`. int8 and int4 change only the blocks' linear weights.
 
     The file also contains the MoVQGAN, unchanged: `movqgan`, or else the checkpoint's own, if there is one. Weights are
-    quantised on `device`. Raises CheckpointError and InputError for anything that cannot be converted.
+    quantised on `device`, int4 weights with `rounding`: nearest (the default) or hqq. Raises CheckpointError and
+    InputError for anything that cannot be converted.
     """
     source = open_checkpoint(checkpoint)
-    config, scheme = source.config, _scheme(source, weights)
+    config, scheme = source.config, _scheme(source, weights, rounding)
     _ = source.vocabulary  # raises for a tokenizer that does not match
     codec, values = movqgan or source.movqgan, dict(source.config_values)
     codec_tensors: dict[str, Tensor] = {}
@@ -131,21 +136,29 @@ def plan_conversion(
     check_weights(store, published, None, str(source.path))
     check_tables(store.get, config, str(source.path))
     specs = {**_transformer_specs(store, published, scheme), **_movqgan_specs(codec_tensors)}
-    single = SingleFile(source.path, weights, values, dict(source.tokenizer_files.texts))
+    made_by = scheme.rounding if isinstance(scheme, Int4) else None
+    single = SingleFile(source.path, weights, values, dict(source.tokenizer_files.texts), made_by)
     sources = FileStamps.of(real_path(path) for path in input_files(source, movqgan))
     return Conversion(
         store, tuple(published), scheme, device, codec_tensors, lay_out(specs, single.metadata()), sources
     )
 
 
-def _scheme(source: Checkpoint, weights: str) -> Scheme | None:
+def _scheme(source: Checkpoint, weights: str, rounding: str | None) -> Scheme | None:
     if weights not in CONVERT_WEIGHTS:
         raise InputError(f"weights is {weights!r}; expected one of {', '.join(CONVERT_WEIGHTS)}")
     if source.scheme is not None:
         raise InputError(
             f"{source.path} is converted to {source.scheme} already; expected the checkpoint that it was converted from"
         )
-    return SCHEMES.get(weights)
+    scheme = SCHEMES.get(weights)
+    if rounding is None:
+        return scheme
+    if rounding not in ROUNDINGS:
+        raise InputError(f"rounding is {rounding!r}; expected one of {', '.join(ROUNDINGS)}")
+    if not isinstance(scheme, Int4):
+        raise InputError(f"rounding is {rounding} and weights is {weights}; choose int4, or leave rounding out")
+    return Int4(rounding=rounding)
 
 
 def _transformer_specs(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from comfy_api.latest import io
 
+from ..lumina_core.checkpoint.single_file import INT4, ROUNDINGS
 from ..lumina_core.convert import plan_conversion
 from ..lumina_core.device import gigabytes
 from ..lumina_core.timing.amounts import Count
@@ -20,11 +21,14 @@ from .types import CATEGORY, LuminaModel, ManagedLumina
 from .vae import MoVQGANVae, require_movqgan
 
 # Stored workflows contain these names; new ones are appended.
-SAVE_WEIGHTS = ["int4", "int8", "bf16"]
+SAVE_WEIGHTS = ["int4", "int8", "bf16", "fp8", "int8-dynamic"]
+SAVE_ROUNDINGS = [*ROUNDINGS]
 PREFIX = "lumina_mgpt2"
 
 
-def save_checkpoint(model: ManagedLumina, vae: MoVQGANVae | None, weights: str, prefix: str) -> Path:
+def save_checkpoint(
+    model: ManagedLumina, vae: MoVQGANVae | None, weights: str, prefix: str, rounding: str | None = None
+) -> Path:
     """Converts the files that a model was loaded from to one new file, tensor by tensor; returns its path.
 
     Two runs that save to one name at the same time write two files. Raises InputError and CheckpointError if it cannot
@@ -33,7 +37,8 @@ def save_checkpoint(model: ManagedLumina, vae: MoVQGANVae | None, weights: str, 
     check_unchanged(model)
     first = next(paths := folders.new_checkpoint_paths(prefix))
     source = model.lumina.checkpoint or folders.checkpoint_path(model.name)
-    conversion = plan_conversion(source, weights, None if vae is None else vae.source, comfy_ui.model_device())
+    movqgan = None if vae is None else vae.source
+    conversion = plan_conversion(source, weights, movqgan, comfy_ui.model_device(), rounding)
     progress = Progress(Count(len(conversion), "tensors"), f"converting to {weights}")
     with new_folders(first), progress:
         return conversion.write_new(
@@ -63,7 +68,7 @@ class SaveCheckpoint(LuminaNode):
                     "weights",
                     options=SAVE_WEIGHTS,
                     default=SAVE_WEIGHTS[0],
-                    tooltip="Dtype of the weights in the file. An int8 or int4 checkpoint cannot be converted again.",
+                    tooltip="Dtype of the weights in the file. A quantised checkpoint cannot be converted again.",
                 ),
                 io.String.Input(
                     "filename_prefix",
@@ -76,15 +81,25 @@ class SaveCheckpoint(LuminaNode):
                     optional=True,
                     tooltip="MoVQGAN to include, from Load MoVQGAN. Default: the checkpoint's own, if it has one.",
                 ),
+                io.Combo.Input(
+                    "rounding",
+                    options=SAVE_ROUNDINGS,
+                    default=SAVE_ROUNDINGS[0],
+                    optional=True,
+                    tooltip="How int4 weights are quantised: to the nearest code, or with a zero fitted by HQQ, which "
+                    "takes longer. No effect on other weights.",
+                ),
             ],
             outputs=[io.String.Output(display_name="checkpoint", tooltip="Its name in Lumina Loader.")],
             is_output_node=True,
         )
 
     @classmethod
-    def execute(cls, model, weights=SAVE_WEIGHTS[0], filename_prefix=PREFIX, vae=None) -> io.NodeOutput:
+    def execute(
+        cls, model, weights=SAVE_WEIGHTS[0], filename_prefix=PREFIX, vae=None, rounding=SAVE_ROUNDINGS[0]
+    ) -> io.NodeOutput:
         movqgan = None if vae is None else require_movqgan(vae)
-        path = save_checkpoint(model, movqgan, weights, filename_prefix)
+        path = save_checkpoint(model, movqgan, weights, filename_prefix, rounding if weights == INT4 else None)
         name = folders.checkpoint_name(path)
         comfy_ui.show_text(f"Saved {name}, {gigabytes(path.stat().st_size)}")
         return io.NodeOutput(name)
