@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from lumina_core.checkpoint.packed_weights import from_gpu_order
 from lumina_core.kernels import reference
 from lumina_core.kernels.samples import (
     add_rms_norm_sample,
@@ -24,7 +25,7 @@ from lumina_core.kernels.window_samples import (
     place_drafts_sample,
 )
 from lumina_core.kernels.window_state import COUPLED, GUESS, Sampling
-from lumina_core.quant import select
+from lumina_core.quant import select, tinygemm
 from lumina_core.quant.linear import PLAIN, MatmulBackend, QuantizedLinear, quantized_operations
 from lumina_core.quant.schemes import SCHEMES, Scheme
 from lumina_core.quant.select import choose_backend, matmul_sample
@@ -84,7 +85,7 @@ def test_a_querys_result_does_not_depend_on_the_positions_of_others(width: int) 
     assert torch.equal(attend(query, keys, values, alone, 2048)[:, 0], found[:, 0])
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", select.SAMPLES)
 @pytest.mark.parametrize(("in_features", "out_features"), [(4096, 4096), (4096, 12_288), (300, 70)])
 def test_a_row_is_rounded_alike_whatever_the_others(scheme: str, in_features: int, out_features: int) -> None:
     """`gumbel` has to draw what `ar` draws, with other windows."""
@@ -95,11 +96,11 @@ def test_a_row_is_rounded_alike_whatever_the_others(scheme: str, in_features: in
         assert torch.equal(multiply(x[:rows].contiguous(), *packed, sum_splits=False)[:, :1], one)
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", select.SAMPLES)
 def test_tiles_give_what_rows_give(scheme: str) -> None:
     multiply, sizes = load(f"{scheme}_matmul"), {"dtype": BF16, "rows": 32, "in_features": 1280, "out_features": 160}
     x, *tiles = matmul_sample("cuda", scheme=scheme, **sizes)
-    rows = {"int4": int4_sample, "int8": int8_sample}[scheme]("cuda", **sizes)[1:]
+    rows = select.SAMPLES[scheme]("cuda", **sizes)[1:]
     assert tiles[0].shape != rows[0].shape and torch.equal(multiply(x, *tiles), multiply(x, *rows))
 
 
@@ -118,7 +119,7 @@ def test_attention_in_a_graph_follows_positions_that_change_on_the_device() -> N
         torch.testing.assert_close(held, expected, atol=0.02, rtol=0.02)
 
 
-@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
+@pytest.mark.parametrize("scheme", [SCHEMES[name] for name in select.SAMPLES], ids=select.SAMPLES)
 @pytest.mark.parametrize("rows", [1, 32, 65])
 def test_a_quantised_layer_multiplies_by_the_kernel(scheme: Scheme, rows: int) -> None:
     weight, x = torch.randn(160, 256) * 0.02, torch.randn(2, rows, 256, device="cuda").bfloat16()
@@ -142,6 +143,13 @@ def test_tinygemm_is_used_without_triton(rows: int, monkeypatch: pytest.MonkeyPa
     layer.repack()
     assert layer.repacked
     torch.testing.assert_close(layer(x), make_layer(SCHEMES["int4"], weight, PLAIN)(x), atol=0.02, rtol=0.02)
+
+
+def test_codes_in_torchs_order_are_read_back() -> None:
+    """As they are read from files of torchao."""
+    codes = torch.randint(0, 16, (24, 384), dtype=torch.uint8, device="cuda")
+    found = from_gpu_order(tinygemm.convert(codes).cpu())
+    assert torch.equal(found, reference.pack_codes(codes.cpu().view(24, 3, 128)))
 
 
 def make_layer(scheme: Scheme, weight: torch.Tensor, backend: MatmulBackend) -> QuantizedLinear:
