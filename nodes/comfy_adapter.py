@@ -16,9 +16,11 @@ from comfy_execution.utils import get_executing_context
 from torch import Tensor, nn
 
 from ..lumina_core import device as host
+from ..lumina_core.errors import InputError
 from ..lumina_core.errors import OutOfMemory as OutOfMemoryError
 from ..lumina_core.kernels.linear import linear
 from ..lumina_core.memory import Budget
+from ..lumina_core.operations import RMSNorm
 
 # The share of a GPU's memory that a run may use: the CUDA context and the desktop take the rest.
 USABLE_SHARE = 0.95
@@ -66,12 +68,15 @@ class StreamedOperations:
     """Layers of a transformer's blocks of which ComfyUI streams in the linear weights; norms stay on the device."""
 
     Linear = Operations.Linear
-    RMSNorm = nn.RMSNorm
+    RMSNorm = RMSNorm
 
 
 def model_device() -> torch.device:
-    """The device that the transformer runs on."""
-    return management.get_torch_device()
+    """The device that the transformer runs on. Raises InputError for DirectML."""
+    device = management.get_torch_device()
+    if device.type == "privateuseone":
+        raise InputError("ComfyUI runs on DirectML, which this model does not run on; start ComfyUI without --directml")
+    return device
 
 
 def model_offload_device() -> torch.device:
@@ -95,8 +100,11 @@ def output_device() -> torch.device:
 
 
 def compute_dtype() -> torch.dtype:
-    """The default dtype of the computation: bf16 if the device supports it well, else fp32."""
-    return torch.bfloat16 if management.should_use_bf16(model_device()) else torch.float32
+    """The default dtype of the computation: bf16 if the device supports it well, else fp16 if it does, else fp32."""
+    device = model_device()
+    if management.should_use_bf16(device):
+        return torch.bfloat16
+    return torch.float16 if management.should_use_fp16(device) else torch.float32
 
 
 def vae_dtype() -> torch.dtype:
