@@ -86,7 +86,7 @@ def run_here(case: Case) -> Measured:
         lumina.sample(case.request, case.stop_when_enough)
     after = peak_bytes(device)
     assert before is not None and after is not None, "this system does not report the memory of a process"
-    estimated = plan_memory(Demand(lumina.config, weights_of(lumina.transformer), case.request)).run
+    estimated = plan_memory(Demand(lumina.config, weights_of(lumina.transformer), case.request, in_chunks=True)).run
     return Measured(after - before, estimated)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,11 +22,14 @@ import torch
 from torch import Tensor
 
 from lumina_core.checkpoint.find import Checkpoint, open_checkpoint
+from lumina_core.convert import plan_conversion
 from lumina_core.decoding.settings import DecodeSettings
 from lumina_core.errors import InputError
 from lumina_core.model.kv_cache import KVCache
 from lumina_core.model.load import load_transformer, weight_bytes
 from lumina_core.pipeline import Lumina
+from lumina_core.quant.linear import MatmulBackend, QuantizedLinear
+from lumina_core.quant.torchao_backend import float8_reference
 from training.codes import Batch, make_batches
 from training.world import CATEGORIES, sample
 from training.world.sampling import FRESH_STREAM
@@ -38,10 +42,15 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Form:
-    """How weights and cache are stored, as a user chooses them."""
+    """How weights and cache are stored, as a user chooses them. With `rounding`, the weights are converted before.
+
+    `quantised_inputs`: fp8 inputs too, row by row, as on a GPU that multiplies in fp8.
+    """
 
     weights: str
     kv_cache: str = "auto"
+    rounding: str | None = None
+    quantised_inputs: bool = False
 
 
 REFERENCE = "fp32"
@@ -52,6 +61,10 @@ FORMS = {
     "bf16": Form("bf16"),
     "int8": Form("int8"),
     "int4": Form("int4"),
+    "int4, hqq": Form("int4", rounding="hqq"),
+    "fp8": Form("fp8"),
+    "fp8, inputs too": Form("fp8", quantised_inputs=True),
+    "int8-dynamic": Form("int8-dynamic"),
     "int4, int8 cache": Form("int4", "int8"),
     "int4, int4 cache": Form("int4", "int4"),
 }
@@ -148,8 +161,23 @@ def table(scores: Sequence[Score]) -> str:
 
 def load(checkpoint: Checkpoint, form: str) -> Model:
     """The checkpoint in one of the FORMS."""
-    transformer = load_transformer(checkpoint, weights=FORMS[form].weights, dtype=torch.float32)
-    return Model(Lumina(transformer, checkpoint.vocabulary, checkpoint.tokenizer), FORMS[form].kv_cache)
+    chosen = FORMS[form]
+    # A system that keeps mapped files leaves the converted one behind.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        if chosen.rounding is not None:
+            conversion = plan_conversion(checkpoint.path, chosen.weights, rounding=chosen.rounding)
+            conversion.write(file := Path(folder) / "converted.safetensors")
+            checkpoint = open_checkpoint(file)
+        transformer = load_transformer(checkpoint, weights=chosen.weights, dtype=torch.float32)
+    if chosen.quantised_inputs:
+        for layer in transformer.modules():
+            if isinstance(layer, QuantizedLinear):
+                layer.backend = MatmulBackend("fp8 inputs in plain torch", _multiply_in_fp8)
+    return Model(Lumina(transformer, checkpoint.vocabulary, checkpoint.tokenizer), chosen.kv_cache)
+
+
+def _multiply_in_fp8(x: Tensor, layer: QuantizedLinear) -> Tensor:
+    return float8_reference(x.flatten(0, -2), *layer.packed_tensors.values()).unflatten(0, x.shape[:-1])
 
 
 def run(options: argparse.Namespace) -> list[Score]:

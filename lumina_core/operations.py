@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .kernels.buffers import Buffers
 from .kernels.linear import linear
@@ -10,7 +11,13 @@ __all__ = ["Conv2d", "Embedding", "GroupNorm", "Linear", "RMSNorm"]
 
 Conv2d = nn.Conv2d
 GroupNorm = nn.GroupNorm
-RMSNorm = nn.RMSNorm
+
+
+class RMSNorm(nn.RMSNorm):
+    """An RMSNorm in the dtype of its input, whatever that of its weight."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
 
 
 class Embedding(nn.Embedding):

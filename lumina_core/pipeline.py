@@ -36,7 +36,7 @@ from .pictures.conditions import Picture, condition_pictures
 from .pictures.images import to_image
 from .pictures.panels import condition_pixels
 from .pictures.sizes import CODE_PIXELS, SizeLimits, check_size, known_sizes, warn_if_untrained, whole_number
-from .quant.weights import WeightsPlan
+from .quant.weights import WeightsPlan, check_device_holds
 from .tokens.prompts import build_prompt
 from .tokens.task_inputs import check_condition, warn_of_ignored
 from .tokens.tokenizer import Tokenizer
@@ -79,9 +79,8 @@ class Lumina:
     ) -> Lumina:
         """Loads a checkpoint (a path, "demo", or an opened one) and its MoVQGAN, or `movqgan` (a file or a loaded one).
 
-        `weights` is auto (see `choose_weights`), bf16, fp32, int8 or int4; `dtype` (PyTorch's, or bf16, fp32 or fp16)
-        is bf16 on a GPU that has it, else fp32, where not given; `compile` is auto, on or off; for `on_progress` see
-        `load_transformer`. Raises CheckpointError, InputError and OutOfMemory.
+        `weights` is one of CHOICES, `dtype` PyTorch's, bf16, fp32, fp16 or None (`choose_dtype`), `compile` auto, on or
+        off; for `on_progress` see `load_transformer`. Raises CheckpointError, InputError and OutOfMemory.
         """
         where = choose_device(device)
         check_compile(compile)
@@ -91,6 +90,7 @@ class Lumina:
         checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
         vocabulary = checkpoint.vocabulary
         plan = choose_weights(weights, checkpoint.scheme, kind, checkpoint.config, total_bytes(where))
+        check_device_holds(plan, where)
         codec = movqgan if isinstance(movqgan, MoVQGAN) else load_codec(checkpoint, movqgan, where)
         advise_conversion(checkpoint, plan, nearby_files(checkpoint), _convert_command(checkpoint, plan))
         transformer = load_transformer(
@@ -173,10 +173,9 @@ class Lumina:
 
     def _demand(self, request: Request) -> Demand:
         transformer, weights = self.transformer, weights_of(self.transformer)
-        device = transformer.device
-        kernels = kernels_expected(self.config, weights.dtype, device)
-        captured = captures(transformer.compile_choice, device)
-        return Demand(self.config, weights, request, captured=captured, kernels=kernels)
+        kernels = kernels_expected(self.config, weights.dtype, device := transformer.device)
+        captured, in_chunks = captures(transformer.compile_choice, device), device.type == "cpu"
+        return Demand(self.config, weights, request, captured=captured, kernels=kernels, in_chunks=in_chunks)
 
     def _codec_with_room(self, grid_h: int, grid_w: int) -> MoVQGAN:
         """The codec; frees what a run left where a picture of this grid would not fit beside it."""

@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 VAE_OUTPUT = 1
 # Stored workflows contain these names; new ones are appended.
-WEIGHTS = ["auto", "bf16", "fp32", "int8", "int4"]
+WEIGHTS = ["auto", "bf16", "fp32", "int8", "int4", "fp16", "fp8", "int8-dynamic"]
 
 
 def load_model(
@@ -202,9 +202,10 @@ class LoadModel(LuminaNode):
                     "weights",
                     options=WEIGHTS,
                     default="auto",
-                    tooltip="Dtype of the weights. auto: as stored in a converted file, else bf16 (fp32 if the device "
-                    "has no bf16) where the model stays on the device while it draws, else int4. int8 and int4: about "
-                    "half and a quarter of the memory of bf16.",
+                    tooltip="Dtype of the weights. auto: as stored in a converted file, else bf16 (fp16 on a GPU "
+                    "without bf16, fp32 on a CPU) where the model stays on the device while it draws, else int4. int8 "
+                    "and int4: about half and a quarter of the memory of bf16. fp8: as int8, for GPUs of the RTX 40 "
+                    "series and newer, with torchao. int8-dynamic: int8 with the inputs in 8 bits too.",
                 ),
                 io.Combo.Input(
                     "compile",

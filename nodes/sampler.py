@@ -90,7 +90,8 @@ def sample(model: ManagedLumina, movqgan: MoVQGANVae, request: Request) -> Decod
     budget, weights = comfy_ui.memory_budget(transformer.streamed, loaded), weights_of(transformer)
     kernels = kernels_expected(lumina.config, weights.dtype, device)
     captured = captures(transformer.compile_choice, device)
-    demand = fit_cache(Demand(lumina.config, weights, request, codec, captured, kernels), budget)
+    how = {"captured": captured, "kernels": kernels, "in_chunks": device.type == "cpu"}
+    demand = fit_cache(Demand(lumina.config, weights, request, codec, **how), budget)
     check_fits(demand, budget)
     held = lumina.runs.prepare(demand.request)
     comfy_ui.load([model.patcher, movqgan.patcher], max(0, plan_memory(demand).run - held))

@@ -12,8 +12,7 @@ from lumina_core.kernels.tiles import split_count
 from lumina_core.kernels.window_state import ABOVE, GUESS, RULES, Sampling
 from lumina_core.model.load import linear_shapes
 from lumina_core.model.run_kernels import KERNEL_DTYPE, run_samples, window_samples
-from lumina_core.quant.schemes import SCHEMES
-from lumina_core.quant.select import matmul_samples
+from lumina_core.quant.select import SAMPLES, matmul_samples
 from lumina_core.quant.tinygemm import tinygemm_failure
 from lumina_core.timing.synthetic import SYNTHETIC
 
@@ -49,7 +48,7 @@ def _self_tests(context: Context) -> Iterator[tuple[str, str, tuple[Sample, ...]
     """Kernel, variant and samples; a kernel whose samples are the same for every kind of cache comes once."""
     config = SYNTHETIC[context.model].config
     shapes = linear_shapes(config)
-    for scheme in SCHEMES:
+    for scheme in SAMPLES:
         yield f"{scheme}_matmul", "", matmul_samples(scheme, shapes.values())
     width, length = (1, 1) if context.dry_run else (WIDTH, cache_slots())
     splits = {layer: (split_count(*shape),) for layer, shape in shapes.items()}

@@ -12,10 +12,19 @@ from typing import Any
 import torch
 
 from ..checkpoint.find import open_checkpoint
+from ..decoding.loop import is_gpu
 from ..decoding.memory_plan import Demand
 from ..decoding.request import Request
 from ..decoding.settings import MAX_WINDOW, DecodeSettings
-from ..device import choose_device, choose_dtype, device_name, explain_out_of_memory, peak_bytes, total_bytes
+from ..device import (
+    choose_device,
+    choose_dtype,
+    device_name,
+    explain_out_of_memory,
+    peak_bytes,
+    reset_peak,
+    total_bytes,
+)
 from ..errors import InputError
 from ..files.json_text import dump_json
 from ..kernels.kv_tensor import KV_CACHES
@@ -78,8 +87,7 @@ def run(options: argparse.Namespace, on_input_checked: Callable[[], None]) -> No
     timed_model = _load(options, device, settings)
     on_input_checked()
     bandwidth = copy_bandwidth(device)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()  # counts the model, not the copies of the bandwidth test
+    reset_peak(device)  # counts the model, not the copies of the bandwidth test
     print(f"{timed_model.name} on {device_name(device)}; copying moves {bandwidth / 1e9:.1f} GB/s", flush=True)
     steps = explain_out_of_memory(
         lambda: _time_steps(options, timed_model, settings, bandwidth),
@@ -132,7 +140,7 @@ def _make_synthetic(options: argparse.Namespace, device: torch.device, settings:
     start = time.perf_counter()
     transformer = set_compile(make_transformer(model.config, weights, device), options.compile)
     seconds = time.perf_counter() - start
-    side = GPU_SIDE.get(options.synthetic, SMALL_SIDE) if device.type == "cuda" else SMALL_SIDE
+    side = GPU_SIDE.get(options.synthetic, SMALL_SIDE) if is_gpu(device) else SMALL_SIDE
     lumina = Lumina(transformer, model.vocabulary, movqgan=make_movqgan(model.movqgan, device))
     return Timed(f"synthetic {options.synthetic}, {weights.name} weights", lumina, side, seconds)
 

@@ -18,7 +18,7 @@ from ..decoding.forward_bytes import kernels_expected
 from ..decoding.memory_plan import Demand
 from ..decoding.request import Request
 from ..decoding.settings import DecodeSettings
-from ..device import DEVICES, available_bytes
+from ..device import DEVICES, EXPECTED, available_bytes, is_device_name
 from ..errors import InputError
 from ..files.output_files import check_not_inputs
 from ..kernels.kv_tensor import KV_CACHES
@@ -66,7 +66,20 @@ def add_model_arguments(
             help="use the sizes of a published model and no weights, instead of --checkpoint",
         )
     parser.add_argument("--movqgan", type=Path, help="MoVQGAN file (default: the one in the checkpoint or its folder)")
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: cuda if available, else cpu")
+    parser.add_argument(
+        "--device",
+        type=device_argument,
+        default="auto",
+        metavar="{" + ",".join(DEVICES) + "}",
+        help="auto: the first that is there of cuda (ROCm too), xpu, mps and cpu; cuda:1 is the second of several",
+    )
+
+
+def device_argument(name: str) -> str:
+    """A name of --device, for a device that need not be there. Raises ArgumentTypeError."""
+    if not is_device_name(name):
+        raise argparse.ArgumentTypeError(f"invalid choice: {name!r:.100}; {EXPECTED}")
+    return name
 
 
 def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
@@ -91,8 +104,8 @@ def add_weights_argument(parser: argparse.ArgumentParser) -> None:
         "--weights",
         choices=CHOICES,
         default=AUTO,
-        help="dtype of the weights; auto: that of a converted checkpoint, else bf16 (fp32 on a device without bf16) if "
-        "a picture of the largest trained size then fits the device's memory, else int4",
+        help="dtype of the weights; auto: that of a converted checkpoint, else bf16 (fp16 on a GPU without bf16, "
+        "fp32 on a CPU) if a picture of the largest trained size then fits the device's memory, else int4",
     )
 
 
@@ -110,9 +123,9 @@ def out_of_memory_message(command: str | None) -> str:
     return f"out of memory; {OTHERS_CLOSED if command is None else SMALLER[command]}"
 
 
-def progress_bar(total: float, unit: str = "") -> Progress:
+def progress_bar(total: float, unit: str = "", title: str = "") -> Progress:
     """A bar on stderr. It shows nothing where stderr is no terminal, closed, or None as under pythonw."""
-    return _progress(Count(total, unit))
+    return _progress(Count(total, unit), title)
 
 
 @contextlib.contextmanager
@@ -157,7 +170,7 @@ def demand_of(
     """What a run on the device takes; `options` have `compile`."""
     captured = captures(options.compile, device)
     kernels = kernels_expected(config, weights.dtype, device)
-    return Demand(config, weights, request, movqgan, captured, kernels)
+    return Demand(config, weights, request, movqgan, captured, kernels, in_chunks=device.type == "cpu")
 
 
 def device_budget(device: torch.device) -> Budget | None:

@@ -55,11 +55,12 @@ def run(options: argparse.Namespace, on_input_checked: Callable[[], None]) -> No
     model: Checkpoint | SyntheticModel
     if options.synthetic:
         model = SYNTHETIC[options.synthetic]
-        names, movqgan = (f"synthetic {options.synthetic}", 0, "synthetic"), model.movqgan
+        names, movqgan = (f"synthetic {options.synthetic}", 0, "not quantised", "synthetic"), model.movqgan
     else:
         model = checkpoint = open_checkpoint(options.checkpoint)
         check_weights(checkpoint.tensors, published_shapes(checkpoint.config), checkpoint.scheme, str(checkpoint.path))
-        names = str(checkpoint.path), len(checkpoint.tensors.paths), str(options.movqgan or checkpoint.movqgan)
+        files, codec = len(checkpoint.tensors.paths), options.movqgan or checkpoint.movqgan
+        names = str(checkpoint.path), files, checkpoint.stored_weights, str(codec)
         movqgan = load_codec(checkpoint, options.movqgan, torch.device("cpu")).config
     values = {**_description(*names, model.config, movqgan), **_bytes(options, model, movqgan)}
     on_input_checked()
@@ -71,11 +72,12 @@ def run(options: argparse.Namespace, on_input_checked: Callable[[], None]) -> No
 
 
 def _description(
-    name: str, files: int, movqgan_name: str, config: TransformerConfig, movqgan: MoVQGANConfig
+    name: str, files: int, stored: str, movqgan_name: str, config: TransformerConfig, movqgan: MoVQGANConfig
 ) -> dict[str, Any]:
     return {
         "checkpoint": name,
         "weight_files": files,
+        "stored_weights": stored,
         "parameters": sum(math.prod(shape) for shape in published_shapes(config).values()),
         "layers": config.num_hidden_layers,
         "hidden_size": config.hidden_size,
@@ -101,7 +103,8 @@ def _bytes(options: argparse.Namespace, model: Checkpoint | SyntheticModel, movq
     weights = choose_weights(options.weights, model.scheme, choose_dtype(device), config, total_bytes(device))
     request = _request(options, model, width, height)
     kernels = kernels_expected(config, weights.dtype, device)
-    plan = plan_memory(demand := Demand(config, weights, request, movqgan, captures(AUTO, device), kernels))
+    how = {"captured": captures(AUTO, device), "kernels": kernels, "in_chunks": device.type == "cpu"}
+    plan = plan_memory(demand := Demand(config, weights, request, movqgan, **how))
     capacity = available_bytes(device)
     text_rows = 2 * (config.vocab_size - config.codebook_size) * config.hidden_size
     return {

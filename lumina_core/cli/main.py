@@ -20,7 +20,7 @@ from .signals import Cancelled, Signals, say
 
 COMMANDS = {"generate": generate, "encode": encode, "decode": decode, "convert": convert, "info": info, "bench": bench}
 BAD_INPUT = 2
-PATHS = ("checkpoint", "movqgan", "condition", "out", "tokens_out", "stats_out", "image", "tokens")
+PATHS = ("checkpoint", "movqgan", "condition", "prompts", "out", "tokens_out", "stats_out", "image", "tokens")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -28,6 +28,20 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message} (see {self.prog} --help)")
+
+
+class _Once(logging.Filter):
+    """Lets each text through once: a file of prompts may give every line the same warning."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        is_new = text not in self._seen
+        self._seen.add(text)
+        return is_new
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -154,6 +168,7 @@ def _deferred_warnings() -> Iterator[logging.handlers.MemoryHandler]:
     stderr.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     buffer = logging.handlers.MemoryHandler(10_000, flushLevel=logging.CRITICAL + 1, target=stderr)
     buffer.setLevel(logging.WARNING)
+    buffer.addFilter(_Once())
     logging.getLogger().addHandler(buffer)
     logging.captureWarnings(True)
     try:

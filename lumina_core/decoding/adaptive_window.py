@@ -16,6 +16,7 @@ TILE_ROWS = 16
 MOST_WIDTHS, FIRST_ROWS = 5, 32
 # On a CPU widths do not depend on the batch, so that the forwards of a picture do not.
 LEAST_CPU_WIDTH = 8
+CPU_WIDTHS, CPU_FIRST_ROWS = (1, 2, 4, 8, 16, 32), 8
 # Intervals with known seconds in the first trial of a width, the most that a trial takes, and the speed to switch for.
 TRIAL_INTERVALS, LONGEST_TRIAL, SWITCH_SPEED = 3, 6, 1.02
 # The part of a run's time that later trials of each neighbour may cost, and the least and most that one counts as
@@ -54,13 +55,15 @@ class WidthBy(enum.Enum):
     kernels that round a row alike at every width: then the picture does not depend on them. ACCEPT_LENGTH: the accept
     length, where rounding depends on the width, so that a seed draws the same picture every time. ONE_TILE: as many
     rows as a tile of the matmul has, where its time grows with the tiles. CPU: the accept length too, in widths that do
-    not depend on the batch.
+    not depend on the batch. CPU_SECONDS: as SECONDS, in widths from 1 on, since a matmul with quantised weights takes
+    nearly as many times longer as it has rows.
     """
 
     SECONDS = enum.auto()
     ACCEPT_LENGTH = enum.auto()
     ONE_TILE = enum.auto()
     CPU = enum.auto()
+    CPU_SECONDS = enum.auto()
 
 
 class AdaptiveWindow:
@@ -79,6 +82,10 @@ class AdaptiveWindow:
             return
         if by is WidthBy.ONE_TILE:
             self.widths = (min(largest, max(2, TILE_ROWS // rows)),)
+            return
+        if by is WidthBy.CPU_SECONDS:
+            self.widths = (*(width for width in CPU_WIDTHS if width < largest), largest)
+            self._policy = BySpeed(self.widths, rows, CPU_FIRST_ROWS)
             return
         self.widths = window_widths(largest, 1, LEAST_CPU_WIDTH) if by is WidthBy.CPU else window_widths(largest, rows)
         by_speed = by is WidthBy.SECONDS
@@ -151,9 +158,9 @@ class BySpeed:
     complete picture does not count; that changes the tokens of all widths alike.
     """
 
-    def __init__(self, widths: tuple[int, ...], rows: int) -> None:
+    def __init__(self, widths: tuple[int, ...], rows: int, first_rows: int = FIRST_ROWS) -> None:
         self._known = [_Width(width) for width in widths]
-        self._used = min(range(len(widths)), key=lambda index: abs(math.log(widths[index] * rows / FIRST_ROWS)))
+        self._used = min(range(len(widths)), key=lambda index: abs(math.log(widths[index] * rows / first_rows)))
         self._unlimited, self._intervals = 4.0, 0
         self._known[self._used].tried = True
         self._trial: _Trial | None = None

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch
 
 from ..checkpoint.config import TransformerConfig
+from ..kernels.chunked_attention import CHUNK, SCRATCH_BYTES
 from ..kernels.kv_tensor import AUTO
+from ..kernels.linear import state_dtype
 from ..kernels.select import unsupported_reason
 from ..kernels.tiles import chunk_count, split_count
 from ..model.load import linear_shapes
@@ -22,6 +24,8 @@ PROBABILITY_BYTES = 8
 FLOAT32_BYTES = 4
 # A mask of one byte, and the floats that attention makes of it.
 MASK_BYTES = 5
+# Logits of a chunk, and what its softmax makes of them.
+CHUNK_COPIES = 2
 # Keys, values, and one of them while it is dequantised.
 READ_COPIES = 3
 
@@ -33,13 +37,17 @@ def kernels_expected(config: TransformerConfig, dtype: torch.dtype, device: torc
 
 @dataclass(frozen=True)
 class Forwards:
-    """The forwards of a request in `dtype`: captured as CUDA graphs or not, by Triton kernels or by plain PyTorch."""
+    """The forwards of a request in `dtype`: captured as CUDA graphs or not, by Triton kernels or by plain PyTorch.
+
+    `in_chunks`: the attention is that of a CPU.
+    """
 
     config: TransformerConfig
     dtype: torch.dtype
     request: Request
     captured: bool = False
     kernels: bool = False
+    in_chunks: bool = False
 
     @property
     def rows(self) -> int:
@@ -80,8 +88,15 @@ class Forwards:
     def _window_bytes(self, kv_len: int) -> int:
         """Of the widest step by plain PyTorch, the more of its blocks and of drawing tokens."""
         config, settings = self.config, self.request.settings
-        blocks = self.rows * settings.width * (self._layer_bytes + kv_len * MASK_BYTES)
-        if settings.kv_cache != AUTO:
+        tokens = self.rows * settings.width
+        blocks = tokens * self._layer_bytes
+        if self.in_chunks:
+            scratch = self.rows * config.num_key_value_heads * CHUNK * config.head_dim * FLOAT32_BYTES
+            logits = tokens * config.num_attention_heads * CHUNK * CHUNK_COPIES * FLOAT32_BYTES
+            blocks += logits + min(scratch, SCRATCH_BYTES)
+        else:
+            blocks += tokens * kv_len * MASK_BYTES
+        if settings.kv_cache != AUTO and not self.in_chunks:
             heads = config.num_key_value_heads * config.head_dim
             blocks += READ_COPIES * self.rows * kv_len * heads * self.dtype.itemsize
         pictures = len(self.request.prompts)
@@ -93,4 +108,5 @@ class Forwards:
         config = self.config
         query = config.num_attention_heads * config.head_dim
         attention = 5 * query + 2 * config.num_key_value_heads * config.head_dim
-        return (3 * config.hidden_size + max(attention, 4 * config.intermediate_size)) * self.dtype.itemsize
+        item = state_dtype(self.dtype).itemsize
+        return (3 * config.hidden_size + max(attention, 4 * config.intermediate_size)) * item

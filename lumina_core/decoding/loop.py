@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..host.threads import threads_for
 from ..model.transformer import Transformer
 from ..tokens.vocabulary import Vocabulary
 from .adaptive_window import AdaptiveWindow, WidthBy
@@ -44,8 +45,20 @@ def decode(
     ends the run; what is drawn is in the last report. `runs` keeps graphs, and the cache that they read, from one run
     of a model to the next. Raises CheckpointError when the model computes values that are not finite.
     """
+    settings, rows = request.settings, len(request.prompts) * (2 if request.settings.guided else 1)
+    with threads_for(rows * settings.width * transformer.multiplications, transformer.device):
+        return _decode(transformer, vocabulary, request, on_step, before_forward, KeptRuns() if runs is None else runs)
+
+
+def _decode(
+    transformer: Transformer,
+    vocabulary: Vocabulary,
+    request: Request,
+    on_step: OnStep | None,
+    before_forward: Callable[[], object] | None,
+    runs: KeptRuns,
+) -> DecodeResult:
     start = time.perf_counter()
-    runs = KeptRuns() if runs is None else runs
     run = _Run(transformer, vocabulary, request, runs)
     try:
         run.prefill(before_forward)
@@ -122,10 +135,10 @@ class _Run:
 
     def _width_by(self) -> WidthBy:
         """How the window adapts: by seconds only where every width draws the same, bit for bit."""
-        backends = self.transformer.backends
+        backends, alike = self.transformer.backends, self.transformer.rounds_alike
         if not self.on_gpu:
-            return WidthBy.CPU
-        if self.window.kernels.blocks is not None and all(one is not None and one.alike for one in backends):
+            return WidthBy.CPU_SECONDS if alike else WidthBy.CPU
+        if self.window.kernels.blocks is not None and alike:
             return WidthBy.SECONDS
         return WidthBy.ONE_TILE if any(one is not None and one.tile_rows for one in backends) else WidthBy.ACCEPT_LENGTH
 

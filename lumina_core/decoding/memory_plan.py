@@ -19,6 +19,8 @@ from .loop import cache_length
 from .request import Request
 
 MOVQGAN_ITEM_BYTES = 4
+# Schemes that no Triton kernel multiplies by: a matmul takes scratch memory.
+WITHOUT_KERNELS = ("fp8", "int8-dynamic")
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,12 @@ class Demand:
     movqgan: MoVQGANConfig | None = None
     captured: bool = False
     kernels: bool = False
+    in_chunks: bool = False
 
     @property
     def forwards(self) -> Forwards:
-        return Forwards(self.config, self.weights.dtype, self.request, self.captured, self.kernels)
+        how = self.captured, self.kernels, self.in_chunks
+        return Forwards(self.config, self.weights.dtype, self.request, *how)
 
     def with_cache(self, kv_cache: str) -> Demand:
         """The same run with another cache."""
@@ -92,12 +96,13 @@ def plan_memory(demand: Demand) -> MemoryPlan:
     config, request, forwards = demand.config, demand.request, demand.forwards
     length = cache_length(request.canvas, request.longest_prompt, request.settings)
     weights, codec, grid = _weights(config, demand.weights), demand.movqgan, (request.grid_h, request.grid_w)
+    by_kernels = demand.kernels and demand.weights.name not in WITHOUT_KERNELS
     return MemoryPlan(
         weights=weights.total,
         streamable=weights.streamable,
         movqgan=0 if codec is None else movqgan_bytes(codec),
         cache=KVCache.bytes_needed(config, forwards.rows, length, forwards.dtype, request.settings.kv_cache),
-        forward=forwards.bytes_needed(length) + (0 if demand.kernels else weights.scratch),
+        forward=forwards.bytes_needed(length) + (0 if by_kernels else weights.scratch),
         decode=0 if codec is None else codec.picture_bytes(*grid, MOVQGAN_ITEM_BYTES),
         decode_in_strips=0 if codec is None else codec.picture_bytes(*grid, MOVQGAN_ITEM_BYTES, STRIP_ROWS),
     )

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..kernels.buffers import NORMED, Buffers
 from ..kernels.noise import picture_keys
@@ -15,8 +16,7 @@ from .canvas import Canvas
 from .settings import DecodeSettings
 
 # With fewer rows in a matmul, CPU kernels sum in another order and round differently; with this many or more, a row's
-# result is bit-identical whatever the other rows are. That leaves attention: after some 200 tokens its rounding also
-# depends on how much of the cache is read, which changed one token in a million between `gumbel` and `ar`.
+# result is bit-identical whatever the other rows are. Backends for quantised weights that round alike need no more.
 SAME_ROUNDING_ROWS = 8
 # Rows that the head multiplies on a GPU at least: those of a window of 32 with guidance.
 HEAD_ROWS = 64
@@ -36,7 +36,8 @@ class Window:
         self.transformer, self.canvas, self.cache, self.kernels = transformer, canvas, cache, cache.kernels
         self.width, device = settings.width, transformer.device
         branches = 2 if settings.guided else 1
-        self._least_slots = -(-SAME_ROUNDING_ROWS // branches) if device.type == "cpu" else 1
+        self._least_rows = SAME_ROUNDING_ROWS if device.type == "cpu" else 1
+        self._least_slots = 1 if transformer.rounds_alike else -(-self._least_rows // branches)
         length = canvas.last + 2 * self.slots_run(self.width) + 1
         sampling = settings.sampling(transformer.config.codebook_size)
         self.state = WindowState.empty(canvas.layout, sampling, self.width, pictures, length, device)
@@ -106,7 +107,8 @@ class Window:
     def _logits(self, hidden: Tensor) -> Tensor:
         """Logits [n,K] of states [n,H]."""
         if self.kernels.blocks is None:
-            return self.transformer.code_logits(hidden)
+            missing = max(0, self._least_rows - len(hidden))
+            return self.transformer.code_logits(F.pad(hidden, (0, 0, 0, missing)))[: len(hidden)]
         states = self.buffers.empty(NORMED, self._head_shape, hidden.dtype)
         if hidden.data_ptr() != states.data_ptr():
             states[: len(hidden)].copy_(hidden)

@@ -8,9 +8,9 @@ import re
 
 from ..errors import CheckpointError, LuminaError, OutOfMemory
 
-# What PyTorch, oneDNN, MKL, CUDA and its libraries, C++, Rust, the loader of shared libraries, Python's threads, Linux
-# and Windows say when memory is refused; most of them raise plain RuntimeErrors. oneDNN and cuBLAS use some of the
-# words for other failures, which this model's shapes do not cause.
+# What PyTorch, oneDNN, MKL, CUDA and its libraries, Metal, C++, Rust, the loader of shared libraries, Python's threads,
+# Linux and Windows say when memory is refused; most of them raise plain RuntimeErrors. oneDNN and cuBLAS use some of
+# the words for other failures, which this model's shapes do not cause.
 _WORDINGS = (
     r"(?:can't|cannot|could not|couldn't|unable to|fail(?:s|ed)? to) (?:re)?allocate(?! memory in static TLS)",
     r"(?:not enough|insufficient) (?:gpu |host |free )?memory",
@@ -25,6 +25,7 @@ _WORDINGS = (
     r"failed to map segment from shared object|cannot create shared object descriptor",
     r"\(?os error (?:12|1455)\)|error code: <?(?:12|1455)\b|paging file is too small",
     r"not enough (?:quota|storage)",
+    r"invalid buffer size",  # Apple's GPU, of more than Metal gives one tensor
 )
 _REFUSAL = re.compile("|".join(_WORDINGS), re.IGNORECASE)
 # The name of a file, as PyTorch quotes it. It may hold any words.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 AUTO, INT8, INT4 = "auto", "int8", "int4"
 KV_CACHES = (AUTO, INT8, INT4)
@@ -32,16 +33,22 @@ class KVTensor:
     lows: Tensor | None = None
 
     @staticmethod
-    def empty(kind: str, shape: Shape, dtype: torch.dtype, device: torch.device | str) -> KVTensor:
+    def empty(
+        kind: str, shape: Shape, dtype: torch.dtype, device: torch.device | str, by_head: bool = False
+    ) -> KVTensor:
         """Storage of one of KV_CACHES for values that are computed in `dtype`.
 
+        `by_head`: the slots of a head are neighbours in memory, as `chunked_attention` reads them, not the heads of a
+        slot, as the kernels do.
         Zeros: a slot that was never written is masked, but NaN times zero would still be NaN.
         """
         assert kind in KV_CACHES, kind
-        *rows, head_dim = shape
+        rows, length, heads, head_dim = shape
 
         def zeros(last: int, dtype: torch.dtype) -> Tensor:
-            return torch.zeros(*rows, last, dtype=dtype, device=device)
+            order = (rows, heads, length, last) if by_head else (rows, length, heads, last)
+            storage = torch.zeros(order, dtype=dtype, device=device)
+            return storage.transpose(1, 2) if by_head else storage
 
         if kind == AUTO:
             return KVTensor(zeros(head_dim, dtype))
@@ -82,17 +89,49 @@ class KVTensor:
         scales = self.scales[:, :length]
         if self.lows is None:
             return torch.mul(values, scales, out=torch.empty(values.shape, dtype=dtype, device=values.device))
-        return unpack_halves(values, scales, self.lows[:, :length], dtype)
+        lows, shape = self.lows[:, :length], (*values.shape[:-1], 2 * values.shape[-1])
+        return unpack_halves(values, scales, lows, torch.empty(shape, dtype=dtype, device=values.device))
 
-    def write(self, slots: Tensor, new: Tensor) -> None:
-        """Stores values [n,kv_heads,head_dim] at slots [n], which count through all rows."""
+    def write(self, rows: Tensor, slots: Tensor, new: Tensor) -> None:
+        """Stores values [R,S,kv_heads,head_dim] at slots [R,S] of rows [R,1]."""
         for tensor, value in zip(self.tensors, self._quantize(new), strict=True):
-            tensor.flatten(0, 1).index_copy_(0, slots, value)
+            tensor[rows, slots] = value
 
     def copy_row(self, source: int, target: int, length: int) -> None:
         """Copies the first `length` slots of one row to another."""
         for tensor in self.tensors:
             tensor[target, :length] = tensor[source, :length]
+
+    def part(self, first: int, count: int) -> KVTensor:
+        """Some rows."""
+        return KVTensor(*(tensor[first : first + count] for tensor in self.tensors))
+
+    def head_values(self, first: int, scratch: Tensor) -> Tensor:
+        """The slots from `first` on by heads [rows·kv_heads,slots,head_dim], as many as the scratch memory has.
+
+        Of an int8 cache the codes, without `head_scales`. The scratch memory [rows,kv_heads,slots,head_dim] is returned
+        unless the values are stored as needed; beyond the cache's end they are 0.
+        """
+        count = min(scratch.shape[2], self.values.shape[1] - first)
+        values = self.values[:, first : first + count].transpose(1, 2)
+        if self.scales is None and values.dtype == scratch.dtype and count == scratch.shape[2]:
+            return values.flatten(0, 1)
+        into = scratch[:, :, :count]
+        scratch[:, :, count:] = 0
+        if self.scales is None or self.lows is None:
+            into.copy_(values)
+        else:
+            scales, lows = (part[:, first : first + count].transpose(1, 2) for part in (self.scales, self.lows))
+            unpack_halves(values, scales, lows, into)
+        return scratch.flatten(0, 1)
+
+    def head_scales(self, first: int, count: int) -> Tensor | None:
+        """The scales of `head_values` of an int8 cache [rows·kv_heads,1,count], 0 beyond its end; None of others."""
+        if self.scales is None or self.lows is not None:
+            return None
+        scales = self.scales[:, first : first + count].transpose(1, 2).flatten(0, 1).mT
+        missing = count - scales.shape[-1]
+        return F.pad(scales, (0, missing)) if missing else scales
 
     def _quantize(self, new: Tensor) -> tuple[Tensor, ...]:
         if self.scales is None:
@@ -115,16 +154,15 @@ def int4_groups(head_dim: int) -> int:
     return 2 * next(count for count in range(-(-half // INT4_GROUP), half + 1) if half % count == 0)
 
 
-def unpack_halves(packed: Tensor, scales: Tensor, lows: Tensor, dtype: torch.dtype) -> Tensor:
-    """Values [...,n] in `dtype` of bytes [...,n/2]: low + scale · code, rounded once.
+def unpack_halves(packed: Tensor, scales: Tensor, lows: Tensor, out: Tensor) -> Tensor:
+    """Values of bytes [...,n/2], written to `out` [...,n]: low + scale · code, rounded once.
 
     The low bits of byte i are code i, the high bits code n/2 + i; each of the scales and lows [...,groups] serves
     n/groups neighbouring codes.
     """
-    codes = torch.empty(*packed.shape[:-1], 2 * packed.shape[-1], dtype=dtype, device=packed.device)
-    first, second = codes.chunk(2, -1)
+    first, second = out.chunk(2, -1)
     first.copy_(packed & 15)
     second.copy_(packed >> 4)
-    grouped = codes.unflatten(-1, (scales.shape[-1], -1))
-    torch.addcmul(lows.to(dtype).unsqueeze(-1), grouped, scales.to(dtype).unsqueeze(-1), out=grouped)
-    return codes
+    grouped = out.unflatten(-1, (scales.shape[-1], -1))
+    torch.addcmul(lows.to(out.dtype).unsqueeze(-1), grouped, scales.to(out.dtype).unsqueeze(-1), out=grouped)
+    return out

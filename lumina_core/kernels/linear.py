@@ -1,4 +1,8 @@
-"""The matmul of a linear layer."""
+"""The matmul of a linear layer.
+
+Where the computation is in float16, whose largest value is 65,504, only matmuls and attention are: the states between
+them are in float32, and `multiply` scales what goes into a matmul.
+"""
 
 import logging
 import platform
@@ -15,6 +19,28 @@ logger = logging.getLogger(__name__)
 
 # With fewer, calling oneDNN takes longer than it saves.
 MIN_ELEMENTS = 2**16
+TINY = torch.finfo(torch.float32).tiny
+# The square root of the largest power of two in float16, 2^15, in powers of two.
+HALF_NORM = 256.0
+
+
+def multiply(layer: Callable[[Tensor], Tensor], x: Tensor, dtype: torch.dtype) -> Tensor:
+    """The matmul [...,out] of rows x [...,in] by a layer with weights in `dtype`, in `state_dtype`.
+
+    For float16 every row is scaled to a Euclidean norm of HALF_NORM and the result scaled back. So neither the row nor
+    its products overflow, by the Cauchy-Schwarz inequality, where a weight's rows have a norm below HALF_NORM. A row's
+    result depends on that row alone.
+    """
+    if dtype != torch.float16:
+        return layer(x)
+    x = x.float()
+    scale = (x.norm(dim=-1, keepdim=True) / HALF_NORM).clamp_min(TINY)
+    return layer((x / scale).half()).float() * scale
+
+
+def state_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of the states between matmuls where the computation is in `dtype`."""
+    return torch.float32 if dtype == torch.float16 else dtype
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
@@ -54,4 +80,18 @@ def _onednn() -> Callable[[Tensor, Tensor], Tensor] | None:
             raise
         logger.info("linear layers on the CPU use torch's own matmul: %s", error)
         return None
-    return lambda x, weight: pointwise(x, weight, None, "none", [], "")
+
+    def matmul(x: Tensor, weight: Tensor) -> Tensor:
+        return pointwise(x, weight, None, "none", [], "")
+
+    if not _rounds_alike(matmul):
+        logger.info("linear layers on the CPU use torch's own matmul: oneDNN's rounds a row by the number of rows")
+        return None
+    return matmul
+
+
+def _rounds_alike(matmul: Callable[[Tensor, Tensor], Tensor]) -> bool:
+    """Whether a row's result is the same whatever the number of rows. Of PyTorch 2.5's oneDNN it is not."""
+    x, weight = (torch.arange(rows * 256.0).sin().view(rows, 256) for rows in (64, 256))
+    whole = matmul(x, weight)
+    return all(torch.equal(matmul(x[:rows], weight), whole[:rows]) for rows in (8, 9, 16))

@@ -1,16 +1,57 @@
 """Counter-based random numbers: functions of (seed, position), without generator state, order or device.
 
-Every number is a hash of its coordinates (SplitMix64's output function, Steele et al., OOPSLA 2014).
+Every number is a hash of its coordinates (SplitMix64's output function, Steele et al., OOPSLA 2014). The hashes are the
+same on every device: one whose int64 arithmetic does not wrap as that of a CPU leaves them to the CPU.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
+from functools import cache, wraps
 
 import torch
 from torch import Tensor
 
+from ..device import is_out_of_memory
+
+logger = logging.getLogger(__name__)
+
 GUMBEL, ACCEPT, REDRAW, FRESH = range(4)
 GOLDEN, MULTIPLY_1, MULTIPLY_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 MIN_UNIFORM, MAX_UNIFORM = 2.0**-54, 1 - 2.0**-24
+# Devices whose int64 arithmetic is known; others are tested (one that was wrong: pytorch/pytorch#78848).
+KNOWN_DEVICES = ("cpu", "cuda", "meta")
+
+Function = Callable[..., Tensor]
+
+
+def on_any_device(function: Function) -> Function:
+    """A function of int64 tensors that runs on the CPU for a device that would compute something else."""
+
+    @wraps(function)
+    def run(first: Tensor, *others: Tensor | int) -> Tensor:
+        if first.device.type in KNOWN_DEVICES or computes_hashes(first.device):
+            return function(first, *others)
+        on_host = (other.cpu() if isinstance(other, Tensor) else other for other in others)
+        return function(first.cpu(), *on_host).to(first.device)
+
+    return run
+
+
+@cache
+def computes_hashes(device: torch.device) -> bool:
+    """Whether the noise on a device is that of the CPU. The log says so where it is not."""
+    expected = mix(mix(torch.arange(64)) ^ ACCEPT)
+    try:
+        found = mix(mix(torch.arange(64, device=device)) ^ ACCEPT)
+        uniform = torch.allclose(_uniform(found).cpu(), _uniform(expected), rtol=1e-6, atol=0)
+        same = uniform and torch.equal(found.cpu(), expected)
+    except (RuntimeError, TypeError) as error:
+        if is_out_of_memory(error):  # says nothing of the device, and the answer is kept
+            raise
+        same = False
+    if not same:
+        logger.warning("%s computes int64 otherwise than a CPU, so random numbers come from the CPU, slowly", device)
+    return same
 
 
 def _signed(value: int) -> int:
@@ -35,6 +76,7 @@ def picture_keys(seeds: Sequence[int], device: torch.device | str) -> Tensor:
     return mix(torch.tensor([_signed(seed) for seed in seeds], dtype=torch.int64, device=device))
 
 
+@on_any_device
 def hashed(keys: Tensor, stream: int, *coordinates: Tensor) -> Tensor:
     """int64 hash of keys, a stream number and coordinates, which broadcast against one another."""
     value = mix(keys ^ stream)
@@ -43,8 +85,13 @@ def hashed(keys: Tensor, stream: int, *coordinates: Tensor) -> Tensor:
     return value
 
 
+@on_any_device
 def to_uniform(bits: Tensor) -> Tensor:
     """Hashes as float32 in (0, 1), fine-grained near 0 (53 bits before rounding)."""
+    return _uniform(bits)
+
+
+def _uniform(bits: Tensor) -> Tensor:
     return (_shift_right(bits, 11).float() * 2.0**-53).clamp_(MIN_UNIFORM, MAX_UNIFORM)
 
 
@@ -58,6 +105,7 @@ def to_gumbel(bits: Tensor) -> Tensor:
     return to_exponential(bits).log_().neg_()
 
 
+@on_any_device
 def code_hashes(hashes: Tensor, codes: int) -> Tensor:
     """Hashes [...,codes], one for each code, of hashes [...]."""
     return mix(hashes[..., None] ^ torch.arange(codes, device=hashes.device))

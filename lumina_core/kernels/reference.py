@@ -185,9 +185,9 @@ def qkv_norm_rope_store(
     query, key = (
         apply_rope(head_norm(part, *norm), *angles) for part, norm in zip(qkv, (query_norm, key_norm), strict=False)
     )
-    slots = input_pos + torch.arange(len(input_pos), device=input_pos.device)[:, None] * keys.values.shape[1]
-    keys.write(slots.flatten(), key)
-    values.write(slots.flatten(), qkv[2])
+    rows = torch.arange(len(input_pos), device=input_pos.device)[:, None]
+    keys.write(rows, input_pos, key.unflatten(0, input_pos.shape))
+    values.write(rows, input_pos, qkv[2].unflatten(0, input_pos.shape))
     return query, keys, values
 
 

@@ -4,7 +4,7 @@
 draft was drawn from.
 """
 
-from torch import Tensor, where
+from torch import Tensor, int32, where
 
 
 def guide(cond: Tensor, uncond: Tensor, cfg_scale: float) -> Tensor:
@@ -23,8 +23,11 @@ def draw(weights: Tensor, times: Tensor) -> Tensor:
 
 
 def accept_length(agree: Tensor) -> Tensor:
-    """Tokens [N] that a forward accepts: the drafts before the first disagreement in agree [N,W−1], and one more."""
-    return 1 + agree.long().cumprod(1).sum(1)
+    """Tokens [N] that a forward accepts: the drafts before the first disagreement in agree [N,W−1], and one more.
+
+    The products are int32: older MPS has none of int64 (pytorch/pytorch#96610).
+    """
+    return 1 + agree.int().cumprod(1, dtype=int32).sum(1)
 
 
 def accept(target_probs: Tensor, draft_probs: Tensor, drafts: Tensor, uniform: Tensor) -> Tensor:

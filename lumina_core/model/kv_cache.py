@@ -11,6 +11,7 @@ from torch import Tensor
 from ..checkpoint.config import TransformerConfig
 from ..kernels import reference
 from ..kernels.buffers import Buffers
+from ..kernels.chunked_attention import Chunks, chunked_attention
 from ..kernels.kv_tensor import AUTO, KVTensor
 from .rope import rope_table
 from .run_kernels import REFERENCE_KERNELS, RunKernels
@@ -18,15 +19,15 @@ from .run_kernels import REFERENCE_KERNELS, RunKernels
 
 @dataclass(frozen=True)
 class LayerCache:
-    """Keys and values of one layer; `slots` [n] count through all rows."""
+    """Keys and values of one layer."""
 
     keys: KVTensor
     values: KVTensor
 
-    def write(self, slots: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Stores keys and values [R,S,kv_heads,head_dim] at slots [R·S]."""
-        self.keys.write(slots, keys.flatten(0, 1))
-        self.values.write(slots, values.flatten(0, 1))
+    def write(self, rows: Tensor, slots: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Stores keys and values [R,S,kv_heads,head_dim] at slots [R,S] of rows [R,1]."""
+        self.keys.write(rows, slots, keys)
+        self.values.write(rows, slots, values)
 
     def copy_row(self, source: int, target: int, length: int) -> None:
         """Copies the first `length` slots of one row to another."""
@@ -55,12 +56,12 @@ class KVCache:
         self.length, self.kernels = length, kernels
         shape = (rows, length, config.num_key_value_heads, config.head_dim)
         self.layers = [
-            LayerCache(*(KVTensor.empty(kv_cache, shape, dtype, device) for _ in "kv"))
+            LayerCache(*(KVTensor.empty(kv_cache, shape, dtype, device, kernels.in_chunks) for _ in "kv"))
             for _ in range(config.num_hidden_layers)
         ]
         self.cos, self.sin = rope_table(length, config.head_dim, config.rope_theta, dtype=dtype, device=device)
-        self.row_start = torch.arange(rows, device=device)[:, None] * length
-        self._slot_index = torch.arange(length, device=device)
+        self.rows = torch.arange(rows, device=device)[:, None]
+        self._slots = torch.arange(length, device=device)[None]
 
     @property
     def nbytes(self) -> int:
@@ -86,7 +87,8 @@ class KVCache:
             cos=self.cos[None, :length, None],
             sin=self.sin[None, :length, None],
             cache=self,
-            slots=row * self.length + self._slot_index[:length],
+            row=row,
+            slots=self._slots[:, :length],
         )
 
     def copy_row(self, source: int, target: int, length: int) -> None:
@@ -97,7 +99,9 @@ class KVCache:
 
 @dataclass(frozen=True)
 class CausalPlan:
-    """Causal attention among the tokens of this forward, whose keys and values go to `slots` [S] of a cache, if any.
+    """Causal attention among the tokens of this forward.
+
+    Their keys and values go to `slots` [1,S] of a row of a cache, if there is one.
 
     cos, sin [1,S,1,head_dim] are the tokens' positions.
     """
@@ -105,12 +109,13 @@ class CausalPlan:
     cos: Tensor
     sin: Tensor
     cache: KVCache | None = None
+    row: int = 0
     slots: Tensor | None = None
 
     def attend(self, layer: int, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """The attention's output [R,S,heads,head_dim] in a layer."""
         if self.cache is not None and self.slots is not None:
-            self.cache.layers[layer].write(self.slots, keys, values)
+            self.cache.layers[layer].write(self.cache.rows[self.row, None], self.slots, keys, values)
         return reference.attend(query, keys, values)
 
 
@@ -136,14 +141,9 @@ class WindowPlan:
         """[R,S,1,head_dim]."""
         return self.cache.sin[self.input_pos].unsqueeze(2)
 
-    @cached_property
-    def slots(self) -> Tensor:
-        """Where keys and values go [R·S], counted through all rows."""
-        return (self.input_pos + self.cache.row_start).flatten()
-
     def attend(self, layer: int, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """The attention's output [R,S,heads,head_dim] in a layer."""
-        self.cache.layers[layer].write(self.slots, keys, values)
+        self.cache.layers[layer].write(self.cache.rows, self.input_pos, keys, values)
         return self.attend_cached(layer, query)
 
     def attend_cached(self, layer: int, query: Tensor, buffers: Buffers | None = None) -> Tensor:
@@ -153,8 +153,16 @@ class WindowPlan:
             operands = query, cached.keys, cached.values, self.input_pos, self.kv_len
             found: Tensor = kernels.attention.function(*operands, widest=kernels.width, buffers=buffers)
             return found
+        if kernels.in_chunks:
+            return chunked_attention(query, cached.keys, cached.values, self.chunks)
         keys, values = (stored.read(self.kv_len, query.dtype) for stored in (cached.keys, cached.values))
         return reference.attend(query, keys, values, self.mask)
+
+    @cached_property
+    def chunks(self) -> Chunks:
+        """What the layers share of `chunked_attention`."""
+        head_dim, dtype = self.cache.cos.shape[1], self.cache.cos.dtype
+        return Chunks.of(self.input_pos, self.kv_len, self.cache.layers[0].keys, head_dim, dtype)
 
     @cached_property
     def mask(self) -> Tensor:

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from ..checkpoint.config import TransformerConfig
 from ..kernels import reference
+from ..kernels.linear import multiply
 from .kv_cache import AttentionPlan
 
 BLOCK_LINEARS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
@@ -43,14 +44,15 @@ class Attention(nn.Module):
         self.k_norm = HeadNorm(config.model_parallel_size, head_dim)
 
     def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries [R,S,heads,head_dim], keys and values [R,S,kv_heads,head_dim] of tokens at positions cos, sin."""
-        qkv = self.qkv_proj(x).unflatten(-1, (-1, self.head_dim))
+        """Queries [R,S,heads,head_dim], keys and values [R,S,kv_heads,head_dim] of tokens at positions cos, sin.
+
+        All in the dtype of cos and sin, which is that of the computation.
+        """
+        qkv = multiply(self.qkv_proj, x, cos.dtype).unflatten(-1, (-1, self.head_dim))
         query, key, value = qkv.split(self.heads, dim=2)
-        return (
-            reference.apply_rope(self.q_norm(query), cos, sin),
-            reference.apply_rope(self.k_norm(key), cos, sin),
-            value,
-        )
+        query = reference.apply_rope(self.q_norm(query), cos, sin)
+        key = reference.apply_rope(self.k_norm(key), cos, sin)
+        return query.to(cos.dtype), key.to(cos.dtype), value.to(cos.dtype)
 
 
 class MLP(nn.Module):
@@ -61,9 +63,10 @@ class MLP(nn.Module):
         self.gate_up_proj = operations.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
         self.down_proj = operations.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
-        return self.down_proj(F.silu(gate) * up)
+    def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """Of x [...,hidden_size], with matmuls in `dtype`."""
+        gate, up = multiply(self.gate_up_proj, x, dtype).chunk(2, dim=-1)
+        return multiply(self.down_proj, F.silu(gate) * up, dtype)
 
 
 class Block(nn.Module):
@@ -96,9 +99,9 @@ class Block(nn.Module):
 
     def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
         """The block's output [R,S,hidden_size] from its input and the attention's [R,S,heads·head_dim]."""
-        attended = self.self_attn.o_proj(mixed)
+        attended = multiply(self.self_attn.o_proj, mixed, mixed.dtype)
         if self.swin_norm:
             x = x + self.input_layernorm(attended)
-            return x + self.post_attention_layernorm(self.mlp(x))
+            return x + self.post_attention_layernorm(self.mlp(x, mixed.dtype))
         x = x + attended
-        return x + self.mlp(self.post_attention_layernorm(x))
+        return x + self.mlp(self.post_attention_layernorm(x), mixed.dtype)

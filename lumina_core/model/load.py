@@ -19,12 +19,13 @@ from ..checkpoint.single_file import MOVQGAN_PREFIX
 from ..checkpoint.tensor_files import Shape
 from ..checkpoint.tensors import DTYPES, TensorSpec, TensorStore, dtype_name
 from ..checkpoint.values import check_code_rows
-from ..device import explain_out_of_memory, free_bytes, gigabytes, warn_if_emulated
+from ..device import choose_device, dtype_or_choice, explain_out_of_memory, free_bytes, warn_if_emulated
 from ..errors import CheckpointError
+from ..host.limits import gigabytes
 from ..quant.linear import PLAIN, MatmulBackend, QuantizedLinear, quantized_operations
 from ..quant.schemes import SCHEMES, PackedTensors, Scheme, quantize
 from ..quant.select import choose_backend
-from ..quant.weights import AUTO, WeightsPlan, plan_weights
+from ..quant.weights import AUTO, WeightsPlan, check_device_holds, plan_weights
 from .transformer import Transformer
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class Placement:
 def load_transformer(
     source: str | Path | Checkpoint,
     *,
-    dtype: torch.dtype = torch.bfloat16,
+    dtype: torch.dtype | str = torch.bfloat16,
     device: torch.device | str = "cpu",
     block_operations: Any = default_operations,
     weights: str = AUTO,
@@ -61,25 +62,29 @@ def load_transformer(
     """The transformer of a checkpoint (folder, single `.safetensors`, "demo", or an opened one), in eval mode.
 
     `weights` is the dtype of the blocks' linear weights: auto (as in the checkpoint), int8, int4 (quantised while
-    they are read), bf16 or fp32 (which replace `dtype`, that of everything else). `work_device` is where the model
-    runs, if it waits on another `device`; weights are quantised there. `block_operations` are layer classes for the
-    blocks, as of a memory manager that streams plain linear weights in. `on_progress` is called with the values that
-    are loaded and all that will be, several times a second; an exception that it raises ends the loading.
+    they are read), bf16, fp32 or fp16 (which replace `dtype`, that of everything else). `work_device` is where the
+    model runs, if it waits on another `device`; weights are quantised there. `block_operations` are layer classes for
+    the blocks, as of a memory manager that streams plain linear weights in. `on_progress` is called with the values
+    that are loaded and all that will be, several times a second; an exception that it raises ends the loading.
 
     Built on the meta device; each parameter is made when its tensor is read, so weights are never held twice. Raises
     CheckpointError that names every missing, unexpected or misshapen tensor before any weight is read, InputError for
-    weights that the checkpoint cannot have, and OutOfMemory.
+    a device that is not there, and weights that it or the checkpoint cannot have, and OutOfMemory.
     """
+    device = choose_device(device)
+    work_device = device if work_device is None else choose_device(work_device)
+    dtype = dtype_or_choice(dtype, work_device)
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
     plan, config = plan_weights(weights, checkpoint.scheme, dtype), checkpoint.config
-    work_device = device if work_device is None else work_device
+    check_device_holds(plan, work_device)
     store, published = checkpoint.tensors, published_shapes(config)
     check_weights(store, published, checkpoint.scheme, str(checkpoint.path))
-    warn_if_emulated(plan.dtype, torch.device(work_device))
+    warn_if_emulated(plan.dtype, work_device)
     count = _counter(loaded_values(config), on_progress)
 
     def get(name: str) -> Tensor:
-        return store.get(name, lambda: count(0))
+        # In a mapping of its own: the pages of what was copied do not stay in memory.
+        return store.get_alone(name, lambda: count(0))
 
     def get_packed(name: str) -> PackedTensors:
         assert plan.scheme is not None, "plain weights have no packed tensors"
@@ -92,10 +97,10 @@ def load_transformer(
     def load() -> Transformer:
         check_tables(get, config, str(checkpoint.path))
         model = build_transformer(config, plan, get, get_packed, device, work_device, block_operations, count)
-        model.text_embedding, model.text_head = get(EMBEDDING), get(HEAD)
+        model.text_embedding, model.text_head = store.get(EMBEDDING), store.get(HEAD)
         return model
 
-    return explain_out_of_memory(load, lambda: _out_of_memory(checkpoint, plan, torch.device(device)))
+    return explain_out_of_memory(load, lambda: _out_of_memory(checkpoint, plan, device))
 
 
 def loaded_values(config: TransformerConfig) -> int:
@@ -194,7 +199,7 @@ def build_transformer(
 def _out_of_memory(checkpoint: Checkpoint, plan: WeightsPlan, device: torch.device) -> str:
     """Says what the weights take, what is free, and which quantised weights fit in it."""
     free = free_bytes(device)
-    smaller = [replace(plan, scheme=scheme) for scheme in SCHEMES.values()] if plan.scheme is None else []
+    smaller = [replace(plan, scheme=SCHEMES[name]) for name in ("int8", "int4") if plan.scheme is None]
     taken = {one: weight_bytes(empty_transformer(checkpoint.config, one), one.dtype) for one in (plan, *smaller)}
     said = [f"{one.name} weights take {gigabytes(taken[one])}" for one in smaller if free is None or taken[one] < free]
     there = "" if free is None else f" and {gigabytes(free)} are free"

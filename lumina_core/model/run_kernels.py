@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..checkpoint.config import TransformerConfig
 from ..kernels import reference, window_reference
+from ..kernels.linear import state_dtype
 from ..kernels.samples import add_rms_norm_sample, attention_sample, qkv_sample, silu_gate_sample
 from ..kernels.select import Choice, choose
 from ..kernels.self_test import Sample
@@ -28,6 +29,7 @@ KERNEL_DTYPE = torch.bfloat16
 TEST_SLOTS, TEST_WIDTHS = 1100, (1, 16, 32, 64)
 TEST_WINDOW = 5
 REFERENCE_ATTENTION = Choice(reference.window_attention, False, "not selected")
+CHUNKED_ATTENTION = replace(REFERENCE_ATTENTION, reason="in chunks, as on every CPU")
 Splits = tuple[int, ...]
 
 
@@ -47,6 +49,7 @@ class RunKernels:
 
     `attention` is the window attention over the cache, with the reason for reports. Without `blocks` a block runs
     operation by operation. `allocates`: a step allocates memory, as references do. `width` is the widest window's.
+    `in_chunks`: the attention is `chunked_attention`, for a CPU.
     """
 
     attention: Choice = REFERENCE_ATTENTION
@@ -56,6 +59,7 @@ class RunKernels:
     place_drafts: Callable[..., object] = window_reference.place_drafts
     allocates: bool = True
     width: int = 1
+    in_chunks: bool = False
 
 
 REFERENCE_KERNELS = RunKernels()
@@ -75,10 +79,15 @@ def choose_run_kernels(
 
     `splits` are the numbers of partial sums that each linear layer of a block returns, by the layer's name.
     """
-    samples = {**run_samples(config, splits, kv_cache, width, length), **window_samples(sampling, dtype, width)}
+    samples = {
+        **run_samples(config, splits, kv_cache, width, length),
+        **window_samples(sampling, state_dtype(dtype), width),
+    }
     attention = replace(REFERENCE_ATTENTION, reason=f"the kernels are for {KERNEL_DTYPE}, not {dtype}")
     if dtype == KERNEL_DTYPE:
         attention = choose("window_attention", device, samples["window_attention"])
+    if device.type == "cpu" and not attention.is_kernel:
+        attention = CHUNKED_ATTENTION
     blocks = None
     if attention.is_kernel and not config.swin_norm:
         names = ("embed_window", "qkv_norm_rope_store", "silu_gate", "add_rms_norm")
@@ -89,7 +98,8 @@ def choose_run_kernels(
     drawing = {name: choose(name, device, samples[name]) for name in names}
     allocates = blocks is None or not all(choice.is_kernel for choice in drawing.values())
     functions = {name: choice.function for name, choice in drawing.items()}
-    return RunKernels(attention, blocks, **functions, allocates=allocates, width=width)
+    in_chunks = attention is CHUNKED_ATTENTION
+    return RunKernels(attention, blocks, **functions, allocates=allocates, width=width, in_chunks=in_chunks)
 
 
 def run_samples(

@@ -1,6 +1,7 @@
 """The decoder-only transformer."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from .. import operations
 from ..checkpoint.config import TransformerConfig
 from ..kernels.buffers import Buffers
 from ..kernels.kv_tensor import AUTO
-from ..kernels.linear import linear, linear_kernel
+from ..kernels.linear import linear, linear_kernel, multiply, state_dtype
 from ..kernels.window_state import Sampling
 from ..quant.linear import MatmulBackend, QuantizedLinear
 from ..quant.select import choose_again
@@ -78,6 +79,18 @@ class Transformer(nn.Module):
         return {getattr(linear, "backend", None) for block in self.blocks for linear in block.linears}
 
     @property
+    def multiplications(self) -> int:
+        """Multiplications by weights for a token."""
+        linears = [self.code_head, *(linear for block in self.blocks for linear in block.linears)]
+        return sum(linear.in_features * linear.out_features for linear in linears)
+
+    @property
+    def rounds_alike(self) -> bool:
+        """Whether the blocks' matmuls give a row the same result in any number of rows, bit for bit."""
+        linears = (linear for block in self.blocks for linear in block.linears)
+        return all(isinstance(linear, QuantizedLinear) and linear.rounds_alike for linear in linears)
+
+    @property
     def scratch_bytes(self) -> int:
         """Bytes that the largest matmul takes beside its input and output, about; 0 unless weights are quantised."""
         return max(getattr(module, "scratch_bytes", 0) for module in self.layers.modules())
@@ -94,7 +107,10 @@ class Transformer(nn.Module):
         counts = (tuple(sorted({getattr(linear, "splits", 1) for linear in linears})) for linears in by_layer)
         splits = dict(zip(BLOCK_LINEARS, counts, strict=True))
         run = sampling, kv_cache, width, length
-        return choose_run_kernels(self.config, self.dtype, self.device, splits, *run)
+        kernels = choose_run_kernels(self.config, self.dtype, self.device, splits, *run)
+        # A backend that splits nothing allocates what it returns.
+        allocates = any(backend is not None and backend.split is None for backend in self.backends)
+        return replace(kernels, allocates=kernels.allocates or allocates)
 
     def make_cache(
         self, rows: int, length: int, kv_cache: str = AUTO, kernels: RunKernels = REFERENCE_KERNELS
@@ -110,7 +126,8 @@ class Transformer(nn.Module):
         `hidden_states` and `code_logits`.
         """
         hidden = self.hidden_states(self.embed(input_ids), self.plan(input_ids, cache, input_pos))
-        return linear(hidden, self.text_head.to(hidden))
+        head = self.text_head.to(device=self.device, dtype=self.dtype)
+        return multiply(lambda rows: linear(rows, head), hidden, self.dtype)
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Embeddings [...,hidden_size] of any ids, looked up in host memory."""
@@ -131,7 +148,7 @@ class Transformer(nn.Module):
     def hidden_states(
         self, embeddings: Tensor, plan: AttentionPlan, before_block: Callable[[], object] | None = None
     ) -> Tensor:
-        """Normed states [B,S,hidden_size] after the last block.
+        """Normed states [B,S,hidden_size] after the last block, in `state_dtype`.
 
         `before_block` is called before each block of a prefill; an exception that it raises ends the forward.
         """
@@ -139,7 +156,7 @@ class Transformer(nn.Module):
             x = embeddings.flatten(0, 1)
             states = self.fused_states(x, self.blocks[0].input_layernorm(x), plan)
             return states.unflatten(0, embeddings.shape[:2])
-        x = embeddings
+        x = embeddings.to(state_dtype(self.dtype))
         for index, layer in enumerate(self.layers):
             if before_block is not None:
                 before_block()
@@ -153,5 +170,5 @@ class Transformer(nn.Module):
         return fused_states(self.blocks, self.norm, x, normed, plan, kernels, buffers)
 
     def code_logits(self, hidden: Tensor, buffers: Buffers | None = None) -> Tensor:
-        """Logits [n,codebook_size] over image codes only, of states [n,hidden_size]."""
-        return partial_sums(self.code_head, hidden, buffers)[0]
+        """Logits [n,codebook_size] over image codes only, of states [n,hidden_size], in `state_dtype`."""
+        return multiply(lambda rows: partial_sums(self.code_head, rows, buffers)[0], hidden, self.dtype)

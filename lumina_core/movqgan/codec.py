@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..device import explain_out_of_memory, free_bytes, gigabytes
 from ..errors import OutOfMemory
+from ..host.threads import threads_for
 from .autoencoder import MoVQGAN
 from .config import STRIP_ROWS
 
@@ -37,6 +38,13 @@ def _whole_or_in_strips(
     task: str, run: Callable[[int | None], Tensor], movqgan: MoVQGAN, grid_h: int, grid_w: int, free: float | None
 ) -> Tensor:
     """The result of `run(strip_rows)`; `free` None means that the free memory is unknown."""
+    with threads_for(movqgan.config.multiplications(grid_h, grid_w), movqgan.weight_device):
+        return _in_memory(task, run, movqgan, grid_h, grid_w, free)
+
+
+def _in_memory(
+    task: str, run: Callable[[int | None], Tensor], movqgan: MoVQGAN, grid_h: int, grid_w: int, free: float | None
+) -> Tensor:
     side, item_bytes = movqgan.config.downscale, movqgan.dtype.itemsize
     whole, strips = (movqgan.config.picture_bytes(grid_h, grid_w, item_bytes, rows) for rows in (None, STRIP_ROWS))
     picture = f"a picture of {grid_w * side}x{grid_h * side}"

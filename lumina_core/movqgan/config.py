@@ -56,6 +56,12 @@ class MoVQGANConfig:
         strip = min(height, strip_rows + 2) * width * width_in
         return height * width * (width_in + width_out) * item_bytes + LIVE_STRIPS * strip * 4
 
+    def multiplications(self, grid_h: int, grid_w: int) -> int:
+        """Multiplications of the 3×3 convolutions that decode one picture, about; encoding takes about as many."""
+        pixels = grid_h * grid_w * self.downscale**2
+        by_level = (pixels // 4**level * width**2 for level, width in enumerate(self.widths))
+        return 9 * 2 * (self.res_blocks + 1) * sum(by_level)
+
 
 # The MoVQGAN of 270M parameters that the published model draws for.
 PUBLISHED_MOVQGAN = MoVQGANConfig(256, (1, 2, 2, 4), 2, (3,), latent_channels=4, code_channels=4, codebook_size=16_384)

@@ -17,6 +17,7 @@ from ..checkpoint.names import published_names
 from ..checkpoint.single_file import MOVQGAN_PREFIX, read_single_file
 from ..checkpoint.tensor_files import Shape
 from ..checkpoint.tensors import TensorStore
+from ..device import choose_device, dtype_or_choice
 from ..errors import CheckpointError
 from .autoencoder import MoVQGAN
 from .config import MoVQGANConfig, infer_config
@@ -33,7 +34,7 @@ OWN_PARTS = ("encoder.", "decoder.", "quantize.", "quant_conv.", "post_quant_con
 def load_movqgan(
     path: str | Path,
     *,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | str = torch.float32,
     device: torch.device | str = "cpu",
     operations: Any = default_operations,
     checkpoint: Checkpoint | None = None,
@@ -41,8 +42,11 @@ def load_movqgan(
     """The MoVQGAN of a `.safetensors` file or a `.ckpt`/`.pth` pickle, in eval mode.
 
     The tensors define the architecture. The file may be a converted checkpoint; `checkpoint` is that file if it is open
-    already. Raises CheckpointError when the file is missing or damaged, contains code, or lacks a tensor.
+    already. Raises CheckpointError when the file is missing or damaged, contains code, or lacks a tensor, and
+    InputError for a device that is not there and a dtype that it does not hold.
     """
+    device = choose_device(device)
+    dtype = dtype_or_choice(dtype, device)
     tensors = read_movqgan(path, checkpoint)
     return build_movqgan(tensors, str(path), dtype=dtype, device=device, operations=operations)
 

@@ -80,8 +80,16 @@ class QuantizedLinear(nn.Module):
     @property
     def backend_name(self) -> str:
         """The backend, or plain torch where the backend does not take a weight of this shape."""
-        falls_back = not (self.backend.repack is None or self.backend.takes_neutral or self.repacked)
-        return f"plain (no weight of this shape: {self.backend.name})" if falls_back else self.backend.name
+        return f"plain (no weight of this shape: {self.backend.name})" if self._falls_back else self.backend.name
+
+    @property
+    def rounds_alike(self) -> bool:
+        """Whether a row has the same result in any number of rows, bit for bit."""
+        return self.backend.alike and not self._falls_back
+
+    @property
+    def _falls_back(self) -> bool:
+        return not (self.backend.repack is None or self.backend.takes_neutral or self.repacked)
 
     @property
     def packed_tensors(self) -> PackedTensors:

@@ -13,10 +13,14 @@ from ..kernels.select import PASSED, choose
 from ..kernels.self_test import Sample
 from ..kernels.tiles import split_count
 from ..kernels.weight_tiles import TILE_ROWS
+from .cpu_matmul import CPU_DTYPES, CPU_SCHEMES, cpu_backend
+from .dynamic_int8 import int8_dynamic_backend
 from .linear import MatmulBackend, QuantizedLinear, multiply_plain
 from .schemes import SCHEMES, Scheme
 from .tinygemm import tinygemm_backend, tinygemm_failure
+from .torchao_backend import float8_backend
 from .triton_matmul import KERNEL_DTYPE, kernel_tensors, repack, triton_backend
+from .xpu_matmul import xpu_backend, xpu_failure
 
 # Rows of the self-tests: one for each tile that the kernels have.
 TEST_ROWS = (5, 32, 64, 128)
@@ -30,8 +34,15 @@ def choose_backend(
 ) -> MatmulBackend:
     """The backend for inputs in `dtype` on a device: a Triton kernel where it works, else tinygemm for int4.
 
-    Plain torch where neither does. The name says which and why. `shapes` are (inputs, outputs) of the layers.
+    On a CPU torch's own matmul; for fp8 torchao's; for int8-dynamic torch's of integers; plain torch where none of
+    them works. The name says which and why. `shapes` are (inputs, outputs) of the layers.
     """
+    if scheme.name == "fp8":
+        return float8_backend(dtype, device, shapes)
+    if scheme.name == "int8-dynamic":
+        return int8_dynamic_backend(device)
+    if torch.device(device).type == "cpu" and scheme.name in CPU_SCHEMES and dtype in CPU_DTYPES:
+        return cpu_backend(scheme.name)
     if dtype != KERNEL_DTYPE:
         return MatmulBackend(f"plain (the kernels are for {KERNEL_DTYPE}, not {dtype})", multiply_plain)
     choice = choose(f"{scheme.name}_matmul", device, matmul_samples(scheme.name, shapes))
@@ -42,10 +53,13 @@ def choose_backend(
         return MatmulBackend(f"plain ({choice.reason})", multiply_plain, may_change=True)
     if scheme.name != "int4":
         return MatmulBackend(f"plain ({choice.reason})", multiply_plain)
-    if reason := tinygemm_failure(device):
-        too = "" if reason == choice.reason else f"; tinygemm: {reason}"
+    name, failure, backend = "tinygemm", tinygemm_failure, tinygemm_backend
+    if torch.device(device).type == "xpu":
+        name, failure, backend = "torch's int4 matmul", xpu_failure, xpu_backend
+    if reason := failure(device):
+        too = "" if reason == choice.reason else f"; {name}: {reason}"
         return MatmulBackend(f"plain ({choice.reason}{too})", multiply_plain)
-    return tinygemm_backend(device, f"tinygemm ({PASSED}; Triton: {choice.reason})")
+    return backend(device, f"{name} ({PASSED}; Triton: {choice.reason})")
 
 
 def choose_again(layers: Iterable[QuantizedLinear], dtype: torch.dtype, device: torch.device | str) -> None:

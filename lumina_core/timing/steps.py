@@ -13,11 +13,14 @@ from ..decoding.cuda_graph import CaptureLog, make_steps
 from ..decoding.loop import cache_length, forwards_per_sync, read_length
 from ..decoding.settings import DecodeSettings
 from ..decoding.window import Window
+from ..device import synchronize
 from ..model.kv_cache import KVCache
 from ..model.load import weight_bytes
 from ..model.transformer import Transformer
 
+# Of the copy that shows the bandwidth, by device: more than its caches hold.
 COPY_BYTES = {"cpu": 2**26, "cuda": 2**30}
+OTHER_COPY_BYTES = 2**28
 COPIES = 5
 # Steps before the timing starts: the first runs eagerly, the second captures the CUDA graph.
 WARM_UP_STEPS = 2
@@ -71,7 +74,7 @@ def canvas_reaching(context: int, window: int) -> Canvas:
 
 def copy_bandwidth(device: torch.device) -> float:
     """Bytes read and written per second by a copy on the device, the best of COPIES runs."""
-    source = torch.ones(COPY_BYTES[device.type] // 4, device=device)
+    source = torch.ones(COPY_BYTES.get(device.type, OTHER_COPY_BYTES) // 4, device=device)
     target = torch.empty_like(source)
     best = min(timed(lambda: target.copy_(source), device) for _ in range(COPIES))
     return 2 * source.nbytes / best
@@ -147,13 +150,8 @@ class StepTimer:
 
 def timed(run: Callable[[], object], device: torch.device) -> float:
     """Seconds of a call, until the device has finished its work."""
-    _synchronize(device)
+    synchronize(device)
     start = time.perf_counter()
     run()
-    _synchronize(device)
+    synchronize(device)
     return time.perf_counter() - start
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -45,6 +45,7 @@ SETTINGS = {
     "Comfy.TutorialCompleted": True,
     "Comfy.Workflow.Persist": False,
     "Comfy.RightSidePanel.IsOpen": False,
+    "Comfy.Minimap.Visible": False,
     "Comfy.Locale": "en",
 }
 SECONDS = 1000.0
@@ -245,7 +246,9 @@ class Browser:
         self._close: Callable[[], None] | None = None
 
     def tab(self, rendering: str) -> Tab:
-        """The tab of a rendering, loaded once."""
+        """The tab of a rendering, loaded once, and again if the browser has crashed."""
+        if self._close is not None and not self._chromium.is_connected():
+            self.close()
         if self._close is None:
             self._start()
         if rendering not in self._tabs:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import shutil
 
 import pytest
+import torch
 from comfy_server import PACK
+from safetensors.torch import load_file, save_file
 from workflows import DEMO, MODEL, SAVE, text_to_image
 
+from lumina_core.checkpoint.published import is_block_linear
 from lumina_core.convert import plan_conversion
+from lumina_core.quant.schemes import SCHEMES
 
 FOLDER = PACK / "lumina_core" / "demo"
 
@@ -40,7 +44,7 @@ def test_folders_single_files_and_extra_paths_are_listed(server):
     (server.base / "models" / "vae" / "movqgan_demo.safetensors").unlink()
 
 
-@pytest.mark.parametrize("weights", ["int8", "int4"])
+@pytest.mark.parametrize("weights", ["fp8", "int4"])
 def test_weights_quantised_while_loading_draw_the_picture_of_a_converted_file(server, weights):
     path = server.base / "models" / "lumina_mgpt2" / f"demo-{weights}.safetensors"
     plan_conversion(FOLDER, weights).write(path)
@@ -54,3 +58,23 @@ def test_weights_quantised_while_loading_draw_the_picture_of_a_converted_file(se
     refused = server.run(text_to_image(checkpoint=path.name, weights="bf16", seed=5))
     path.unlink()
     assert refused.error["node_id"] == MODEL and f"converted to {weights}" in refused.error["exception_message"]
+
+
+def test_a_checkpoint_that_comfyui_quantised_is_listed_and_draws_its_weights(server):
+    """Its layers in ComfyUI's int8 form: the picture of the demo whose weights are quantised alike while loading."""
+    folder = server.base / "models" / "diffusion_models" / "by comfyui"
+    shutil.copytree(FOLDER, folder)
+    tensors = {name: tensor.clone() for name, tensor in load_file(folder / "model.safetensors").items()}
+    described = torch.tensor(list(b'{"format": "int8_tensorwise"}'), dtype=torch.uint8)
+    for name in [name for name in tensors if is_block_linear(name)]:
+        packed, layer = SCHEMES["int8"].quantize(tensors[name].float()), name.removesuffix("weight")
+        tensors |= {name: packed["codes"], f"{layer}weight_scale": packed["scale"], f"{layer}comfy_quant": described}
+    save_file({name: tensor.clone() for name, tensor in tensors.items()}, folder / "model.safetensors")
+    try:
+        assert folder.name in offered(server, "LoadModel", "checkpoint")
+        runs = [server.run(text_to_image(checkpoint=folder.name, weights="auto", seed=5))]
+    finally:
+        shutil.rmtree(folder)
+    runs.append(server.run(text_to_image(checkpoint=DEMO, weights="int8", seed=5)))
+    first, second = (server.pictures(run, SAVE)[0].tobytes() for run in runs)
+    assert first == second

@@ -60,6 +60,17 @@ def test_a_saved_checkpoint_is_listed_and_draws_the_same_picture(server, models,
     assert again.error["node_id"] == NODE and "converted to int4 already" in again.error["exception_message"]
 
 
+def test_the_rounding_is_for_int4_weights(server, models, tmp_path):
+    for weights in ("int4", "int8"):
+        workflow = saving(f"rounded/{weights}", weights)
+        workflow[NODE]["inputs"]["rounding"] = "hqq"
+        saved = server.run(workflow)
+        assert saved.succeeded, saved.error
+        expected = tmp_path / f"{weights}.safetensors"
+        plan_conversion("demo", weights, rounding="hqq" if weights == "int4" else None).write(expected)
+        assert (models / f"rounded/{weights}_00001_.safetensors").read_bytes() == expected.read_bytes()
+
+
 def test_nothing_is_overwritten(server, models):
     (models / "kept_00001_.safetensors").write_bytes(b"")
     saved = server.run(saving("kept", "bf16", with_vae=False))

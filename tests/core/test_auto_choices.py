@@ -295,7 +295,7 @@ def bytes_taken(lumina: CommandLine, *options: object) -> int:
 def test_generate_loads_int4_where_plain_weights_are_too_large(
     lumina: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lumina_core.cli.generate.total_bytes", lambda _: 10**5)
+    monkeypatch.setattr("lumina_core.cli.planned.total_bytes", lambda _: 10**5)
     outcome = lumina.generate("--weights", "auto")
     assert outcome.code == 0
     assert outcome.err.startswith("WARNING: weights auto: int4, since fp32 would take about") and "\n" in outcome.err

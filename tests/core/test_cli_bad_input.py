@@ -36,7 +36,7 @@ def decode(lumina: CommandLine) -> Arguments:
     [
         ((), "required: COMMAND"),
         (("draw",), "invalid choice: 'draw'"),
-        (("generate",), "--checkpoint, --prompt, --width, --height, --out"),
+        (("generate",), "--checkpoint, --out"),
         (("generate", "--magic"), "required"),
         (("encode",), "image, --tokens-out"),
         (("decode",), "tokens, --out"),

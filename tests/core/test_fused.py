@@ -26,7 +26,7 @@ from lumina_core.model.run_kernels import BlockKernels, RunKernels, attention_sa
 from lumina_core.model.transformer import Transformer
 from lumina_core.quant.linear import MatmulBackend, quantized_operations
 from lumina_core.quant.schemes import SCHEMES
-from lumina_core.quant.select import matmul_samples
+from lumina_core.quant.select import SAMPLES, matmul_samples
 from lumina_core.quant.weights import WeightsPlan
 from lumina_core.timing.synthetic import SYNTHETIC
 
@@ -157,6 +157,8 @@ def test_pictures_are_the_same(tested: list[str], decoder: str, kv_cache: str, m
     found = decode(transformer, vocabulary, request)
     assert found.attention_kernel == "triton (passed)" and tested
     monkeypatch.undo()
+    choose = Transformer.choose_kernels
+    monkeypatch.setattr(Transformer, "choose_kernels", lambda *run: replace(choose(*run), in_chunks=False))
     expected = decode(transformer, vocabulary, request)
     assert expected.attention_kernel.startswith("torch (") and torch.equal(found.codes, expected.codes)
 
@@ -257,6 +259,19 @@ def test_the_self_tests_of_a_block_have_the_splits_of_a_run(
     }
 
 
+@pytest.mark.parametrize(("split", "allocates"), [(pytest.fail, False), (None, True)])
+def test_a_step_allocates_where_a_matmul_takes_no_buffers(
+    split: Any, allocates: bool, tested: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then it is captured only where capturing allocations works."""
+    monkeypatch.setattr(Transformer, "device", torch.device("cpu"))
+    monkeypatch.setattr(Transformer, "dtype", BF16)
+    plan = WeightsPlan(BF16, SCHEMES["int8"])
+    config = replace(SYNTHETIC["tiny"].config, num_hidden_layers=1)
+    transformer = empty_transformer(config, plan, backend=MatmulBackend("any", pytest.fail, split=split))
+    assert transformer.choose_kernels(*RUN).allocates == allocates and tested
+
+
 @pytest.mark.parametrize(("length", "chunks"), [(9472, 16), (1024, 8), (1025, 16), (128, 1)])
 @pytest.mark.parametrize("width", [1, 24, 64])
 def test_the_self_tests_of_the_attention_combine_as_many_chunks_as_a_run(length: int, chunks: int, width: int) -> None:
@@ -274,7 +289,7 @@ def test_the_self_tests_of_the_attention_combine_as_many_chunks_as_a_run(length:
     assert tiles <= {attention_tile(tokens, torch.bfloat16) for tokens in queries}
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", SAMPLES)
 def test_the_self_tests_of_a_matmul_have_the_splits_and_tiles_of_a_run(scheme: str) -> None:
     shapes = linear_shapes(SYNTHETIC["7b"].config)
     of_a_run = {split_count(*shape) for shape in shapes.values()}

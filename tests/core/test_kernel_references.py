@@ -15,23 +15,23 @@ from torch.nn import functional as F
 
 from lumina_core.kernels import reference, select, window_reference
 from lumina_core.kernels.kv_tensor import KV_CACHES, KVTensor
-from lumina_core.kernels.samples import attention_sample, int4_sample, int8_sample, silu_gate_sample
+from lumina_core.kernels.samples import attention_sample, int4_sample, silu_gate_sample
 from lumina_core.kernels.select import PASSED, Choice, choose, load, reference_of, unsupported_reason
 from lumina_core.kernels.self_test import Function, Sample
 from lumina_core.kernels.window_samples import accept_window_sample, draw_window_sample
 from lumina_core.kernels.window_state import Drawn, Sampling, WindowState
 from lumina_core.quant.linear import quantized_operations
 from lumina_core.quant.schemes import SCHEMES
+from lumina_core.quant.select import SAMPLES
 
 DTYPES = [torch.float32, torch.bfloat16]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", SAMPLES)
 @pytest.mark.parametrize("in_features", [256, 200])
 def test_a_matmul_is_the_quantised_layers(dtype: torch.dtype, scheme: str, in_features: int) -> None:
-    sample = {"int4": int4_sample, "int8": int8_sample}[scheme]
-    x, *packed = sample("cpu", dtype, in_features=in_features)
+    x, *packed = SAMPLES[scheme]("cpu", dtype, in_features=in_features)
     layer = quantized_operations(SCHEMES[scheme], nn).Linear(in_features, len(packed[0]), bias=False)
     layer.load_state_dict(dict(zip(layer.packed_names, packed, strict=True)))
     with torch.no_grad():
@@ -61,7 +61,7 @@ def test_a_cache_is_written_as_the_kernel_writes_it() -> None:
         sums = torch.cat((torch.randn(4, 2, 16), torch.randn(4, 2, 16), values), 1).flatten(1)[None]
         tables = torch.ones(5, 16), torch.zeros(5, 16)
         reference.qkv_norm_rope_store(sums, norm, norm, *tables, input_pos, keys, found)
-        expected.write(torch.tensor([4, 0, 5 + 2, 5 + 3]), values)
+        expected.write(torch.tensor([[0], [1]]), input_pos, values.unflatten(0, (2, 2)))
         assert all(map(torch.equal, found.tensors, expected.tensors))
 
 

@@ -42,12 +42,12 @@ def transformer() -> Transformer:
 
 
 def empty(kind: str, dtype: torch.dtype = torch.float32, head_dim: int = DIM) -> KVTensor:
-    return KVTensor.empty(kind, (*SHAPE[:-1], head_dim), dtype, "cpu")
+    return KVTensor.empty(kind, (*SHAPE[:-1], head_dim), dtype, "cpu", by_head=True)
 
 
 def filled(stored: KVTensor, values: Tensor) -> KVTensor:
     """Keys with values [rows,length,heads,dim] in them, written in one go."""
-    stored.write(torch.arange(ROWS * LENGTH), values.flatten(0, 1))
+    stored.write(torch.arange(ROWS)[:, None], torch.arange(LENGTH)[None], values)
     return stored
 
 
@@ -98,7 +98,7 @@ def test_extreme_values_stay_finite_and_near(size: float, kv_cache: str) -> None
 @pytest.mark.parametrize("kv_cache", KV_CACHES)
 def test_what_was_not_written_is_zero_and_only_so_many_slots_are_read(kv_cache: str) -> None:
     stored = empty(kv_cache)
-    stored.write(torch.tensor([LENGTH + 3]), torch.ones(1, HEADS, DIM))
+    stored.write(torch.tensor([[1]]), torch.tensor([[3]]), torch.ones(1, 1, HEADS, DIM))
     found = stored.read(5, torch.float32)
     assert found.shape == (ROWS, 5, HEADS, DIM)
     torch.testing.assert_close(found[1, 3], torch.ones(HEADS, DIM), rtol=0.01, atol=0)
@@ -109,8 +109,8 @@ def test_what_was_not_written_is_zero_and_only_so_many_slots_are_read(kv_cache: 
 def test_a_token_is_stored_the_same_whatever_is_written_beside_it(kv_cache: str) -> None:
     written = random_values()
     together, alone = filled(empty(kv_cache), written), empty(kv_cache)
-    alone.write(torch.tensor([LENGTH + 7]), random_values(1)[0, :1])
-    alone.write(torch.tensor([LENGTH + 7]), written[1, 7:8])
+    for values in (random_values(1)[:1, :1], written[1:2, 7:8]):
+        alone.write(torch.tensor([[1]]), torch.tensor([[7]]), values)
     one, other = (stored.read(LENGTH, torch.float32)[1, 7] for stored in (alone, together))
     assert torch.equal(one, other)
 
@@ -170,13 +170,13 @@ def test_the_engine_stores_its_cache_as_set(
     transformer: Transformer, monkeypatch: pytest.MonkeyPatch, kv_cache: str, dtype: torch.dtype
 ) -> None:
     read: set[torch.dtype] = set()
-    plain_read = KVTensor.read
+    plain_read = KVTensor.head_values
 
-    def noted(stored: KVTensor, length: int, dtype: torch.dtype) -> Tensor:
+    def noted(stored: KVTensor, first: int, scratch: Tensor) -> Tensor:
         read.add(stored.values.dtype)
-        return plain_read(stored, length, dtype)
+        return plain_read(stored, first, scratch)
 
-    monkeypatch.setattr(KVTensor, "read", noted)
+    monkeypatch.setattr(KVTensor, "head_values", noted)
     drawn(transformer, replace(SETTINGS["sampled"], kv_cache=kv_cache))
     assert read == {dtype}
 
@@ -205,9 +205,9 @@ def test_a_cpu_runs_the_references(transformer: Transformer, monkeypatch: pytest
 
     monkeypatch.setattr(run_kernels, "choose", noted)
     kernels = transformer.choose_kernels(Sampling(CODES), "int8", 4, 8)
-    assert replace(kernels, attention=RunKernels.attention) == RunKernels(width=4)
-    assert str(kernels.attention) == "torch (the kernels are for torch.bfloat16, not torch.float32)"
+    assert replace(kernels, attention=RunKernels.attention) == RunKernels(width=4, in_chunks=True)
+    assert str(kernels.attention) == "torch (in chunks, as on every CPU)"
     assert "window_attention" not in tested
     monkeypatch.setattr(Transformer, "dtype", torch.bfloat16)
     kernels = transformer.choose_kernels(Sampling(CODES), "int8", 4, 8)
-    assert str(kernels.attention) == "torch (the kernels are for NVIDIA GPUs, not cpu)" and kernels.blocks is None
+    assert str(kernels.attention) == "torch (in chunks, as on every CPU)" and kernels.blocks is None

@@ -11,7 +11,6 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from lumina_core.cli.common import SMALLER
 from lumina_core.cli.main import COMMANDS
@@ -19,6 +18,8 @@ from lumina_core.decoding.request import Request
 from lumina_core.decoding.settings import DecodeSettings
 from lumina_core.device import explain_out_of_memory
 from lumina_core.errors import CheckpointError, LuminaError, OutOfMemory
+from lumina_core.kernels import reference
+from lumina_core.model import kv_cache
 from lumina_core.model.kv_cache import KVCache
 from lumina_core.movqgan.autoencoder import MoVQGAN
 from lumina_core.pipeline import Lumina
@@ -55,15 +56,19 @@ def caches(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref]:
 
 
 def refuse_at(monkeypatch: pytest.MonkeyPatch, call: int, error: Callable[[], BaseException]) -> None:
-    """Attention raises an error at its `call`-th call, once."""
-    attention, calls = F.scaled_dot_product_attention, iter(range(10**6))
+    """Attention, of prompts and of steps, raises an error at its `call`-th call, once."""
+    calls = iter(range(10**6))
 
-    def refuse(*args: Tensor, **kwargs: object) -> Tensor:
-        if next(calls) == call:
-            raise error()
-        return attention(*args, **kwargs)
+    def refusing(attention: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def refuse(*args: object, **kwargs: object) -> Tensor:
+            if next(calls) == call:
+                raise error()
+            return attention(*args, **kwargs)
 
-    monkeypatch.setattr(F, "scaled_dot_product_attention", refuse)
+        return refuse
+
+    monkeypatch.setattr(reference, "attend", refusing(reference.attend))
+    monkeypatch.setattr(kv_cache, "chunked_attention", refusing(kv_cache.chunked_attention))
 
 
 @pytest.mark.parametrize("refusal", REFUSALS)

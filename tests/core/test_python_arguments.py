@@ -40,13 +40,14 @@ def test_cuda_where_there_is_none(checkpoint: Path, name: Any) -> None:
 def test_a_number_beyond_the_cuda_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
     assert choose_device("cuda:1") == torch.device("cuda", 1) and choose_device("auto") == torch.device("cuda")
     refuses(choose_device, "the device is cuda:2 and PyTorch finds 2; expected a number below 2", "cuda:2")
 
 
 @pytest.mark.parametrize("name", ["meta", "vulkan", "privateuseone", torch.device("meta")])
 def test_devices_that_hold_no_values_here(name: Any) -> None:
-    refuses(choose_device, "cannot use it here; expected auto, cpu or cuda", name)
+    refuses(choose_device, "cannot use it here; expected auto, cpu, cuda, xpu or mps", name)
 
 
 @pytest.mark.skipif(torch.backends.mps.is_available(), reason="there is such a device here")

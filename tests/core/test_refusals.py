@@ -54,6 +54,8 @@ REFUSALS = (
             "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
             "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
             "HIP out of memory. Tried to allocate 2 GiB",
+            "MPS backend out of memory (MPS allocated: 9.06 GB, max allowed: 9.07 GB).",
+            "Invalid buffer size: 26.67 GiB",
             "hipErrorOutOfMemory",
             "Triton Error [CUDA]: out of memory",
             "can't start new thread",
@@ -138,7 +140,7 @@ def test_an_out_of_memory_within_keeps_its_own_message() -> None:
 # bf16
 
 
-@pytest.mark.parametrize(("capability", "expected"), [((7, 5), torch.float32), ((8, 0), torch.bfloat16)])
+@pytest.mark.parametrize(("capability", "expected"), [((7, 5), torch.float16), ((8, 0), torch.bfloat16)])
 def test_bf16_is_for_gpus_that_have_it(
     monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], expected: torch.dtype
 ) -> None:
@@ -160,4 +162,4 @@ def test_bf16_that_is_emulated_is_warned_of(monkeypatch: pytest.MonkeyPatch, cap
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
     for dtype, device in ((torch.float32, "cuda"), (torch.bfloat16, "cpu"), (torch.bfloat16, "cuda")):
         warn_if_emulated(dtype, torch.device(device))
-    assert caplog.messages == ["Tesla T4 has no bf16 and emulates it slowly; fp32, int8 or int4 weights suit it"]
+    assert caplog.messages == ["Tesla T4 has no bf16 and emulates it slowly; fp16, int8 or int4 weights suit it"]

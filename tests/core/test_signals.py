@@ -16,6 +16,7 @@ from lumina_core.cli import main as cli
 from lumina_core.cli.packages import PACKAGES
 from lumina_core.cli.signals import Cancelled, Signals
 from lumina_core.errors import OutOfMemory
+from lumina_core.pipeline import Lumina
 from tests.signals import SIGNALS, Trials, plan
 
 from .cli_runs import CommandLine
@@ -108,13 +109,13 @@ def test_an_exception_that_a_callback_swallows_ends_the_run_all_the_same(
             os.kill(os.getpid(), number)
             sum(range(10))
 
-    sample = cli.generate.Lumina.sample
+    sample = Lumina.sample
 
     def swallowing(self: object, request: object, on_step: object) -> object:
         Collected()
         return sample(self, request, on_step)
 
-    monkeypatch.setattr(cli.generate.Lumina, "sample", swallowing)
+    monkeypatch.setattr(Lumina, "sample", swallowing)
     line = lumina.generate().refusal(128 + number)
     assert "cancelled" in line and "o.png" not in lumina.files()
 

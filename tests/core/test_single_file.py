@@ -156,5 +156,5 @@ def test_converted_weights_have_one_form(lumina: CommandLine, stored: str, choic
 
 
 def test_unknown_form_of_weights(checkpoint: Path) -> None:
-    with pytest.raises(ValueError, match=r"weights is 'int2'; expected one of auto, bf16, fp32, int8, int4"):
+    with pytest.raises(ValueError, match=r"weights is 'int2'; expected one of auto, bf16, fp32"):
         load_transformer(checkpoint, weights="int2")

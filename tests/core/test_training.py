@@ -56,6 +56,8 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoint that `python -m training` makes in a few steps."""
+    if not hasattr(torch.optim, "Muon"):
+        pytest.skip(f"PyTorch {torch.__version__} has no Muon, the optimizer of the training")
     folder = tmp_path_factory.mktemp("training") / "demo"
     with pytest.MonkeyPatch.context() as patch:
         make_small(patch)

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from lumina_core.kernels import reference
-from lumina_core.kernels.samples import int4_sample, int8_sample
 from lumina_core.kernels.select import Choice
 from lumina_core.kernels.weight_tiles import from_tiles, to_tiles
 from lumina_core.quant.linear import QuantizedLinear, quantized_operations
-from lumina_core.quant.schemes import SCHEMES, Scheme
-from lumina_core.quant.select import matmul_samples
+from lumina_core.quant.schemes import Scheme
+from lumina_core.quant.select import SAMPLES, matmul_samples
 from lumina_core.quant.triton_matmul import triton_backend
 
 from .test_quant import ALL, make_linear, weights
@@ -75,15 +74,13 @@ def test_a_repacked_layer_that_is_moved_gives_the_same_weights(scheme: Scheme) -
         layer.repack()
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", SAMPLES)
 def test_the_self_tests_of_a_matmul_have_the_order_of_a_run(scheme: str) -> None:
     dims = {size: {len(each("cpu")[1].shape) for each in matmul_samples(scheme, [size])} for size in TILED_OR_NOT}
     assert dims == {size: {4 if tiled else 2} for size, tiled in TILED_OR_NOT.items()}
     sample = matmul_samples(scheme, [(256, 96)])[0]
     assert hash(sample) == hash(matmul_samples(scheme, [(256, 96)])[0])
     x, *tiles = sample("cpu")
-    neutral = {"int4": int4_sample, "int8": int8_sample}[scheme](
-        "cpu", **{k: v for k, v in sample.sizes if k != "scheme"}
-    )
+    neutral = SAMPLES[scheme]("cpu", **{k: v for k, v in sample.sizes if k != "scheme"})
     multiply = getattr(reference, f"{scheme}_matmul")
     assert torch.equal(multiply(x, *tiles), multiply(*neutral))

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from benchmarks.weights import Model, Score, load, parse_arguments, score, table
+from lumina_core import load_transformer
 from lumina_core.checkpoint.find import open_checkpoint
+from lumina_core.convert import plan_conversion
 from lumina_core.errors import InputError
 from training.codes import Batch
 
@@ -53,6 +55,14 @@ def test_fewer_bits_diverge_more(checkpoint: Path, batches: list[Batch]) -> None
     assert all(0 < one.likeliest <= 1 for one in scores)
     for one in scores:
         assert one.more == pytest.approx(one.nats - score("", reference, reference, batches).nats, abs=1e-5)
+
+
+def test_a_form_with_a_rounding_is_that_of_a_file_converted_with_it(checkpoint: Path, tmp_path: Path) -> None:
+    plan_conversion(checkpoint, "int4", rounding="hqq").write(file := tmp_path / "hqq.safetensors")
+    expected = load_transformer(file, dtype=torch.float32).state_dict()
+    found, nearest = (loaded(checkpoint, form).lumina.transformer.state_dict() for form in ("int4, hqq", "int4"))
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    assert not all(torch.equal(nearest[name], tensor) for name, tensor in expected.items())
 
 
 def test_table_has_a_line_for_each_form() -> None:

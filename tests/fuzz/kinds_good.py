@@ -188,7 +188,7 @@ RANGES: dict[str, tuple[Any, ...]] = {
     "--window": (1, 2, 17, 128),
     "--batch": (1, 2, 3),
     "--decoder": ("gumbel", "ar", "sjd", "coupled"),
-    "--weights": ("auto", "bf16", "fp32", "int8", "int4"),
+    "--weights": ("auto", "bf16", "fp32", "int8", "int4", "fp8", "int8-dynamic"),
     "--kv": ("auto", "int8", "int4"),
     "--compile": ("auto", "off"),
 }

@@ -19,7 +19,8 @@ FOLDERS = ("lumina-mgpt2", "comfyui-lumina-mgpt2")  # as the registry and as git
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
 NAMES = {
     *("Checkpoint", "Latent", "MoVQGAN", "VAE", "vae", "cfg", "top_k"),
-    *("bf16", "fp32", "int8", "int4", "gumbel", "ar", "sjd", "coupled", "Canny", "HED"),
+    *("bf16", "fp32", "fp16", "int8", "int4", "fp8", "int8-dynamic", "HQQ"),
+    *("gumbel", "ar", "sjd", "coupled", "Canny", "HED"),
 }
 
 
