@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from ..checkpoint.config import TransformerConfig
-from ..kernels.chunked_attention import CHUNK, SCRATCH_BYTES
-from ..kernels.kv_tensor import AUTO
+from ..kernels.chunked_attention import rows_at_a_time
+from ..kernels.kv_tensor import AUTO, CHUNK
 from ..kernels.linear import state_dtype
 from ..kernels.select import unsupported_reason
 from ..kernels.tiles import chunk_count, split_count
@@ -24,8 +24,6 @@ PROBABILITY_BYTES = 8
 FLOAT32_BYTES = 4
 # A mask of one byte, and the floats that attention makes of it.
 MASK_BYTES = 5
-# Logits of a chunk, and what its softmax makes of them.
-CHUNK_COPIES = 2
 # Keys, values, and one of them while it is dequantised.
 READ_COPIES = 3
 
@@ -91,9 +89,9 @@ class Forwards:
         tokens = self.rows * settings.width
         blocks = tokens * self._layer_bytes
         if self.in_chunks:
-            scratch = self.rows * config.num_key_value_heads * CHUNK * config.head_dim * FLOAT32_BYTES
-            logits = tokens * config.num_attention_heads * CHUNK * CHUNK_COPIES * FLOAT32_BYTES
-            blocks += logits + min(scratch, SCRATCH_BYTES)
+            queries, values = settings.width * config.num_attention_heads, config.num_key_value_heads * config.head_dim
+            rows = rows_at_a_time(self.rows, kv_len, queries, values, FLOAT32_BYTES)
+            blocks += rows * (kv_len * queries + CHUNK * values) * FLOAT32_BYTES
         else:
             blocks += tokens * kv_len * MASK_BYTES
         if settings.kv_cache != AUTO and not self.in_chunks:

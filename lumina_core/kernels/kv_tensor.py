@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 AUTO, INT8, INT4 = "auto", "int8", "int4"
 KV_CACHES = (AUTO, INT8, INT4)
 TINY = torch.finfo(torch.float32).tiny
 MAX_INT8, MAX_INT4 = 127, 15
+# Slots of a cache that is attended over in chunks.
+CHUNK = 128
 # The maximum number of values of a head that share an int4 scale.
 INT4_GROUP = 32
 
@@ -38,15 +39,16 @@ class KVTensor:
     ) -> KVTensor:
         """Storage of one of KV_CACHES for values that are computed in `dtype`.
 
-        `by_head`: the slots of a head are neighbours in memory, as `chunked_attention` reads them, not the heads of a
-        slot, as the kernels do.
+        `by_head`, as `chunked_attention` reads it: the slots of a head are neighbours in memory, not the heads of a
+        slot, and there are slots for whole chunks.
+
         Zeros: a slot that was never written is masked, but NaN times zero would still be NaN.
         """
         assert kind in KV_CACHES, kind
         rows, length, heads, head_dim = shape
 
         def zeros(last: int, dtype: torch.dtype) -> Tensor:
-            order = (rows, heads, length, last) if by_head else (rows, length, heads, last)
+            order = (rows, heads, -(-length // CHUNK) * CHUNK, last) if by_head else (rows, length, heads, last)
             storage = torch.zeros(order, dtype=dtype, device=device)
             return storage.transpose(1, 2) if by_head else storage
 
@@ -106,32 +108,28 @@ class KVTensor:
         """Some rows."""
         return KVTensor(*(tensor[first : first + count] for tensor in self.tensors))
 
-    def head_values(self, first: int, scratch: Tensor) -> Tensor:
-        """The slots from `first` on by heads [rows·kv_heads,slots,head_dim], as many as the scratch memory has.
+    def chunk(self, index: int, scratch: Tensor) -> Tensor:
+        """A chunk's values by heads [rows·kv_heads,CHUNK,head_dim]; of an int8 cache the codes, without their scales.
 
-        Of an int8 cache the codes, without `head_scales`. The scratch memory [rows,kv_heads,slots,head_dim] is returned
-        unless the values are stored as needed; beyond the cache's end they are 0.
+        In the scratch memory [rows,kv_heads,CHUNK,head_dim], unless they are stored in its dtype.
         """
-        count = min(scratch.shape[2], self.values.shape[1] - first)
-        values = self.values[:, first : first + count].transpose(1, 2)
-        if self.scales is None and values.dtype == scratch.dtype and count == scratch.shape[2]:
+        slots = slice(index * CHUNK, (index + 1) * CHUNK)
+        values = self.values[:, slots].transpose(1, 2)
+        if self.scales is None and values.dtype == scratch.dtype:
             return values.flatten(0, 1)
-        into = scratch[:, :, :count]
-        scratch[:, :, count:] = 0
         if self.scales is None or self.lows is None:
-            into.copy_(values)
+            scratch.copy_(values)
         else:
-            scales, lows = (part[:, first : first + count].transpose(1, 2) for part in (self.scales, self.lows))
-            unpack_halves(values, scales, lows, into)
+            scales, lows = (part[:, slots].transpose(1, 2) for part in (self.scales, self.lows))
+            unpack_halves(values, scales, lows, scratch)
         return scratch.flatten(0, 1)
 
-    def head_scales(self, first: int, count: int) -> Tensor | None:
-        """The scales of `head_values` of an int8 cache [rows·kv_heads,1,count], 0 beyond its end; None of others."""
+    def chunk_scales(self, count: int) -> Tensor | None:
+        """The scales of the first `count` chunks of an int8 cache [count,rows·kv_heads,1,CHUNK]; None of others."""
         if self.scales is None or self.lows is not None:
             return None
-        scales = self.scales[:, first : first + count].transpose(1, 2).flatten(0, 1).mT
-        missing = count - scales.shape[-1]
-        return F.pad(scales, (0, missing)) if missing else scales
+        scales = self.scales[:, : count * CHUNK, :, 0].transpose(1, 2).flatten(0, 1)
+        return scales.unflatten(-1, (count, CHUNK)).transpose(0, 1).unsqueeze(2)
 
     def _quantize(self, new: Tensor) -> tuple[Tensor, ...]:
         if self.scales is None:

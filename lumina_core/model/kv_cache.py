@@ -53,7 +53,7 @@ class KVCache:
         kv_cache: str = AUTO,
         kernels: RunKernels = REFERENCE_KERNELS,
     ):
-        self.length, self.kernels = length, kernels
+        self.length, self.kernels, self.heads = length, kernels, config.num_attention_heads
         shape = (rows, length, config.num_key_value_heads, config.head_dim)
         self.layers = [
             LayerCache(*(KVTensor.empty(kv_cache, shape, dtype, device, kernels.in_chunks) for _ in "kv"))
@@ -161,8 +161,10 @@ class WindowPlan:
     @cached_property
     def chunks(self) -> Chunks:
         """What the layers share of `chunked_attention`."""
-        head_dim, dtype = self.cache.cos.shape[1], self.cache.cos.dtype
-        return Chunks.of(self.input_pos, self.kv_len, self.cache.layers[0].keys, head_dim, dtype)
+        cache = self.cache
+        return Chunks.of(
+            self.input_pos, self.kv_len, cache.layers[0].keys, cache.heads, cache.cos.shape[1], cache.cos.dtype
+        )
 
     @cached_property
     def mask(self) -> Tensor:

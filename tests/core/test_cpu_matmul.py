@@ -133,7 +133,7 @@ def cache_of(kind: str, length: int, heads: int = 2, dim: int = 16) -> tuple[KVT
 
 
 def attend(query: Tensor, cache: tuple[KVTensor, KVTensor], input_pos: Tensor, kv_len: int) -> Tensor:
-    chunks = Chunks.of(input_pos, kv_len, cache[0], query.shape[-1], query.dtype)
+    chunks = Chunks.of(input_pos, kv_len, cache[0], *query.shape[2:], query.dtype)
     return chunked_attention(query, *cache, chunks)
 
 
@@ -165,7 +165,7 @@ def test_a_token_attends_the_same_in_every_window_batch_and_length_of_cache(
         for kv_len in (2 * CHUNK + 17, 5 * CHUNK):
             found = attend(query[row : row + 1, window], alone, input_pos[row : row + 1, window], kv_len)
             assert torch.equal(found[0], whole[row, window])
-    monkeypatch.setattr(chunked, "SCRATCH_BYTES", 1)
+    monkeypatch.setattr(chunked, "LOGIT_BYTES", 1)
     assert torch.equal(attend(query, cache, input_pos, 2 * CHUNK + 64), whole)
 
 

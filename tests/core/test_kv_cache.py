@@ -170,13 +170,13 @@ def test_the_engine_stores_its_cache_as_set(
     transformer: Transformer, monkeypatch: pytest.MonkeyPatch, kv_cache: str, dtype: torch.dtype
 ) -> None:
     read: set[torch.dtype] = set()
-    plain_read = KVTensor.head_values
+    plain_read = KVTensor.chunk
 
-    def noted(stored: KVTensor, first: int, scratch: Tensor) -> Tensor:
+    def noted(stored: KVTensor, index: int, scratch: Tensor) -> Tensor:
         read.add(stored.values.dtype)
-        return plain_read(stored, first, scratch)
+        return plain_read(stored, index, scratch)
 
-    monkeypatch.setattr(KVTensor, "head_values", noted)
+    monkeypatch.setattr(KVTensor, "chunk", noted)
     drawn(transformer, replace(SETTINGS["sampled"], kv_cache=kv_cache))
     assert read == {dtype}
 

@@ -316,7 +316,7 @@ def test_a_run_that_cannot_fit_is_refused_before_the_weights_are_read(
     monkeypatch.setattr("lumina_core.pipeline.load_transformer", never)
     monkeypatch.setattr("lumina_core.cli.common.available_bytes", lambda _: 3 * 10**6)
     lumina.refuses_to_generate("--batch", 8, expected="8 pictures of 32x32 would take about")
-    lumina.refuses_to_generate("--batch", 8, expected="there are 3 MB; smaller settings that fit: batch 3")
+    lumina.refuses_to_generate("--batch", 8, expected="there are 3 MB; smaller settings that fit: batch 4")
 
 
 def test_published_config_of_the_command_line_is_the_files(golden: Path) -> None:

@@ -35,6 +35,7 @@ def on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tinygemm, "matmul", matmul)
     choice = Choice(reference.int4_matmul, False, "triton cannot be imported")
     monkeypatch.setattr(select, "choose", lambda *_: choice)
+    monkeypatch.setattr(select, "CPU_SCHEMES", ())
 
 
 def layer(out_features: int, in_features: int, backend: MatmulBackend = PLAIN) -> QuantizedLinear:
