@@ -6,6 +6,7 @@ whatever the other rows are, which is tested too: a window of any width then dra
 int4 weights are put in torch's own order when the model is loaded, in place. That order depends on the processor.
 """
 
+import platform
 from functools import cache, lru_cache
 
 import torch
@@ -27,8 +28,9 @@ BLOCK_OUTPUTS = 64
 INT8_INPUTS = 32
 # Outputs that are repacked at a time: bounds the memory that repacking takes.
 OUTPUTS_AT_A_TIME = 1024
-# Instruction sets for which torch's int4 matmul is written; elsewhere it is a plain loop.
-INT4_CAPABILITIES = ("AVX2", "AVX512")
+# Instruction sets of x86 and processors of Arm for which torch's matmuls are written. Elsewhere, and in its builds for
+# Windows, they are plain loops (aten/src/ATen/native/cpu/int4mm_kernel.cpp, int8mm_kernel.cpp).
+CAPABILITIES, ARM = ("AVX2", "AVX512"), ("aarch64", "arm64")
 # Rows of the self-test, and fewer of them that must round alike.
 TEST_ROWS, FEWER_ROWS = 33, (1, 2, 3, 5)
 # A code has 16 values, so it holds one hexadecimal digit of its own index.
@@ -56,8 +58,10 @@ def cpu_backend(scheme: str) -> MatmulBackend:
 def _unsupported_reason(scheme: str) -> str:
     """Why torch has no fast matmul for a scheme here, or ""."""
     capability = torch.backends.cpu.get_cpu_capability()
-    if scheme == "int4" and capability not in INT4_CAPABILITIES:
-        return f"torch's int4 matmul is for {' and '.join(INT4_CAPABILITIES)}, not {capability}"
+    if platform.system() == "Windows":
+        return f"torch's {scheme} matmul is a plain loop on Windows"
+    if capability not in CAPABILITIES and platform.machine().lower() not in ARM:
+        return f"torch's {scheme} matmul is for {', '.join(CAPABILITIES)} and Arm, not {capability}"
     needed = "_weight_int4pack_mm_for_cpu" if scheme == "int4" else "_weight_int8pack_mm"
     return "" if hasattr(torch.ops.aten, needed) else f"this torch has no {scheme} matmul for CPUs; 2.6 and later have"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import replace
 
 import pytest
@@ -104,13 +105,18 @@ def test_a_kernel_that_fails_or_computes_wrong_is_not_used(scheme: str, monkeypa
     def wrong(x: Tensor, *_: object) -> Tensor:
         return x.new_zeros(len(x), 2 * cpu_matmul.BLOCK_OUTPUTS)
 
-    monkeypatch.setattr(cpu_matmul, "INT4_CAPABILITIES", (torch.backends.cpu.get_cpu_capability(),))
+    monkeypatch.setattr(cpu_matmul, "CAPABILITIES", (torch.backends.cpu.get_cpu_capability(),))
     monkeypatch.setattr(cpu_matmul, "multiply_int4", wrong)
     monkeypatch.setattr(cpu_matmul, "multiply_int8", wrong)
     backend = cpu_backend(scheme)
     assert backend.multiply is PLAIN.multiply and "the self-test found an error" in backend.name
-    monkeypatch.setattr(cpu_matmul, "INT4_CAPABILITIES", ("AVX9",))
-    assert scheme != "int4" or "is for AVX9, not" in cpu_backend(scheme).name
+    monkeypatch.setattr(cpu_matmul, "CAPABILITIES", ("AVX9",))
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    assert "is for AVX9 and Arm, not" in cpu_backend(scheme).name
+    monkeypatch.setattr(platform, "machine", lambda: "arm64")
+    assert "the self-test found an error" in cpu_backend(scheme).name
+    monkeypatch.setattr(platform, "system", lambda: "Windows")
+    assert "a plain loop on Windows" in cpu_backend(scheme).name
 
 
 def test_rounding_that_depends_on_the_rows_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
