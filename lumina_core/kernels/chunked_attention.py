@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -69,6 +70,20 @@ def chunked_attention(query: Tensor, keys: KVTensor, values: KVTensor, chunks: C
         parts.append(_attend(rows, width, key, value, part))
         first += len(rows)
     return torch.cat(parts)[:, :width].to(query.dtype)
+
+
+@cache
+def attention_rounds_alike(head_dim: int) -> bool:
+    """Whether a token's result is the same in windows of any width here, bit for bit: tested with both matmuls."""
+    generator, widest = torch.Generator().manual_seed(0), 8 * LEAST_WIDTH
+    query, key, value = (torch.randn(2, size, head_dim, generator=generator) for size in (widest, CHUNK, CHUNK))
+    shares = torch.rand(2, widest, CHUNK, generator=generator)
+
+    def alike(left: Tensor, right: Tensor) -> bool:
+        whole, widths = torch.bmm(left, right), (LEAST_WIDTH, LEAST_WIDTH + 1, 2 * LEAST_WIDTH)
+        return all(torch.equal(torch.bmm(left[:, :width], right), whole[:, :width]) for width in widths)
+
+    return alike(query, key.mT) and alike(shares, value)
 
 
 def _attend(query: Tensor, width: int, keys: KVTensor, values: KVTensor, chunks: Chunks) -> Tensor:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from .. import operations
 from ..checkpoint.config import TransformerConfig
 from ..kernels.buffers import Buffers
+from ..kernels.chunked_attention import attention_rounds_alike
 from ..kernels.kv_tensor import AUTO
 from ..kernels.linear import linear, linear_kernel, multiply, state_dtype
 from ..kernels.window_state import Sampling
@@ -86,9 +87,10 @@ class Transformer(nn.Module):
 
     @property
     def rounds_alike(self) -> bool:
-        """Whether the blocks' matmuls give a row the same result in any number of rows, bit for bit."""
+        """Whether the blocks give a row the same result in any number of rows, bit for bit."""
         linears = (linear for block in self.blocks for linear in block.linears)
-        return all(isinstance(linear, QuantizedLinear) and linear.rounds_alike for linear in linears)
+        by_matmuls = all(isinstance(linear, QuantizedLinear) and linear.rounds_alike for linear in linears)
+        return by_matmuls and (self.device.type != "cpu" or attention_rounds_alike(self.config.head_dim))
 
     @property
     def scratch_bytes(self) -> int:

@@ -175,6 +175,16 @@ def test_a_token_attends_the_same_in_every_window_batch_and_length_of_cache(
     assert torch.equal(attend(query, cache, input_pos, 2 * CHUNK + 64), whole)
 
 
+def test_attention_whose_rounding_depends_on_the_width_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then a window's width does not follow seconds, which differ from run to run."""
+    test, bmm = chunked.attention_rounds_alike.__wrapped__, torch.bmm
+    assert quantised("int8").rounds_alike == test(64)
+    monkeypatch.setattr(torch, "bmm", lambda left, right: bmm(left, right) * (1.0 if left.shape[1] > 4 else 1.001))
+    assert not test(64)
+    monkeypatch.setattr("lumina_core.model.transformer.attention_rounds_alike", test)
+    assert not quantised("int8").rounds_alike
+
+
 def quantised(scheme: str) -> Transformer:
     """A toy with quantised weights, of shapes that torch's matmul takes."""
     model = toy_transformer(64, hidden=128, spread=2.0)
