@@ -18,6 +18,7 @@ from lumina_core.decoding.request import Request
 from lumina_core.decoding.settings import DecodeSettings, StepReport
 from lumina_core.device import peak_bytes
 from lumina_core.memory import weights_of
+from lumina_core.model.compile import AUTO
 from lumina_core.pipeline import Lumina
 
 from .own_process import in_own_process, measure_named_case
@@ -86,7 +87,7 @@ def run_here(case: Case) -> Measured:
         lumina.sample(case.request, case.stop_when_enough)
     after = peak_bytes(device)
     assert before is not None and after is not None, "this system does not report the memory of a process"
-    estimated = plan_memory(Demand(lumina.config, weights_of(lumina.transformer), case.request, in_chunks=True)).run
+    estimated = plan_memory(Demand.on(device, AUTO, lumina.config, weights_of(lumina.transformer), case.request)).run
     return Measured(after - before, estimated)
 
 

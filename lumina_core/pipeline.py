@@ -15,7 +15,6 @@ from torch import Tensor
 
 from .checkpoint.config import TransformerConfig
 from .checkpoint.find import Checkpoint, find_converted, nearby_files, open_checkpoint
-from .decoding.forward_bytes import kernels_expected
 from .decoding.kept_runs import KeptRuns
 from .decoding.loop import OnStep, decode
 from .decoding.memory_plan import MOVQGAN_ITEM_BYTES, Demand, plan_memory
@@ -25,7 +24,7 @@ from .device import choose_device, dtype_or_choice, explain_out_of_memory, free_
 from .errors import CheckpointError, InputError
 from .files.stamps import FileStamps
 from .memory import Budget, advice, choose_weights, weights_of
-from .model.compile import captures, check_compile, set_compile
+from .model.compile import check_compile, set_compile
 from .model.load import OnProgress, load_transformer
 from .model.transformer import Transformer
 from .movqgan.autoencoder import MoVQGAN
@@ -172,10 +171,9 @@ class Lumina:
         )
 
     def _demand(self, request: Request) -> Demand:
-        transformer, weights = self.transformer, weights_of(self.transformer)
-        kernels = kernels_expected(self.config, weights.dtype, device := transformer.device)
-        captured, in_chunks = captures(transformer.compile_choice, device), device.type == "cpu"
-        return Demand(self.config, weights, request, captured=captured, kernels=kernels, in_chunks=in_chunks)
+        transformer = self.transformer
+        how = transformer.device, transformer.compile_choice
+        return Demand.on(*how, self.config, weights_of(transformer), request)
 
     def _codec_with_room(self, grid_h: int, grid_w: int) -> MoVQGAN:
         """The codec; frees what a run left where a picture of this grid would not fit beside it."""

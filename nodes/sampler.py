@@ -6,14 +6,12 @@ import logging
 
 from comfy_api.latest import io
 
-from ..lumina_core.decoding.forward_bytes import kernels_expected
 from ..lumina_core.decoding.memory_plan import Demand, plan_memory
 from ..lumina_core.decoding.request import Request
 from ..lumina_core.decoding.settings import DECODERS, MAX_SEED, DecodeResult, DecodeSettings, StepReport
 from ..lumina_core.errors import InputError
 from ..lumina_core.kernels.kv_tensor import KV_CACHES
 from ..lumina_core.memory import check_fits, fit_cache, weights_of
-from ..lumina_core.model.compile import captures
 from ..lumina_core.movqgan.identity import check_codec
 from ..lumina_core.pictures.sizes import CODE_PIXELS, untrained_reason
 from ..lumina_core.pipeline import build_request
@@ -88,10 +86,8 @@ def sample(model: ManagedLumina, movqgan: MoVQGANVae, request: Request) -> Decod
     transformer, device = lumina.transformer, comfy_ui.model_device()
     loaded = model.patcher.model_size() + movqgan.patcher.model_size()
     budget, weights = comfy_ui.memory_budget(transformer.streamed, loaded), weights_of(transformer)
-    kernels = kernels_expected(lumina.config, weights.dtype, device)
-    captured = captures(transformer.compile_choice, device)
-    how = {"captured": captured, "kernels": kernels, "in_chunks": device.type == "cpu"}
-    demand = fit_cache(Demand(lumina.config, weights, request, codec, **how), budget)
+    demand = Demand.on(device, transformer.compile_choice, lumina.config, weights, request, codec)
+    demand = fit_cache(demand, budget)
     check_fits(demand, budget)
     held = lumina.runs.prepare(demand.request)
     comfy_ui.load([model.patcher, movqgan.patcher], max(0, plan_memory(demand).run - held))

@@ -6,13 +6,12 @@ from dataclasses import replace
 
 import torch
 
-from lumina_core.decoding.forward_bytes import kernels_expected
 from lumina_core.decoding.memory_plan import Demand, plan_memory
 from lumina_core.decoding.request import Request
 from lumina_core.decoding.settings import DecodeResult, DecodeSettings
 from lumina_core.device import peak_bytes
 from lumina_core.memory import weights_of
-from lumina_core.model.compile import set_compile
+from lumina_core.model.compile import AUTO, set_compile
 from lumina_core.pipeline import Lumina
 from lumina_core.timing.steps import PROMPT_TOKENS, StepTimer, copy_bandwidth
 from lumina_core.timing.synthetic import SYNTHETIC
@@ -49,8 +48,7 @@ def _draw(context: Context, lumina: Lumina, request: Request, run_name: str) -> 
     if cuda:
         torch.cuda.reset_peak_memory_stats(device)
     result = lumina.sample(request)
-    kernels = kernels_expected(sizes.config, transformer.dtype, device)
-    plan = plan_memory(Demand(sizes.config, weights_of(transformer), request, captured=cuda, kernels=kernels))
+    plan = plan_memory(Demand.on(device, AUTO, sizes.config, weights_of(transformer), request))
     emit(
         run=run_name,
         picture=f"{8 * request.grid_w}x{8 * request.grid_h}",

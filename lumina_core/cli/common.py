@@ -14,7 +14,6 @@ import torch
 from ..checkpoint.config import TransformerConfig
 from ..checkpoint.find import Checkpoint
 from ..checkpoint.inputs import input_files
-from ..decoding.forward_bytes import kernels_expected
 from ..decoding.memory_plan import Demand
 from ..decoding.request import Request
 from ..decoding.settings import DecodeSettings
@@ -23,7 +22,7 @@ from ..errors import InputError
 from ..files.output_files import check_not_inputs
 from ..kernels.kv_tensor import KV_CACHES
 from ..memory import Budget, check_fits, fit_cache
-from ..model.compile import COMPILE, captures
+from ..model.compile import COMPILE
 from ..model.load import OnProgress
 from ..movqgan.config import MoVQGANConfig
 from ..quant.weights import AUTO, CHOICES, WeightsPlan
@@ -168,9 +167,7 @@ def demand_of(
     device: torch.device,
 ) -> Demand:
     """What a run on the device takes; `options` have `compile`."""
-    captured = captures(options.compile, device)
-    kernels = kernels_expected(config, weights.dtype, device)
-    return Demand(config, weights, request, movqgan, captured, kernels, in_chunks=device.type == "cpu")
+    return Demand.on(device, options.compile, config, weights, request, movqgan)
 
 
 def device_budget(device: torch.device) -> Budget | None:

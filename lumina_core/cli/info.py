@@ -13,7 +13,6 @@ from ..checkpoint.config import TransformerConfig
 from ..checkpoint.find import Checkpoint, open_checkpoint
 from ..checkpoint.locate import DEMO
 from ..checkpoint.published import published_shapes
-from ..decoding.forward_bytes import kernels_expected
 from ..decoding.memory_plan import MOVQGAN_ITEM_BYTES, Demand, movqgan_bytes, plan_memory
 from ..decoding.request import Request
 from ..decoding.settings import DecodeSettings
@@ -22,7 +21,7 @@ from ..files.json_text import dump_json
 from ..kernels.kv_tensor import AUTO as AUTO_CACHE
 from ..kernels.kv_tensor import INT8
 from ..memory import PROMPT_TOKENS, Budget, advice, choose_weights
-from ..model.compile import AUTO, captures
+from ..model.compile import AUTO
 from ..model.load import check_weights
 from ..movqgan.config import MoVQGANConfig
 from ..pictures.sizes import check_size, published_sizes, warn_if_untrained
@@ -102,9 +101,7 @@ def _bytes(options: argparse.Namespace, model: Checkpoint | SyntheticModel, movq
     device = choose_device(options.device)
     weights = choose_weights(options.weights, model.scheme, choose_dtype(device), config, total_bytes(device))
     request = _request(options, model, width, height)
-    kernels = kernels_expected(config, weights.dtype, device)
-    how = {"captured": captures(AUTO, device), "kernels": kernels, "in_chunks": device.type == "cpu"}
-    plan = plan_memory(demand := Demand(config, weights, request, movqgan, **how))
+    plan = plan_memory(demand := Demand.on(device, AUTO, config, weights, request, movqgan))
     capacity = available_bytes(device)
     text_rows = 2 * (config.vocab_size - config.codebook_size) * config.hidden_size
     return {

@@ -9,12 +9,13 @@ import torch
 
 from ..checkpoint.config import TransformerConfig
 from ..device import gigabytes
+from ..model.compile import captures
 from ..model.kv_cache import KVCache
 from ..model.load import empty_transformer, weight_bytes
 from ..movqgan.autoencoder import MoVQGAN
 from ..movqgan.config import STRIP_ROWS, MoVQGANConfig
 from ..quant.weights import WeightsPlan
-from .forward_bytes import Forwards
+from .forward_bytes import Forwards, kernels_expected
 from .loop import cache_length
 from .request import Request
 
@@ -34,6 +35,21 @@ class Demand:
     captured: bool = False
     kernels: bool = False
     in_chunks: bool = False
+
+    @classmethod
+    def on(
+        cls,
+        device: torch.device,
+        compile_choice: str,
+        config: TransformerConfig,
+        weights: WeightsPlan,
+        request: Request,
+        movqgan: MoVQGANConfig | None = None,
+    ) -> Demand:
+        """The run as a device executes it, by a choice of COMPILE."""
+        kernels = kernels_expected(config, weights.dtype, device)
+        how = captures(compile_choice, device), kernels, device.type == "cpu"
+        return cls(config, weights, request, movqgan, *how)
 
     @property
     def forwards(self) -> Forwards:

@@ -266,7 +266,7 @@ def test_generate_takes_the_int8_cache_and_says_so(lumina: CommandLine, monkeypa
     lumina.generate(*batch, "--kv", "int8", name="small").succeeded()
     lumina.generate(*batch, name="large").succeeded()
     assert lumina.stats("large")["kv"] == "auto"
-    monkeypatch.setattr("lumina_core.cli.common.kernels_expected", lambda *_: True)
+    monkeypatch.setattr("lumina_core.decoding.memory_plan.kernels_expected", lambda *_: True)
     taken = bytes_taken(lumina, *batch)
     monkeypatch.setattr("lumina_core.cli.common.available_bytes", lambda _: taken - 1)
     outcome = lumina.generate(*batch)

@@ -59,7 +59,7 @@ def device_of(nodes: Any, model: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(comfy_ui, "release_memory", lambda: None)
     monkeypatch.setattr(nodes("nodes.progress").Progress, "update", lambda *_: None)
     monkeypatch.setattr(comfy_ui, "check_interrupted", lambda: None)
-    monkeypatch.setattr(nodes("nodes.sampler"), "kernels_expected", lambda *_: True)
+    monkeypatch.setattr(nodes("lumina_core.decoding.memory_plan"), "kernels_expected", lambda *_: True)
 
     def set_capacity(capacity: float) -> list[int]:
         monkeypatch.setattr(comfy_ui, "memory_budget", lambda *_: budget(capacity, streamed=True))
