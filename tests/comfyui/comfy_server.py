@@ -47,10 +47,16 @@ set_hook, reset = comfy.utils.set_progress_bar_global_hook, execution.PromptExec
 def set_holding_hook(hook):
     def hold(*args, **named):
         hook(*args, **named)
-        if not MESSAGES_LEFT.exists():
+        # The file may be removed at any moment, so it is never written by its name: that would make it anew.
+        try:
+            file = MESSAGES_LEFT.open("r+")
+        except FileNotFoundError:
             return
-        left = int(MESSAGES_LEFT.read_text()) - 1
-        MESSAGES_LEFT.write_text(str(left))
+        with file:
+            left = int(file.read()) - 1
+            file.seek(0)
+            file.truncate()
+            file.write(str(left))
         end = time.monotonic() + 60
         while left == 0 and MESSAGES_LEFT.exists() and time.monotonic() < end:
             time.sleep(0.005)
