@@ -8,7 +8,8 @@ from lumina_core.timing.steps import copy_bandwidth
 from .context import Context, emit
 from .models import figure_of, synthetic, timer_of
 
-WEIGHTS, WINDOWS, PLACE, STEPS = ("int8", "bf16"), (1, 32), 5120, 20
+WEIGHTS = ("int8", "bf16", "int8-dynamic", "fp8")
+WINDOWS, PLACE, STEPS = (1, 32), 5120, 20
 
 
 def run(context: Context) -> None:

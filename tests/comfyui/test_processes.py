@@ -20,7 +20,7 @@ from lumina_core.checkpoint.published import published_shapes
 FOLDER = PACK / "lumina_core" / "demo"
 TEXT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "movqgan.safetensors")
 # Seconds from a cancel to the end of a run, on a machine with other work.
-CANCEL_LIMIT = 3
+CANCEL_LIMIT = 10
 
 
 @pytest.fixture(scope="module")
