@@ -254,13 +254,24 @@ def test_the_subgraphs_of_an_example_are_blueprints(path):
         assert outline(subgraph) == outline(blueprints[subgraph["name"]])
 
 
+@each(EXAMPLES)
+def test_two_nodes_never_share_a_subgraph(path):
+    """The frontend of ComfyUI 0.16 gives all nodes of a subgraph the values of the last one."""
+    workflow = read(path)
+    names = {one["id"] for one in subgraphs(workflow)}
+    instances = [node["type"] for node in workflow["nodes"] if node["type"] in names]
+    assert len(set(instances)) == len(instances)
+
+
 def outline(subgraph: dict) -> dict:
     slots = {side: [(slot["name"], slot["linkIds"]) for slot in subgraph[side]] for side in ("inputs", "outputs")}
     values = [(node["type"], [v for v in node["widgets_values"] if v not in CONTROLS]) for node in subgraph["nodes"]]
-    return {**slots, "links": subgraph["links"], "values": values, "description": subgraph["description"]}
+    order = {node["id"]: number for number, node in enumerate(subgraph["nodes"])}
+    ends = [{**link, **{end: order.get(link[end], link[end]) for end in ENDS}} for link in subgraph["links"]]
+    return {**slots, "links": ends, "values": values, "description": subgraph["description"]}
 
 
-CONTROLS = ("fixed", "randomize")
+CONTROLS, ENDS = ("fixed", "randomize"), ("origin_id", "target_id")
 
 
 # Blueprints
