@@ -23,6 +23,8 @@ def report_text(result: DecodeResult, weights: WeightsPlan, kv_cache: str) -> st
     settings, tokens = result.settings, result.sampled_tokens
     pictures, grid_h, grid_w = result.codes.shape
     window = "" if settings.decoder == "ar" else f", window {settings.window_size}"
+    nodes = settings.slots - settings.width
+    tree = f", tree {nodes}" if nodes else ""
     cache = weights.dtype_name if settings.kv_cache == AUTO else settings.kv_cache
     by_auto = "" if settings.kv_cache == kv_cache else f" (chosen by {kv_cache})"
     rate = "-" if result.tokens_per_second is None else f"{result.tokens_per_second:.1f}"
@@ -32,7 +34,7 @@ def report_text(result: DecodeResult, weights: WeightsPlan, kv_cache: str) -> st
     histogram = ", ".join(f"{length} x{count}" for length, count in result.accept_histogram.items())
     likelihoods = ", ".join(f"{nats:.3f}" for nats in result.log_likelihood_per_code)
     lines = (
-        f"{pictures} of {8 * grid_w}x{8 * grid_h}, seed {settings.seed}, decoder {settings.decoder}{window}",
+        f"{pictures} of {8 * grid_w}x{8 * grid_h}, seed {settings.seed}, decoder {settings.decoder}{window}{tree}",
         f"{weights.name} weights, {cache} cache{by_auto}",
         f"{tokens} tokens in {result.nfe} forwards: {tokens / max(1, result.nfe):.2f} a forward",
         f"{took}; {speed}",

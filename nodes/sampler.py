@@ -32,6 +32,7 @@ from .vae import MoVQGANVae, require_movqgan
 logger = logging.getLogger(__name__)
 
 CFG, TOP_K, WINDOW = 4.0, 4096, 32
+TREES = ("auto", "0", "8", "16", "32", "64")
 
 
 def make_request(
@@ -203,6 +204,15 @@ class SJDSampler(LuminaNode):
                     tooltip="Dtype of the key/value cache. auto: as computed, or int8 where only that fits. int8 and "
                     "int4: about half and a third of the memory of bf16; a few tokens are drawn differently.",
                 ),
+                io.Combo.Input(
+                    "tree",
+                    options=list(TREES),
+                    default=TREES[0],
+                    optional=True,
+                    advanced=True,
+                    tooltip="Tokens more per forward of gumbel, for other codes than the first drafts: the same "
+                    "picture in fewer forwards, each of which takes longer. auto: as suits the device, none on a CPU.",
+                ),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="The drawn codes, for VAE Decode and Best of N."),
@@ -229,6 +239,7 @@ class SJDSampler(LuminaNode):
         window=WINDOW,
         canvas=None,
         kv_cache=KV_CACHES[0],
+        tree=TREES[0],
     ) -> io.NodeOutput:
         movqgan = require_movqgan(vae)
         check_unchanged(model)
@@ -241,6 +252,7 @@ class SJDSampler(LuminaNode):
             decoder=decoder,
             window_size=window,
             kv_cache=kv_cache,
+            tree=None if tree == TREES[0] else int(tree),
         )
         request, advice = make_request(model, prompt, batch_size, settings, canvas), advice_on(model, prompt, canvas)
         result = sample(model, movqgan, request)

@@ -49,6 +49,7 @@ class Asked:
             seed=options.seed,
             decoder=options.decoder,
             window_size=options.window,
+            tree=options.tree,
             kv_cache=options.kv,
         )
         size = options.width, options.height

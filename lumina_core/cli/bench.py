@@ -6,7 +6,7 @@ import argparse
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -43,6 +43,7 @@ from ..timing.synthetic import SYNTHETIC, make_movqgan, make_transformer
 from .common import (
     add_compile_argument,
     add_model_arguments,
+    add_tree_argument,
     add_weights_argument,
     check_synthetic,
     demand_of,
@@ -73,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_compile_argument(parser)
     parser.add_argument("--kv", choices=KV_CACHES, default=DecodeSettings().kv_cache, help="dtype of the KV cache")
     parser.add_argument("--windows", type=int, nargs="+", default=[1, 8, 16, 24, 32, 64], help="tokens per step")
+    add_tree_argument(parser)
     parser.add_argument("--context", type=int, nargs="+", default=[1024, 5120, 9216], help="tokens in the cache")
     parser.add_argument("--cfg", type=float, default=DecodeSettings().cfg_scale, help="guidance; 1 runs one sequence")
     parser.add_argument("--steps", type=int, default=20, help="steps timed for each window and context")
@@ -82,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, on_input_checked: Callable[[], None]) -> None:
     """Prints the ceilings, one JSON line per window and context as soon as it is timed, a table, and a JSON report."""
     _check(options)
-    settings = DecodeSettings(cfg_scale=options.cfg, kv_cache=options.kv)
+    settings = DecodeSettings(cfg_scale=options.cfg, kv_cache=options.kv, tree=options.tree)
     device = choose_device(options.device)
     timed_model = _load(options, device, settings)
     on_input_checked()
@@ -154,7 +156,7 @@ def _check_memory(demand: Demand, budget: Budget | None) -> None:
 def _request(options: argparse.Namespace, settings: DecodeSettings) -> Request:
     """The picture of the longest context and the widest window."""
     canvas = canvas_reaching(max(options.context), max(options.windows))
-    settings = replace(settings, window_size=max(options.windows))
+    settings = settings.at_window(max(options.windows))
     return Request([[0] * PROMPT_TOKENS], canvas.grid_h, canvas.grid_w, settings=settings)
 
 
@@ -178,11 +180,11 @@ def _time_steps(
 
 
 def _print_table(steps: Sequence[dict[str, Any]]) -> None:
-    print("window  context  step ms  share of the ceiling  captured  tokens/s (accepted a step)")
+    print("window  tree  context  step ms  share of the ceiling  captured  tokens/s (accepted a step)")
     for step in steps:
         print(
-            f"{step['window']:6}  {step['context']:7}  {1000 * step['seconds']:7.3f}  {step['share']:20.1%}  "
-            f"{'yes' if step['captured'] else 'no':>8}  {step['tokens_per_second']:8.1f} ({step['accepted']})"
+            f"{step['window']:6}  {step['tree']:4}  {step['context']:7}  {1000 * step['seconds']:7.3f}  "
+            f"{step['share']:20.1%}  {'yes' if step['captured'] else 'no':>8}  {step['tokens_per_second']:8.1f} ({step['accepted']})"
         )
     print(f"tokens accepted a step are {ACCEPTED_FROM}")
 

@@ -20,6 +20,7 @@ from ..decoding.settings import DecodeSettings
 from ..device import DEVICES, EXPECTED, available_bytes, is_device_name
 from ..errors import InputError
 from ..files.output_files import check_not_inputs
+from ..kernels.draft_tree import MAX_TREE
 from ..kernels.kv_tensor import KV_CACHES
 from ..memory import Budget, check_fits, fit_cache
 from ..model.compile import COMPILE
@@ -89,6 +90,7 @@ def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
         default=DecodeSettings().window_size,
         help="tokens per forward; at most the number of tokens left to draw is used",
     )
+    add_tree_argument(parser)
     parser.add_argument(
         "--kv",
         choices=KV_CACHES,
@@ -96,6 +98,25 @@ def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
         help="dtype of the key/value cache; auto: that of the computation, or int8 where only that fits, int8: half "
         "the size of bf16, int4: a third",
     )
+
+
+def add_tree_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--tree",
+        type=tree_argument,
+        metavar="auto|N",
+        help=f"tokens that a forward of gumbel has more, 0 to {MAX_TREE}, for other codes than the first drafts: fewer "
+        "forwards, each of more tokens; auto: as suits the device, none on a CPU",
+    )
+
+
+def tree_argument(text: str) -> int | None:
+    """A value of --tree; None is auto. Raises ArgumentTypeError."""
+    if text == "auto":
+        return None
+    if not text.isascii() or not text.isdigit() or int(text) > MAX_TREE:
+        raise argparse.ArgumentTypeError(f"{text!r:.100} is neither auto nor a whole number from 0 to {MAX_TREE}")
+    return int(text)
 
 
 def add_weights_argument(parser: argparse.ArgumentParser) -> None:

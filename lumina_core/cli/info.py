@@ -110,6 +110,7 @@ def _bytes(options: argparse.Namespace, model: Checkpoint | SyntheticModel, movq
         "dtype": str(weights.dtype).removeprefix("torch."),
         "kv": options.kv,
         "window": request.settings.width,
+        "tree": demand.request.settings.tree,
         "text_rows_bytes_on_host": text_rows * 2,
         "weight_bytes_on_device": plan.weights,
         "movqgan_bytes_on_device": plan.movqgan,
@@ -126,7 +127,7 @@ def _bytes(options: argparse.Namespace, model: Checkpoint | SyntheticModel, movq
 
 def _request(options: argparse.Namespace, model: Checkpoint | SyntheticModel, width: int, height: int) -> Request:
     prompts = [[0] * PROMPT_TOKENS] * options.batch
-    settings = DecodeSettings(window_size=options.window, kv_cache=options.kv)
+    settings = DecodeSettings(window_size=options.window, tree=options.tree, kv_cache=options.kv)
     request = Request(prompts, *check_size(width, height), settings=settings)
     check_request(request, model.config, model.vocabulary)
     warn_if_untrained(width, height, model.config.trained_sizes)

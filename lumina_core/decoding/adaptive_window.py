@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from ..kernels.draft_tree import DraftTree
 from .settings import DecodeSettings
 
 # Rows of the smallest tile of a matmul on a GPU; a tile costs the same whether its rows are filled or not.
@@ -26,16 +27,17 @@ RETRY_COST, LEAST_COST, MOST_COST = 0.005, 0.02, 1.0
 RECENT, PRIOR_FORWARDS = 0.1, 64
 # A pause of the machine is no slow step: an interval counts at most this many times what is expected.
 MOST_SLOWDOWN = 1.5
+NO_TREE = DraftTree()
 
 
-def window_widths(largest: int, rows: int, tile_rows: int = TILE_ROWS) -> tuple[int, ...]:
+def window_widths(largest: int, rows: int, tile_rows: int = TILE_ROWS, tree: DraftTree = NO_TREE) -> tuple[int, ...]:
     """The widths that a run may use, in ascending order: at most 5, the last one `largest`.
 
-    `rows` are pictures × branches. Each width but the last fills 1, 2, 4, … tiles of `tile_rows` rows, as far as `rows`
-    divides them, and is at least 2.
+    `rows` are pictures × branches. Each width but the last fills, with the nodes of the tree, 1, 2, 4, … tiles of
+    `tile_rows` rows, as far as `rows` divides them, and is at least 2 and what the tree needs.
     """
-    tiles = (tile_rows << power for power in range(16))
-    widths = [width for width in dict.fromkeys(tile // rows for tile in tiles) if 2 <= width < largest]
+    tiles, least = (tile_rows << power for power in range(16)), max(2, tree.reach)
+    widths = [width for width in dict.fromkeys(tile // rows - len(tree) for tile in tiles) if least <= width < largest]
     return *widths[: MOST_WIDTHS - 1], largest
 
 
@@ -76,18 +78,22 @@ class AdaptiveWindow:
 
     def __init__(self, settings: DecodeSettings, pictures: int, by: WidthBy = WidthBy.CPU) -> None:
         largest, rows = settings.width, pictures * (2 if settings.guided else 1)
+        tree = DraftTree.of(settings.tree or 0, largest)
         self._policy: Policy | None = None
         self.widths: tuple[int, ...] = (largest,)
         if not settings.adapt_window or settings.decoder != "gumbel":
             return
         if by is WidthBy.ONE_TILE:
-            self.widths = (min(largest, max(2, TILE_ROWS // rows)),)
+            self.widths = (min(largest, max(2, tree.reach, TILE_ROWS // rows - len(tree))),)
             return
         if by is WidthBy.CPU_SECONDS:
-            self.widths = (*(width for width in CPU_WIDTHS if width < largest), largest)
+            self.widths = (*(width for width in CPU_WIDTHS if tree.reach <= width < largest), largest)
             self._policy = BySpeed(self.widths, rows, CPU_FIRST_ROWS)
             return
-        self.widths = window_widths(largest, 1, LEAST_CPU_WIDTH) if by is WidthBy.CPU else window_widths(largest, rows)
+        if by is WidthBy.CPU:
+            self.widths = tuple(width for width in window_widths(largest, 1, LEAST_CPU_WIDTH) if width >= tree.reach)
+        else:
+            self.widths = window_widths(largest, rows, tree=tree)
         by_speed = by is WidthBy.SECONDS
         self._policy = BySpeed(self.widths, rows) if by_speed else ByAcceptLength(self.widths, pictures)
 

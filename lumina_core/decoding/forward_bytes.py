@@ -50,7 +50,7 @@ class Forwards:
     @property
     def rows(self) -> int:
         """Sequences in a forward."""
-        return len(self.request.prompts) * (2 if self.request.settings.guided else 1)
+        return self.request.rows
 
     def bytes_needed(self, kv_len: int) -> int:
         """Of the widest forward over a cache of `kv_len` slots, or of the kernels' buffers.
@@ -73,7 +73,7 @@ class Forwards:
         attention = chunk_count(kv_len) * query * FLOAT32_BYTES
         logits = config.codebook_size * item
         return (
-            self.request.settings.width * self.rows * (matmuls + others + attention + logits) + self._probability_bytes
+            self.request.settings.slots * self.rows * (matmuls + others + attention + logits) + self._probability_bytes
         )
 
     @property
@@ -86,10 +86,10 @@ class Forwards:
     def _window_bytes(self, kv_len: int) -> int:
         """Of the widest step by plain PyTorch, the more of its blocks and of drawing tokens."""
         config, settings = self.config, self.request.settings
-        tokens = self.rows * settings.width
+        tokens = self.rows * settings.slots
         blocks = tokens * self._layer_bytes
         if self.in_chunks:
-            queries, values = settings.width * config.num_attention_heads, config.num_key_value_heads * config.head_dim
+            queries, values = settings.slots * config.num_attention_heads, config.num_key_value_heads * config.head_dim
             rows = rows_at_a_time(self.rows, kv_len, queries, values, FLOAT32_BYTES)
             blocks += rows * (kv_len * queries + CHUNK * values) * FLOAT32_BYTES
         else:
@@ -98,7 +98,7 @@ class Forwards:
             heads = config.num_key_value_heads * config.head_dim
             blocks += READ_COPIES * self.rows * kv_len * heads * self.dtype.itemsize
         pictures = len(self.request.prompts)
-        return max(blocks, pictures * settings.width * config.codebook_size * DRAW_BYTES_PER_LOGIT)
+        return max(blocks, pictures * settings.slots * config.codebook_size * DRAW_BYTES_PER_LOGIT)
 
     @property
     def _layer_bytes(self) -> int:

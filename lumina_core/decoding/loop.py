@@ -13,6 +13,7 @@ from ..tokens.vocabulary import Vocabulary
 from .adaptive_window import AdaptiveWindow, WidthBy
 from .canvas import Canvas
 from .cuda_graph import make_steps
+from .forward_bytes import kernels_expected
 from .kept_runs import Kept, KeptRuns, RunShape
 from .request import Request
 from .settings import DecodeResult, DecodeSettings, StepReport
@@ -45,8 +46,8 @@ def decode(
     ends the run; what is drawn is in the last report. `runs` keeps graphs, and the cache that they read, from one run
     of a model to the next. Raises CheckpointError when the model computes values that are not finite.
     """
-    settings, rows = request.settings, len(request.prompts) * (2 if request.settings.guided else 1)
-    with threads_for(rows * settings.width * transformer.multiplications, transformer.device):
+    request = request.with_tree(kernels_expected(transformer.config, transformer.dtype, transformer.device))
+    with threads_for(request.rows * request.settings.slots * transformer.multiplications, transformer.device):
         return _decode(transformer, vocabulary, request, on_step, before_forward, KeptRuns() if runs is None else runs)
 
 
@@ -80,7 +81,8 @@ def _decode(
 
 def cache_length(canvas: Canvas, longest_prompt: int, settings: DecodeSettings) -> int:
     """Positions of the key/value cache of a run, in each row."""
-    needed = longest_prompt + canvas.last + max(settings.width, KV_LEN_STEP)
+    nodes = settings.slots - settings.width
+    needed = longest_prompt + canvas.last + max(settings.width, KV_LEN_STEP) + nodes
     return -(-needed // KV_LEN_STEP) * KV_LEN_STEP
 
 
@@ -152,7 +154,7 @@ class _Run:
         shape = RunShape.of(self.request)
         if (kept := runs.take(shape, kernels, length)) is not None:
             return kept
-        cache = transformer.make_cache(pictures * (2 if settings.guided else 1), length, settings.kv_cache, kernels)
+        cache = transformer.make_cache(self.request.rows, length, settings.kv_cache, kernels)
         window = Window(transformer, self.canvas, cache, pictures, settings)
         return Kept(shape, window, make_steps(window, runs.log))
 
@@ -215,7 +217,7 @@ class _Run:
             left = next((width for width in self.adaptive.widths if width >= left), left)
         # On a GPU the widest first: it allocates the buffers of all.
         wanted = self.adaptive.widths[-1] if self.on_gpu and not self.nfe else self.adaptive.width
-        width = min(wanted, left)
+        width = max(min(wanted, left), self.window.state.tree.reach)
         longest, furthest = self.request.longest_prompt, max(self.accepted_to)
         self.steps(read_length(self.window, longest, furthest, self.since_sync, width), width)
         self.nfe += 1

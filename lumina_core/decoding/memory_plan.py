@@ -49,7 +49,7 @@ class Demand:
         """The run as a device executes it, by a choice of COMPILE."""
         kernels = kernels_expected(config, weights.dtype, device)
         how = captures(compile_choice, device), kernels, device.type == "cpu"
-        return cls(config, weights, request, movqgan, *how)
+        return cls(config, weights, request.with_tree(kernels), movqgan, *how)
 
     @property
     def forwards(self) -> Forwards:

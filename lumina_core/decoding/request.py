@@ -38,11 +38,20 @@ class Request:
             size = f"{self.grid_w * CODE_PIXELS}x{self.grid_h * CODE_PIXELS}"
             raise InputError(f"the size is {size}; expected at least one row and one column of codes")
         window = min(self.settings.window_size, self.canvas.tokens_to_draw)
-        object.__setattr__(self, "settings", replace(self.settings, window_size=window))
+        object.__setattr__(self, "settings", self.settings.at_window(window))
 
     def __str__(self) -> str:
         size = f"{self.grid_w * CODE_PIXELS}x{self.grid_h * CODE_PIXELS}"
         return f"a picture of {size}" if len(self.prompts) == 1 else f"{len(self.prompts)} pictures of {size}"
+
+    @property
+    def rows(self) -> int:
+        """Sequences in a forward: pictures, twice with guidance."""
+        return len(self.prompts) * (2 if self.settings.guided else 1)
+
+    def with_tree(self, by_kernels: bool) -> Request:
+        """The request with a draft tree where it is left to the device. See `DecodeSettings.with_tree`."""
+        return replace(self, settings=self.settings.with_tree(self.rows, by_kernels))
 
     @cached_property
     def canvas(self) -> Canvas:

@@ -1,13 +1,16 @@
 """Settings, progress and result of a decoding run."""
 
+from __future__ import annotations
+
 import math
 import numbers
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
 from ..errors import InputError
+from ..kernels.draft_tree import MAX_TREE, DraftTree
 from ..kernels.kv_tensor import KV_CACHES
 from ..kernels.window_state import GUMBEL, NEW_DRAFTS, Sampling
 from ..pictures.sizes import as_whole
@@ -15,6 +18,8 @@ from ..pictures.sizes import as_whole
 DECODERS = ("gumbel", "ar", "sjd", "coupled")
 MAX_WINDOW = 128
 MAX_SEED = 2**64 - 1
+# Nodes of the draft tree where it is left to the device, and rows × nodes that it has then at most.
+AUTO_TREE, AUTO_TREE_ROWS = 16, 32
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,8 @@ class DecodeSettings:
     W = 1. `new_drafts` is what a new draft starts from: the code above, the left neighbour, a random code, or a draw
     from the model's distribution at the window's end. With `adapt_window`, a forward of `gumbel` is narrower where the
     last forwards accepted few tokens. `kv_cache` is the dtype of keys and values; auto is that of the computation.
+    `tree` is how many tokens more a forward of `gumbel` has, for other codes than the first drafts; None is as many as
+    suits the device (see `with_tree`). A window holds a tree only as far as itself.
     """
 
     cfg_scale: float = 4.0
@@ -36,6 +43,7 @@ class DecodeSettings:
     new_drafts: str = "above"
     adapt_window: bool = True
     kv_cache: str = "auto"
+    tree: int | None = None
 
     def __post_init__(self) -> None:
         checked = {
@@ -45,11 +53,18 @@ class DecodeSettings:
             "seed": _whole("seed", self.seed, 0, MAX_SEED),
             "window_size": _whole("window", self.window_size, 1, MAX_WINDOW),
         }
+        if self.tree is not None:
+            checked["tree"] = _whole("tree", self.tree, 0, MAX_TREE)
         for name, value in checked.items():
             object.__setattr__(self, name, value)  # NumPy's numbers become Python's
         _check_choice("decoder", self.decoder, DECODERS)
         _check_choice("new_drafts", self.new_drafts, NEW_DRAFTS)
         _check_choice("kv_cache", self.kv_cache, KV_CACHES)
+        if self.tree and (self.decoder != GUMBEL or self.window_size == 1):
+            raise InputError(
+                f"tree is {self.tree} with the decoder {self.decoder} and a window of {self.window_size}; expected 0, "
+                "or the decoder gumbel and a window of at least 2"
+            )
 
     @property
     def guided(self) -> bool:
@@ -61,10 +76,29 @@ class DecodeSettings:
         """Tokens of one forward."""
         return 1 if self.decoder == "ar" else self.window_size
 
+    @property
+    def slots(self) -> int:
+        """Tokens of one forward and the nodes of its tree."""
+        return self.width + len(DraftTree.of(self.tree or 0, self.width))
+
+    def at_window(self, window: int) -> DecodeSettings:
+        """The same settings with another window, which may be too small for a tree."""
+        return replace(self, window_size=window, tree=0 if window == 1 else self.tree)
+
+    def with_tree(self, rows: int, by_kernels: bool) -> DecodeSettings:
+        """The settings with a tree where it is left to the device; `rows` are pictures × branches.
+
+        A tree pays where a forward of more tokens takes little longer: on a GPU whose step runs `by_kernels`.
+        """
+        if self.tree is not None:
+            return self
+        has_tree = by_kernels and self.decoder == GUMBEL and self.window_size > 1
+        return replace(self, tree=min(AUTO_TREE, AUTO_TREE_ROWS // rows) if has_tree else 0)
+
     def sampling(self, codes: int) -> Sampling:
         """The settings as the kernels of a step take them; `ar` is `gumbel` at a window of one."""
         rule = GUMBEL if self.decoder == "ar" else self.decoder
-        return Sampling(codes, rule, self.new_drafts, self.cfg_scale, self.temperature, self.top_k)
+        return Sampling(codes, rule, self.new_drafts, self.cfg_scale, self.temperature, self.top_k, self.tree or 0)
 
 
 @dataclass(frozen=True)

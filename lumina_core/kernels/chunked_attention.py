@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .chunked_lanes import Lanes
+from .draft_tree import DraftTree
 from .kv_tensor import CHUNK, KVTensor
 
 # With fewer rows MKL multiplies by another kernel, which rounds differently.
@@ -30,16 +32,30 @@ class Chunks:
 
     `masks` are those of each chunk: which slots the queries do not see [R,1,1,W,CHUNK], None where they see all.
     `logits` [chunks,rows·kv_heads,queries of a kv_head,CHUNK]; `scratch` [rows,kv_heads,CHUNK,head_dim] is for the keys
-    or values of a chunk.
+    or values of a chunk. `lanes` is what the nodes of a draft tree, the last queries, see beside whole chunks.
     """
 
     masks: Sequence[Tensor | None]
     logits: Tensor
     scratch: Tensor
+    lanes: Lanes | None = None
 
     @staticmethod
-    def of(input_pos: Tensor, kv_len: int, keys: KVTensor, heads: int, head_dim: int, dtype: torch.dtype) -> Chunks:
+    def of(
+        input_pos: Tensor,
+        kv_len: int,
+        keys: KVTensor,
+        heads: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        tree: DraftTree | None = None,
+    ) -> Chunks:
         """For queries at `input_pos` [R,W] over the first `kv_len` slots of a cache like `keys`."""
+        lanes = None
+        if tree is not None:
+            lanes = Lanes.of(input_pos, tree, keys.values.shape[1], LEAST_WIDTH)
+            input_pos = input_pos.clone()
+            input_pos[:, -len(tree) :] = lanes.chunk[:, None] * CHUNK - 1
         missing = max(0, LEAST_WIDTH - input_pos.shape[1])
         pos = torch.cat((input_pos, input_pos[:, -1:].expand(-1, missing)), 1)[:, None, None, :, None]
         first_to_hide, slots = int(pos.min()) + 1, torch.arange(CHUNK, device=pos.device)
@@ -49,7 +65,7 @@ class Chunks:
         queries = heads // kv_heads * pos.shape[3]
         rows = rows_at_a_time(len(input_pos), kv_len, heads * pos.shape[3], kv_heads * head_dim, dtype.itemsize)
         logits = torch.empty(len(masks), rows * kv_heads, queries, CHUNK, dtype=dtype)
-        return Chunks(masks, logits, torch.empty(rows, kv_heads, CHUNK, head_dim, dtype=dtype))
+        return Chunks(masks, logits, torch.empty(rows, kv_heads, CHUNK, head_dim, dtype=dtype), lanes)
 
 
 def rows_at_a_time(rows: int, kv_len: int, queries: int, values: int, item: int) -> int:
@@ -66,7 +82,8 @@ def chunked_attention(query: Tensor, keys: KVTensor, values: KVTensor, chunks: C
         masks = [None if mask is None else mask[first : first + len(rows)] for mask in chunks.masks]
         key, value = (part.part(first, len(rows)) for part in (keys, values))
         logits = chunks.logits[:, : len(rows) * keys.values.shape[2]]
-        part = Chunks(masks, logits, chunks.scratch[: len(rows)])
+        lanes = None if chunks.lanes is None else chunks.lanes.part(first, len(rows))
+        part = Chunks(masks, logits, chunks.scratch[: len(rows)], lanes)
         parts.append(_attend(rows, width, key, value, part))
         first += len(rows)
     return torch.cat(parts)[:, :width].to(query.dtype)
@@ -99,12 +116,18 @@ def _attend(query: Tensor, width: int, keys: KVTensor, values: KVTensor, chunks:
     for index, mask in enumerate(chunks.masks):
         if mask is not None:
             logits[index].view(rows, kv_heads, -1, *mask.shape[-2:]).masked_fill_(mask, -torch.inf)
+    by_query = rows, kv_heads, -1, query.shape[1]
+    if (lanes := chunks.lanes) is not None:
+        lanes.place_logits(logits.view(len(logits), *by_query, CHUNK), by_head.view(*by_query, head_dim), keys)
     total = _exponentiate(seen)
+    weights = [] if lanes is None else lanes.take_weights(logits.view(len(logits), *by_query, CHUNK))
     if (scales := values.chunk_scales(len(logits))) is not None:
         seen.mul_(scales)
     mixed = torch.bmm(logits[0], values.chunk(0, chunks.scratch))
     for index in range(1, len(logits)):
         mixed.baddbmm_(logits[index], values.chunk(index, chunks.scratch))
+    if lanes is not None:
+        lanes.add_values(mixed.view(*by_query, head_dim), weights, len(logits), values)
     mixed[:, : total.shape[1]] /= total
     return mixed.view(rows, -1, query.shape[1], head_dim).transpose(1, 2)
 

@@ -83,16 +83,33 @@ class KVTensor:
         """Groups of a head in int4, else 0."""
         return 0 if self.lows is None else self.lows.shape[-1]
 
-    def read(self, length: int, dtype: torch.dtype) -> Tensor:
-        """The first `length` slots of every row [rows,length,kv_heads,head_dim], dequantised in `dtype`."""
-        values = self.values[:, :length]
-        if self.scales is None:
+    def read(self, length: int, dtype: torch.dtype, last: int = 0) -> Tensor:
+        """The first `length` and the `last` slots of every row, dequantised in `dtype`.
+
+        [rows,length + last,kv_heads,head_dim].
+        """
+        parts = (tensor[:, :length] for tensor in self.tensors)
+        if last:
+            parts = (torch.cat((part, tensor[:, -last:]), 1) for part, tensor in zip(parts, self.tensors, strict=True))
+        return KVTensor(*parts)._dequantized(dtype)
+
+    def _dequantized(self, dtype: torch.dtype) -> Tensor:
+        values, scales, lows = self.values, self.scales, self.lows
+        if scales is None:
             return values
-        scales = self.scales[:, :length]
-        if self.lows is None:
+        if lows is None:
             return torch.mul(values, scales, out=torch.empty(values.shape, dtype=dtype, device=values.device))
-        lows, shape = self.lows[:, :length], (*values.shape[:-1], 2 * values.shape[-1])
+        shape = (*values.shape[:-1], 2 * values.shape[-1])
         return unpack_halves(values, scales, lows, torch.empty(shape, dtype=dtype, device=values.device))
+
+    def move(self, rows: Tensor, source: Tensor, target: Tensor) -> None:
+        """Copies slots `source` [R,S] of rows [R,1] to `target` [R,S]; no target is the source of another slot."""
+        for tensor in self.tensors:
+            tensor[rows, target] = tensor[rows, source]
+
+    def gathered(self, rows: Tensor, slots: Tensor) -> KVTensor:
+        """Slots [R,S] of rows [R,1] as rows of their own, as `chunked_attention` reads it."""
+        return KVTensor(*(tensor[rows, slots] for tensor in self.tensors))
 
     def write(self, rows: Tensor, slots: Tensor, new: Tensor) -> None:
         """Stores values [R,S,kv_heads,head_dim] at slots [R,S] of rows [R,1]."""

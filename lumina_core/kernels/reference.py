@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .buffers import Buffers
+from .draft_tree import DraftTree
 from .kv_tensor import KVTensor
-from .noise import gumbel_noise
 from .weight_tiles import from_tiles
 
 GROUP_SIZE = 128
@@ -26,20 +26,33 @@ def window_attention(
     input_pos: Tensor,
     kv_len: int,
     widest: int = 1,
+    tree: DraftTree | None = None,
+    lanes: Tensor | None = None,
     buffers: Buffers | None = None,
 ) -> Tensor:
     """Attention of a window [R,W,heads,head_dim] over a cache of R rows, in the dtype of the query.
 
     A query at `input_pos` [R,W] sees the slots up to its own position; all positions are less than `kv_len`, which the
-    host knows. Query heads h·g to h·g + g − 1 attend to key/value head h. `widest` is the widest window of the run.
+    host knows. Query heads h·g to h·g + g − 1 attend to key/value head h. `widest` is the widest window of the run. The
+    last queries are the T nodes of a `tree`, whose table is `lanes`: node t, stored in the cache's slot length − T + t,
+    sees the slots before its lane's first node, and the nodes of the lane up to itself.
     """
-    key, value = (stored.read(kv_len, query.dtype) for stored in (keys, values))
-    return attend(query, key, value, window_mask(input_pos, kv_len))
+    nodes = 0 if tree is None else len(tree)
+    key, value = (stored.read(kv_len, query.dtype, nodes) for stored in (keys, values))
+    return attend(query, key, value, window_mask(input_pos, kv_len, tree))
 
 
-def window_mask(input_pos: Tensor, kv_len: int) -> Tensor:
-    """Whether a query at `input_pos` [R,W] sees each slot, [R,1,W,kv_len]."""
-    return torch.arange(kv_len, device=input_pos.device) <= input_pos[:, None, :, None]
+def window_mask(input_pos: Tensor, kv_len: int, tree: DraftTree | None = None) -> Tensor:
+    """Whether a query at `input_pos` [R,W] sees each slot, and each of the tree's T nodes: [R,1,W,kv_len + T]."""
+    slot = torch.arange(kv_len, device=input_pos.device)
+    if tree is None:
+        return slot <= input_pos[:, None, :, None]
+    lane, number = tree.lane_of_nodes(input_pos.device)
+    last = input_pos.clone()
+    last[:, -len(tree) :] -= number + 1
+    same_lane = (lane[:, None] == lane) & (number[:, None] >= number)
+    same_lane = F.pad(same_lane, (0, 0, input_pos.shape[1] - len(tree), 0)).expand(len(input_pos), 1, -1, -1)
+    return torch.cat((slot <= last[:, None, :, None], same_lane), -1)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -115,14 +128,12 @@ def topk_cut(logits: Tensor, top_k: int) -> Tensor:
     return logits.masked_fill(logits < kth, -torch.inf)
 
 
-def gumbel_draw(logits: Tensor, keys: Tensor, index: Tensor, top_k: int) -> Tensor:
+def gumbel_draw(logits: Tensor, noise: Tensor, top_k: int) -> Tensor:
     """Tokens [N,S]: argmax(log p + g), draws from the softmax of the k largest of the logits [N,S,K] in float32.
 
-    The Gumbel-max trick (arXiv 1411.0030); the noise g is that of pictures with keys [N] at token indices [N,S]. A CPU
-    is slow at finding the k-th largest, so there it is found only where the argmax of all is not among the k; the host
-    has to read which those are.
+    The Gumbel-max trick (arXiv 1411.0030) with noise g [N,S,K]. A CPU is slow at finding the k-th largest, so there it
+    is found only where the argmax of all is not among the k; the host has to read which those are.
     """
-    noise = gumbel_noise(keys, index, logits.shape[-1])
     if top_k >= logits.shape[-1]:
         return (logits + noise).argmax(-1)
     if logits.device.type != "cpu":

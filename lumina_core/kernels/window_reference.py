@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from . import sampling as equations
 from .buffers import Buffers
+from .kv_tensor import KVTensor
 from .noise import ACCEPT, FRESH, REDRAW, code_noise, code_times, gumbel_noise, hashed, to_uniform
 from .reference import gumbel_draw, topk_cut
 from .window_state import ABOVE, GUESS, LEFT, RANDOM, SJD, Drawn, Sampling, WindowState
@@ -22,9 +23,10 @@ def embed_window(
     eps: float,
     buffers: Buffers | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The first `slots` tokens S of every row: embeddings [R·S,H], their RMSNorm [R·S,H] and positions [R,S].
+    """The first `slots` tokens of every row and its tree's, S in all: embeddings [R·S,H], their RMSNorm and positions.
 
-    `embedding` [K,H] is that of the codes, `end_of_row` [H] that of an end of row.
+    The norm is [R·S,H] too, positions [R,S]. `embedding` [K,H] is that of the codes, `end_of_row` [H] that of an end of
+    row.
     """
     embedded, input_pos = window_embeddings(state, slots, lambda tokens: F.embedding(tokens, embedding), end_of_row)
     x = embedded.flatten(0, 1)
@@ -34,34 +36,49 @@ def embed_window(
 def window_embeddings(
     state: WindowState, slots: int, embed: Callable[[Tensor], Tensor], end_of_row: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Embeddings [R,S,H] and positions [R,S] of the first S slots; `embed` embeds codes."""
-    index = state.index(0, slots)
-    embedded = embed(state.tokens.gather(1, index))
+    """Embeddings [R,S,H] and positions [R,S] of the first slots and the tree's nodes; `embed` embeds codes."""
+    index = state.indices(0, slots)
+    tokens = state.tokens.gather(1, index)
+    tokens[:, slots + state.lanes[:, 3]] = state.heads
+    embedded = embed(tokens)
     embedded = torch.where(state.layout.is_end_of_row(index).unsqueeze(-1), end_of_row, embedded)
     branches = len(state.offset) // len(index)
     return embedded.repeat(branches, 1, 1), index.repeat(branches, 1) + state.offset[:, None]
 
 
 def draw_window(logits: Tensor, state: WindowState, width: int, buffers: Buffers | None = None) -> Drawn:
-    """The tokens after the first `width` slots, of logits [R,S,K] at all slots that ran.
+    """The tokens after the first `width` slots and the tree's nodes, of logits [R,S,K] at all slots and nodes that ran.
 
     `gumbel`: argmax(log p + g), with noise g fixed by index; a draft that equals this token stays. `sjd`, `coupled`: a
     draft stays with min(1, p/q), and is else redrawn from the residual; the last slot has none and is drawn from p. A
     forced token always stays, as 0. Writes `target_probs` and `last_logits` of the state where it keeps them.
     """
-    sampling, index = state.sampling, state.index(1, width)
-    values = guided_logits(logits[:, :width], sampling)
+    sampling, index, ranks = state.sampling, state.indices(1, width), state.tree.ranks
+    nodes = logits.shape[1] - len(state.depths)
+    values = guided_logits(torch.cat((logits[:, :width], logits[:, nodes:]), 1), sampling)
     drafts, forced = state.tokens.gather(1, index), state.layout.is_forced(index)
     if sampling.guesses:
-        state.last_logits.copy_(topk_cut(values[:, -1], min(sampling.top_k, sampling.codes)))
+        state.last_logits.copy_(topk_cut(values[:, width - 1], min(sampling.top_k, sampling.codes)))
     if sampling.speculative:
         tokens, fresh, kept = _speculate(values, state, drafts)
+        others = tokens.new_empty(*tokens.shape, 0)
     else:
-        tokens = fresh = gumbel_draw(values, state.keys, index, sampling.top_k)
+        noise = gumbel_noise(state.keys, index, sampling.codes)
+        tokens = fresh = gumbel_draw(values, noise, sampling.top_k)
         kept = tokens == drafts
+        others = runners_up(noise.add_(values), tokens, ranks)
     tokens, fresh = torch.where(forced, 0, tokens), torch.where(forced, 0, fresh)
     log_probs = values.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - values.logsumexp(-1)
-    return Drawn(tokens, fresh, kept | forced, torch.where(forced, 0, log_probs))
+    return Drawn(tokens, fresh, kept | forced, torch.where(forced, 0, log_probs), others)
+
+
+def runners_up(values: Tensor, tokens: Tensor, count: int) -> Tensor:
+    """The codes of the largest values [N,S,K] but the tokens [N,S], the largest first: [N,S,count]. Changes values."""
+    others = tokens.new_empty(*tokens.shape, count)
+    for rank in range(count):
+        values.scatter_(-1, tokens.unsqueeze(-1), -torch.inf)
+        others[..., rank] = tokens = values.argmax(-1)
+    return others
 
 
 def guided_logits(logits: Tensor, sampling: Sampling) -> Tensor:
@@ -102,21 +119,61 @@ def accept_window(state: WindowState, drawn: Drawn) -> None:
     New drafts come after the window's last token: copies of the code above or at the left, or random codes; guesses are
     drawn by `place_drafts`.
     """
-    layout, width = state.layout, drawn.tokens.shape[1]
+    layout, width = state.layout, drawn.tokens.shape[1] - len(state.depths)
     following, slot = state.index(1, width), state.slot[:width]
-    length = equations.accept_length(drawn.agree[:, :-1])[:, None]
-    tokens = torch.where(slot < length, drawn.tokens, drawn.fresh) if state.sampling.rule == SJD else drawn.tokens
+    length = equations.accept_length(drawn.agree[:, : width - 1])[:, None]
+    source = slot.expand(len(length), -1)
+    if state.tree.lanes:
+        source, length = follow_lane(state, drawn, length)
+    tokens, log_probs = drawn.tokens.gather(1, source), drawn.log_probs.gather(1, source)
+    if state.sampling.rule == SJD:
+        tokens = torch.where(slot < length, tokens, drawn.fresh)
     state.tokens.scatter_(1, following, tokens)
     state.accepted.copy_(torch.minimum(length.squeeze(1), layout.last - state.pos))
     is_accepted = slot < state.accepted[:, None]
-    for kept, new in ((state.accept_step, state.steps[:, None]), (state.log_probs, drawn.log_probs)):
+    for kept, new in ((state.accept_step, state.steps[:, None]), (state.log_probs, log_probs)):
         kept.scatter_(1, following, torch.where(is_accepted, new, kept.gather(1, following)))
+    if state.tree.lanes:
+        _place_heads(state, drawn.others, source)
     known = following[:, -1:]
     state.pos.add_(state.accepted)
     if state.window > 1 and not state.sampling.guesses:
         index = state.index(1, state.window - 1)
         write_new(state, index, known, new_drafts(state, index, known))
     state.steps.add_(1)
+
+
+def follow_lane(state: WindowState, drawn: Drawn, length: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the token at each place comes from [N,width], and the accept length [N,1] with a lane's nodes.
+
+    A lane goes on where its first code is the token that was drawn instead of the first draft that did not stay: its
+    nodes then have the right tokens before them, as far as the drafts among them stay. All its tokens replace those of
+    the window at the same places. Writes `branch`.
+    """
+    (pictures, _), width = drawn.tokens.shape, drawn.tokens.shape[1] - len(state.depths)
+    source = state.slot[:width].repeat(pictures, 1)
+    taken, accepted, first = (torch.zeros_like(length) for _ in range(3))
+    for number, lane in enumerate(state.tree.lanes):
+        nodes = slice(width + lane.first, width + lane.first + lane.length)
+        instead = drawn.tokens[:, lane.depth - 1, None]
+        taken = (length == lane.depth) & (state.heads[:, number, None] == instead)
+        right = equations.accept_length(drawn.agree[:, nodes][:, :-1])[:, None]
+        accepted, first = torch.where(taken, right, accepted), torch.where(taken, lane.first, first)
+        places = slice(lane.depth, lane.depth + lane.length)
+        along = state.slot[nodes].expand(pictures, -1)
+        source[:, places] = torch.where(taken, along, source[:, places])
+    state.branch.copy_(torch.cat((first, state.pos[:, None] + length, accepted), 1))
+    return source, length + accepted
+
+
+def _place_heads(state: WindowState, others: Tensor, source: Tensor) -> None:
+    """The next first codes of the lanes: of their rank, at the places after what is accepted."""
+    depth, rank = state.lanes[:, 0], state.lanes[:, 1]
+    place = state.accepted[:, None] + depth - 1
+    picture = torch.arange(len(source), device=source.device)[:, None]
+    known = place < source.shape[1]
+    slot = source.gather(1, torch.where(known, place, 0))
+    state.heads.copy_(torch.where(known, others[picture, slot, rank - 1], 0))
 
 
 def write_new(state: WindowState, index: Tensor, known: Tensor, drafts: Tensor) -> None:
@@ -141,6 +198,23 @@ def new_drafts(state: WindowState, index: Tensor, known: Tensor) -> Tensor:
         above = index - rows_up * layout.row_length
         source = torch.where(above < layout.header, source, above)
     return state.tokens.gather(1, source)
+
+
+def keep_branch(state: WindowState, keys: KVTensor, values: KVTensor) -> tuple[KVTensor, KVTensor]:
+    """Copies keys and values of the lane's nodes that were accepted to the slots of their positions.
+
+    Both hold all layers [layers·R,length,kv_heads,head_dim]; the tree's nodes are in the last slots. Returns both.
+    """
+    node, branches = state.slot[: state.tree.longest], len(state.offset) // len(state.pos)
+    first, index, count = (part[:, None] for part in state.branch.unbind(1))
+    target = (index + node).repeat(branches, 1) + state.offset[:, None]
+    source = (keys.values.shape[1] - len(state.tree) + first + node).repeat(branches, 1)
+    source = torch.where((node < count).repeat(branches, 1), source, target)
+    layers = len(keys.values) // len(target)
+    row = torch.arange(len(keys.values), device=target.device)[:, None]
+    for stored in (keys, values):
+        stored.move(row, source.repeat(layers, 1), target.repeat(layers, 1))
+    return keys, values
 
 
 def place_drafts(state: WindowState, width: int) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from .draft_tree import DraftTree
 
 ABOVE, LEFT, RANDOM, GUESS = NEW_DRAFTS = ("above", "left", "random", "guess")
 GUMBEL, SJD, COUPLED = RULES = ("gumbel", "sjd", "coupled")
@@ -33,7 +35,10 @@ class Layout:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn from the logits of `codes` codes: one of RULES, and one of NEW_DRAFTS."""
+    """How tokens are drawn from the logits of `codes` codes: one of RULES, and one of NEW_DRAFTS.
+
+    `tree` is the number of nodes of `gumbel`'s draft tree.
+    """
 
     codes: int
     rule: str = GUMBEL
@@ -41,6 +46,7 @@ class Sampling:
     cfg_scale: float = 4.0
     temperature: float = 1.0
     top_k: int = 4096
+    tree: int = 0
 
     @property
     def guided(self) -> bool:
@@ -62,13 +68,17 @@ class Sampling:
 class WindowState:
     """N pictures in R rows (R is N, or 2·N with the unconditional branch last), each with a window of W slots.
 
+    After the slots of a forward come the T nodes of the draft tree, if there is one: the first node of a lane takes its
+    code of `heads` [N,lanes], the others the window's drafts at their index.
+
     `tokens` [N,length] hold codes by index (0 at an end of row): accepted ones up to `pos` [N], the drafts of the next
     forward after it. `accept_step` [N,length] is the forward that accepted each token, −1 where none has; `log_probs`
     [N,length] the log of its guided probability then, 0 where none has. `steps` [N] counts forwards, `accepted` [N] is
     how far the last one moved the window. `keys` [N] are the pictures' random keys; a row's position is its index plus
     `offset` [R]. `target_probs` [N,W,K] and `draft_probs` [N,W−1,K] are p and q of each slot, with K = 0 for a rule
     that needs none; `last_logits` [N,K] those of the window's last slot after top-k, with K = 0 unless drafts are
-    guessed.
+    guessed. `branch` [N,3] is what the last forward accepted of a lane: its first node, that node's index, and how many
+    nodes. `lanes` [lanes,4] is the tree's table, `depths` [T] says where its nodes are.
     """
 
     layout: Layout
@@ -85,6 +95,11 @@ class WindowState:
     target_probs: Tensor
     draft_probs: Tensor
     last_logits: Tensor
+    heads: Tensor
+    branch: Tensor
+    tree: DraftTree
+    lanes: Tensor
+    depths: Tensor
     slot: Tensor = field(repr=False)
 
     @staticmethod
@@ -94,6 +109,7 @@ class WindowState:
         """The state before anything is drawn; `length` holds a window at the last index and its drafts."""
         rows = pictures * (2 if sampling.guided else 1)
         codes = sampling.codes if sampling.speculative else 0
+        tree = DraftTree.of(sampling.tree, window)
 
         def integers(*shape: int) -> Tensor:
             return torch.zeros(shape, dtype=torch.int64, device=device)
@@ -116,7 +132,12 @@ class WindowState:
             target_probs=floats(pictures, window, codes),
             draft_probs=floats(pictures, window - 1, codes),
             last_logits=floats(pictures, sampling.codes if sampling.guesses else 0),
-            slot=torch.arange(length, device=device),
+            heads=integers(pictures, len(tree.lanes)),
+            branch=integers(pictures, 3),
+            tree=tree,
+            lanes=tree.table(device),
+            depths=tree.depths(device),
+            slot=torch.arange(max(length, window + len(tree)), device=device),
         )
 
     @property
@@ -124,22 +145,35 @@ class WindowState:
         """Every tensor that a step changes; always the same tensors."""
         return (
             *(self.tokens, self.accept_step, self.log_probs, self.pos, self.steps, self.accepted),
-            *(self.target_probs, self.draft_probs, self.last_logits),
+            *(self.target_probs, self.draft_probs, self.last_logits, self.heads, self.branch),
         )
+
+    @property
+    def without_tree(self) -> WindowState:
+        """The same window for a forward that runs no tree."""
+        tree, device = DraftTree(), self.pos.device
+        tables = tree.table(device), tree.depths(device)
+        return replace(self, heads=self.heads[:, :0], tree=tree, lanes=tables[0], depths=tables[1])
 
     def index(self, first: int, count: int) -> Tensor:
         """Indices [N,count] of the slots from the window's slot `first` on; slot 0 is the last accepted token."""
         return self.pos[:, None] + self.slot[first : first + count]
 
+    def indices(self, first: int, count: int) -> Tensor:
+        """As `index`, and those of the tree's nodes, each `first` places on: [N,count+T]."""
+        return torch.cat((self.index(first, count), self.pos[:, None] + self.depths + first), 1)
+
 
 class Drawn(NamedTuple):
-    """What a forward draws for the tokens after the slots of a window, each [N,width].
+    """What a forward draws for the tokens after the slots of a window and the nodes of its tree, each [N,width+T].
 
     `tokens` are final within the accept length, and the next drafts after it; there the rule `sjd` takes `fresh`.
-    `agree` is whether the draft of the next slot stays (of the last slot: nothing). `log_probs` are those of `tokens`.
+    `agree` is whether the window's draft at the next index stays (of the last slot: nothing). `log_probs` are those of
+    `tokens`. `others` [N,width+T,ranks] are the codes that the noise picks next to `tokens`, the nearest first.
     """
 
     tokens: Tensor
     fresh: Tensor
     agree: Tensor
     log_probs: Tensor
+    others: Tensor

@@ -12,6 +12,7 @@ from ..checkpoint.config import TransformerConfig
 from ..kernels import reference
 from ..kernels.buffers import Buffers
 from ..kernels.chunked_attention import Chunks, chunked_attention
+from ..kernels.draft_tree import DraftTree
 from ..kernels.kv_tensor import AUTO, KVTensor
 from .rope import rope_table
 from .run_kernels import REFERENCE_KERNELS, RunKernels
@@ -38,8 +39,9 @@ class LayerCache:
 class KVCache:
     """Keys and values [rows,length,kv_heads,head_dim] of every layer; a token's slot is its position.
 
-    A query sees the slots up to its own position, so a token is taken back by writing another at its position.
-    `kv_cache` is one of KV_CACHES; `kernels` attend over the cache, and fuse the blocks where they can.
+    A query sees the slots up to its own position, so a token is taken back by writing another at its position. The
+    nodes of a draft tree have the last slots. `keys` and `values` hold all layers [layers·rows,…], `layers` parts of
+    them. `kv_cache` is one of KV_CACHES; `kernels` attend over the cache, and fuse the blocks where they can.
     """
 
     def __init__(
@@ -54,11 +56,11 @@ class KVCache:
         kernels: RunKernels = REFERENCE_KERNELS,
     ):
         self.length, self.kernels, self.heads = length, kernels, config.num_attention_heads
-        shape = (rows, length, config.num_key_value_heads, config.head_dim)
-        self.layers = [
-            LayerCache(*(KVTensor.empty(kv_cache, shape, dtype, device, kernels.in_chunks) for _ in "kv"))
-            for _ in range(config.num_hidden_layers)
-        ]
+        layers = config.num_hidden_layers
+        shape = (layers * rows, length, config.num_key_value_heads, config.head_dim)
+        stored = [KVTensor.empty(kv_cache, shape, dtype, device, kernels.in_chunks) for _ in "kv"]
+        self.keys, self.values = stored
+        self.layers = [LayerCache(*(part.part(layer * rows, rows) for part in stored)) for layer in range(layers)]
         self.cos, self.sin = rope_table(length, config.head_dim, config.rope_theta, dtype=dtype, device=device)
         self.rows = torch.arange(rows, device=device)[:, None]
         self._slots = torch.arange(length, device=device)[None]
@@ -66,7 +68,7 @@ class KVCache:
     @property
     def nbytes(self) -> int:
         """Bytes of the keys and values."""
-        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.layers)
+        return self.keys.nbytes + self.values.nbytes
 
     @staticmethod
     def bytes_needed(
@@ -76,9 +78,14 @@ class KVCache:
         shape = (rows, length, config.num_key_value_heads, config.head_dim)
         return 2 * config.num_hidden_layers * KVTensor.empty(kv_cache, shape, dtype, "meta").nbytes
 
-    def plan(self, input_pos: Tensor, kv_len: int) -> WindowPlan:
-        """A forward over tokens at `input_pos` [R,S]; `kv_len` is at least the largest position + 1."""
-        return WindowPlan(self, input_pos, kv_len)
+    def plan(
+        self, input_pos: Tensor, kv_len: int, tree: DraftTree | None = None, lanes: Tensor | None = None
+    ) -> WindowPlan:
+        """A forward over tokens at `input_pos` [R,S]; `kv_len` is at least the largest position + 1.
+
+        The last tokens are the nodes of a `tree`, if there is one; `lanes` is its table on the device.
+        """
+        return WindowPlan(self, input_pos, kv_len, tree, lanes)
 
     def prefill_plan(self, row: int, length: int) -> CausalPlan:
         """A forward over the first `length` tokens [1,S] of one row, which attend to one another only."""
@@ -130,6 +137,17 @@ class WindowPlan:
     cache: KVCache
     input_pos: Tensor
     kv_len: int
+    tree: DraftTree | None = None
+    lanes: Tensor | None = None
+
+    @cached_property
+    def stored_at(self) -> Tensor:
+        """Where keys and values are stored [R,S]."""
+        if self.tree is None:
+            return self.input_pos
+        nodes, slots = len(self.tree), self.cache.keys.values.shape[1]
+        of_nodes = torch.arange(slots - nodes, slots, device=self.input_pos.device)
+        return torch.cat((self.input_pos[:, :-nodes], of_nodes.expand(len(self.input_pos), -1)), 1)
 
     @cached_property
     def cos(self) -> Tensor:
@@ -143,7 +161,7 @@ class WindowPlan:
 
     def attend(self, layer: int, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """The attention's output [R,S,heads,head_dim] in a layer."""
-        self.cache.layers[layer].write(self.cache.rows, self.input_pos, keys, values)
+        self.cache.layers[layer].write(self.cache.rows, self.stored_at, keys, values)
         return self.attend_cached(layer, query)
 
     def attend_cached(self, layer: int, query: Tensor, buffers: Buffers | None = None) -> Tensor:
@@ -151,25 +169,26 @@ class WindowPlan:
         cached, kernels = self.cache.layers[layer], self.cache.kernels
         if kernels.attention.is_kernel:
             operands = query, cached.keys, cached.values, self.input_pos, self.kv_len
-            found: Tensor = kernels.attention.function(*operands, widest=kernels.width, buffers=buffers)
+            tree = {"tree": self.tree, "lanes": self.lanes}
+            found: Tensor = kernels.attention.function(*operands, widest=kernels.width, **tree, buffers=buffers)
             return found
         if kernels.in_chunks:
             return chunked_attention(query, cached.keys, cached.values, self.chunks)
-        keys, values = (stored.read(self.kv_len, query.dtype) for stored in (cached.keys, cached.values))
+        nodes = 0 if self.tree is None else len(self.tree)
+        keys, values = (stored.read(self.kv_len, query.dtype, nodes) for stored in (cached.keys, cached.values))
         return reference.attend(query, keys, values, self.mask)
 
     @cached_property
     def chunks(self) -> Chunks:
         """What the layers share of `chunked_attention`."""
-        cache = self.cache
-        return Chunks.of(
-            self.input_pos, self.kv_len, cache.layers[0].keys, cache.heads, cache.cos.shape[1], cache.cos.dtype
-        )
+        cache, head_dim = self.cache, self.cache.cos.shape[1]
+        operands = self.input_pos, self.kv_len, cache.layers[0].keys, cache.heads, head_dim, cache.cos.dtype
+        return Chunks.of(*operands, self.tree)
 
     @cached_property
     def mask(self) -> Tensor:
         """The mask of the reference, the same in every layer."""
-        return reference.window_mask(self.input_pos, self.kv_len)
+        return reference.window_mask(self.input_pos, self.kv_len, self.tree)
 
 
 AttentionPlan = CausalPlan | WindowPlan

@@ -57,6 +57,7 @@ class RunKernels:
     draw_window: Callable[..., Drawn] = window_reference.draw_window
     accept_window: Callable[..., object] = window_reference.accept_window
     place_drafts: Callable[..., object] = window_reference.place_drafts
+    keep_branch: Callable[..., object] = window_reference.keep_branch
     allocates: bool = True
     width: int = 1
     in_chunks: bool = False

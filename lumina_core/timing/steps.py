@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
 from ..decoding.canvas import Canvas
 from ..decoding.cuda_graph import CaptureLog, make_steps
+from ..decoding.forward_bytes import kernels_expected
 from ..decoding.loop import cache_length, forwards_per_sync, read_length
 from ..decoding.settings import DecodeSettings
 from ..decoding.window import Window
@@ -37,7 +38,8 @@ ACCEPTED_FROM = "assumed: decoder gumbel on a synthetic distribution of 4.4 nats
 class StepTime:
     """The time of a step at a window and context.
 
-    `seconds` is the mean of the timed steps, `first` the time of all warm-up steps together. `ceiling` is the time
+    `tree` are the nodes of its draft tree. `seconds` is the mean of the timed steps, `first` the time of all warm-up
+    steps together. `ceiling` is the time
     that reading the bytes of a step takes at full memory bandwidth. `kv_len` is the number of cache positions that the
     step reads. `captured` says whether the step is a CUDA graph replay.
     """
@@ -49,6 +51,7 @@ class StepTime:
     first: float
     kv_len: int = 0
     captured: bool = False
+    tree: int = 0
 
     @property
     def share(self) -> float:
@@ -116,17 +119,18 @@ class StepTimer:
         settings: DecodeSettings,
         canvas: Canvas | None = None,
     ):
-        self.transformer, self.settings = transformer, replace(settings, window_size=widest)
-        self.rows = 2 if settings.guided else 1
+        self.transformer, self.rows = transformer, 2 if settings.guided else 1
+        by_kernels = kernels_expected(transformer.config, transformer.dtype, transformer.device)
+        self.settings = settings.at_window(widest).with_tree(self.rows, by_kernels)
         self.canvas = canvas_reaching(longest, widest) if canvas is None else canvas
         length = cache_length(self.canvas, PROMPT_TOKENS, self.settings)
-        sampling = settings.sampling(transformer.config.codebook_size)
+        sampling = self.settings.sampling(transformer.config.codebook_size)
         kernels = transformer.choose_kernels(sampling, settings.kv_cache, widest, length)
         self.cache = transformer.make_cache(self.rows, length, settings.kv_cache, kernels)
 
     def step_at(self, window: int, context: int) -> RepeatedStep:
         """The step of `window` tokens after `context` tokens. Its first WARM_UP_STEPS runs are warm-up."""
-        settings = replace(self.settings, window_size=window)
+        settings = self.settings.at_window(window)
         placed = Window(self.transformer, self.canvas, self.cache, 1, settings)
         nothing = torch.zeros(1, 0, self.canvas.grid_w, dtype=torch.int64)
         placed.place(self.canvas, [PROMPT_TOKENS], nothing, settings.seed, 0)
@@ -138,7 +142,8 @@ class StepTimer:
         first = timed(lambda: step.run(WARM_UP_STEPS), device)
         seconds = timed(lambda: step.run(steps), device) / steps
         ceiling = self.bytes_read(context) / bandwidth
-        return StepTime(window, context, seconds, ceiling, first, step.kv_len, step.captured)
+        tree = self.settings.at_window(window).slots - window
+        return StepTime(window, context, seconds, ceiling, first, step.kv_len, step.captured, tree)
 
     def bytes_read(self, context: int) -> int:
         """Bytes that every step reads: the weights of blocks and head, and the cache."""

@@ -111,13 +111,13 @@ class Published:
     def expected(self, case: str) -> dict:
         return json.loads((self.folder / "expected.json").read_text())[case]
 
-    def draw(self, case: str, decoder: str, window: int) -> Tensor:
+    def draw(self, case: str, decoder: str, window: int, tree: int = 0) -> Tensor:
         """The picture [1,h,w] of a case."""
         expected, given = self.expected(case), None
         width, height = expected["width"], expected["height"]
         if case == "i2i":
             given = self.movqgan.encode(condition_pixels(load_picture(self.folder / "condition.png"), width, height))
-        settings = DecodeSettings(cfg_scale=expected["cfg"], top_k=1, decoder=decoder, window_size=window)
+        settings = DecodeSettings(cfg_scale=expected["cfg"], top_k=1, decoder=decoder, window_size=window, tree=tree)
         prompt = self.tokenizer.encode_prompt(expected["prompt"])
         request = Request([prompt], height // 8, width // 8, given, settings)
         return Lumina(self.transformer, self.vocabulary).sample(request).codes
@@ -139,6 +139,15 @@ def published(golden: Path, full_golden: Path) -> Published:
 @pytest.mark.parametrize("case", ["t2i_cfg4", "t2i_cfg1", "i2i"])
 def test_greedy_tokens_are_the_published_ones(published: Published, case: str, decoder: str, window: int) -> None:
     codes = published.draw(case, decoder, window)
+    assert published.vocabulary.picture_tokens(codes[0]) == published.expected(case)["tokens"]
+
+
+@pytest.mark.parametrize(("window", "tree"), [(2, 1), (7, 8), (32, 16), (32, 64), (128, 40)])
+@pytest.mark.parametrize("case", ["t2i_cfg4", "t2i_cfg1", "i2i"])
+def test_greedy_tokens_with_a_tree_are_the_published_ones(
+    published: Published, case: str, window: int, tree: int
+) -> None:
+    codes = published.draw(case, "gumbel", window, tree)
     assert published.vocabulary.picture_tokens(codes[0]) == published.expected(case)["tokens"]
 
 

@@ -16,6 +16,7 @@ from lumina_core.decoding.settings import DecodeSettings
 from lumina_core.kernels import sampling, window_reference
 from lumina_core.kernels.reference import topk_cut
 from lumina_core.kernels.window_state import Drawn, WindowState
+from lumina_core.model.kv_cache import KVCache, WindowPlan
 from lumina_core.model.run_kernels import RunKernels
 from lumina_core.model.transformer import Transformer
 
@@ -36,11 +37,15 @@ CASES = [
     *((decoder, 1, "above") for decoder in ("ar", "sjd", "coupled")),
 ]
 LONG_CASES = [*itertools.product(("sjd", "coupled"), (5, 11), ("above", "guess"))]
+# Windows, ways to begin new drafts and nodes of the draft tree, of `gumbel`.
+TREE_CASES = [*zip((2, 3, 5, 8), WAYS, (3, 5, 8, 16), strict=True), (8, "above", 4)]
+LONG_TREE_CASES = [(5, "above", 8), (11, "guess", 24)]
 # The chance that a right engine fails anywhere here is at most 1e-4, were the seeds drawn anew (Bonferroni). A slip has
 # to fall below the same threshold.
-THRESHOLD = 1e-4 / (len(CASES) + len(LONG_CASES))
+THRESHOLD = 1e-4 / sum(map(len, (CASES, LONG_CASES, TREE_CASES, LONG_TREE_CASES)))
 
 Patch = pytest.MonkeyPatch
+PLAIN = RunKernels()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -83,6 +88,18 @@ def test_law(guided: tuple[Toy, Tensor], decoder: str, width: int, way: str) -> 
 def test_law_over_many_steps(long: tuple[Toy, Tensor], decoder: str, width: int, way: str) -> None:
     seed = PICTURES * LONG_CASES.index((decoder, width, way))
     assert p_value(*long, of(LONG, decoder, width, way, seed)) > THRESHOLD
+
+
+@pytest.mark.parametrize(("width", "way", "nodes"), TREE_CASES)
+def test_law_with_a_tree(guided: tuple[Toy, Tensor], width: int, way: str, nodes: int) -> None:
+    seed = PICTURES * TREE_CASES.index((width, way, nodes))
+    assert p_value(*guided, replace(of(GUIDED, "gumbel", width, way, seed), tree=nodes)) > THRESHOLD
+
+
+@pytest.mark.parametrize(("width", "way", "nodes"), LONG_TREE_CASES)
+def test_law_with_a_tree_over_many_steps(long: tuple[Toy, Tensor], width: int, way: str, nodes: int) -> None:
+    seed = PICTURES * LONG_TREE_CASES.index((width, way, nodes))
+    assert p_value(*long, replace(of(LONG, "gumbel", width, way, seed), tree=nodes)) > THRESHOLD
 
 
 def drop_residual(patch: Patch) -> None:
@@ -196,6 +213,65 @@ def noise_of_slot(patch: Patch) -> None:
         "gumbel_draw",
         lambda logits, keys, index, top_k: draw(logits, keys, index - index[:, :1], top_k),
     )
+
+
+def any_lane(patch: Patch) -> None:
+    """A lane is followed whatever its first code is."""
+    follow = window_reference.follow_lane
+
+    def followed(state: WindowState, drawn: Drawn, length: Tensor) -> tuple[Tensor, Tensor]:
+        for number, lane in enumerate(state.tree.lanes):
+            state.heads[:, number] = drawn.tokens[:, lane.depth - 1]
+        return follow(state, drawn, length)
+
+    patch.setattr(window_reference, "follow_lane", followed)
+
+
+def whole_lane(patch: Patch) -> None:
+    """A lane that is followed is accepted to its end."""
+    follow = window_reference.follow_lane
+
+    def followed(state: WindowState, drawn: Drawn, length: Tensor) -> tuple[Tensor, Tensor]:
+        agree = drawn.agree.clone()
+        agree[:, -len(state.tree) :] = True
+        return follow(state, drawn._replace(agree=agree), length)
+
+    patch.setattr(window_reference, "follow_lane", followed)
+
+
+def leave_branch(patch: Patch) -> None:
+    """The cache keeps what the window's drafts put there, also where a lane was accepted."""
+    patch.setattr(Transformer, "choose_kernels", lambda *_: replace(PLAIN, keep_branch=lambda *_: None))
+
+
+def see_the_window(patch: Patch) -> None:
+    """A lane's nodes see the window's drafts at their places."""
+
+    def plan(cache: KVCache, input_pos: Tensor, kv_len: int, *_: Any) -> WindowPlan:
+        return WindowPlan(cache, input_pos, kv_len)
+
+    patch.setattr(KVCache, "plan", plan)
+
+
+def no_noise(patch: Patch) -> None:
+    """The tokens after a tree's nodes are the likeliest codes."""
+    noise = window_reference.gumbel_noise
+
+    def silent(keys: Tensor, index: Tensor, codes: int) -> Tensor:
+        made = noise(keys, index, codes)
+        made[:, 8:] = 0
+        return made
+
+    patch.setattr(window_reference, "gumbel_noise", silent)
+
+
+TREE_SLIPS = [any_lane, whole_lane, leave_branch, see_the_window, no_noise]
+
+
+@pytest.mark.parametrize("slip", TREE_SLIPS)
+def test_slip_of_a_tree_is_caught(guided: tuple[Toy, Tensor], slip: Callable, monkeypatch: Patch) -> None:
+    slip(monkeypatch)
+    assert p_value(*guided, replace(of(GUIDED, "gumbel", 8, "above"), tree=16)) < THRESHOLD
 
 
 SLIPS = [

@@ -21,6 +21,7 @@ NAMES = {
     *("Checkpoint", "Latent", "MoVQGAN", "VAE", "vae", "cfg", "top_k"),
     *("bf16", "fp32", "fp16", "int8", "int4", "fp8", "int8-dynamic", "HQQ"),
     *("gumbel", "ar", "sjd", "coupled", "Canny", "HED"),
+    *("0", "8", "16", "32", "64"),
 }
 
 

@@ -78,7 +78,9 @@ def test_the_cache_is_int8_where_only_that_fits_and_the_report_says_so(
     managed = nodes("nodes.types").ManagedLumina("demo", model.lumina, patcher)
     request = request_of(nodes, model, window_size=8, seed=3)
     weights = memory.weights_of(model.lumina.transformer)
-    plan = memory.plan_memory(memory.Demand(model.lumina.config, weights, request, codec, kernels=True)).streamed
+    plan = memory.plan_memory(
+        memory.Demand(model.lumina.config, weights, request.with_tree(True), codec, kernels=True)
+    ).streamed
     runs = {}
     for capacity in (plan.total, plan.total - 1):
         loaded = device_of(capacity)
