@@ -26,6 +26,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
+from lumina_core.decoding.settings import AUTO_TREE
 from lumina_core.kernels.kv_tensor import INT4, KV_CACHES
 from lumina_core.kernels.reference import GROUP_SIZE
 from lumina_core.kernels.samples import attention_sample
@@ -91,14 +92,12 @@ def matmul(scheme: str, rows: int) -> Case:
     return Case(f"{scheme}_matmul", arguments, tile.outputs * GROUP_SIZE, x_bytes)
 
 
-def attention(kv_cache: str, width: int, capability: int) -> Case:
-    heads = {"heads": (HEADS, HEADS), "head_dim": HEAD_DIM}
-    arguments = partial(
-        attention_sample, "cpu", torch.bfloat16, kv_cache=kv_cache, filled=(width, 90), width=width, **heads
-    )
-    tile = attention_tile(width, torch.bfloat16, capability, kv_cache == INT4)
+def attention(kv_cache: str, width: int, capability: int, tree: int = 0) -> Case:
+    sizes = {"heads": (HEADS, HEADS), "head_dim": HEAD_DIM, "width": width, "tree": tree, "length": 128}
+    arguments = partial(attention_sample, "cpu", torch.bfloat16, kv_cache=kv_cache, filled=(width, 90), **sizes)
+    tile = attention_tile(width + tree, torch.bfloat16, capability, kv_cache == INT4)
     # A window of more queries than a tile's has its cache read as often as it has tiles.
-    return Case("window_attention", arguments, tile.slots * 2 * HEAD_DIM // -(-width // tile.queries))
+    return Case("window_attention", arguments, tile.slots * 2 * HEAD_DIM // -(-(width + tree) // tile.queries))
 
 
 def cases(capability: int) -> dict[str, Case]:
@@ -107,6 +106,10 @@ def cases(capability: int) -> dict[str, Case]:
     return {
         **{f"{scheme} matmul, {rows} rows": matmul(scheme, rows) for scheme, rows in matmuls},
         **{f"attention, {kv} cache, W {width}": attention(kv, width, capability) for kv, width in caches},
+        **{
+            f"attention, {kv} cache, W {width}, tree of {AUTO_TREE}": attention(kv, width, capability, AUTO_TREE)
+            for kv, width in itertools.product(KV_CACHES, (16, 32))
+        },
     }
 
 

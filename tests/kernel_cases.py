@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.interpreter import prepare_interpreter
+from lumina_core.kernels.draft_tree import DraftTree
 from lumina_core.kernels.kv_tensor import KV_CACHES, KVTensor
 from lumina_core.kernels.samples import (
     add_rms_norm_sample,
@@ -91,6 +92,45 @@ class Forward:
         return max(float((one - other).norm() / other.norm()) for one, other in pairs)
 
 
+@dataclass(frozen=True)
+class NodeBits:
+    """The nodes of a draft tree against windows that have their tokens: the kernel gives both the same bits."""
+
+    kv_cache: str
+    width: int = 9
+    nodes: int = 16
+    tolerance: float = 0.0
+    gpu_tolerance: float = 0.0
+
+    def difference(self, device: str) -> float:
+        tree, attend = DraftTree.of(self.nodes, self.width), load("window_attention")
+        sizes = {"kv_cache": self.kv_cache, "width": self.width, "tree": self.nodes, "length": 2100, "heads": (1, 1)}
+        # In the first chunk of 128 slots, over its end, and where chunks have 256.
+        sizes |= {"filled": (self.width, 134, 2049 + self.width), "head_dim": 16, "corrupt": False}
+        query, keys, values, input_pos, *rest = attention_sample(device, BF16, **sizes)
+        found = attend(query, keys, values, input_pos, *rest)
+        row, widest = torch.arange(len(query), device=device)[:, None], rest[1]
+        windows = [(range(self.width), query[:, : self.width], (keys, values))]
+        for lane in tree.lanes:
+            columns = torch.tensor(lane.nodes, device=device) + self.width
+            _, own_keys, own_values, *_ = attention_sample(device, BF16, **sizes)
+            stored = (2100 - self.nodes - self.width + columns).expand(len(query), -1)
+            for part in (own_keys, own_values):
+                part.move(row, stored, input_pos[:, columns])
+            windowed = query[:, : self.width].clone()
+            windowed[:, lane.depth : lane.depth + lane.length] = query[:, columns]
+            windows.append((lane.nodes, windowed, (own_keys, own_values)))
+        worst = 0.0
+        for number, (nodes, windowed, stored) in enumerate(windows):
+            alone = attend(windowed.contiguous(), *stored, input_pos[:, : self.width].contiguous(), rest[0], widest)
+            lane = tree.lanes[number - 1]
+            expected = alone if not number else alone[:, lane.depth : lane.depth + lane.length]
+            start = nodes[0] if not number else self.width + nodes[0]
+            same = torch.equal(found[:, start : start + expected.shape[1]], expected)
+            worst = max(worst, 0.0 if same else torch.inf)
+        return worst
+
+
 def forward_model(toy: Transformer, dtype: torch.dtype, **changes: Any) -> Transformer:
     """A transformer like a toy, but for changes to its config, whose norms are not the identity."""
     model, generator = Transformer(replace(toy.config, **changes)), torch.Generator().manual_seed(1)
@@ -156,7 +196,7 @@ def of_windows(cases: Mapping[str, WindowCase]) -> dict[str, Case]:
     }
 
 
-SMALL: Mapping[str, Case | Forward] = {
+SMALL: Mapping[str, Case | Forward | NodeBits] = {
     "attention, int8, bf16": attention(BF16, "int8"),
     "attention, int8, fp32": attention(FP32, "int8", head_dim=16),
     "attention, plain, bf16": attention(BF16, "auto"),
@@ -170,6 +210,20 @@ SMALL: Mapping[str, Case | Forward] = {
     "attention, one query, bf16": attention(BF16, "int8", width=1, heads=(3, 3)),
     "attention, grouped heads": attention(FP32, "int8", heads=(6, 2), width=7, head_dim=16),
     "attention, many queries": attention(FP32, "auto", heads=(4, 1), width=20, filled=(21, 90), head_dim=16),
+    **{
+        f"attention, tree, {kv_cache}": attention(
+            dtype, kv_cache, filled=(12, 140, 135), width=12, heads=(2, 2), head_dim=16 * size, length=256, tree=16
+        )
+        for kv_cache, dtype, size in (("auto", FP32, 1), ("int8", BF16, 2), ("int4", FP32, 4))
+    },
+    "attention, tree, grouped heads": attention(
+        FP32, "auto", heads=(8, 2), filled=(9, 200), width=8, head_dim=16, length=300, tree=40
+    ),
+    "attention, tree, chunks": attention(
+        FP32, "int8", filled=(2054, 1025, 1030, 40), heads=(1, 1), width=9, head_dim=16, length=2080, tree=16
+    ),
+    "qkv, tree": qkv(FP32, "auto", head_dim=16, nodes=3),
+    "qkv, tree, int8": qkv(BF16, "int8", head_dim=64, nodes=2),
     "attention, chunks": attention(
         FP32, "int8", filled=(2054, 1025, 1024, 40), heads=(1, 1), width=3, head_dim=16, length=2064
     ),
@@ -199,6 +253,7 @@ SMALL: Mapping[str, Case | Forward] = {
     "add, bf16": case("add_rms_norm", add_rms_norm_sample, BF16),
     "add, fp32": case("add_rms_norm", add_rms_norm_sample, FP32, splits=1, size=64),
     **{f"forward, {kv_cache}": Forward(kv_cache) for kv_cache in KV_CACHES},
+    **{f"bits of a node, {kv_cache}": NodeBits(kv_cache) for kv_cache in KV_CACHES},
     **of_windows(window_cases.SMALL),
 }
 # The published model's, too large for the interpreter.

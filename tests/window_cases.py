@@ -19,6 +19,7 @@ from lumina_core.kernels.window_samples import (
     accept_window_sample,
     draw_window_sample,
     embed_window_sample,
+    keep_branch_sample,
     place_drafts_sample,
 )
 from lumina_core.kernels.window_state import ABOVE, GUESS, GUMBEL, NEW_DRAFTS, RULES, Drawn, Sampling, WindowState
@@ -53,9 +54,11 @@ def at(places: tuple[int, int], make: Make, device: Device, **sizes: Any) -> tup
 def drawn_there(state: WindowState, drawn: Drawn) -> Drawn:
     """A draw with its forced tokens where the window is, and no code that is as theirs."""
     width = drawn.tokens.shape[1]
-    forced = state.layout.is_forced(state.index(1, width))
+    forced = state.layout.is_forced(state.indices(1, width - len(state.tree)))
     codes = (1 + (part + state.slot[:width]) % (state.sampling.codes - 1) for part in (drawn.tokens, drawn.fresh))
-    return Drawn(*(part.masked_fill(forced, 0) for part in codes), drawn.agree | forced, drawn.log_probs)
+    tokens, fresh = (part.masked_fill(forced, 0) for part in codes)
+    state.heads.copy_(tokens[:, state.lanes[:, 0] - 1])
+    return Drawn(tokens, fresh, drawn.agree | forced, drawn.log_probs, drawn.others)
 
 
 def narrow(width: int, make: Make, device: Device, **sizes: Any) -> tuple[Any, ...]:
@@ -144,6 +147,12 @@ def draws() -> dict[str, WindowCase]:
         if rule != GUMBEL:
             every[f"draw, {rule}, copied"] = draw(copied, sampling=sampling(rule, "left", codes=5, top_k=3))
             every[f"draw, {rule}, unchanged"] = draw(unchanged, sampling=plain)
+    for turn, (tree, window, slots) in enumerate(((1, 2, None), (16, 7, 9), (40, 12, None))):
+        asked = sampling(GUMBEL, GUESS, turn, tree=tree)
+        every[f"draw, tree of {tree}"] = draw(dtype=(BF16, FP32)[turn % 2], sampling=asked, window=window, slots=slots)
+        every[f"draw, tree of {tree}, ends"] = draw(
+            partial(at, ENDS, draw_window_sample), sampling=asked, window=window, slots=slots
+        )
     return every
 
 
@@ -165,6 +174,11 @@ def accepts() -> dict[str, WindowCase]:
             every[f"{name}, two tokens"] = accept(**asked, window=2)
             # Longer than two rows, so that the code above a new draft may be one of the window's.
             every[f"{name}, wide"] = accept(**asked, window=2 * ROW_LENGTH + 2)
+    for way, tree, window in itertools.product(NEW_DRAFTS, (1, 16), (2, 7, 2 * ROW_LENGTH + 2)):
+        name, asked = f"accept, tree of {tree}, {way}, W {window}", {"sampling": sampling(GUMBEL, way, tree=tree)}
+        every[name] = accept(**asked, window=window)
+        every[f"{name}, row ahead"] = accept(partial(at, ROW_AHEAD, accept_window_sample), **asked, window=window)
+        every[f"{name}, ends"] = accept(partial(at, ENDS, accept_window_sample), **asked, window=window)
     return every | {f"accept, {rule}, one token": accept(sampling=sampling(rule, GUESS), window=1) for rule in RULES}
 
 
@@ -194,10 +208,21 @@ SMALL: Mapping[str, WindowCase] = {
     "embed, bf16": embed(dtype=BF16),
     "embed, fp32": embed(dtype=FP32, size=64, slots=1),
     "embed, unguided": embed(unguided, dtype=FP32, size=20, slots=ROW_LENGTH + 2),
+    "embed, tree": embed(dtype=BF16, size=64, slots=7, tree=16),
+    "embed, tree, ends": embed(partial(at, ENDS, embed_window_sample), dtype=FP32, size=40, slots=3, tree=3),
+    "embed, tree, row ahead": embed(partial(at, ROW_AHEAD, embed_window_sample), dtype=FP32, size=9, slots=12, tree=40),
     "embed, ends": embed(partial(at, ENDS, embed_window_sample), dtype=BF16, size=1000, slots=2),
     **draws(),
     **accepts(),
     **places(),
+    **{
+        f"keep branch, {kv_cache}": WindowCase(
+            "keep_branch",
+            keep_branch_sample,
+            {"dtype": dtype, "kv_cache": kv_cache, "sampling": Sampling(50, cfg_scale=scale, tree=16), "window": 9},
+        )
+        for kv_cache, dtype, scale in (("auto", BF16, 1.0), ("int8", BF16, 3.0), ("int4", FP32, 3.0))
+    },
 }
 # The published model's.
 LARGE: Mapping[str, WindowCase] = {

@@ -10,6 +10,7 @@ from typing import Any
 
 from lumina_core.checkpoint.config import TransformerConfig
 from lumina_core.checkpoint.locate import DEMO_FOLDER
+from lumina_core.decoding.settings import AUTO_TREE
 from lumina_core.kernels.kv_tensor import KV_CACHES
 from lumina_core.kernels.reference import GROUP_SIZE
 from lumina_core.kernels.tiles import MIN_DOT, AttentionTile, MatmulTile, padded_chunks, power_of_2
@@ -21,10 +22,12 @@ from lumina_core.timing.steps import PROMPT_TOKENS, canvas_reaching
 from lumina_core.timing.synthetic import SYNTHETIC
 
 from ..kernels import attention, matmul, rest
-from ..kernels.arguments import Arguments, attention_arguments, matmul_arguments
+from ..kernels.arguments import Arguments, matmul_arguments
 
 ROWS, WIDTHS, CONTEXTS = (64, 2, 32, 128, 16), (1, 8, 16, 32, 64), (1024, 5120, 9216)
 SCHEMES, DRY_BUILDS = ("int4", "int8"), 4
+# The narrowest window with a draft tree. Trees of other sizes change the code by constants alone.
+TREE_WIDTH = 8
 
 
 @dataclass(frozen=True)
@@ -68,14 +71,19 @@ def _of_a_run(
     yield from _matmuls(config, lambda scheme, problem: [problem.tile_in_use(scheme)])
     # In a cache of the run's length, and of that of the self-tests, whose chunks are combined by another variant.
     for kv_cache, width, slots in itertools.product(kv_caches, widths, (length, TEST_SLOTS + 1)):
-        problem = attention.Problem(config, kv_cache, width, 0, slots)
-        yield _attention(config, kv_cache, width, slots, problem.tile_in_use)
+        for nodes in (0, AUTO_TREE) if width >= TREE_WIDTH else (0,):
+            problem = attention.Problem(config, kv_cache, width, 0, slots, nodes)
+            yield _attention(problem, problem.tile_in_use)
     for kernel in ("qkv_norm_rope_store", "silu_gate", "add_rms_norm"):
         for splits in sorted({1, rest.splits_in_use(kernel, config)}):
             for kv_cache in kv_caches if kernel == "qkv_norm_rope_store" else ("",):
                 problem = rest.Problem(config, 2, splits, kv_cache)
                 yield _small(kernel, problem, f"{config.hidden_size} {kv_cache}, {splits} splits")
-    yield _small("embed_window", rest.Problem(config, 2), f"{config.hidden_size}")
+    for tree in (0, AUTO_TREE):
+        yield _small("embed_window", rest.Problem(config, 2 * TREE_WIDTH, tree=tree), f"{config.hidden_size}, {tree}")
+    for kv_cache in kv_caches:
+        of_tree = rest.Problem(config, 2 * TREE_WIDTH, kv_cache=kv_cache, tree=AUTO_TREE)
+        yield _small("keep_branch", of_tree, f"{config.hidden_size} {kv_cache}")
     yield from _windows(config, widths)
 
 
@@ -85,11 +93,16 @@ def _windows(config: TransformerConfig, widths: Sequence[int]) -> Iterator[Build
     for rule in (GUMBEL, COUPLED):
         for change in ({}, {"new_drafts": GUESS}, {"cfg_scale": 1.0}, {"top_k": codes}):
             yield _small("draw_window", replace(narrow, rule=rule, **change), f"{codes}, {rule} {change}")
+            if rule == GUMBEL:
+                of_tree = replace(narrow, rows=2 * TREE_WIDTH, tree=AUTO_TREE, **change)
+                yield _small("draw_window", of_tree, f"{codes}, {rule} {change}, tree")
     for rule, way in ((GUMBEL, GUESS), *((COUPLED, way) for way in (ABOVE, RANDOM, GUESS))):
         yield _small("place_drafts", replace(narrow, rule=rule, new_drafts=way), f"{codes}, {rule}, {way}")
     for rule, way, width in itertools.product((GUMBEL, SJD), NEW_DRAFTS, widths):
         problem = rest.Problem(config, 2 * width, rule=rule, new_drafts=way)
         yield _small("accept_window", problem, f"{rule}, {way}, window {power_of_2(width)}")
+        if rule == GUMBEL and width >= TREE_WIDTH:
+            yield _small("accept_window", replace(problem, tree=AUTO_TREE), f"{way}, window {power_of_2(width)}, tree")
 
 
 def _small(kernel: str, problem: rest.Problem, variant: str) -> Build:
@@ -110,12 +123,13 @@ def _matmuls(
 
 def _swept_attention(config: TransformerConfig) -> Iterator[Build]:
     for kv_cache, width in itertools.product(KV_CACHES, WIDTHS):
-        for tile in attention.tiles_of(attention.Problem(config, kv_cache, width, CONTEXTS[0], cache_slots())):
-            yield _attention(config, kv_cache, width, cache_slots(), tile)
+        problem = attention.Problem(config, kv_cache, width, 0, cache_slots())
+        for tile in attention.tiles_of(problem):
+            yield _attention(problem, tile)
 
 
-def _attention(config: TransformerConfig, kv_cache: str, width: int, length: int, tile: AttentionTile) -> Build:
-    window, chunks = power_of_2(max(width, MIN_DOT)), padded_chunks(length, tile.chunk)
-    variant = f"{config.hidden_size} {kv_cache} {asdict(tile)}, window {window}, {chunks} chunks"
-    arguments = partial(attention_arguments, config, kv_cache, width, 0, length, "cpu")
-    return Build("window_attention", variant, arguments, {"tile": tile})
+def _attention(problem: attention.Problem, tile: AttentionTile) -> Build:
+    window, chunks = power_of_2(max(problem.slots, MIN_DOT)), padded_chunks(problem.length, tile.chunk)
+    name = f"{problem.config.hidden_size} {problem.kv_cache} {asdict(tile)}"
+    variant = f"{name}, window {window}, {chunks} chunks, tree of {problem.tree}"
+    return Build("window_attention", variant, partial(problem.arguments, "cpu"), {"tile": tile})

@@ -25,9 +25,11 @@ def synthetic(context: Context, weights: str) -> Transformer:
     return transformer
 
 
-def timer_of(transformer: Transformer, contexts: tuple[int, ...], widest: int) -> StepTimer:
-    """A timer of steps with the 8-bit cache; emits its attention kernel."""
-    timer = StepTimer(transformer, max(contexts), widest, DecodeSettings(kv_cache=KV_CACHE))
+def timer_of(
+    transformer: Transformer, contexts: tuple[int, ...], widest: int, tree: int | None = None
+) -> StepTimer:
+    """A timer of steps with the 8-bit cache and a draft tree, None as users have it; emits its attention kernel."""
+    timer = StepTimer(transformer, max(contexts), widest, DecodeSettings(kv_cache=KV_CACHE, tree=tree))
     kernels = timer.cache.kernels
     emit(kv=KV_CACHE, attention=str(kernels.attention), fused_blocks=kernels.blocks is not None)
     return timer
@@ -41,6 +43,7 @@ def figure_of(one: StepTime, weights: str, compile_choice: str) -> dict[str, Any
         "compile": compile_choice,
         "captured": one.captured,
         "window": one.window,
+        "tree": one.tree,
         "context": one.context,
         "kv_len": one.kv_len,
         "ms": 1000 * one.seconds,

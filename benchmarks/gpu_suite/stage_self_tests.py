@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
+from lumina_core.decoding.settings import AUTO_TREE
+from lumina_core.kernels.draft_tree import DraftTree
 from lumina_core.kernels.kv_tensor import KV_CACHES
 from lumina_core.kernels.select import load, reference_of, unsupported_reason
 from lumina_core.kernels.self_test import Sample, self_test
 from lumina_core.kernels.tiles import split_count
-from lumina_core.kernels.window_state import ABOVE, GUESS, RULES, Sampling
+from lumina_core.kernels.window_state import ABOVE, GUESS, GUMBEL, RULES, Sampling
 from lumina_core.model.load import linear_shapes
-from lumina_core.model.run_kernels import KERNEL_DTYPE, run_samples, window_samples
+from lumina_core.model.run_kernels import KERNEL_DTYPE, branch_samples, run_samples, window_samples
 from lumina_core.quant.select import SAMPLES, matmul_samples
 from lumina_core.quant.tinygemm import tinygemm_failure
 from lumina_core.timing.synthetic import SYNTHETIC
@@ -50,18 +52,21 @@ def _self_tests(context: Context) -> Iterator[tuple[str, str, tuple[Sample, ...]
     shapes = linear_shapes(config)
     for scheme in SAMPLES:
         yield f"{scheme}_matmul", "", matmul_samples(scheme, shapes.values())
-    width, length = (1, 1) if context.dry_run else (WIDTH, cache_slots())
+    width, length = (2, 1) if context.dry_run else (WIDTH, cache_slots())
     splits = {layer: (split_count(*shape),) for layer, shape in shapes.items()}
     seen = set()
-    for kv_cache in KV_CACHES:
-        for kernel, samples in run_samples(config, splits, kv_cache, width, length).items():
-            variant = kv_cache if ("kv_cache", kv_cache) in samples[0].sizes else ""
-            if (kernel, variant) not in seen:
-                seen.add((kernel, variant))
-                yield kernel, variant, samples
+    for kv_cache, nodes in itertools.product(KV_CACHES, (0, AUTO_TREE)):
+        tree = DraftTree.of(nodes, width)
+        of_run = run_samples(config, splits, kv_cache, width, length, tree)
+        for kernel, samples in {**of_run, **branch_samples(config, True, kv_cache, tree)}.items():
+            told = kv_cache * (("kv_cache", kv_cache) in samples[0].sizes), f"tree of {len(tree)}" * bool(tree.lanes)
+            if (kernel, samples) not in seen:
+                seen.add((kernel, samples))
+                yield kernel, ", ".join(filter(None, told)), samples
     # In a dry run all kernels, but not all rules.
     rules, ways = (RULES[-1:], (GUESS,)) if context.dry_run else (RULES, (ABOVE, GUESS))
     for rule, way in itertools.product(rules, ways):
-        sampling = Sampling(config.codebook_size, rule, way)
-        for kernel, samples in window_samples(sampling, KERNEL_DTYPE, 2 if context.dry_run else WIDTH).items():
-            yield kernel, f"{rule}, {way}", samples
+        for nodes in (0, AUTO_TREE) if rule == GUMBEL else (0,):
+            sampling = Sampling(config.codebook_size, rule, way, tree=nodes)
+            for kernel, samples in window_samples(sampling, KERNEL_DTYPE, 2 if context.dry_run else WIDTH).items():
+                yield kernel, f"{rule}, {way}{', tree' if nodes else ''}", samples

@@ -133,13 +133,13 @@ def _steps(figures: Sequence[Figure]) -> str:
     off = {_setting(one): one for one in steps if one["compile"] == "off"}
     auto = {_setting(one): one for one in steps if one["compile"] != "off"}
     rows = [_step(auto.get(setting, {}), off.get(setting, {})) for setting in sorted({**off, **auto})]
-    keys = ("weights", "kv", "context", "window", "ms", "captured", "ms, compile off", "ceiling_ms", "share")
+    keys = ("weights", "kv", "context", "window", "tree", "ms", "captured", "ms, compile off", "ceiling_ms", "share")
     source = f"Accepted tokens a step, in brackets, are {steps[0]['accepted_from']}."
     return _paragraphs(f"{'; '.join(dict.fromkeys(names))}.", _table(rows, *keys, "tokens/s"), source)
 
 
 def _setting(one: Figure) -> tuple[Any, ...]:
-    return one["weights"], one["kv"], one["context"], one["window"]
+    return one["weights"], one["kv"], one["context"], one["window"], one.get("tree", 0)
 
 
 def _step(auto: Figure, off: Figure) -> Figure:

@@ -37,6 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", choices=tuple(SYNTHETIC), default="7b", help="whose shapes")
     parser.add_argument("--rows", type=positive, nargs="+", default=[2, 16, 32, 64, 128], help="tokens, both branches")
     parser.add_argument("--warps", type=positive, nargs="+", help="of a program")
+    parser.add_argument("--tree", type=positive, default=0, help="nodes of gumbel's draft tree beside the tokens")
     parser.add_argument("--rules", choices=RULES, nargs="+", default=[GUMBEL], help="of the kernels that move a window")
     matmuls = parser.add_argument_group("matmuls")
     matmuls.add_argument("--layers", choices=LAYERS, nargs="+", default=LAYERS)
@@ -60,11 +61,11 @@ def figures(options: argparse.Namespace, clock: Clock) -> Iterator[dict[str, Any
         yield from _attention(options, clock)
     elif options.kernel in rest.ARGUMENTS:
         splits = options.splits or [rest.splits_in_use(options.kernel, config)]
-        kv_caches = options.kv if options.kernel == "qkv_norm_rope_store" else options.kv[:1]
+        kv_caches = options.kv if options.kernel in rest.CACHED else options.kv[:1]
         rules = options.rules if options.kernel in rest.RULED else options.rules[:1]
         tiles = rest.tiles_of(options.kernel, options.warps or [], options.outputs or [])
         for sizes in itertools.product(options.rows, splits, kv_caches, rules):
-            yield from rest.sweep(options.kernel, rest.Problem(config, *sizes), tiles, clock)
+            yield from rest.sweep(options.kernel, rest.Problem(config, *sizes, tree=options.tree), tiles, clock)
     else:
         shapes = {layer: shape for layer, shape in linear_shapes(config).items() if layer in options.layers}
         for problem in matmul.problems(shapes, options.rows):
@@ -82,7 +83,7 @@ def _attention(options: argparse.Namespace, clock: Clock) -> Iterator[dict[str, 
     config = SYNTHETIC[options.model].config
     length = PROMPT_TOKENS + canvas_reaching(max(options.context), max(options.windows)).last + 1
     for kv_cache, width, context in itertools.product(options.kv, options.windows, options.context):
-        problem = attention.Problem(config, kv_cache, width, context, length)
+        problem = attention.Problem(config, kv_cache, width, context, length, options.tree)
         used = problem.tile_in_use
         slots, warps = options.slots or [used.slots], options.warps or [used.warps]
         yield from attention.sweep(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lumina_core.checkpoint.config import TransformerConfig
 from lumina_core.decoding.canvas import Canvas
+from lumina_core.kernels.draft_tree import DraftTree
 from lumina_core.kernels.kv_tensor import KVTensor
 from lumina_core.kernels.reference import GROUP_SIZE
 from lumina_core.kernels.weight_tiles import TILE_ROWS
@@ -49,14 +50,26 @@ def matmul_arguments(
 
 
 def attention_arguments(
-    config: TransformerConfig, kv_cache: str, width: int, context: int, length: int, device: torch.device | str
+    config: TransformerConfig,
+    kv_cache: str,
+    width: int,
+    context: int,
+    length: int,
+    device: torch.device | str,
+    nodes: int = 0,
 ) -> Arguments:
-    """Of `window_attention`: two sequences, whose window begins after `context` tokens, in a cache of this length."""
+    """Of `window_attention`: two sequences, whose window begins after `context` tokens, in a cache of this length.
+
+    A draft tree of so many nodes comes after the window.
+    """
     heads, kv_heads, head_dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-    query = torch.empty(2, width, heads, head_dim, dtype=BF16, device=device)
+    tree = DraftTree.of(nodes, width)
+    query = torch.empty(2, width + len(tree), heads, head_dim, dtype=BF16, device=device)
     keys, values = (KVTensor.empty(kv_cache, (2, length, kv_heads, head_dim), BF16, device) for _ in "kv")
-    input_pos = context + torch.arange(width, device=device).expand(2, -1).contiguous()
-    return query, keys, values, input_pos, length
+    places = torch.cat((torch.arange(width, device=device), tree.depths(device)))
+    input_pos = context + places.expand(2, -1).contiguous()
+    of_tree = (width + len(tree), tree, tree.table(device)) if tree.lanes else ()
+    return query, keys, values, input_pos, length, *of_tree
 
 
 def qkv_arguments(
@@ -102,20 +115,36 @@ def embed_arguments(hidden: int, sampling: Sampling, width: int, device: torch.d
 def draw_arguments(sampling: Sampling, width: int, device: torch.device | str) -> Arguments:
     """Of `draw_window`."""
     state = window_argument(sampling, width, device)
-    return torch.empty(len(state.offset), width, sampling.codes, dtype=BF16, device=device), state, width
+    shape = len(state.offset), width + len(state.tree), sampling.codes
+    return torch.empty(shape, dtype=BF16, device=device), state, width
 
 
 def accept_arguments(sampling: Sampling, width: int, device: torch.device | str) -> Arguments:
     """Of `accept_window`: no draft is kept, so that calls after one another find a window to move for long."""
-    tokens, fresh = (torch.zeros(1, width, dtype=torch.int64, device=device) for _ in range(2))
-    agree, log_probs = (torch.zeros(1, width, dtype=dtype, device=device) for dtype in (torch.bool, torch.float32))
-    return window_argument(sampling, width, device), Drawn(tokens, fresh, agree, log_probs)
+    state = window_argument(sampling, width, device)
+    shape, dtypes = (1, width + len(state.tree)), (torch.int64, torch.int64, torch.bool, torch.float32)
+    drawn = (torch.zeros(shape, dtype=dtype, device=device) for dtype in dtypes)
+    return state, Drawn(*drawn, torch.zeros(*shape, state.tree.ranks, dtype=torch.int64, device=device))
 
 
 def place_arguments(sampling: Sampling, width: int, device: torch.device | str) -> Arguments:
     """Of `place_drafts`; `gumbel` guesses, and a window has two slots at least: else there is nothing to place."""
     guesses = sampling if sampling.speculative else replace(sampling, new_drafts=GUESS)
     return window_argument(guesses, max(2, width), device), max(2, width)
+
+
+def keep_arguments(
+    config: TransformerConfig, kv_cache: str, sampling: Sampling, width: int, device: torch.device | str
+) -> Arguments:
+    """Of `keep_branch`: the first lane of the tree is accepted, to the first slots of a short cache of all layers.
+
+    A tree has a node at least, and a window two slots.
+    """
+    state = window_argument(replace(sampling, tree=max(1, sampling.tree)), max(2, width), device)
+    lane, rows = state.tree.lanes[0], len(state.offset) * config.num_hidden_layers
+    state.branch.copy_(torch.tensor([lane.first, 0, lane.length]))
+    shape = rows, lane.length + len(state.tree), config.num_key_value_heads, config.head_dim
+    return state, *(KVTensor.empty(kv_cache, shape, BF16, device) for _ in "kv")
 
 
 def fill(arguments: Arguments) -> Arguments:

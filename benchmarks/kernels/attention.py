@@ -6,19 +6,19 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 
 from lumina_core.checkpoint.config import TransformerConfig
 from lumina_core.kernels import reference
+from lumina_core.kernels.draft_tree import DraftTree
 from lumina_core.kernels.kv_tensor import INT4
 from lumina_core.kernels.select import load
 from lumina_core.kernels.tiles import AttentionTile, attention_tile
 from lumina_core.model.kv_cache import KVCache
 
 from . import Figure
-from .arguments import BF16, attention_arguments, fill, nbytes
+from .arguments import BF16, Arguments, attention_arguments, fill, nbytes
 from .clock import Clock, first_line, measured
 
 # Slots at a time, warps, and the fewest slots of a chunk that are tried by default.
@@ -27,22 +27,37 @@ SLOTS, WARPS, CHUNKS = (32, 64, 128), (4, 8), (128, 512)
 
 @dataclass(frozen=True)
 class Problem:
-    """Two sequences' windows of `width` tokens after `context`, in a cache of `length` slots."""
+    """Two sequences' windows of `width` tokens after `context`, in a cache of `length` slots.
+
+    A draft tree of `tree` nodes comes after each window.
+    """
 
     config: TransformerConfig
     kv_cache: str
     width: int
     context: int
     length: int
+    tree: int = 0
 
     @property
     def figures(self) -> Figure:
-        return {"kv": self.kv_cache, "window": self.width, "context": self.context, "length": self.length}
+        sizes = {"kv": self.kv_cache, "window": self.width, "context": self.context, "length": self.length}
+        return {**sizes, "tree": self.tree} if self.tree else sizes
+
+    @property
+    def slots(self) -> int:
+        """Tokens of a window and its tree."""
+        return self.width + len(DraftTree.of(self.tree, self.width))
 
     @property
     def tile_in_use(self) -> AttentionTile:
-        queries = self.width * self.config.num_attention_heads // self.config.num_key_value_heads
+        queries = self.slots * self.config.num_attention_heads // self.config.num_key_value_heads
         return attention_tile(queries, BF16, capability_in_use(), self.kv_cache == INT4)
+
+    def arguments(self, device: torch.device | str) -> Arguments:
+        """Those of the kernel, unfilled."""
+        sizes = self.config, self.kv_cache, self.width, self.context, self.length
+        return attention_arguments(*sizes, device, self.tree)
 
     @property
     def read_bytes(self) -> int:
@@ -78,10 +93,8 @@ def sweep(problem: Problem, tiles: Sequence[AttentionTile], clock: Clock) -> Ite
     """A figure for each tile; `off` is the relative error against the reference."""
     kernel = load("window_attention")
     figure = {"kernel": "window_attention", **problem.figures}
-    sizes = problem.config, problem.kv_cache, problem.width, problem.context, problem.length
-    made = partial(attention_arguments, *sizes)
     try:
-        inputs = [fill(made(clock.device)) for _ in range(_copies(problem, made, clock))]
+        inputs = [fill(problem.arguments(clock.device)) for _ in range(_copies(problem, clock))]
         expected = reference.window_attention(*inputs[0]).float()
     except RuntimeError as error:  # no memory
         yield {**figure, "error": first_line(error)}
@@ -96,9 +109,9 @@ def sweep(problem: Problem, tiles: Sequence[AttentionTile], clock: Clock) -> Ite
         yield measured({**figure, "tile": asdict(tile), "in_use": tile == problem.tile_in_use}, partial(measure, tile))
 
 
-def _copies(problem: Problem, made: Any, clock: Clock) -> int:
+def _copies(problem: Problem, clock: Clock) -> int:
     """Caches of which the L2 does not hold what is read, limited by the free memory."""
     if clock.device.type != "cuda":
         return 1
     free = torch.cuda.mem_get_info(clock.device)[0] // 2
-    return max(2, min(clock.copies(problem.read_bytes), free // nbytes(made("meta"))))
+    return max(2, min(clock.copies(problem.read_bytes), free // nbytes(problem.arguments("meta"))))

@@ -24,6 +24,7 @@ from .arguments import (
     draw_arguments,
     embed_arguments,
     fill,
+    keep_arguments,
     nbytes,
     norm_arguments,
     place_arguments,
@@ -39,7 +40,10 @@ Tile = dict[str, int]
 
 @dataclass(frozen=True)
 class Problem:
-    """`rows` tokens of a model, of both branches; partial sums in so many `splits`; how tokens are drawn."""
+    """`rows` tokens of a model, of both branches; partial sums in so many `splits`; how tokens are drawn.
+
+    The nodes of a `tree` come in addition to the tokens where a kernel moves a window.
+    """
 
     config: TransformerConfig
     rows: int
@@ -49,6 +53,7 @@ class Problem:
     new_drafts: str = ABOVE
     cfg_scale: float = 4.0
     top_k: int | None = None
+    tree: int = 0
 
     @property
     def figures(self) -> Figure:
@@ -63,7 +68,8 @@ class Problem:
     def sampling(self) -> Sampling:
         codes = self.config.codebook_size
         top_k = min(TOP_K, codes // 2) if self.top_k is None else self.top_k
-        return Sampling(codes, self.rule, self.new_drafts, self.cfg_scale, top_k=top_k)
+        tree = self.tree if self.rule == GUMBEL else 0
+        return Sampling(codes, self.rule, self.new_drafts, self.cfg_scale, top_k=top_k, tree=tree)
 
 
 Make = Callable[[Problem, torch.device | str], Arguments]
@@ -81,9 +87,11 @@ ARGUMENTS: Mapping[str, Make] = MappingProxyType(
         "draw_window": lambda one, device: draw_arguments(one.sampling, one.width, device),
         "accept_window": lambda one, device: accept_arguments(one.sampling, one.width, device),
         "place_drafts": lambda one, device: place_arguments(one.sampling, one.width, device),
+        "keep_branch": lambda one, device: keep_arguments(one.config, one.kv_cache, one.sampling, one.width, device),
     }
 )
-# The kernels whose code depends on the rule.
+# The kernels whose code depends on the cache, and those where it depends on the rule.
+CACHED = ("qkv_norm_rope_store", "keep_branch")
 RULED = ("draw_window", "accept_window", "place_drafts")
 # What a kernel reads of its arguments, where that is not all.
 READ: Mapping[str, Callable[[Arguments], Any]] = MappingProxyType(
@@ -92,6 +100,7 @@ READ: Mapping[str, Callable[[Arguments], Any]] = MappingProxyType(
         "draw_window": lambda given: (given[0], given[1].draft_probs),
         "accept_window": lambda given: given[1],
         "place_drafts": lambda given: (given[0].target_probs, given[0].last_logits),
+        "keep_branch": lambda given: given[1:],
     }
 )
 # The layer whose partial sums a kernel takes; the others take none.
@@ -124,6 +133,7 @@ def sweep(kernel: str, problem: Problem, tiles: Sequence[Tile], clock: Clock) ->
 
     for tile in tiles:
         figure = {"kernel": kernel, **problem.figures, "options": tile, "in_use": not tile}
-        figure |= {"kv": problem.kv_cache} if kernel == "qkv_norm_rope_store" else {}
+        figure |= {"kv": problem.kv_cache} if kernel in CACHED else {}
+        figure |= {"tree": problem.tree} if problem.tree else {}
         figure |= {"rule": problem.rule} if kernel in RULED else {}
         yield measured(figure, partial(measure, tile))

@@ -53,6 +53,42 @@ def chunk_length(input_pos, row, width, length, CHUNK: tl.constexpr, MAX_CHUNKS:
     return chunk
 
 
+@triton.jit
+def lane_queries(
+    lanes,
+    shared_tiles,
+    chunk,
+    start,
+    chunk_slots,
+    width,
+    length,
+    GROUP: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    NODES: tl.constexpr,
+    LANE_TILES: tl.constexpr,
+):
+    """The queries of a tile where the last NODES tokens of a row are a draft tree: which, and which are computed here.
+
+    Shared tiles have all queries. From the chunk of the window's second token on they leave out the nodes, and tiles of
+    each lane compute those: there a lane's nodes stand in for the window's tokens at their positions, so that sums
+    are those of a window that has them. Also returns the first of these positions, how many they are, and the slot of
+    the lane's first node.
+    """
+    tile, at = tl.program_id(0), tl.arange(0, BLOCK_M)
+    on_lane, number = tile >= shared_tiles, tl.maximum(tile - shared_tiles, 0)
+    lane, of_lane = number // LANE_TILES, number % LANE_TILES * BLOCK_M + at
+    depth, first = tl.load(lanes + lane * 4).to(tl.int32), tl.load(lanes + lane * 4 + 3).to(tl.int32)
+    nodes = tl.where(on_lane, tl.load(lanes + lane * 4 + 2).to(tl.int32), 0)
+    window = (width - NODES) * GROUP
+    m = tl.where(on_lane, window + first * GROUP + of_lane, tile * BLOCK_M + at)
+    # The queries of a shared tile, and of a lane's, that are computed in this chunk.
+    of_window = chunk >= (start + 1) // chunk_slots
+    shared = tl.where(on_lane, 0, tl.where(of_window, window, width * GROUP))
+    own = tl.where(of_window, nodes * GROUP, 0)
+    real = (m < shared) | (of_lane < own)
+    return m, real, start + depth, nodes, length - NODES + first
+
+
 @triton.jit(do_not_specialize=["width", "length", "chunks"])
 def combine_chunks(
     mixed,

@@ -91,7 +91,7 @@ def _store_head(
         tl.store(place + HALF, second.to(values.dtype.element_ty))
 
 
-@triton.jit(do_not_specialize=["tokens", "width", "length"])
+@triton.jit(do_not_specialize=["tokens", "width", "length", "nodes"])
 def _qkv_norm_rope_store(
     partial_sums,
     query_weight,
@@ -111,6 +111,7 @@ def _qkv_norm_rope_store(
     tokens,
     width,
     length,
+    nodes,
     HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr,
     NORM_HEADS: tl.constexpr,
@@ -141,7 +142,8 @@ def _qkv_norm_rope_store(
         rotated = _rotate(first, -second, cos_first, sin_first, dtype)
         second = _rotate(second, first, cos_second, sin_second, dtype)
         first = rotated
-    slot = (token // width * length + pos) * KV_HEADS
+    after = token % width - (width - nodes)
+    slot = (token // width * length + tl.where(after < 0, pos, length - nodes + after)) * KV_HEADS
     if head < HEADS:
         place = query + (token * HEADS + head) * 2 * HALF + dim
         tl.store(place, first.to(dtype))
@@ -192,6 +194,7 @@ def qkv_norm_rope_store(
     input_pos: Tensor,
     keys: KVTensor,
     values: KVTensor,
+    nodes: int = 0,
     buffers: Buffers | None = None,
     warps: int = 1,
 ) -> tuple[Tensor, KVTensor, KVTensor]:
@@ -213,7 +216,7 @@ def qkv_norm_rope_store(
     inputs = (part.contiguous() for part in (*query_norm, *key_norm, cos, sin, input_pos))
     norm_heads = {"NORM_HEADS": heads // len(query_norm[0]), "NORM_KV_HEADS": kv_heads // len(key_norm[0])}
     sizes = {"HEADS": heads, "KV_HEADS": kv_heads, "HALF": half, "SPLITS": splits, "num_warps": warps, **norm_heads}
-    reach = input_pos.shape[1], keys.values.shape[1]
+    reach = input_pos.shape[1], keys.values.shape[1], nodes
     operands = partial_sums, *inputs, query, *keys.operands, *values.operands, tokens, *reach
     _qkv_norm_rope_store[tokens, heads + 2 * kv_heads](*operands, INT8=keys.is_int8, GROUPS=keys.groups, **sizes)
     return query, keys, values

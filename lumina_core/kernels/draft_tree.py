@@ -79,12 +79,6 @@ class DraftTree:
         rows = [(lane.depth, lane.rank, lane.length, lane.first) for lane in self.lanes]
         return torch.tensor(rows, dtype=torch.int64, device=device).view(len(rows), 4)
 
-    def lane_of_nodes(self, device: torch.device | str) -> tuple[Tensor, Tensor]:
-        """The lane of each node, and the nodes of the lane before it, each [nodes]."""
-        pairs = [(number, node) for number, lane in enumerate(self.lanes) for node in range(lane.length)]
-        lane, before = torch.tensor(pairs, device=device).view(len(pairs), 2).unbind(1)
-        return lane, before
-
     def depths(self, device: torch.device | str) -> Tensor:
         """How many places after the last accepted token each node is [nodes]."""
         depths = [lane.depth + node for lane in self.lanes for node in range(lane.length)]

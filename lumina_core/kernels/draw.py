@@ -71,10 +71,12 @@ def _draw_window(
     target_probs,
     draft_probs,
     last_logits,
+    depths,
     out_tokens,
     out_fresh,
     out_agree,
     out_log_probs,
+    out_others,
     width,
     slots,
     pictures,
@@ -94,14 +96,20 @@ def _draw_window(
     GUESSES: tl.constexpr,
     INTERPRETED: tl.constexpr,
     BLOCK: tl.constexpr,
+    NODES: tl.constexpr,
+    RANKS: tl.constexpr,
 ):
-    """The token after one slot of one picture."""
+    """The token after one slot of one picture, or after a node of its tree; `slots` have logits, with the nodes."""
     picture, slot = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    index = tl.load(pos + picture) + 1 + slot
-    out, is_last = picture * width + slot, slot == width - 1
+    index, row = tl.load(pos + picture) + 1 + slot, slot
+    if NODES > 0:
+        of_node = tl.load(depths + slot - width, mask=slot >= width, other=0)
+        index = tl.where(slot < width, index, tl.load(pos + picture) + 1 + of_node)
+        row = tl.where(slot < width, slot, slots - NODES + slot - width)
+    out, is_last = picture * (width + NODES) + slot, slot == width - 1
     place = tl.arange(0, BLOCK)
     inside = place < count
-    at, uncond = (picture * slots + slot) * count, pictures.to(tl.int64) * slots * count
+    at, uncond = (picture * slots + row) * count, pictures.to(tl.int64) * slots * count
     values = _guided(logits, at, uncond, place, inside, cfg_scale, temperature, GUIDED)
     cut = values
     if CUT:
@@ -118,8 +126,15 @@ def _draw_window(
             cut, place, count, draft, times, uniform, draft_probs + known, target, is_last == 0
         )
     else:
-        token = tl.argmax(cut + code_noise(index_hash(key, index, GUMBEL_STREAM), place, INTERPRETED), 0).to(tl.int64)
+        noise = code_noise(index_hash(key, index, GUMBEL_STREAM), place, INTERPRETED)
+        token = tl.argmax(cut + noise, 0).to(tl.int64)
         fresh, kept = token, token == draft
+        if RANKS > 0:
+            noise, other = values + noise, token
+            for rank in tl.static_range(RANKS):
+                noise = tl.where(place == other, -float("inf"), noise)
+                other = tl.argmax(noise, 0).to(tl.int64)
+                tl.store(out_others + out * RANKS + rank, other)
     forced = ((index - header) % row_length == row_length - 1) | (index > last)
     largest = tl.max(values, 0)
     log_prob = _pick(values, place, token) - largest - tl.log(tl.sum(tl.exp(values - largest), 0))
@@ -184,7 +199,7 @@ def _place_draft(
 def draw_window(
     logits: Tensor, state: WindowState, width: int, buffers: Buffers | None = None, warps: int | None = None
 ) -> Drawn:
-    """The tokens after the first `width` slots, of logits [R,S,K]. See the reference.
+    """The tokens after the first `width` slots and the tree's nodes, of logits [R,S,K]. See the reference.
 
     A program of `warps` (None: by K) has one token. No logit is NaN. Raises InputError for more than 65,536 codes.
     """
@@ -195,13 +210,15 @@ def draw_window(
             f"logits {list(logits.shape)} for {len(state.offset)} rows of {sampling.codes} codes; expected "
             f"[rows,slots,codes], contiguous, of at most {MAX_CODES} codes: use the reference for others"
         )
-    shape, device = (pictures, width), logits.device
-    parts = {"token": int64, "fresh": int64, "agree": torch_bool, "log_prob": float32}
-    drawn = Drawn(*(empty(buffers, f"drawn {name}", shape, dtype, device) for name, dtype in parts.items()))
+    nodes, ranks = len(state.depths), state.tree.ranks
+    shape, device = (pictures, width + nodes), logits.device
+    dtypes = {"token": int64, "fresh": int64, "agree": torch_bool, "log_prob": float32}
+    parts = [*((name, shape, dtype) for name, dtype in dtypes.items()), ("others", (*shape, ranks), int64)]
+    drawn = Drawn(*(empty(buffers, f"drawn {name}", size, dtype, device) for name, size, dtype in parts))
     operands = logits, state.keys, state.tokens, state.pos, state.steps
     block = triton.next_power_of_2(codes)
     _draw_window[shape](
-        *(*operands, state.target_probs, state.draft_probs, state.last_logits, *drawn),
+        *(*operands, state.target_probs, state.draft_probs, state.last_logits, state.depths, *drawn),
         *(width, slots, pictures, length, state.window, layout.header, layout.row_length, layout.last),
         *(codes, sampling.top_k, float(sampling.cfg_scale), float(sampling.temperature)),
         GUIDED=sampling.guided,
@@ -211,6 +228,8 @@ def draw_window(
         GUESSES=sampling.guesses,
         INTERPRETED=not logits.is_cuda,
         BLOCK=block,
+        NODES=nodes,
+        RANKS=ranks,
         num_warps=warps_for(block, sampling.speculative) if warps is None else warps,
     )
     return drawn

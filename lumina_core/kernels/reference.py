@@ -39,15 +39,20 @@ def window_attention(
     """
     nodes = 0 if tree is None else len(tree)
     key, value = (stored.read(kv_len, query.dtype, nodes) for stored in (keys, values))
-    return attend(query, key, value, window_mask(input_pos, kv_len, tree))
+    return attend(query, key, value, window_mask(input_pos, kv_len, tree, lanes))
 
 
-def window_mask(input_pos: Tensor, kv_len: int, tree: DraftTree | None = None) -> Tensor:
-    """Whether a query at `input_pos` [R,W] sees each slot, and each of the tree's T nodes: [R,1,W,kv_len + T]."""
+def window_mask(input_pos: Tensor, kv_len: int, tree: DraftTree | None = None, lanes: Tensor | None = None) -> Tensor:
+    """Whether a query at `input_pos` [R,W] sees each slot, and each of the tree's T nodes: [R,1,W,kv_len + T].
+
+    `lanes` is the tree's table; nothing is copied from the host.
+    """
     slot = torch.arange(kv_len, device=input_pos.device)
-    if tree is None:
+    if tree is None or lanes is None:
         return slot <= input_pos[:, None, :, None]
-    lane, number = tree.lane_of_nodes(input_pos.device)
+    node, first = torch.arange(len(tree), device=input_pos.device), lanes[:, 3]
+    lane = (first <= node[:, None]).sum(1) - 1
+    number = node - first[lane]
     last = input_pos.clone()
     last[:, -len(tree) :] -= number + 1
     same_lane = (lane[:, None] == lane) & (number[:, None] >= number)
@@ -181,13 +186,15 @@ def qkv_norm_rope_store(
     input_pos: Tensor,
     keys: KVTensor,
     values: KVTensor,
+    nodes: int = 0,
     buffers: Buffers | None = None,
 ) -> tuple[Tensor, KVTensor, KVTensor]:
     """Queries [tokens,heads,head_dim] after norm and RoPE; stores keys after norm and RoPE, and values, of R rows.
 
     The partial sums [splits,tokens,(heads + 2·kv_heads)·head_dim] hold queries, then keys, then values of the tokens at
     `input_pos` [R,S], tokens = R·S. Norms are weight and bias as in `head_norm`; cos and sin [positions,head_dim] are
-    in the dtype of the computation. Returns `keys` and `values` too, which it has written to.
+    in the dtype of the computation. The last `nodes` tokens of a row are those of a draft tree, which are
+    stored in the last slots. Returns `keys` and `values` too, which it has written to.
     """
     kv_heads, head_dim = keys.values.shape[2], cos.shape[1]
     heads = partial_sums.shape[-1] // head_dim - 2 * kv_heads
@@ -197,9 +204,18 @@ def qkv_norm_rope_store(
         apply_rope(head_norm(part, *norm), *angles) for part, norm in zip(qkv, (query_norm, key_norm), strict=False)
     )
     rows = torch.arange(len(input_pos), device=input_pos.device)[:, None]
-    keys.write(rows, input_pos, key.unflatten(0, input_pos.shape))
-    values.write(rows, input_pos, qkv[2].unflatten(0, input_pos.shape))
+    slots = stored_slots(input_pos, keys.values.shape[1], nodes)
+    keys.write(rows, slots, key.unflatten(0, input_pos.shape))
+    values.write(rows, slots, qkv[2].unflatten(0, input_pos.shape))
     return query, keys, values
+
+
+def stored_slots(input_pos: Tensor, length: int, nodes: int) -> Tensor:
+    """Where the tokens at `input_pos` [R,S] are stored in a cache of `length` slots: the last `nodes` in its last."""
+    if not nodes:
+        return input_pos
+    last = torch.arange(length - nodes, length, device=input_pos.device).expand(len(input_pos), -1)
+    return torch.cat((input_pos[:, :-nodes], last), 1)
 
 
 def silu_gate(partial_sums: Tensor, dtype: torch.dtype, buffers: Buffers | None = None) -> Tensor:

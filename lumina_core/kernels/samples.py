@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from .draft_tree import DraftTree
 from .kv_tensor import INT4, INT8, KVTensor
 from .reference import GROUP_SIZE
 
@@ -20,41 +21,48 @@ def attention_sample(
     head_dim: int = 64,
     length: int = 96,
     corrupt: bool = True,
-) -> tuple[Tensor, KVTensor, KVTensor, Tensor, int]:
+    tree: int = 0,
+) -> tuple[Tensor, KVTensor, KVTensor, Tensor, int, int, DraftTree | None, Tensor | None]:
     """Arguments of `window_attention`: one row for each number of `filled` slots, whose last `width` are the window's.
 
     `heads` are those of the query and of the keys; `kv_cache` is one of KV_CACHES. With `corrupt`, the slots after the
     filled ones are infinite, or very large where quantised, which exposes a kernel that reads them. The reference
-    returns NaN for infinite ones.
+    returns NaN for infinite ones. The queries of a draft tree of so many nodes follow those of the window.
     """
-    generator = seeded(device)
-    query = normal(generator, len(filled), width, heads[0], head_dim).to(dtype)
+    generator, nodes = seeded(device), DraftTree.of(tree, width)
+    query = normal(generator, len(filled), width + len(nodes), heads[0], head_dim).to(dtype)
     valid = filled if corrupt else (length,) * len(filled)
     shape = (len(filled), length, heads[1], head_dim)
-    keys, values = (_kv_tensor(generator, shape, dtype, kv_cache, valid) for _ in "kv")
-    input_pos = torch.tensor(filled, device=device)[:, None] - width + torch.arange(width, device=device)
-    return query, keys, values, input_pos, max(filled)
+    keys, values = (kv_tensor(generator, shape, dtype, kv_cache, valid, len(nodes)) for _ in "kv")
+    depths = torch.cat((torch.arange(width, device=device), nodes.depths(device)))
+    input_pos = torch.tensor(filled, device=device)[:, None] - width + depths
+    of_tree = (nodes, nodes.table(device)) if tree else (None, None)
+    return query, keys, values, input_pos, max(filled), width + len(nodes), *of_tree
 
 
-def _kv_tensor(
-    generator: Generator, shape: tuple[int, ...], dtype: torch.dtype, kind: str, valid: tuple[int, ...]
+def kv_tensor(
+    generator: Generator, shape: tuple[int, ...], dtype: torch.dtype, kind: str, valid: tuple[int, ...], last: int = 0
 ) -> KVTensor:
+    """Keys or values of a shape as a cache of one of KV_CACHES stores them.
+
+    Slots after the `valid` ones of each row, but the `last`, are corrupted; without any, none.
+    """
     if kind == INT8:
         codes = integers(generator, -127, 128, shape, torch.int8)
         scales = uniform(generator, *shape[:-1], 1) * 0.03 + 1e-3
-        return KVTensor(codes, _corrupt(scales, valid, 1e6))
+        return KVTensor(codes, _corrupt(scales, valid, 1e6, last))
     if kind == INT4:
         *rest, head_dim = shape
         codes = integers(generator, 0, 256, (*rest, head_dim // 2), torch.uint8)
         groups = (*rest, 2 * max(1, head_dim // 64))
         scales = (uniform(generator, *groups) * 0.2 + 1e-2).bfloat16()
-        return KVTensor(codes, _corrupt(scales, valid, 1e6), normal(generator, *groups).bfloat16())
-    return KVTensor(_corrupt(normal(generator, *shape).to(dtype), valid, torch.inf))
+        return KVTensor(codes, _corrupt(scales, valid, 1e6, last), normal(generator, *groups).bfloat16())
+    return KVTensor(_corrupt(normal(generator, *shape).to(dtype), valid, torch.inf, last))
 
 
-def _corrupt(rows: Tensor, valid: tuple[int, ...], value: float) -> Tensor:
-    for row, end in zip(rows, valid, strict=True):
-        row[end:] = value
+def _corrupt(rows: Tensor, valid: tuple[int, ...], value: float, last: int) -> Tensor:
+    for row, end in zip(rows, valid, strict=False):
+        row[end : len(row) - last] = value
     return rows
 
 
@@ -91,21 +99,25 @@ def qkv_sample(
     head_dim: int = 64,
     splits: int = 2,
     norms: int = 2,
+    nodes: int = 0,
 ) -> tuple[Any, ...]:
-    """Arguments of `qkv_norm_rope_store`: tokens of two rows, from different positions on, and one head of zeros."""
+    """Arguments of `qkv_norm_rope_store`: tokens of two rows, from different positions on, and one head of zeros.
+
+    The last `nodes` tokens of a row are those of a draft tree.
+    """
     generator, rows = seeded(device), 2
     sums = normal(generator, splits, rows * tokens, sum(heads) + heads[1], head_dim)
     sums[:, 0, -1] = 0
     sums = sums.flatten(2).to(dtype if splits == 1 else torch.float32)
     weights = normal(generator, 4, norms, head_dim).to(dtype).unbind()
-    length = 2 * tokens + 1
+    length = 2 * tokens + 1 + nodes
     angle = uniform(generator, length, head_dim // 2).repeat(1, 2) * 6
     cos, sin = angle.cos().to(dtype), angle.sin().to(dtype)
     keys, values = (
-        _kv_tensor(generator, (rows, length, heads[1], head_dim), dtype, kv_cache, (length,) * rows) for _ in "kv"
+        kv_tensor(generator, (rows, length, heads[1], head_dim), dtype, kv_cache, (length,) * rows) for _ in "kv"
     )
     input_pos = torch.tensor([[1], [tokens]], device=device) + torch.arange(tokens, device=device)
-    return sums, weights[:2], weights[2:], cos, sin, input_pos, keys, values
+    return sums, weights[:2], weights[2:], cos, sin, input_pos, keys, values, nodes
 
 
 def silu_gate_sample(

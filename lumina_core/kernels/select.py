@@ -26,6 +26,7 @@ MODULES: Mapping[str, str] = MappingProxyType(
         "draw_window": "draw",
         "accept_window": "window",
         "place_drafts": "draw",
+        "keep_branch": "branch",
         "qkv_norm_rope_store": "block",
         "silu_gate": "block",
         "add_rms_norm": "block",

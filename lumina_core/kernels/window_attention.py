@@ -21,9 +21,10 @@ from torch import Tensor
 from triton.runtime import driver
 
 from ..errors import InputError
-from .attention_chunks import chunk_length, combine_chunks, load_heads
+from .attention_chunks import chunk_length, combine_chunks, lane_queries, load_heads
 from .buffers import Buffers, empty
 from .dot import dot
+from .draft_tree import DraftTree
 from .kv_tensor import KVTensor
 from .tiles import MAX_CHUNKS, MIN_DOT, SLOTS, AttentionTile, attention_tile, chunk_count, power_of_2
 
@@ -31,7 +32,7 @@ from .tiles import MAX_CHUNKS, MIN_DOT, SLOTS, AttentionTile, attention_tile, ch
 MAX_OFFSET = 2**31
 
 
-@triton.jit(do_not_specialize=["width", "length", "chunks"])
+@triton.jit(do_not_specialize=["width", "length", "chunks", "shared_tiles"])
 def _attend_chunk(
     query,
     keys,
@@ -44,6 +45,8 @@ def _attend_chunk(
     mixed,
     largest,
     totals,
+    lanes,
+    shared_tiles,
     width,
     length,
     chunks,
@@ -61,15 +64,25 @@ def _attend_chunk(
     BLOCK_N: tl.constexpr,
     CHUNK: tl.constexpr,
     MAX_CHUNKS: tl.constexpr,
+    NODES: tl.constexpr,
+    LANE_TILES: tl.constexpr,
 ):
-    """One tile of queries over one chunk of one head: unnormalised mix, largest score, sum of weights."""
+    """One tile of queries over one chunk of one head: unnormalised mix, largest score, sum of weights.
+
+    The tiles after the first `shared_tiles` are LANE_TILES for each lane of a tree of NODES; see `lane_queries`.
+    """
     chunk, row_head = tl.program_id(1), tl.program_id(2)
     row, head = (row_head // KV_HEADS).to(tl.int64), row_head % KV_HEADS
+    chunk_slots = chunk_length(input_pos, row, width, length, CHUNK, MAX_CHUNKS, WINDOW)
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     real = m < width * GROUP
+    if NODES > 0:
+        window_start = tl.load(input_pos + row * width).to(tl.int32)
+        m, real, lane_start, lane_nodes, lane_slot = lane_queries(
+            lanes, shared_tiles, chunk, window_start, chunk_slots, width, length, GROUP, BLOCK_M, NODES, LANE_TILES
+        )
     pos = tl.load(input_pos + row * width + m // GROUP, mask=real, other=-1).to(tl.int32)
     filled = tl.minimum(tl.max(pos, 0) + 1, length)
-    chunk_slots = chunk_length(input_pos, row, width, length, CHUNK, MAX_CHUNKS, WINDOW)
     first = chunk * chunk_slots
     if first >= filled:
         return
@@ -87,7 +100,11 @@ def _attend_chunk(
     for start in range(first, tl.minimum(first + chunk_slots, filled), BLOCK_N):
         slot = start + tl.arange(0, BLOCK_N)
         # Slots after the last one repeat it, with weight 0.
-        token = tl.minimum(slot, filled - 1) * KV_HEADS
+        token = tl.minimum(slot, filled - 1)
+        if NODES > 0:
+            on_lane = (token >= lane_start) & (token < lane_start + lane_nodes)
+            token = tl.where(on_lane, lane_slot + token - lane_start, token)
+        token *= KV_HEADS
         key = load_heads(keys, key_scales, key_lows, token, dim, BLOCK_N, HEAD_DIM, GROUPS, q.dtype, WIDEN)
         scores = dot(q, tl.trans(key), WIDEN)
         if INT8:
@@ -191,6 +208,8 @@ def window_attention(
     input_pos: Tensor,
     kv_len: int,
     widest: int = 1,
+    tree: DraftTree | None = None,
+    lanes: Tensor | None = None,
     buffers: Buffers | None = None,
     tile: AttentionTile | None = None,
 ) -> Tensor:
@@ -225,8 +244,14 @@ def window_attention(
         _attend_chunk_single[chunks, rows * kv_heads](*operands, length, chunks, log2_scale, HEADS=kv_heads, **options)
     else:
         block = {"BLOCK_M": tile.queries, "num_stages": tile.stages}
-        grid = triton.cdiv(queries, tile.queries), chunks, rows * kv_heads
-        _attend_chunk[grid](*operands, width, length, chunks, log2_scale, **block, **window, **options)
+        shared, nodes, of_lane, lane_count = triton.cdiv(queries, tile.queries), 0, 1, 0
+        if tree is not None:
+            nodes, lane_count = len(tree), len(tree.lanes)
+            of_lane = triton.cdiv(tree.longest * heads // kv_heads, tile.queries)
+        grid = shared + lane_count * of_lane, chunks, rows * kv_heads
+        table = positions if lanes is None else lanes  # never read without a tree
+        block |= {"NODES": nodes, "LANE_TILES": of_lane}
+        _attend_chunk[grid](*operands, table, shared, width, length, chunks, log2_scale, **block, **window, **options)
     padded = power_of_2(chunks)
     combined = {"PADDED_CHUNKS": padded, "num_warps": max(1, min(8, padded * head_dim // 512)), **sizes, **window}
     combine_chunks[queries, rows * kv_heads](mixed, largest, totals, positions, out, width, length, chunks, **combined)

@@ -150,20 +150,19 @@ def follow_lane(state: WindowState, drawn: Drawn, length: Tensor) -> tuple[Tenso
     nodes then have the right tokens before them, as far as the drafts among them stay. All its tokens replace those of
     the window at the same places. Writes `branch`.
     """
-    (pictures, _), width = drawn.tokens.shape, drawn.tokens.shape[1] - len(state.depths)
-    source = state.slot[:width].repeat(pictures, 1)
-    taken, accepted, first = (torch.zeros_like(length) for _ in range(3))
+    width = drawn.tokens.shape[1] - len(state.depths)
+    instead = drawn.tokens.gather(1, length - 1)
+    first, nodes, right = (torch.zeros_like(length) for _ in range(3))
     for number, lane in enumerate(state.tree.lanes):
-        nodes = slice(width + lane.first, width + lane.first + lane.length)
-        instead = drawn.tokens[:, lane.depth - 1, None]
         taken = (length == lane.depth) & (state.heads[:, number, None] == instead)
-        right = equations.accept_length(drawn.agree[:, nodes][:, :-1])[:, None]
-        accepted, first = torch.where(taken, right, accepted), torch.where(taken, lane.first, first)
-        places = slice(lane.depth, lane.depth + lane.length)
-        along = state.slot[nodes].expand(pictures, -1)
-        source[:, places] = torch.where(taken, along, source[:, places])
-    state.branch.copy_(torch.cat((first, state.pos[:, None] + length, accepted), 1))
-    return source, length + accepted
+        columns = slice(width + lane.first, width + lane.first + lane.length - 1)
+        along = equations.accept_length(drawn.agree[:, columns])[:, None]
+        first, nodes = torch.where(taken, lane.first, first), torch.where(taken, lane.length, nodes)
+        right = torch.where(taken, along, right)
+    state.branch.copy_(torch.cat((first, state.pos[:, None] + length, right), 1))
+    slot = state.slot[:width]
+    on_lane = (slot >= length) & (slot < length + nodes)
+    return torch.where(on_lane, width + first + slot - length, slot), length + right
 
 
 def _place_heads(state: WindowState, others: Tensor, source: Tensor) -> None:

@@ -34,7 +34,8 @@ def fused_states(
         norms = attention.q_norm.weight_and_bias(x), attention.k_norm.weight_and_bias(x)
         sums = partial_sums(attention.qkv_proj, normed, buffers)
         stored = cached.keys, cached.values
-        query, *_ = kernels.qkv_norm_rope_store(sums, *norms, *tables, plan.input_pos, *stored, buffers=buffers)
+        where = plan.input_pos, *stored, plan.nodes
+        query, *_ = kernels.qkv_norm_rope_store(sums, *norms, *tables, *where, buffers=buffers)
         mixed = plan.attend_cached(index, query.unflatten(0, plan.input_pos.shape), buffers).flatten(2).flatten(0, 1)
         sums = partial_sums(attention.o_proj, mixed, buffers)
         x, normed = _add_norm(kernels, x, sums, block.post_attention_layernorm, buffers)

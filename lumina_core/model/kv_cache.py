@@ -143,11 +143,12 @@ class WindowPlan:
     @cached_property
     def stored_at(self) -> Tensor:
         """Where keys and values are stored [R,S]."""
-        if self.tree is None:
-            return self.input_pos
-        nodes, slots = len(self.tree), self.cache.keys.values.shape[1]
-        of_nodes = torch.arange(slots - nodes, slots, device=self.input_pos.device)
-        return torch.cat((self.input_pos[:, :-nodes], of_nodes.expand(len(self.input_pos), -1)), 1)
+        return reference.stored_slots(self.input_pos, self.cache.keys.values.shape[1], self.nodes)
+
+    @property
+    def nodes(self) -> int:
+        """Nodes of the tree."""
+        return 0 if self.tree is None else len(self.tree)
 
     @cached_property
     def cos(self) -> Tensor:
@@ -174,8 +175,7 @@ class WindowPlan:
             return found
         if kernels.in_chunks:
             return chunked_attention(query, cached.keys, cached.values, self.chunks)
-        nodes = 0 if self.tree is None else len(self.tree)
-        keys, values = (stored.read(self.kv_len, query.dtype, nodes) for stored in (cached.keys, cached.values))
+        keys, values = (stored.read(self.kv_len, query.dtype, self.nodes) for stored in (cached.keys, cached.values))
         return reference.attend(query, keys, values, self.mask)
 
     @cached_property
@@ -188,7 +188,7 @@ class WindowPlan:
     @cached_property
     def mask(self) -> Tensor:
         """The mask of the reference, the same in every layer."""
-        return reference.window_mask(self.input_pos, self.kv_len, self.tree)
+        return reference.window_mask(self.input_pos, self.kv_len, self.tree, self.lanes)
 
 
 AttentionPlan = CausalPlan | WindowPlan

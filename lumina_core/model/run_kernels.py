@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..checkpoint.config import TransformerConfig
 from ..kernels import reference, window_reference
+from ..kernels.draft_tree import DraftTree
 from ..kernels.linear import state_dtype
 from ..kernels.samples import add_rms_norm_sample, attention_sample, qkv_sample, silu_gate_sample
 from ..kernels.select import Choice, choose
@@ -20,6 +21,7 @@ from ..kernels.window_samples import (
     accept_window_sample,
     draw_window_sample,
     embed_window_sample,
+    keep_branch_sample,
     place_drafts_sample,
 )
 from ..kernels.window_state import Drawn, Sampling
@@ -31,6 +33,7 @@ TEST_WINDOW = 5
 REFERENCE_ATTENTION = Choice(reference.window_attention, False, "not selected")
 CHUNKED_ATTENTION = replace(REFERENCE_ATTENTION, reason="in chunks, as on every CPU")
 Splits = tuple[int, ...]
+NO_TREE = DraftTree()
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,8 @@ class RunKernels:
     """What a run computes with, each with the signature of its reference; the references where nothing is selected.
 
     `attention` is the window attention over the cache, with the reason for reports. Without `blocks` a block runs
-    operation by operation. `allocates`: a step allocates memory, as references do. `width` is the widest window's.
-    `in_chunks`: the attention is `chunked_attention`, for a CPU.
+    operation by operation. `allocates`: a step allocates memory, as references do. `width` is that of the widest
+    forward, with the nodes of its tree. `in_chunks`: the attention is `chunked_attention`, for a CPU.
     """
 
     attention: Choice = REFERENCE_ATTENTION
@@ -80,9 +83,11 @@ def choose_run_kernels(
 
     `splits` are the numbers of partial sums that each linear layer of a block returns, by the layer's name.
     """
+    tree = DraftTree.of(sampling.tree, width)
     samples = {
-        **run_samples(config, splits, kv_cache, width, length),
+        **run_samples(config, splits, kv_cache, width, length, tree),
         **window_samples(sampling, state_dtype(dtype), width),
+        **branch_samples(config, sampling.guided, kv_cache, tree),
     }
     attention = replace(REFERENCE_ATTENTION, reason=f"the kernels are for {KERNEL_DTYPE}, not {dtype}")
     if dtype == KERNEL_DTYPE:
@@ -95,27 +100,48 @@ def choose_run_kernels(
         choices = [choose(name, device, samples[name]) for name in names]
         if all(choice.is_kernel for choice in choices):
             blocks = BlockKernels(*(choice.function for choice in choices))
-    names = ("draw_window", "accept_window", *(("place_drafts",) if "place_drafts" in samples else ()))
-    drawing = {name: choose(name, device, samples[name]) for name in names}
+    names = (*("draw_window", "accept_window", "place_drafts"), *(("keep_branch",) if dtype == KERNEL_DTYPE else ()))
+    drawing = {name: choose(name, device, samples[name]) for name in names if name in samples}
     allocates = blocks is None or not all(choice.is_kernel for choice in drawing.values())
     functions = {name: choice.function for name, choice in drawing.items()}
     in_chunks = attention is CHUNKED_ATTENTION
-    return RunKernels(attention, blocks, **functions, allocates=allocates, width=width, in_chunks=in_chunks)
+    return RunKernels(attention, blocks, **functions, allocates=allocates, width=width + len(tree), in_chunks=in_chunks)
 
 
 def run_samples(
-    config: TransformerConfig, splits: Mapping[str, Splits], kv_cache: str, width: int, length: int
+    config: TransformerConfig,
+    splits: Mapping[str, Splits],
+    kv_cache: str,
+    width: int,
+    length: int,
+    tree: DraftTree = NO_TREE,
 ) -> dict[str, tuple[Sample, ...]]:
     """The samples for the self-tests of the kernels of a block."""
     heads = config.num_attention_heads, config.num_key_value_heads
     qkv = {"kv_cache": kv_cache, "heads": heads, "head_dim": config.head_dim, "norms": config.model_parallel_size}
+    embed = {"slots": max(TEST_WINDOW, tree.reach), "tree": len(tree), "size": config.hidden_size}
     sums = tuple(sorted({*splits["o_proj"], *splits["down_proj"]}))
     return {
-        "window_attention": attention_samples(config, kv_cache, width, padded_chunks(length)),
-        "qkv_norm_rope_store": _by_splits(qkv_sample, splits["qkv_proj"], **qkv),
+        "window_attention": attention_samples(config, kv_cache, width, padded_chunks(length), tree),
+        "qkv_norm_rope_store": _by_splits(qkv_sample, splits["qkv_proj"], nodes=min(len(tree), 2), **qkv),
         "silu_gate": _by_splits(silu_gate_sample, splits["gate_up_proj"], width=config.intermediate_size),
         "add_rms_norm": _by_splits(add_rms_norm_sample, sums, size=config.hidden_size),
-        "embed_window": (Sample.of(embed_window_sample, dtype=KERNEL_DTYPE, size=config.hidden_size),),
+        "embed_window": (Sample.of(embed_window_sample, dtype=KERNEL_DTYPE, **embed),),
+    }
+
+
+def branch_samples(
+    config: TransformerConfig, guided: bool, kv_cache: str, tree: DraftTree
+) -> dict[str, tuple[Sample, ...]]:
+    """The sample for the self-test of the kernel that keeps a branch of a tree; none without one."""
+    if not tree.lanes:
+        return {}
+    sampling = Sampling(1, cfg_scale=3.0 if guided else 1.0, tree=len(tree))
+    sizes = {"kv_cache": kv_cache, "heads": (config.num_key_value_heads, config.head_dim), "layers": 2}
+    return {
+        "keep_branch": (
+            Sample.of(keep_branch_sample, dtype=KERNEL_DTYPE, sampling=sampling, window=tree.reach, **sizes),
+        )
     }
 
 
@@ -125,7 +151,8 @@ def window_samples(sampling: Sampling, dtype: torch.dtype, width: int) -> dict[s
     top_k = sampling.codes if sampling.top_k >= sampling.codes else max(1, sampling.codes // 4)
     cfg_scale = 3.0 if sampling.guided else 1.0
     tested = replace(sampling, cfg_scale=cfg_scale, temperature=0.7, top_k=top_k)
-    few = min(width, TEST_WINDOW)
+    # Wide enough for the tree of the run, for which the kernels are compiled.
+    few = max(min(width, TEST_WINDOW), DraftTree.of(sampling.tree, width).reach)
     samples: dict[str, tuple[Sample, ...]] = {
         "draw_window": (Sample.of(draw_window_sample, dtype=dtype, sampling=tested, window=few),),
         "accept_window": (Sample.of(accept_window_sample, sampling=tested, window=width),),
@@ -135,14 +162,24 @@ def window_samples(sampling: Sampling, dtype: torch.dtype, width: int) -> dict[s
     return samples
 
 
-def attention_samples(config: TransformerConfig, kv_cache: str, width: int, chunks: int) -> tuple[Sample, ...]:
-    """One sample for each tile width of windows of at most `width` tokens, and one with `chunks` chunks of cache."""
+def attention_samples(
+    config: TransformerConfig, kv_cache: str, width: int, chunks: int, tree: DraftTree = NO_TREE
+) -> tuple[Sample, ...]:
+    """One sample for each tile width of windows of at most `width` tokens, and one with `chunks` chunks of cache.
+
+    With a tree, one of the widest window and one with `chunks` chunks: every width has the tile of the widest.
+    """
     heads = config.num_attention_heads, config.num_key_value_heads
     fixed = {"dtype": KERNEL_DTYPE, "kv_cache": kv_cache, "heads": heads, "head_dim": config.head_dim, "corrupt": False}
 
     def sample(tokens: int, longest: int, length: int) -> Sample:
-        return Sample.of(attention_sample, filled=(tokens, longest), width=tokens, length=length, **fixed)
+        sizes = {"width": tokens, "length": length, "tree": len(tree)}
+        return Sample.of(attention_sample, filled=(tokens, longest), **sizes, **fixed)
 
+    if tree.lanes:
+        longest = chunks // 2 * CHUNK + width
+        several, nodes = width + TEST_SLOTS, len(tree)
+        return sample(width, several, several + width + nodes), sample(width, longest, longest + nodes)
     widths = [*(tokens for tokens in TEST_WIDTHS if tokens < width), width]
     short = [sample(tokens, tokens + TEST_SLOTS, tokens + 2 * TEST_SLOTS) for tokens in widths]
     # The fewest slots for which as many chunks are combined.

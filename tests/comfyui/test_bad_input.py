@@ -55,6 +55,13 @@ def test_a_setting_out_of_range_is_refused_before_the_run(server, name, value):
     assert "smaller than min" in refused(server.queue(text_to_image(**{name: value})), SAMPLER)
 
 
+def test_a_draft_tree_for_a_decoder_without_one_is_one_line_on_the_sampler(server):
+    run = server.run(text_to_image(decoder="sjd", tree="16"))
+    assert run.error["node_id"] == SAMPLER
+    assert run.error["exception_message"].startswith("tree is 16 with the decoder sjd")
+    assert "not in list" in refused(server.queue(text_to_image(tree="17")), SAMPLER)
+
+
 def test_an_unknown_checkpoint_or_decoder_is_refused_before_the_run(server):
     assert "not in list" in refused(server.queue(text_to_image(checkpoint="../../etc")), MODEL)
     assert "not in list" in refused(server.queue(text_to_image(decoder="magic")), SAMPLER)

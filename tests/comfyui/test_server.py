@@ -51,6 +51,16 @@ def test_gumbel_and_ar_draw_the_same_picture_with_an_int8_cache(server):
     assert first == second
 
 
+def test_a_draft_tree_draws_the_picture_of_ar_in_fewer_forwards(server):
+    cases = {"decoder": "ar"}, {"window": 8, "tree": "0"}, {"window": 8, "tree": "16"}
+    runs = [server.run(text_to_image(seed=9, cfg=1.0, temperature=3.0, **case)) for case in cases]
+    assert len({server.pictures(run, SAVE)[0].tobytes() for run in runs}) == 1
+    reports = [run.outputs[REPORT]["text"][0] for run in runs]
+    assert "window 8, tree 16" in reports[2] and "tree" not in reports[1]
+    forwards = [int(report.split(" forwards")[0].split()[-1]) for report in reports]
+    assert forwards[0] > forwards[1] > forwards[2]
+
+
 def test_previews_grow_by_rows(server):
     previews = server.run(text_to_image(seed=2, decoder="ar")).previews
     assert len(previews) > 1

@@ -207,12 +207,8 @@ def leave_draft_probs(patch: Patch) -> None:
 
 def noise_of_slot(patch: Patch) -> None:
     """Gumbel noise that stays with the slot while the window moves."""
-    draw = window_reference.gumbel_draw
-    patch.setattr(
-        window_reference,
-        "gumbel_draw",
-        lambda logits, keys, index, top_k: draw(logits, keys, index - index[:, :1], top_k),
-    )
+    noise = window_reference.gumbel_noise
+    patch.setattr(window_reference, "gumbel_noise", lambda keys, index, codes: noise(keys, index - index[:, :1], codes))
 
 
 def any_lane(patch: Patch) -> None:

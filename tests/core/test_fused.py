@@ -14,11 +14,12 @@ from lumina_core.decoding.loop import decode
 from lumina_core.decoding.request import Request
 from lumina_core.decoding.settings import DecodeSettings
 from lumina_core.kernels import reference
+from lumina_core.kernels.draft_tree import DraftTree
 from lumina_core.kernels.kv_tensor import KV_CACHES
 from lumina_core.kernels.select import Choice, reference_of
 from lumina_core.kernels.self_test import Sample
 from lumina_core.kernels.tiles import attention_tile, matmul_tile, padded_chunks, split_count, split_groups
-from lumina_core.kernels.window_state import NEW_DRAFTS, RULES, Sampling
+from lumina_core.kernels.window_state import NEW_DRAFTS, RULES, Sampling, WindowState
 from lumina_core.model import fused, run_kernels
 from lumina_core.model.layers import HeadNorm
 from lumina_core.model.load import empty_transformer, linear_shapes
@@ -127,6 +128,16 @@ def test_a_device_with_the_kernels_tests_each_that_a_run_needs_and_uses_it(
     assert tested == [*KERNELS, *(["place_drafts"] if places_drafts(rule, new_drafts, width) else [])]
 
 
+def test_a_run_with_a_tree_tests_the_kernel_that_keeps_a_branch_too(tested: list[str]) -> None:
+    kernels = model(BF16).choose_kernels(Sampling(CODES, tree=8), "int8", 6, 8)
+    attention = Choice(reference.window_attention, True, "passed")
+    assert kernels == replace(FUSED, attention=attention, allocates=False, width=6 + 8)
+    assert tested == [*KERNELS, "keep_branch"]
+    # A window of one token has none.
+    model(BF16).choose_kernels(Sampling(CODES, tree=8), "int8", 1, 8)
+    assert tested == [*KERNELS, "keep_branch", *KERNELS]
+
+
 @pytest.mark.parametrize("missing", KERNELS[:5])
 def test_the_kernels_of_a_block_are_used_all_or_none(missing: str, choose_by: Callable[[Pick], None]) -> None:
     choose_by(lambda kernel, *_: Choice(reference_of(kernel), kernel != missing, "tested"))
@@ -143,16 +154,26 @@ def test_a_step_allocates_where_one_reference_is_used(missing: str, choose_by: C
     assert kernels.blocks is not None and kernels.allocates
 
 
+def test_a_step_allocates_where_a_branch_is_kept_by_the_reference(choose_by: Callable[[Pick], None]) -> None:
+    choose_by(lambda kernel, *_: Choice(reference_of(kernel), kernel != "keep_branch", "tested"))
+    for tree in (8, 0):
+        kernels = model(BF16).choose_kernels(Sampling(CODES, tree=tree), *RUN[1:])
+        assert kernels.blocks is not None and kernels.allocates == (tree > 0)
+
+
 def test_blocks_with_norms_after_the_matmuls_are_not_fused(tested: list[str]) -> None:
     kernels = model(BF16, swin_norm=True).choose_kernels(*RUN)
     assert kernels.blocks is None and "silu_gate" not in tested
 
 
-@pytest.mark.parametrize("decoder", ["gumbel", "coupled"])
+@pytest.mark.parametrize(("decoder", "tree"), [("gumbel", 0), ("gumbel", 9), ("coupled", 0)])
 @pytest.mark.parametrize("kv_cache", KV_CACHES)
-def test_pictures_are_the_same(tested: list[str], decoder: str, kv_cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_are_the_same(
+    tested: list[str], decoder: str, tree: int, kv_cache: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     transformer, vocabulary = model(BF16), toy_vocabulary(CODES)
-    settings = DecodeSettings(decoder=decoder, cfg_scale=3.0, top_k=40, seed=5, kv_cache=kv_cache, window_size=6)
+    asked = {"decoder": decoder, "tree": tree, "kv_cache": kv_cache}
+    settings = DecodeSettings(cfg_scale=3.0, top_k=40, seed=5, window_size=6, **asked)
     request = Request([[20, 21, 4], [22, 4]], 8, 4, None, settings)
     found = decode(transformer, vocabulary, request)
     assert found.attention_kernel == "triton (passed)" and tested
@@ -163,11 +184,12 @@ def test_pictures_are_the_same(tested: list[str], decoder: str, kv_cache: str, m
     assert expected.attention_kernel.startswith("torch (") and torch.equal(found.codes, expected.codes)
 
 
-@pytest.mark.parametrize("window", [1, 6])
+@pytest.mark.parametrize(
+    ("decoder", "window", "tree"), [("gumbel", 1, 0), ("gumbel", 6, 0), ("gumbel", 6, 3), ("sjd", 1, 0), ("sjd", 6, 0)]
+)
 @pytest.mark.parametrize("new_drafts", ["above", "guess"])
-@pytest.mark.parametrize("decoder", ["gumbel", "sjd"])
 def test_a_run_draws_with_the_kernels_that_were_chosen(
-    decoder: str, new_drafts: str, window: int, choose_by: Callable[[Pick], None]
+    decoder: str, window: int, tree: int, new_drafts: str, choose_by: Callable[[Pick], None]
 ) -> None:
     used = set()
 
@@ -179,9 +201,10 @@ def test_a_run_draws_with_the_kernels_that_were_chosen(
         return Choice(noted, True, "passed")
 
     choose_by(pick)
-    settings = DecodeSettings(decoder=decoder, new_drafts=new_drafts, top_k=40, window_size=window)
+    settings = DecodeSettings(decoder=decoder, new_drafts=new_drafts, top_k=40, window_size=window, tree=tree)
     decode(model(BF16), toy_vocabulary(CODES), Request([[20, 4]], 8, 4, None, settings))
-    assert used == {*KERNELS, *(["place_drafts"] if places_drafts(decoder, new_drafts, window) else [])}
+    places = ["place_drafts"] if places_drafts(decoder, new_drafts, window) else []
+    assert used == {*KERNELS, *places, *(["keep_branch"] if tree else [])}
 
 
 def samples_of(sampling: Sampling, choose_by: Callable[[Pick], None], width: int = 4) -> dict[str, tuple[Sample, ...]]:
@@ -221,6 +244,21 @@ def test_runs_that_differ_in_numbers_alone_share_their_self_tests(choose_by: Cal
     first, *others = (samples_of(replace(run, **each), choose_by) for each in changes)
     assert all(each == first for each in others)
     assert samples_of(replace(run, top_k=CODES), choose_by) != first
+
+
+@pytest.mark.parametrize("tree", [1, 4, 16, 64])
+def test_the_self_tests_have_the_tree_of_a_run(tree: int, choose_by: Callable[[Pick], None]) -> None:
+    """Which the kernels are compiled for."""
+    found, expected = samples_of(Sampling(CODES, tree=tree), choose_by, 32), DraftTree.of(tree, 32)
+    of_window = "embed_window", "draw_window", "accept_window", "keep_branch"
+    for kernel in of_window:
+        (sample,) = found[kernel]
+        (state,) = (each for each in sample("cpu") if isinstance(each, WindowState))
+        assert state.tree == expected and len(state.tokens) == 2
+    for sample in found["window_attention"]:
+        query, _, _, positions, _, widest, found_tree, lanes = sample("cpu")
+        assert found_tree == expected and torch.equal(lanes, expected.table("cpu"))
+        assert query.shape[1] == positions.shape[1] == widest == 32 + tree
 
 
 def published_model(scheme: str | None, **changes: Any) -> Transformer:
@@ -280,7 +318,7 @@ def test_the_self_tests_of_the_attention_combine_as_many_chunks_as_a_run(length:
     samples = attention_samples(config, "int8", width, chunks)
     queries, combined = [], []
     for sample in samples:
-        query, keys, _, positions, kv_len = sample("cpu")
+        query, keys, _, positions, kv_len, *_ = sample("cpu")
         assert int(positions.max()) + 1 == kv_len <= keys.values.shape[1] and positions.min() >= 0
         queries.append(query.shape[1])
         combined.append(padded_chunks(kv_len))

@@ -41,7 +41,7 @@ def test_a_matmul_is_the_quantised_layers(dtype: torch.dtype, scheme: str, in_fe
 
 @pytest.mark.parametrize("kv_cache", KV_CACHES)
 def test_attention_sees_what_is_filled_and_no_more(kv_cache: str) -> None:
-    query, keys, values, input_pos, _ = attention_sample(
+    query, keys, values, input_pos, *_ = attention_sample(
         "cpu", torch.float32, kv_cache=kv_cache, heads=(4, 2), head_dim=16, corrupt=kv_cache != "auto"
     )
     found = reference.window_attention(query, keys, values, input_pos, 96)

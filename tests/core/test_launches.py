@@ -100,10 +100,10 @@ def launches_of_a_step(
 ) -> Counter[str]:
     transformer = transformer_of(scheme)
     names = ("embed_window", "qkv_norm_rope_store", "silu_gate", "add_rms_norm")
-    window_kernels = (load(name) for name in ("draw_window", "accept_window", "place_drafts"))
+    window_kernels = (load(name) for name in ("draw_window", "accept_window", "place_drafts", "keep_branch"))
     attention = Choice(load("window_attention"), True, "counted")
-    kernels = RunKernels(attention, BlockKernels(*map(load, names)), *window_kernels)
     chosen = DecodeSettings(window_size=32, kv_cache=kv_cache, **settings)
+    kernels = RunKernels(attention, BlockKernels(*map(load, names)), *window_kernels, width=chosen.slots)
     cache = transformer.make_cache(pictures * (2 if chosen.guided else 1), 9472, kv_cache, kernels)
     window = Window(transformer, CANVAS, cache, pictures, chosen)
     window.place(CANVAS, [64] * pictures, torch.zeros(pictures, 0, 96, dtype=torch.int64), 0, 3)
@@ -137,6 +137,17 @@ def test_drawing_is_at_most_four_launches(counted: Counter[str], decoder: str, w
         launches = launches_of_a_step(counted, width=width, decoder=decoder, new_drafts=way, cfg_scale=cfg_scale)
         needs_four = decoder in ("sjd", "coupled") or (way == "guess" and decoder != "ar")
         assert drawing(launches) == 3 + needs_four and launches.total() <= 330, launches
+
+
+@pytest.mark.parametrize(("kv_cache", "tensors"), [("auto", 2), ("int8", 4), ("int4", 6)])
+@pytest.mark.parametrize("tree", [1, 16, 64])
+def test_a_tree_is_a_launch_more_for_each_tensor_of_the_cache(
+    counted: Counter[str], tree: int, kv_cache: str, tensors: int
+) -> None:
+    for scheme, width in (("int4", 32), (None, 16)):
+        plain = Counter(launches_of_a_step(counted, scheme, kv_cache, width))
+        launches = launches_of_a_step(counted, scheme, kv_cache, width, tree=tree)
+        assert launches - plain == Counter(_keep_branch=tensors) and not plain - launches, launches
 
 
 @pytest.mark.parametrize("scheme", ["int4", "int8"])

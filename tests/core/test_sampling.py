@@ -162,7 +162,8 @@ def test_gumbel_draws_have_the_law_of_the_logits() -> None:
     logits = torch.tensor([0.0, -math.inf, 1.0, 2.0, 0.5])
     index = torch.arange(40_000)[None]
     for top_k in (5, 2):
-        tokens = gumbel_draw(logits.expand(1, index.shape[1], -1), picture_keys([7], "cpu"), index, top_k)
+        noise = gumbel_noise(picture_keys([7], "cpu"), index, len(logits))
+        tokens = gumbel_draw(logits.expand(1, index.shape[1], -1), noise, top_k)
         law = tokens.flatten().bincount(minlength=5) / index.shape[1]
         expected = topk_cut(logits, top_k).softmax(-1)
         torch.testing.assert_close(law, expected, atol=0.01, rtol=0)
@@ -176,7 +177,7 @@ def test_gumbel_draws_are_of_the_k_likeliest_codes(top_k: int) -> None:
     keys, index = picture_keys(range(50), "cpu"), torch.arange(6).expand(50, -1)
     noise = gumbel_noise(keys, index, 64)
     expected = (topk_cut(logits, top_k) + noise).argmax(-1)
-    assert torch.equal(gumbel_draw(logits, keys, index, top_k), expected)
+    assert torch.equal(gumbel_draw(logits, noise, top_k), expected)
     assert torch.equal(expected, (logits + noise).argmax(-1)) == (top_k == 64)
 
 

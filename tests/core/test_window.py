@@ -96,8 +96,8 @@ def records(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[int, int], list[list[
 def _draws_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU the attention and the reference of the draw save work where the host reads something."""
 
-    def draw(logits: Tensor, keys: Tensor, index: Tensor, top_k: int) -> Tensor:
-        return reference.gumbel_draw(reference.topk_cut(logits, top_k), keys, index, logits.shape[-1])
+    def draw(logits: Tensor, noise: Tensor, top_k: int) -> Tensor:
+        return reference.gumbel_draw(reference.topk_cut(logits, top_k), noise, logits.shape[-1])
 
     monkeypatch.setattr(window_reference, "gumbel_draw", draw)
     choose = Transformer.choose_kernels
@@ -120,9 +120,9 @@ def test_every_step_is_the_same_operations_and_none_is_read(
     toy: Toy, records: dict[tuple[int, int], list], decoder: str, way: str
 ) -> None:
     for cfg_scale in (3.0, 1.0):
-        assert is_same_in_every_step(
-            toy, records, replace(SETTINGS, decoder=decoder, new_drafts=way, cfg_scale=cfg_scale)
-        )
+        asked = replace(SETTINGS, decoder=decoder, new_drafts=way, cfg_scale=cfg_scale)
+        for tree in (0, 9) if decoder == "gumbel" else (0,):
+            assert is_same_in_every_step(toy, records, replace(asked, tree=tree))
 
 
 @pytest.mark.usefixtures("_draws_as_on_a_gpu")
@@ -135,27 +135,28 @@ def test_so_is_every_step_with_fused_blocks(
     )
     kernels = RunKernels(Choice(reference.window_attention, True, "as on a GPU"), blocks)
     monkeypatch.setattr(Transformer, "choose_kernels", lambda *_: kernels)
-    assert is_same_in_every_step(toy, records, replace(SETTINGS, kv_cache=kv_cache))
+    for tree in (0, 9):
+        assert is_same_in_every_step(toy, records, replace(SETTINGS, kv_cache=kv_cache, tree=tree))
 
 
 @pytest.mark.parametrize("way", NEW_DRAFTS)
-@pytest.mark.parametrize("decoder", ["ar", "gumbel", "sjd", "coupled"])
+@pytest.mark.parametrize(("decoder", "tree"), [("ar", 0), ("gumbel", 0), ("gumbel", 9), ("sjd", 0), ("coupled", 0)])
 def test_a_step_changes_what_its_window_says_in_place_and_nothing_else(
-    toy: Toy, decoder: str, way: str, monkeypatch: pytest.MonkeyPatch
+    toy: Toy, decoder: str, tree: int, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A captured step goes on with the tensors that it was captured with."""
     step, places = Window.step, set[tuple[int, ...]]()
 
     def watched(window: Window, kv_len: int, width: int) -> None:
         state = window.state
-        fixed = state.keys, state.offset, state.slot
+        fixed = state.keys, state.offset, state.slot, state.lanes, state.depths
         before = [one.clone() for one in fixed]
         step(window, kv_len, width)
         assert window.state is state and all(map(torch.equal, fixed, before))
         places.add(tuple(one.data_ptr() for one in (*state.changed, *fixed)))
 
     monkeypatch.setattr(Window, "step", watched)
-    assert toy.decode(replace(SETTINGS, decoder=decoder, new_drafts=way), 2).nfe > 1
+    assert toy.decode(replace(SETTINGS, decoder=decoder, new_drafts=way, tree=tree), 2).nfe > 1
     assert len(places) == 1
 
 

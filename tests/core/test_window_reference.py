@@ -120,7 +120,8 @@ def test_random_drafts_are_others_in_every_forward_and_picture() -> None:
     _, second, _ = moved("gumbel", "random", (45, 45))
     again = replace(second, steps=second.steps + 1)
     assert torch.equal(first.tokens, second.tokens)
-    drawn = Drawn(*(torch.zeros(2, 1, dtype=dtype) for dtype in (torch.int64, torch.int64, torch.bool, FP32)))
+    dtypes = torch.int64, torch.int64, torch.bool, FP32
+    drawn = Drawn(*(torch.zeros(2, 1, dtype=dtype) for dtype in dtypes), torch.zeros(2, 1, 0, dtype=torch.int64))
     rows = []
     for state in (second, again):
         state.pos.fill_(45)

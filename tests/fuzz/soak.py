@@ -29,6 +29,7 @@ WARM_UP_SHARE = 0.1
 MOST_GROWTH_BYTES = 20 * 2**20
 SIZES = (32, 64, 96)
 BAD = (
+    *({"tree": 65}, {"tree": 8, "decoder": "sjd"}, {"tree": 8, "window_size": 1}),
     *({"width": 33}, {"height": 0}, {"window_size": 0}, {"cfg_scale": float("nan")}, {"decoder": "magic"}),
     *({"seed": -1}, {"width": 8192}),
 )
@@ -114,7 +115,7 @@ def _attempt(lumina: Lumina, random: Random, number: int, keep: object) -> str:
 
 
 def arguments_of(random: Random) -> dict[str, object]:
-    """Any size, decoder, window, number of pictures and settings; at times a picture to continue."""
+    """Any size, decoder, window, tree, number of pictures and settings; at times a picture to continue."""
     arguments: dict[str, object] = {
         "width": random.choice(SIZES),
         "height": random.choice(SIZES),
@@ -127,6 +128,8 @@ def arguments_of(random: Random) -> dict[str, object]:
         "temperature": random.choice([0.5, 1.0, 2.0]),
         "kv_cache": random.choice(["auto", "int8", "int4"]),
     }
+    if arguments["decoder"] == "gumbel" and arguments["window_size"] != 1:
+        arguments["tree"] = random.choice([None, 0, 1, 16, 64])
     if random.random() < 0.2:
         condition = make_picture((random.choice([40, 100]), 300))
         arguments |= (

@@ -64,7 +64,7 @@ def test_a_kernel_passes_its_self_test(kernel: str) -> None:
 
 @pytest.mark.parametrize("width", [1, 4, 32])
 def test_a_querys_result_does_not_depend_on_how_far_the_cache_is_read(width: int) -> None:
-    query, keys, values, input_pos, kv_len = attention_sample(
+    query, keys, values, input_pos, kv_len, *_ = attention_sample(
         "cuda", torch.bfloat16, kv_cache="int8", filled=(1500, 700), width=width, length=2048
     )
     attend = load("window_attention")
@@ -75,7 +75,7 @@ def test_a_querys_result_does_not_depend_on_how_far_the_cache_is_read(width: int
 @pytest.mark.parametrize("width", [2, 32, 64])
 def test_a_querys_result_does_not_depend_on_the_positions_of_others(width: int) -> None:
     """But for a window on both sides of 2048 slots, where chunks double."""
-    query, keys, values, input_pos, _ = attention_sample(
+    query, keys, values, input_pos, *_ = attention_sample(
         "cuda", torch.bfloat16, kv_cache="int8", filled=(1500, 700), width=width, length=2048, corrupt=False
     )
     attend = load("window_attention")
@@ -106,7 +106,7 @@ def test_tiles_give_what_rows_give(scheme: str) -> None:
 
 def test_attention_in_a_graph_follows_positions_that_change_on_the_device() -> None:
     sample = attention_sample("cuda", torch.bfloat16, kv_cache="int8", filled=(1500, 700), length=2048)
-    query, keys, values, input_pos, _ = clean(sample)
+    query, keys, values, input_pos, *_ = clean(sample)
     attend = load("window_attention")
     attend(query, keys, values, input_pos, 2048)
     graph = torch.cuda.CUDAGraph()
