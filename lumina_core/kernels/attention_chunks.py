@@ -71,8 +71,8 @@ def lane_queries(
 
     Shared tiles have all queries. From the chunk of the window's second token on they leave out the nodes, and tiles of
     each lane compute those: there a lane's nodes stand in for the window's tokens at their positions, so that sums
-    are those of a window that has them. Also returns the first of these positions, how many they are, and the slot of
-    the lane's first node.
+    are those of a window that has them. Also returns the first of these positions, after all for a shared tile, and
+    how many slots later what belongs there is stored.
     """
     tile, at = tl.program_id(0), tl.arange(0, BLOCK_M)
     on_lane, number = tile >= shared_tiles, tl.maximum(tile - shared_tiles, 0)
@@ -86,7 +86,7 @@ def lane_queries(
     shared = tl.where(on_lane, 0, tl.where(of_window, window, width * GROUP))
     own = tl.where(of_window, nodes * GROUP, 0)
     real = (m < shared) | (of_lane < own)
-    return m, real, start + depth, nodes, length - NODES + first
+    return m, real, tl.where(on_lane, start + depth, length), length - NODES + first - start - depth
 
 
 @triton.jit(do_not_specialize=["width", "length", "chunks"])

@@ -78,7 +78,7 @@ def _attend_chunk(
     real = m < width * GROUP
     if NODES > 0:
         window_start = tl.load(input_pos + row * width).to(tl.int32)
-        m, real, lane_start, lane_nodes, lane_slot = lane_queries(
+        m, real, lane_start, lane_shift = lane_queries(
             lanes, shared_tiles, chunk, window_start, chunk_slots, width, length, GROUP, BLOCK_M, NODES, LANE_TILES
         )
     pos = tl.load(input_pos + row * width + m // GROUP, mask=real, other=-1).to(tl.int32)
@@ -102,8 +102,7 @@ def _attend_chunk(
         # Slots after the last one repeat it, with weight 0.
         token = tl.minimum(slot, filled - 1)
         if NODES > 0:
-            on_lane = (token >= lane_start) & (token < lane_start + lane_nodes)
-            token = tl.where(on_lane, lane_slot + token - lane_start, token)
+            token += tl.where(token < lane_start, 0, lane_shift)
         token *= KV_HEADS
         key = load_heads(keys, key_scales, key_lows, token, dim, BLOCK_N, HEAD_DIM, GROUPS, q.dtype, WIDEN)
         scores = dot(q, tl.trans(key), WIDEN)
