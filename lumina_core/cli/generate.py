@@ -192,6 +192,6 @@ def _stats(options: argparse.Namespace, drawing: Drawing) -> dict[str, Any]:
         "kv": result.settings.kv_cache,
         "warm_up_seconds": result.warm_up_seconds,
         "attention": result.attention_kernel,
-        "tree": result.settings.slots - result.settings.width,
         "asked": {"weights": options.weights, "kv": options.kv},
+        "tree": result.settings.slots - result.settings.width,
     }

@@ -195,6 +195,8 @@ def test_a_synthetic_model_multiplies_as_a_loaded_one(
 
 def test_numbers_of_a_step() -> None:
     one = StepTime(8, 100, seconds=0.02, ceiling=0.005, first=1.0)
-    assert one.share == 0.25 and one.tokens_per_second == pytest.approx(2.6 / 0.02)
+    assert one.share == 0.25 and one.tokens_per_second == pytest.approx(2.5 / 0.02)
     accepted = [replace(one, window=window).accepted for window in (1, 7, 8, 16, 24, 31, 32, 128)]
-    assert accepted == [1.0, 1.0, 2.6, 3.4, 3.5, 3.5, 3.5, 3.6]
+    assert accepted == [1.0, 1.0, 2.5, 3.1, 3.1, 3.1, 3.5, 3.5]
+    with_tree = [replace(one, window=window, tree=tree).accepted for window, tree in ((2, 3), (8, 15), (32, 16), (4, 6))]
+    assert with_tree == [1.0, 2.5, 4.3, 1.0]

@@ -114,9 +114,10 @@ def test_stats_say_what_the_run_took(lumina: CommandLine) -> None:
         ("warm_up_seconds", float),
         ("attention", str),
         ("asked", dict),
+        ("tree", int),
     ]
     assert list(stats.values())[:6] == ["gumbel", 19, "fp32", "torch", "cpu", "float32"]
-    assert stats["attention"] == "torch (in chunks, as on every CPU)"
+    assert stats["attention"] == "torch (in chunks, as on every CPU)" and stats["tree"] == 0
     assert stats["sampled_tokens"] == 2 * 16 and 0 < stats["seconds"] < 600
     histogram = {int(length): count for length, count in stats["accept_histogram"].items()}
     # The prompt's forward accepts one of 19 tokens, which the count of forwards leaves out.

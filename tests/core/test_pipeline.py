@@ -146,7 +146,7 @@ def test_picture_k_of_a_batch_has_its_own_seed_and_condition(small: Lumina, pict
 def test_settings_are_keywords(small: Lumina) -> None:
     settings = {"seed": 4, "cfg_scale": 2.0, "top_k": 5, "decoder": "sjd", "window_size": 6, "kv_cache": "int8"}
     drawing = small.draw("a red square", 32, 32, **settings)
-    assert drawing.result.settings == DecodeSettings(**settings)
+    assert drawing.result.settings == DecodeSettings(**settings, tree=0)
     request = build_request(
         small, build_prompt("t2i", 32, 32, "a red square"), 32, 32, settings=DecodeSettings(**settings)
     )
