@@ -177,8 +177,8 @@ class SJDSampler(LuminaNode):
                     default=DECODERS[0],
                     optional=True,
                     advanced=True,
-                    tooltip="gumbel: the picture of ar, up to rounding, in few forwards. ar: one token per forward, the "
-                    "slowest. coupled: another picture from the same distribution, in few forwards, more memory. "
+                    tooltip="gumbel: the picture of ar, up to rounding, in few forwards. ar: one token per forward, "
+                    "the slowest. coupled: another picture from the same distribution, in few forwards, more memory. "
                     "sjd: another picture, about half the forwards.",
                 ),
                 io.Int.Input(

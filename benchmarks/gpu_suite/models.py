@@ -25,9 +25,7 @@ def synthetic(context: Context, weights: str) -> Transformer:
     return transformer
 
 
-def timer_of(
-    transformer: Transformer, contexts: tuple[int, ...], widest: int, tree: int | None = None
-) -> StepTimer:
+def timer_of(transformer: Transformer, contexts: tuple[int, ...], widest: int, tree: int | None = None) -> StepTimer:
     """A timer of steps with the 8-bit cache and a draft tree, None as users have it; emits its attention kernel."""
     timer = StepTimer(transformer, max(contexts), widest, DecodeSettings(kv_cache=KV_CACHE, tree=tree))
     kernels = timer.cache.kernels

@@ -184,7 +184,8 @@ def _print_table(steps: Sequence[dict[str, Any]]) -> None:
     for step in steps:
         print(
             f"{step['window']:6}  {step['tree']:4}  {step['context']:7}  {1000 * step['seconds']:7.3f}  "
-            f"{step['share']:20.1%}  {'yes' if step['captured'] else 'no':>8}  {step['tokens_per_second']:8.1f} ({step['accepted']})"
+            f"{step['share']:20.1%}  {'yes' if step['captured'] else 'no':>8}  "
+            f"{step['tokens_per_second']:8.1f} ({step['accepted']})"
         )
     print(f"tokens accepted a step are {ACCEPTED_FROM}")
 

@@ -198,5 +198,5 @@ def test_numbers_of_a_step() -> None:
     assert one.share == 0.25 and one.tokens_per_second == pytest.approx(2.5 / 0.02)
     accepted = [replace(one, window=window).accepted for window in (1, 7, 8, 16, 24, 31, 32, 128)]
     assert accepted == [1.0, 1.0, 2.5, 3.1, 3.1, 3.1, 3.5, 3.5]
-    with_tree = [replace(one, window=window, tree=tree).accepted for window, tree in ((2, 3), (8, 15), (32, 16), (4, 6))]
-    assert with_tree == [1.0, 2.5, 4.3, 1.0]
+    trees = (2, 3), (8, 15), (32, 16), (4, 20)
+    assert [replace(one, window=window, tree=tree).accepted for window, tree in trees] == [1.0, 2.5, 4.3, 1.0]
