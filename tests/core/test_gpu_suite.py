@@ -85,10 +85,11 @@ def test_a_dry_run_interprets_every_kernel_and_says_how_far_off_it_is(dry_run: P
 def test_a_dry_run_says_what_users_run(dry_run: Path) -> None:
     lines = {line["stage"]: line["figures"] for line in read(dry_run)}
     (weights,) = [one for one in lines["steps"] if "weights" in one and "kernel" in one]
-    (cache,) = [one for one in lines["steps"] if "kv" in one and "attention" in one]
-    assert weights["kernel"].startswith("plain (") and cache["attention"].startswith("torch (")
-    assert {(one["compile"], one["window"]) for one in lines["steps"] if "ms" in one} == {
-        *(("auto", 1), ("auto", 8), ("off", 1), ("off", 8))
+    plain, of_tree = [one for one in lines["steps"] if "kv" in one and "attention" in one]
+    assert weights["kernel"].startswith("plain (") and plain["attention"].startswith("torch (")
+    assert of_tree == plain
+    assert {(one["compile"], one["window"], one["tree"]) for one in lines["steps"] if "ms" in one} == {
+        *(("auto", 1, 0), ("auto", 8, 0), ("off", 1, 0), ("off", 8, 0), ("auto", 8, 4))
     }
     assert all("assumed" in one["accepted_from"] for one in lines["steps"] if "ms" in one)
     good, failing, probe = lines["allocators"]
