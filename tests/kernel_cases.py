@@ -105,8 +105,9 @@ class NodeBits:
     def difference(self, device: str) -> float:
         tree, attend = DraftTree.of(self.nodes, self.width), load("window_attention")
         sizes = {"kv_cache": self.kv_cache, "width": self.width, "tree": self.nodes, "length": 2100, "heads": (1, 1)}
-        # In the first chunk of 128 slots, over its end, and where chunks have 256.
-        sizes |= {"filled": (self.width, 134, 2049 + self.width), "head_dim": 16, "corrupt": False}
+        # In the first chunk of 128 slots, over its end, and, of one cache, where chunks have 256.
+        far = (2049 + self.width,) if self.kv_cache == "int8" else ()
+        sizes |= {"filled": (self.width, 134, *far), "head_dim": 16, "corrupt": False}
         query, keys, values, input_pos, *rest = attention_sample(device, BF16, **sizes)
         found = attend(query, keys, values, input_pos, *rest)
         row, widest = torch.arange(len(query), device=device)[:, None], rest[1]

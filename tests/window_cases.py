@@ -174,11 +174,12 @@ def accepts() -> dict[str, WindowCase]:
             every[f"{name}, two tokens"] = accept(**asked, window=2)
             # Longer than two rows, so that the code above a new draft may be one of the window's.
             every[f"{name}, wide"] = accept(**asked, window=2 * ROW_LENGTH + 2)
-    for way, tree, window in itertools.product(NEW_DRAFTS, (1, 16), (2, 7, 2 * ROW_LENGTH + 2)):
+    for way, (tree, window) in itertools.product(NEW_DRAFTS, ((1, 2), (16, 7), (16, 2 * ROW_LENGTH + 2))):
         name, asked = f"accept, tree of {tree}, {way}, W {window}", {"sampling": sampling(GUMBEL, way, tree=tree)}
         every[name] = accept(**asked, window=window)
         every[f"{name}, row ahead"] = accept(partial(at, ROW_AHEAD, accept_window_sample), **asked, window=window)
-        every[f"{name}, ends"] = accept(partial(at, ENDS, accept_window_sample), **asked, window=window)
+    asked = {"sampling": sampling(GUMBEL, GUESS, tree=16), "window": 7}
+    every["accept, tree, ends"] = accept(partial(at, ENDS, accept_window_sample), **asked)
     return every | {f"accept, {rule}, one token": accept(sampling=sampling(rule, GUESS), window=1) for rule in RULES}
 
 
