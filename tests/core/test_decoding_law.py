@@ -90,12 +90,14 @@ def test_law_over_many_steps(long: tuple[Toy, Tensor], decoder: str, width: int,
     assert p_value(*long, of(LONG, decoder, width, way, seed)) > THRESHOLD
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "way", "nodes"), TREE_CASES)
 def test_law_with_a_tree(guided: tuple[Toy, Tensor], width: int, way: str, nodes: int) -> None:
     seed = PICTURES * TREE_CASES.index((width, way, nodes))
     assert p_value(*guided, replace(of(GUIDED, "gumbel", width, way, seed), tree=nodes)) > THRESHOLD
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "way", "nodes"), LONG_TREE_CASES)
 def test_law_with_a_tree_over_many_steps(long: tuple[Toy, Tensor], width: int, way: str, nodes: int) -> None:
     seed = PICTURES * LONG_TREE_CASES.index((width, way, nodes))
@@ -264,6 +266,7 @@ def no_noise(patch: Patch) -> None:
 TREE_SLIPS = [any_lane, whole_lane, leave_branch, see_the_window, no_noise]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slip", TREE_SLIPS)
 def test_slip_of_a_tree_is_caught(guided: tuple[Toy, Tensor], slip: Callable, monkeypatch: Patch) -> None:
     slip(monkeypatch)

@@ -78,6 +78,7 @@ def test_no_nodes_are_no_tree() -> None:
         assert tree.table("cpu").shape == (0, 4) and tree.depths("cpu").shape == (0,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kv_cache", KV_CACHES)
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_every_tree_draws_what_ar_draws(transformer: Transformer, settings: str, kv_cache: str) -> None:
@@ -101,6 +102,7 @@ def test_every_tree_draws_what_ar_draws_in_bf16() -> None:
         assert torch.equal(drawn(transformer, replace(asked, window_size=window, tree=tree)).codes, expected.codes)
 
 
+@pytest.mark.slow
 def test_given_rows_and_small_pictures_draw_what_ar_draws(transformer: Transformer) -> None:
     given = torch.randint(0, CODES, (len(PROMPTS), 9, 13), generator=torch.Generator().manual_seed(1))
     for size, rows in ((SIZES["two chunks"], given), (SIZES["one row"], None), ((2, 1), None), ((1, 1), None)):
