@@ -23,8 +23,7 @@ def report_text(result: DecodeResult, weights: WeightsPlan, kv_cache: str) -> st
     settings, tokens = result.settings, result.sampled_tokens
     pictures, grid_h, grid_w = result.codes.shape
     window = "" if settings.decoder == "ar" else f", window {settings.window_size}"
-    nodes = settings.slots - settings.width
-    tree = f", tree {nodes}" if nodes else ""
+    tree = f", tree {settings.nodes}" if settings.nodes else ""
     cache = weights.dtype_name if settings.kv_cache == AUTO else settings.kv_cache
     by_auto = "" if settings.kv_cache == kv_cache else f" (chosen by {kv_cache})"
     rate = "-" if result.tokens_per_second is None else f"{result.tokens_per_second:.1f}"

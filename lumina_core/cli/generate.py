@@ -193,5 +193,5 @@ def _stats(options: argparse.Namespace, drawing: Drawing) -> dict[str, Any]:
         "warm_up_seconds": result.warm_up_seconds,
         "attention": result.attention_kernel,
         "asked": {"weights": options.weights, "kv": options.kv},
-        "tree": result.settings.slots - result.settings.width,
+        "tree": result.settings.nodes,
     }

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..kernels.draft_tree import DraftTree
+from ..kernels.draft_tree import NO_TREE, DraftTree
 from .settings import DecodeSettings
 
 # Rows of the smallest tile of a matmul on a GPU; a tile costs the same whether its rows are filled or not.
@@ -27,7 +27,6 @@ RETRY_COST, LEAST_COST, MOST_COST = 0.005, 0.02, 1.0
 RECENT, PRIOR_FORWARDS = 0.1, 64
 # A pause of the machine is no slow step: an interval counts at most this many times what is expected.
 MOST_SLOWDOWN = 1.5
-NO_TREE = DraftTree()
 
 
 def window_widths(largest: int, rows: int, tile_rows: int = TILE_ROWS, tree: DraftTree = NO_TREE) -> tuple[int, ...]:

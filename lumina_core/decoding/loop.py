@@ -81,8 +81,7 @@ def _decode(
 
 def cache_length(canvas: Canvas, longest_prompt: int, settings: DecodeSettings) -> int:
     """Positions of the key/value cache of a run, in each row."""
-    nodes = settings.slots - settings.width
-    needed = longest_prompt + canvas.last + max(settings.width, KV_LEN_STEP) + nodes
+    needed = longest_prompt + canvas.last + max(settings.width, KV_LEN_STEP) + settings.nodes
     return -(-needed // KV_LEN_STEP) * KV_LEN_STEP
 
 

@@ -77,9 +77,14 @@ class DecodeSettings:
         return 1 if self.decoder == "ar" else self.window_size
 
     @property
+    def nodes(self) -> int:
+        """Nodes of the tree, as far as the window holds it; none where it is still left to the device."""
+        return len(DraftTree.of(self.tree or 0, self.width))
+
+    @property
     def slots(self) -> int:
         """Tokens of one forward and the nodes of its tree."""
-        return self.width + len(DraftTree.of(self.tree or 0, self.width))
+        return self.width + self.nodes
 
     def at_window(self, window: int) -> DecodeSettings:
         """The same settings with another window, which may be too small for a tree."""

@@ -39,7 +39,7 @@ class Window:
         self._least_rows = SAME_ROUNDING_ROWS if device.type == "cpu" else 1
         self._least_slots = 1 if transformer.rounds_alike else -(-self._least_rows // branches)
         sampling = settings.sampling(transformer.config.codebook_size)
-        self._nodes = settings.slots - self.width
+        self._nodes = settings.nodes
         length = canvas.last + 2 * self.slots_run(self.width) + 1
         self.state = WindowState.empty(canvas.layout, sampling, self.width, pictures, length, device)
         self.buffers = Buffers(device)

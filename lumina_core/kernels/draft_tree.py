@@ -85,6 +85,9 @@ class DraftTree:
         return torch.tensor(depths, dtype=torch.int64, device=device)
 
 
+NO_TREE = DraftTree()
+
+
 def _candidates(window: int) -> Iterator[tuple[float, int, int]]:
     """The chance that each node is on the way, its lane's depth and rank."""
     reached = 1.0

@@ -54,8 +54,9 @@ def draw_window(logits: Tensor, state: WindowState, width: int, buffers: Buffers
     forced token always stays, as 0. Writes `target_probs` and `last_logits` of the state where it keeps them.
     """
     sampling, index, ranks = state.sampling, state.indices(1, width), state.tree.ranks
-    nodes = logits.shape[1] - len(state.depths)
-    values = guided_logits(torch.cat((logits[:, :width], logits[:, nodes:]), 1), sampling)
+    first_node = logits.shape[1] - len(state.depths)
+    of_window = logits[:, :width]
+    values = guided_logits(torch.cat((of_window, logits[:, first_node:]), 1) if ranks else of_window, sampling)
     drafts, forced = state.tokens.gather(1, index), state.layout.is_forced(index)
     if sampling.guesses:
         state.last_logits.copy_(topk_cut(values[:, width - 1], min(sampling.top_k, sampling.codes)))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .draft_tree import DraftTree
+from .draft_tree import NO_TREE, DraftTree
 
 ABOVE, LEFT, RANDOM, GUESS = NEW_DRAFTS = ("above", "left", "random", "guess")
 GUMBEL, SJD, COUPLED = RULES = ("gumbel", "sjd", "coupled")
@@ -151,9 +151,8 @@ class WindowState:
     @property
     def without_tree(self) -> WindowState:
         """The same window for a forward that runs no tree."""
-        tree, device = DraftTree(), self.pos.device
-        tables = tree.table(device), tree.depths(device)
-        return replace(self, heads=self.heads[:, :0], tree=tree, lanes=tables[0], depths=tables[1])
+        tables = NO_TREE.table(self.pos.device), NO_TREE.depths(self.pos.device)
+        return replace(self, heads=self.heads[:, :0], tree=NO_TREE, lanes=tables[0], depths=tables[1])
 
     def index(self, first: int, count: int) -> Tensor:
         """Indices [N,count] of the slots from the window's slot `first` on; slot 0 is the last accepted token."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..checkpoint.config import TransformerConfig
 from ..kernels import reference, window_reference
-from ..kernels.draft_tree import DraftTree
+from ..kernels.draft_tree import NO_TREE, DraftTree
 from ..kernels.linear import state_dtype
 from ..kernels.samples import add_rms_norm_sample, attention_sample, qkv_sample, silu_gate_sample
 from ..kernels.select import Choice, choose
@@ -33,7 +33,6 @@ TEST_WINDOW = 5
 REFERENCE_ATTENTION = Choice(reference.window_attention, False, "not selected")
 CHUNKED_ATTENTION = replace(REFERENCE_ATTENTION, reason="in chunks, as on every CPU")
 Splits = tuple[int, ...]
-NO_TREE = DraftTree()
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,7 @@ class StepTimer:
         first = timed(lambda: step.run(WARM_UP_STEPS), device)
         seconds = timed(lambda: step.run(steps), device) / steps
         ceiling = self.bytes_read(context) / bandwidth
-        tree = self.settings.at_window(window).slots - window
+        tree = self.settings.at_window(window).nodes
         return StepTime(window, context, seconds, ceiling, first, step.kv_len, step.captured, tree)
 
     def bytes_read(self, context: int) -> int:
