@@ -104,9 +104,9 @@ def sample(model: ManagedLumina, movqgan: MoVQGANVae, request: Request) -> Decod
 
 def whole_report(result: DecodeResult) -> StepReport:
     """The last report of a run that is complete."""
-    pictures = len(result.codes)
-    drawn = result.sampled_tokens // pictures
-    return StepReport(result.codes, (drawn,) * pictures, drawn, result.nfe)
+    pictures, grid_h, grid_w = result.codes.shape
+    drawn = tuple((result.accept_step >= 0).sum((1, 2)).tolist())
+    return StepReport(result.codes, drawn, max(drawn), result.nfe, reached=(grid_h * grid_w,) * pictures)
 
 
 class SJDSampler(LuminaNode):

@@ -52,11 +52,12 @@ def at(places: tuple[int, int], make: Make, device: Device, **sizes: Any) -> tup
 
 
 def drawn_there(state: WindowState, drawn: Drawn) -> Drawn:
-    """A draw with its forced tokens where the window is, and no code that is as theirs."""
+    """A draw with its forced tokens where the window is, and no other code that is as that of an end of row."""
     width = drawn.tokens.shape[1]
-    forced = state.layout.is_forced(state.indices(1, width - len(state.tree)))
+    index = state.indices(1, width - len(state.tree))
+    forced, known = state.forced.gather(1, index), state.tokens.gather(1, index)
     codes = (1 + (part + state.slot[:width]) % (state.sampling.codes - 1) for part in (drawn.tokens, drawn.fresh))
-    tokens, fresh = (part.masked_fill(forced, 0) for part in codes)
+    tokens, fresh = (torch.where(forced, known, part) for part in codes)
     state.heads.copy_(tokens[:, state.lanes[:, 0] - 1])
     return Drawn(tokens, fresh, drawn.agree | forced, drawn.log_probs, drawn.others)
 

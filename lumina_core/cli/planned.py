@@ -89,7 +89,7 @@ class PlannedModel:
             weights=self.weights.name,
             kv=own.kv_cache,
             dtype=str(self.weights.dtype).removeprefix("torch."),
-            steps=request.canvas.codes_to_draw,
+            steps=int(request.drawn[0].sum()),
             model=self.checkpoint.path.resolve().name,
             model_id=self.identity,
             map=options.map if "map" in required else None,

@@ -7,6 +7,7 @@ import numbers
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..errors import InputError
@@ -110,9 +111,9 @@ class DecodeSettings:
 class StepReport:
     """The progress of a run.
 
-    `codes` [N,h,w] on the CPU include given rows; after the accepted ones they are drafts or 0. `accepted` [N] counts
-    sampled codes, without given rows; `total` is the codes to sample in each picture. `warm_up_seconds` went into
-    compiling and capturing so far.
+    `codes` [N,h,w] on the CPU include given codes; after the accepted ones they are drafts or 0. `accepted` [N] counts
+    sampled codes, without given ones; `total` is the most codes to sample in a picture. `warm_up_seconds` went into
+    compiling and capturing so far. `reached` [N] counts the codes of the grid, given ones too, up to the last accepted.
     """
 
     codes: Tensor
@@ -120,19 +121,26 @@ class StepReport:
     total: int
     nfe: int
     warm_up_seconds: float = 0.0
+    reached: tuple[int, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """Complete rows of every picture."""
+        return min(self.reached) // self.codes.shape[2]
 
 
 @dataclass(frozen=True)
 class DecodeResult:
     """A complete run.
 
-    `codes` [N,h,w] int64 on the CPU, given rows included. `nfe`: forwards, without those of the prefill.
-    `accept_lengths[k]`: tokens (ends of row included) that each forward accepted in picture k. `accept_step` [N,h,w]:
-    the forward that accepted each code, 0 for the prefill, −1 for given codes. `log_likelihood` [N], in nats: the sum
-    over a picture's sampled codes of the log of the guided probability, at the temperature, among all codes and given
-    those before it, whatever top-k and decoder. `seconds`: wall time with prefill, of which `warm_up_seconds` went into
-    compiling and capturing. `matmul_kernel` multiplied by the blocks' weights, `attention_kernel` attended over the
-    cache, each with the reason.
+    `codes` [N,h,w] int64 on the CPU, given ones included. `nfe`: forwards, without those of the prefill.
+    `accept_lengths[k]`: tokens (ends of row and given codes included) that each forward accepted in picture k.
+    `accept_step` [N,h,w]: the forward that accepted each code, 0 for the prefill, −1 for given codes. `log_likelihood`
+    [N], in nats: the sum over a picture's sampled codes of the log of the guided probability, at the temperature, among
+    all codes and given those before it, whatever top-k and decoder. `seconds`: wall time with prefill, of which
+    `warm_up_seconds` went into compiling and capturing. `matmul_kernel` multiplied by the blocks' weights,
+    `attention_kernel` attended over the cache, each with the reason. `given_log_likelihood` [N]: as `log_likelihood`,
+    of the given codes after a picture's first drawn code; None unless the request scores them, or where there are none.
     """
 
     codes: Tensor
@@ -145,6 +153,18 @@ class DecodeResult:
     settings: DecodeSettings = field(default_factory=DecodeSettings)
     matmul_kernel: str = "not known"
     attention_kernel: str = "not known"
+    given_log_likelihood: tuple[float, ...] | None = None
+
+    @property
+    def effective_sample_size(self) -> float | None:
+        """How many pictures of the batch count, where each has the likelihood of its given codes as weight: 1 to N.
+
+        Kish's (Σw)² / Σw² of importance weights w (Survey Sampling, 1965); None where the given codes are not scored.
+        """
+        if self.given_log_likelihood is None:
+            return None
+        weights = torch.tensor(self.given_log_likelihood, dtype=torch.float64).softmax(0)
+        return float(1 / weights.square().sum())
 
     @property
     def sampled_tokens(self) -> int:
@@ -160,7 +180,8 @@ class DecodeResult:
     @property
     def log_likelihood_per_code(self) -> tuple[float, ...]:
         """`log_likelihood` per sampled code, to compare canvases of different sizes."""
-        return tuple(sum_of_codes * len(self.codes) / self.sampled_tokens for sum_of_codes in self.log_likelihood)
+        counts = (self.accept_step >= 0).sum((1, 2)).tolist()
+        return tuple(nats / count for nats, count in zip(self.log_likelihood, counts, strict=True))
 
     @property
     def accept_histogram(self) -> dict[int, int]:

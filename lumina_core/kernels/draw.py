@@ -59,13 +59,12 @@ def _speculate(values, place, count, draft, times, uniform, draft_probs, target_
     return tl.where(kept, draft, tl.where(has_draft, redrawn, fresh)), fresh, kept
 
 
-@triton.jit(
-    do_not_specialize=["width", "slots", "pictures", "length", "window", "header", "row_length", "last", "top_k"]
-)
+@triton.jit(do_not_specialize=["width", "slots", "pictures", "length", "window", "top_k"])
 def _draw_window(
     logits,
     keys,
     tokens,
+    forced_at,
     pos,
     steps,
     target_probs,
@@ -82,9 +81,6 @@ def _draw_window(
     pictures,
     length,
     window,
-    header,
-    row_length,
-    last,
     count,
     top_k,
     cfg_scale,
@@ -135,19 +131,21 @@ def _draw_window(
                 noise = tl.where(place == other, -float("inf"), noise)
                 other = tl.argmax(noise, 0).to(tl.int64)
                 tl.store(out_others + out * RANKS + rank, other)
-    forced = ((index - header) % row_length == row_length - 1) | (index > last)
+    forced = tl.load(forced_at + picture * length + index) != 0
+    token, fresh = tl.where(forced, draft, token), tl.where(forced, draft, fresh)
     largest = tl.max(values, 0)
     log_prob = _pick(values, place, token) - largest - tl.log(tl.sum(tl.exp(values - largest), 0))
-    tl.store(out_tokens + out, tl.where(forced, 0, token))
-    tl.store(out_fresh + out, tl.where(forced, 0, fresh if REDRAWS else token))
+    tl.store(out_tokens + out, token)
+    tl.store(out_fresh + out, fresh if REDRAWS else token)
     tl.store(out_agree + out, kept | forced)
-    tl.store(out_log_probs + out, tl.where(forced, 0.0, log_prob))
+    tl.store(out_log_probs + out, log_prob)
 
 
-@triton.jit(do_not_specialize=["width", "length", "window", "header", "row_length", "last"])
+@triton.jit(do_not_specialize=["width", "length", "window"])
 def _place_draft(
     keys,
     tokens,
+    forced_at,
     pos,
     steps,
     accepted,
@@ -157,9 +155,6 @@ def _place_draft(
     width,
     length,
     window,
-    header,
-    row_length,
-    last,
     count,
     SPECULATIVE: tl.constexpr,
     GUESSES: tl.constexpr,
@@ -181,8 +176,8 @@ def _place_draft(
             bits = index_hash(key, index, GUMBEL_STREAM)
         values = tl.load(last_logits + picture * count + place, mask=inside, other=-float("inf"))
         guess = tl.argmax(values + code_noise(bits, place, INTERPRETED), 0).to(tl.int64)
-        forced = ((index - header) % row_length == row_length - 1) | (index > last)
-        tl.store(tokens + picture * length + index, tl.where(forced, 0, guess))
+        forced = tl.load(forced_at + picture * length + index) != 0
+        tl.store(tokens + picture * length + index, guess, mask=forced == 0)
     if SPECULATIVE:
         of_source = tl.minimum(source, width - 1) if GUESSES else source
         end = count if GUESSES else tl.where(new, 0, count)
@@ -203,7 +198,7 @@ def draw_window(
 
     A program of `warps` (None: by K) has one token. No logit is NaN. Raises InputError for more than 65,536 codes.
     """
-    sampling, layout = state.sampling, state.layout
+    sampling = state.sampling
     (pictures, length), (rows, slots, codes) = state.tokens.shape, logits.shape
     if codes > MAX_CODES or codes != sampling.codes or rows != len(state.offset) or not logits.is_contiguous():
         raise InputError(
@@ -215,11 +210,11 @@ def draw_window(
     dtypes = {"token": int64, "fresh": int64, "agree": torch_bool, "log_prob": float32}
     parts = [*((name, shape, dtype) for name, dtype in dtypes.items()), ("others", (*shape, ranks), int64)]
     drawn = Drawn(*(empty(buffers, f"drawn {name}", size, dtype, device) for name, size, dtype in parts))
-    operands = logits, state.keys, state.tokens, state.pos, state.steps
+    operands = logits, state.keys, state.tokens, state.forced, state.pos, state.steps
     block = triton.next_power_of_2(codes)
     _draw_window[shape](
         *(*operands, state.target_probs, state.draft_probs, state.last_logits, state.depths, *drawn),
-        *(width, slots, pictures, length, state.window, layout.header, layout.row_length, layout.last),
+        *(width, slots, pictures, length, state.window),
         *(codes, sampling.top_k, float(sampling.cfg_scale), float(sampling.temperature)),
         GUIDED=sampling.guided,
         CUT=sampling.top_k < codes,
@@ -237,13 +232,13 @@ def draw_window(
 
 def place_drafts(state: WindowState, width: int, warps: int | None = None) -> None:
     """Draws guessed drafts, and moves `draft_probs` with the window. See the reference."""
-    sampling, layout = state.sampling, state.layout
+    sampling = state.sampling
     block = triton.next_power_of_2(sampling.codes)
     pictures, length = state.tokens.shape
-    operands = state.keys, state.tokens, state.pos, state.steps, state.accepted
+    operands = state.keys, state.tokens, state.forced, state.pos, state.steps, state.accepted
     _place_draft[pictures, state.window - 1](
         *(*operands, state.target_probs, state.draft_probs, state.last_logits),
-        *(width, length, state.window, layout.header, layout.row_length, layout.last, sampling.codes),
+        *(width, length, state.window, sampling.codes),
         SPECULATIVE=sampling.speculative,
         GUESSES=sampling.guesses,
         UNIFORM=sampling.new_drafts == RANDOM,

@@ -51,13 +51,13 @@ def draw_window(logits: Tensor, state: WindowState, width: int, buffers: Buffers
 
     `gumbel`: argmax(log p + g), with noise g fixed by index; a draft that equals this token stays. `sjd`, `coupled`: a
     draft stays with min(1, p/q), and is else redrawn from the residual; the last slot has none and is drawn from p. A
-    forced token always stays, as 0. Writes `target_probs` and `last_logits` of the state where it keeps them.
+    forced token always stays. Writes `target_probs` and `last_logits` of the state where it keeps them.
     """
     sampling, index, ranks = state.sampling, state.indices(1, width), state.tree.ranks
     first_node = logits.shape[1] - len(state.depths)
     of_window = logits[:, :width]
     values = guided_logits(torch.cat((of_window, logits[:, first_node:]), 1) if ranks else of_window, sampling)
-    drafts, forced = state.tokens.gather(1, index), state.layout.is_forced(index)
+    drafts, forced = state.tokens.gather(1, index), state.forced.gather(1, index)
     if sampling.guesses:
         state.last_logits.copy_(topk_cut(values[:, width - 1], min(sampling.top_k, sampling.codes)))
     if sampling.speculative:
@@ -68,9 +68,9 @@ def draw_window(logits: Tensor, state: WindowState, width: int, buffers: Buffers
         tokens = fresh = gumbel_draw(values, noise, sampling.top_k)
         kept = tokens == drafts
         others = runners_up(noise.add_(values), tokens, ranks)
-    tokens, fresh = torch.where(forced, 0, tokens), torch.where(forced, 0, fresh)
+    tokens, fresh = torch.where(forced, drafts, tokens), torch.where(forced, drafts, fresh)
     log_probs = values.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - values.logsumexp(-1)
-    return Drawn(tokens, fresh, kept | forced, torch.where(forced, 0, log_probs), others)
+    return Drawn(tokens, fresh, kept | forced, log_probs, others)
 
 
 def runners_up(values: Tensor, tokens: Tensor, count: int) -> Tensor:
@@ -177,9 +177,9 @@ def _place_heads(state: WindowState, others: Tensor, source: Tensor) -> None:
 
 
 def write_new(state: WindowState, index: Tensor, known: Tensor, drafts: Tensor) -> None:
-    """Writes drafts [N,W−1] at the indices after `known` [N,1]; forced ones as 0."""
-    drafts = torch.where(state.layout.is_forced(index), 0, drafts)
-    state.tokens.scatter_(1, index, torch.where(index > known, drafts, state.tokens.gather(1, index)))
+    """Writes drafts [N,W−1] at the indices after `known` [N,1] that are not forced."""
+    is_new = (index > known) & ~state.forced.gather(1, index)
+    state.tokens.scatter_(1, index, torch.where(is_new, drafts, state.tokens.gather(1, index)))
 
 
 def new_drafts(state: WindowState, index: Tensor, known: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ GUMBEL, SJD, COUPLED = RULES = ("gumbel", "sjd", "coupled")
 class Layout:
     """The tokens of a picture by index: a header of so many, then rows of `row_length`, their end of row included.
 
-    `last` is the last index that is drawn. An end of row, and all after the last, is forced: known and never drawn.
+    `last` is the index of the last code.
     """
 
     header: int
@@ -28,9 +28,6 @@ class Layout:
     def is_end_of_row(self, index: Tensor) -> Tensor:
         """Whether each index after the header is an end of row."""
         return (index - self.header) % self.row_length == self.row_length - 1
-
-    def is_forced(self, index: Tensor) -> Tensor:
-        return self.is_end_of_row(index) | (index > self.last)
 
 
 @dataclass(frozen=True)
@@ -72,8 +69,10 @@ class WindowState:
     code of `heads` [N,lanes], the others the window's drafts at their index.
 
     `tokens` [N,length] hold codes by index (0 at an end of row): accepted ones up to `pos` [N], the drafts of the next
-    forward after it. `accept_step` [N,length] is the forward that accepted each token, −1 where none has; `log_probs`
-    [N,length] the log of its guided probability then, 0 where none has. `steps` [N] counts forwards, `accepted` [N] is
+    forward after it. `forced` [N,length] is where the token is known and never drawn: it is in `tokens` from the start,
+    a given code, an end of row, and all after the last code. `accept_step` [N,length] is the forward that accepted each
+    token, −1 where none has; `log_probs` [N,length] the log of its guided probability then, 0 where none has; at an end
+    of row it says nothing. `steps` [N] counts forwards, `accepted` [N] is
     how far the last one moved the window. `keys` [N] are the pictures' random keys; a row's position is its index plus
     `offset` [R]. `target_probs` [N,W,K] and `draft_probs` [N,W−1,K] are p and q of each slot, with K = 0 for a rule
     that needs none; `last_logits` [N,K] those of the window's last slot after top-k, with K = 0 unless drafts are
@@ -87,6 +86,7 @@ class WindowState:
     keys: Tensor
     offset: Tensor
     tokens: Tensor
+    forced: Tensor
     accept_step: Tensor
     log_probs: Tensor
     pos: Tensor
@@ -124,6 +124,7 @@ class WindowState:
             keys=integers(pictures),
             offset=integers(rows),
             tokens=integers(pictures, length),
+            forced=torch.zeros(pictures, length, dtype=torch.bool, device=device),
             accept_step=integers(pictures, length),
             log_probs=floats(pictures, length),
             pos=integers(pictures),

@@ -170,7 +170,7 @@ def test_ctrl_c_in_a_callback_comes_through(toy: Toy) -> None:
 def test_reports_grow_to_the_final_picture(toy: Toy, decoder: str) -> None:
     reports: list[StepReport] = []
     result = toy.decode(replace(SETTINGS, decoder=decoder), PICTURES, on_step=reports.append)
-    given, total = len(toy.given_codes) * toy.grid_w, toy.canvas.codes_to_draw
+    given, total = len(toy.given_codes) * toy.grid_w, int(toy.drawn.sum())
     assert [report.nfe for report in reports] == list(range(1, result.nfe + 1))
     assert reports[-1].accepted == (total,) * PICTURES and torch.equal(reports[-1].codes, result.codes)
     for report, following in zip(reports, [*reports[1:], reports[-1]], strict=True):
@@ -186,10 +186,10 @@ def test_reports_grow_to_the_final_picture(toy: Toy, decoder: str) -> None:
 def test_counts_agree(toy: Toy, result: DecodeResult) -> None:
     width = result.settings.width
     for lengths in result.accept_lengths:
-        assert sum(lengths) + 1 == toy.canvas.tokens_to_draw
+        assert sum(lengths) + 1 == toy.canvas.tokens_left
         assert all(1 <= length <= width for length in lengths)
     assert result.nfe == max(map(len, result.accept_lengths))
-    assert result.sampled_tokens == PICTURES * toy.canvas.codes_to_draw
+    assert result.sampled_tokens == PICTURES * int(toy.drawn.sum())
     assert sum(result.accept_histogram.values()) == sum(map(len, result.accept_lengths))
     assert sum(length * count for length, count in result.accept_histogram.items()) == sum(
         map(sum, result.accept_lengths)
@@ -214,7 +214,7 @@ def test_codes_are_codes_and_given_rows_stay(toy: Toy, result: DecodeResult) -> 
 def test_windows_save_forwards(toy: Toy) -> None:
     """Else nothing here would have been tested."""
     forwards = {decoder: toy.decode(replace(SETTINGS, decoder=decoder), PICTURES).nfe for decoder in DECODERS}
-    assert forwards["ar"] == toy.canvas.tokens_to_draw - 1
+    assert forwards["ar"] == toy.canvas.tokens_left - 1
     assert max(forwards[decoder] for decoder in DECODERS[1:]) < forwards["ar"]
 
 
@@ -261,7 +261,7 @@ REFUSALS = {
     "given rows of another width": Refusal(r"\(2, 3\); expected \[rows,4\]", given_codes=GRID[:2, :3]),
     "given rows of other pictures": Refusal(r"expected \[rows,4\] or \[1,rows,4\]", given_codes=GRID.view(2, 4, 4)),
     "one line of codes": Refusal(r"\(4,\); expected", given_codes=GRID[0]),
-    "given codes out of the codebook": Refusal("codes run from 64 to 64", given_codes=GRID[:1] + CODES),
+    "given codes out of the codebook": Refusal("codes run from 0 to 64", given_codes=GRID[:1] + CODES),
     "given codes that are no whole numbers": Refusal("torch.float32", given_codes=GRID[:1].float()),
     "no prompt": Refusal("the request has no prompt", prompts=()),
     "a side of no whole units": Refusal("multiple", grid=(8, 6)),

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lumina_core.decoding import loop
+from lumina_core.decoding import loop, window
 from lumina_core.decoding.settings import DecodeSettings
 from lumina_core.kernels import sampling, window_reference
 from lumina_core.kernels.reference import topk_cut
@@ -40,9 +40,15 @@ LONG_CASES = [*itertools.product(("sjd", "coupled"), (5, 11), ("above", "guess")
 # Windows, ways to begin new drafts and nodes of the draft tree, of `gumbel`.
 TREE_CASES = [*zip((2, 3, 5, 8), WAYS, (3, 5, 8, 16), strict=True), (8, "above", 4)]
 LONG_TREE_CASES = [(5, "above", 8), (11, "guess", 24)]
+# Of pictures of 5 rows of 2 codes of which four are given, two of them among the six that are drawn; then with a tree.
+MASKED_CASES = [
+    *(("ar", 1, "above", 0), ("gumbel", 5, "random", 0), ("gumbel", 8, "above", 8), ("gumbel", 3, "guess", 4)),
+    *(("sjd", 2, "above", 0), ("sjd", 5, "guess", 0), ("sjd", 8, "random", 0)),
+    *(("coupled", 3, "left", 0), ("coupled", 5, "guess", 0), ("coupled", 8, "above", 0)),
+]
 # The chance that a right engine fails anywhere here is at most 1e-4, were the seeds drawn anew (Bonferroni). A slip has
 # to fall below the same threshold.
-THRESHOLD = 1e-4 / sum(map(len, (CASES, LONG_CASES, TREE_CASES, LONG_TREE_CASES)))
+THRESHOLD = 1e-4 / sum(map(len, (CASES, LONG_CASES, TREE_CASES, LONG_TREE_CASES, MASKED_CASES)))
 
 Patch = pytest.MonkeyPatch
 PLAIN = RunKernels()
@@ -68,6 +74,14 @@ def long() -> tuple[Toy, Tensor]:
         toy_transformer(3, hidden=8, heads=1, spread=2.0), 4, 2, TWO_PROMPTS, torch.zeros(0, 2, dtype=torch.int64)
     )
     return toy, toy.law(LONG)
+
+
+@pytest.fixture(scope="module")
+def masked() -> tuple[Toy, Tensor]:
+    given = torch.tensor([[0, 3], [2, 1], [3, 0], [0, 2], [1, 1]])
+    mask = torch.tensor([[0, 0], [1, 0], [1, 1], [0, 1], [1, 1]]).bool()
+    toy = Toy(toy_transformer(4, hidden=8, heads=1, spread=0.5), 5, 2, ((20, 21, 4),), given, mask)
+    return toy, toy.law(GUIDED)
 
 
 def p_value(toy: Toy, law: Tensor, settings: DecodeSettings) -> float:
@@ -102,6 +116,14 @@ def test_law_with_a_tree(guided: tuple[Toy, Tensor], width: int, way: str, nodes
 def test_law_with_a_tree_over_many_steps(long: tuple[Toy, Tensor], width: int, way: str, nodes: int) -> None:
     seed = PICTURES * LONG_TREE_CASES.index((width, way, nodes))
     assert p_value(*long, replace(of(LONG, "gumbel", width, way, seed), tree=nodes)) > THRESHOLD
+
+
+@pytest.mark.parametrize(("decoder", "width", "way", "nodes"), MASKED_CASES)
+def test_law_with_given_codes_among_the_drawn(
+    masked: tuple[Toy, Tensor], decoder: str, width: int, way: str, nodes: int
+) -> None:
+    seed = PICTURES * MASKED_CASES.index((decoder, width, way, nodes))
+    assert p_value(*masked, replace(of(GUIDED, decoder, width, way, seed), tree=nodes)) > THRESHOLD
 
 
 def drop_residual(patch: Patch) -> None:
@@ -271,6 +293,40 @@ TREE_SLIPS = [any_lane, whole_lane, leave_branch, see_the_window, no_noise]
 def test_slip_of_a_tree_is_caught(guided: tuple[Toy, Tensor], slip: Callable, monkeypatch: Patch) -> None:
     slip(monkeypatch)
     assert p_value(*guided, replace(of(GUIDED, "gumbel", 8, "above"), tree=16)) < THRESHOLD
+
+
+def hide_given(patch: Patch, rows: slice = slice(None)) -> None:
+    """The model sees the code above in the place of a given one, in some rows of the batch."""
+    embeddings = window_reference.window_embeddings
+
+    def hidden(state: WindowState, *others: Any) -> tuple[Tensor, Tensor]:
+        above = state.tokens.roll(state.layout.row_length, 1)
+        unseen = replace(state, tokens=torch.where(state.forced, above, state.tokens))
+        embedded, input_pos = embeddings(state, *others)
+        embedded[rows] = embeddings(unseen, *others)[0][rows]
+        return embedded, input_pos
+
+    patch.setattr(window, "window_embeddings", hidden)
+
+
+def hide_given_from_unconditional(patch: Patch) -> None:
+    """The unconditional branch does not see given codes."""
+    hide_given(patch, slice(PICTURES, None))
+
+
+@pytest.mark.parametrize(
+    ("slip", "decoder", "way"),
+    [
+        (hide_given, "gumbel", "above"),
+        (hide_given_from_unconditional, "gumbel", "above"),
+        (hide_given_from_unconditional, "coupled", "guess"),
+    ],
+)
+def test_slip_of_given_codes_is_caught(
+    masked: tuple[Toy, Tensor], slip: Callable, decoder: str, way: str, monkeypatch: Patch
+) -> None:
+    slip(monkeypatch)
+    assert p_value(*masked, of(GUIDED, decoder, 5, way)) < THRESHOLD
 
 
 SLIPS = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,13 +76,17 @@ def toy_transformer(codes: int, hidden: int = 16, heads: int = 2, spread: float 
 
 @dataclass(frozen=True)
 class Toy:
-    """A transformer and a picture to draw with it: rows and columns, the prompts of a batch in turn, rows [h0,w]."""
+    """A transformer and a picture to draw with it: rows and columns, the prompts of a batch in turn, given rows [h0,w].
+
+    With a mask [h,w] of what is drawn, the given codes are the whole grid.
+    """
 
     transformer: Transformer
     grid_h: int
     grid_w: int
     prompts: tuple[tuple[int, ...], ...]
     given_codes: Tensor
+    mask: Tensor | None = None
 
     @property
     def codes(self) -> int:
@@ -93,12 +98,18 @@ class Toy:
 
     @property
     def canvas(self) -> Canvas:
-        return Canvas(self.grid_h, self.grid_w, len(self.given_codes))
+        return self._request(self.prompts, DecodeSettings()).canvas
+
+    @property
+    def drawn(self) -> Tensor:
+        """Where a code is drawn, of those after the first given rows, in their order."""
+        request = self._request(self.prompts[:1], DecodeSettings())
+        return request.drawn[0, request.canvas.given_rows :].flatten()
 
     @property
     def picture_ids(self) -> tuple[int, ...]:
-        """Tokens of the picture before what is drawn."""
-        given = self.given_codes
+        """Tokens of the picture before the first row in which something is drawn."""
+        given = self.given_codes[: self.canvas.given_rows]
         header = self.vocabulary.header(self.grid_h, self.grid_w)
         return (*header, *(self.vocabulary.row_tokens(given) if len(given) else ()))
 
@@ -107,11 +118,15 @@ class Toy:
     ) -> DecodeResult:
         """The engine's pictures."""
         prompts = [self.prompts[k % len(self.prompts)] for k in range(pictures)]
-        request = Request(prompts, self.grid_h, self.grid_w, self.given_codes, settings)
+        request = self._request(prompts, settings)
         return decode(self.transformer, self.vocabulary, request, on_step, **callbacks)
 
+    def _request(self, prompts: Sequence[tuple[int, ...]], settings: DecodeSettings) -> Request:
+        score = self.mask is not None
+        return Request(prompts, self.grid_h, self.grid_w, self.given_codes, settings, mask=self.mask, score_given=score)
+
     def log_probs(self, codes: Tensor, settings: DecodeSettings, prompt: tuple[int, ...]) -> Tensor:
-        """What autoregressive decoding draws each of the n codes [M,n] from, given those before it: [M,n,K].
+        """What autoregressive decoding draws each of the n codes [M,n] after the given rows from: [M,n,K].
 
         One plain pass in float64 without a cache; guidance, temperature and top-k written out anew.
         """
@@ -132,16 +147,20 @@ class Toy:
 
     def law(self, settings: DecodeSettings) -> Tensor:
         """Exact probabilities [prompts,K,…,K] of all drawn codes under autoregressive decoding, by the chain rule."""
-        every = torch.cartesian_prod(*[torch.arange(self.codes)] * self.canvas.codes_to_draw)
+        drawn = self.drawn
+        every = torch.cartesian_prod(*[torch.arange(self.codes)] * int(drawn.sum()))
+        lines = self.given_codes[self.canvas.given_rows :].flatten() if self.mask is not None else every[0]
+        lines = lines.repeat(len(every), 1)
+        lines[:, drawn] = every
         parts = []
         for prompt in self.prompts:
-            log_probs = self.log_probs(every, settings, prompt).gather(-1, every[..., None])[..., 0]
-            parts.append(log_probs.sum(1).exp() / len(self.prompts))
+            log_probs = self.log_probs(lines, settings, prompt).gather(-1, lines[..., None])[..., 0]
+            parts.append(log_probs[:, drawn].sum(1).exp() / len(self.prompts))
         return torch.cat(parts).view(self._outcomes)
 
     def counts(self, result: DecodeResult) -> Tensor:
         """How often each outcome [prompts,K,…,K] came in a batch."""
-        drawn = result.codes[:, len(self.given_codes) :].flatten(1)
+        drawn = result.codes[:, self.canvas.given_rows :].flatten(1)[:, self.drawn]
         cell = torch.arange(len(drawn)) % len(self.prompts)
         for column in drawn.T:
             cell = cell * self.codes + column
@@ -149,7 +168,7 @@ class Toy:
 
     @property
     def _outcomes(self) -> tuple[int, ...]:
-        return (len(self.prompts), *[self.codes] * self.canvas.codes_to_draw)
+        return (len(self.prompts), *[self.codes] * int(self.drawn.sum()))
 
 
 def fit(counts: Tensor, law: Tensor) -> float:
