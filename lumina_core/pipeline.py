@@ -32,11 +32,12 @@ from .movqgan.codec import decode_picture, encode_picture
 from .movqgan.identity import check_codec
 from .movqgan.load import load_movqgan
 from .pictures.conditions import Picture, condition_pictures
-from .pictures.images import to_image
+from .pictures.images import to_image, to_pixels
+from .pictures.masks import canvas_mask, keep_outside
 from .pictures.panels import condition_pixels
 from .pictures.sizes import CODE_PIXELS, SizeLimits, check_size, known_sizes, warn_if_untrained, whole_number
 from .quant.weights import WeightsPlan, check_device_holds
-from .tokens.prompts import build_prompt
+from .tokens.prompts import build_prompt, find_template
 from .tokens.task_inputs import check_condition, warn_of_ignored
 from .tokens.tokenizer import Tokenizer
 from .tokens.vocabulary import Vocabulary
@@ -114,6 +115,8 @@ class Lumina:
         object: str | None = None,
         condition: Picture | Sequence[Picture] | None = None,
         given_height: int | None = None,
+        mask: Picture | None = None,
+        candidates: int = 1,
         batch: int = 1,
         on_step: OnStep | None = None,
         **settings: Any,
@@ -121,18 +124,28 @@ class Lumina:
         """Draws `batch` pictures of `width` by `height` pixels, both panels of a task included.
 
         `task`, `map` and `object` are those of `build_prompt`; `condition` is the picture in the upper panel (or its
-        path), or, with `given_height`, the one whose top of that height is continued. `settings`: see DecodeSettings.
-        `on_step` reports progress; an exception that it raises ends the run. Raises InputError and OutOfMemory.
+        path), or, with `given_height`, the one whose top of that height is continued. With a `mask` it is the whole
+        canvas (for the task edit each panel), of which only what is white in the mask is drawn; of so many `candidates`
+        the one is kept after which the other codes are likeliest. `settings`: see DecodeSettings. `on_step` reports
+        progress; an exception that it raises ends the run. Raises InputError and OutOfMemory.
         """
-        check_condition(task, condition is not None, given_height is not None)
+        check_condition(task, condition is not None, given_height is not None, mask is not None)
+        batch = check_candidates(candidates, batch, mask is not None)
         text = build_prompt(task, width, height, prompt, map, object)
         request = build_request(self, text, width, height, batch, settings=DecodeSettings(**settings))
         warn_of_ignored(task, map, object)
+        own = None
         if condition is not None:
             rows = None if given_height is None else whole_number("the given height", given_height, "pixels")
-            given = self.encode(condition_pixels(condition_pictures(condition), width, height, rows))
-            request = replace(request, given_codes=given)
-        return Drawing(self, self.sample(request, on_step))
+            whole, pictures = is_whole(task, mask is not None), condition_pictures(condition)
+            if mask is not None:
+                (marked,) = condition_pictures(mask)
+                codes = canvas_mask(marked, pictures[0].size, width, height, whole)
+                request = replace(request, given_codes=torch.zeros_like(codes, dtype=torch.int64), mask=codes)
+            own = condition_pixels(pictures, width, height, rows, whole)
+            request = replace(request.with_given(self.encode(own)), score_given=candidates > 1)
+        drawing = Drawing(self, self.sample(request, on_step), request.mask, own)
+        return drawing.best if candidates > 1 else drawing
 
     def sample(
         self,
@@ -191,20 +204,57 @@ class Lumina:
 
 @dataclass(frozen=True)
 class Drawing:
-    """Drawn pictures; they are decoded when `images` is first read, so that the codes survive a failure to do so."""
+    """Drawn pictures; they are decoded when `images` is first read, so that the codes survive a failure to do so.
+
+    With a `mask` of codes [1 or N,h,w], their pixels outside of it are the `own` ones [1 or N,3,H,W] in [-1,1]. `index`
+    is the chosen picture's of the run's batch, where one is chosen.
+    """
 
     lumina: Lumina
     result: DecodeResult
+    mask: Tensor | None = None
+    own: Tensor | None = None
+    index: int | None = None
 
     @property
     def codes(self) -> Tensor:
         """[N,h,w]."""
-        return self.result.codes
+        chosen = slice(None) if self.index is None else slice(self.index, self.index + 1)
+        return self.result.codes[chosen]
+
+    @property
+    def best(self) -> Drawing:
+        """The picture after which the given codes are likeliest; the first where none are given after the mask."""
+        nats = self.result.given_log_likelihood or (0.0,)
+        return replace(self, index=max(range(len(nats)), key=nats.__getitem__))
 
     @cached_property
     def images(self) -> list[Image.Image]:
         """Raises OutOfMemory."""
-        return self.lumina.decode(self.codes)
+        images = self.lumina.decode(self.codes)
+        if self.mask is None or self.own is None:
+            return images
+        drawn, own = torch.cat([to_pixels(image) for image in images]), self.own
+        own, mask = (part.expand(len(images), *part.shape[1:]) for part in (own, self.mask))
+        return [to_image(one) for one in keep_outside(drawn, own, mask)]
+
+
+def is_whole(task: str, is_masked: bool) -> bool:
+    """Whether a condition is the whole canvas, rather than its upper panel or its top."""
+    return is_masked and not find_template(task).needs_condition
+
+
+def check_candidates(candidates: int, batch: int, is_masked: bool) -> int:
+    """The pictures to draw at once. Raises InputError for candidates without a mask, and of several pictures."""
+    if (candidates := whole_number("candidates", candidates, "pictures, at least 1")) < 1:
+        raise InputError(f"candidates is {candidates}; expected at least 1 picture")
+    if candidates == 1:
+        return batch
+    if not is_masked:
+        raise InputError("candidates came without a mask; expected one, whose given codes rank them")
+    if batch != 1:
+        raise InputError(f"{candidates} candidates and a batch of {batch} came together; expected one of them")
+    return candidates
 
 
 def load_codec(checkpoint: Checkpoint, movqgan: str | Path | None, device: torch.device) -> MoVQGAN:

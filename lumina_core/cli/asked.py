@@ -12,9 +12,10 @@ from ..decoding.request import Request
 from ..decoding.settings import DecodeSettings
 from ..errors import InputError
 from ..pictures.images import load_picture
+from ..pictures.masks import canvas_mask
 from ..pictures.panels import condition_pixels, given_size
 from ..pictures.sizes import CODE_PIXELS
-from ..pipeline import build_request
+from ..pipeline import build_request, check_candidates, is_whole
 from ..tokens.prompt_text import PromptText
 from ..tokens.prompts import build_prompt
 from ..tokens.task_inputs import check_condition
@@ -34,10 +35,15 @@ class Asked:
     @classmethod
     def of(cls, options: argparse.Namespace, kept: TokenLists | None) -> Asked:
         """Raises InputError for inputs that the task does not take, or lacks."""
-        is_continued = options.given_height is not None or kept is not None
-        check_condition(options.task, options.condition is not None, is_continued)
+        is_continued, is_masked = options.given_height is not None or kept is not None, options.mask is not None
+        check_condition(options.task, options.condition is not None, is_continued, is_masked)
         text = build_prompt(options.task, options.width, options.height, options.prompt, options.map, options.object)
         return cls(options, text, kept)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the condition is the whole canvas."""
+        return is_whole(self.options.task, self.options.mask is not None)
 
     def request(self, checkpoint: Checkpoint) -> Request:
         """The request. A condition is not encoded yet: rows of code 0 stand for it; kept rows have their codes."""
@@ -53,9 +59,15 @@ class Asked:
             kv_cache=options.kv,
         )
         size = options.width, options.height
-        request = build_request(checkpoint, self.text, *size, options.batch, settings=settings)
+        pictures = check_candidates(options.candidates, options.batch, options.mask is not None)
+        request = build_request(checkpoint, self.text, *size, pictures, settings=settings)
         if options.condition is None:
             return request
+        if options.mask is not None:
+            marked, picture = load_picture(options.mask), load_picture(options.condition)
+            mask = canvas_mask(marked, picture.size, *size, self.is_whole)
+            codes, score = torch.zeros_like(mask, dtype=torch.int64), options.candidates > 1
+            return replace(request, given_codes=codes, mask=mask, score_given=score)
         if self.kept is not None:
             return replace(request, given_codes=_kept_rows(options, checkpoint, self.kept))
         width, height = given_size(*size, options.given_height)
@@ -67,7 +79,8 @@ class Asked:
         options = self.options
         if options.condition is None or self.kept is not None:
             return None
-        return condition_pixels(load_picture(options.condition), options.width, options.height, options.given_height)
+        size = options.width, options.height, options.given_height
+        return condition_pixels(load_picture(options.condition), *size, self.is_whole)
 
 
 def kept_lists(options: argparse.Namespace) -> TokenLists | None:

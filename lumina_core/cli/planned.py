@@ -66,11 +66,11 @@ class PlannedModel:
         return sampled_hash(files, json.dumps(self.checkpoint.config_values, sort_keys=True))
 
     def settings(
-        self, options: argparse.Namespace, request: Request, condition_id: str | None
+        self, options: argparse.Namespace, request: Request, condition_id: str | None, mask_id: str | None = None
     ) -> list[PictureSettings]:
         """What decides each picture of a request. `options` are those that it was made of.
 
-        `condition_id` is the `file_hash` of their condition.
+        `condition_id` and `mask_id` are the `file_hash` of their condition and mask.
         """
         own = request.settings
         required = find_template(options.task).requires
@@ -97,5 +97,7 @@ class PlannedModel:
             condition=None if condition is None else condition.name,
             condition_id=condition_id,
             given_height=options.given_height,
+            mask=None if options.mask is None else options.mask.name,
+            mask_id=mask_id,
         )
         return [replace(first, seed=own.seed + k) for k in range(options.batch)]

@@ -58,6 +58,12 @@ class Request:
         """The request with a draft tree where it is left to the device. See `DecodeSettings.with_tree`."""
         return replace(self, settings=self.settings.with_tree(self.rows, by_kernels))
 
+    def with_given(self, codes: Tensor) -> Request:
+        """The request with the codes of a condition [N,h0,w]; with a mask, those of an upper panel are both panels'."""
+        if self.mask is not None and codes.shape[-2] < self.grid_h:
+            codes = torch.cat((codes, codes), -2)
+        return replace(self, given_codes=codes)
+
     @cached_property
     def canvas(self) -> Canvas:
         """The token layout; its given rows are those that every picture has whole."""

@@ -27,7 +27,7 @@ _END = bytes.fromhex("00000000 49454e44 ae426082")
 # A picture with another value of these is another picture. The others name what was used.
 _DECIDING = (
     *("prompt", "task", "width", "height", "seed", "cfg", "top_k", "temperature", "decoder", "window"),
-    *("weights", "kv", "model_id", "map", "object", "condition_id", "given_height"),
+    *("weights", "kv", "model_id", "map", "object", "condition_id", "given_height", "mask_id"),
 )
 
 
@@ -35,8 +35,9 @@ _DECIDING = (
 class PictureSettings:
     """What decides a picture. None is what does not apply: a window, for a decoder whose picture it does not change.
 
-    `steps` counts the drawn codes. `model` and `condition` are names of files, `model_id` and `condition_id` are
-    fingerprints of their bytes. `weights`, `kv` and `dtype` are those that were used, where the user left it to auto.
+    `steps` counts the drawn codes. `model`, `condition` and `mask` are names of files, `model_id`, `condition_id` and
+    `mask_id` are fingerprints of their bytes. `weights`, `kv` and `dtype` are those that were used, where the user left
+    it to auto.
     """
 
     prompt: str
@@ -60,6 +61,8 @@ class PictureSettings:
     condition: str | None = None
     condition_id: str | None = None
     given_height: int | None = None
+    mask: str | None = None
+    mask_id: str | None = None
 
     @property
     def size(self) -> Size:
@@ -111,6 +114,7 @@ def infotext(settings: PictureSettings) -> str:
         "Object": settings.object,
         "Condition": settings.condition,
         "Given height": settings.given_height,
+        "Mask": settings.mask,
         "Weights": settings.weights,
         "KV cache": None if settings.kv == "auto" else settings.kv,
         "Version": VERSION,
