@@ -51,6 +51,8 @@ class Asked:
             window_size=options.window,
             tree=options.tree,
             kv_cache=options.kv,
+            top_p=options.top_p,
+            min_p=options.min_p,
         )
         size = options.width, options.height
         request = build_request(checkpoint, self.text, *size, options.batch, settings=settings)

@@ -97,5 +97,7 @@ class PlannedModel:
             condition=None if condition is None else condition.name,
             condition_id=condition_id,
             given_height=options.given_height,
+            top_p=own.top_p if own.top_p < 1 else None,
+            min_p=own.min_p if own.min_p > 0 else None,
         )
         return [replace(first, seed=own.seed + k) for k in range(options.batch)]
