@@ -214,6 +214,30 @@ class SJDSampler(LuminaNode):
                     tooltip="Tokens more per forward of gumbel, for other codes than the first drafts: the same "
                     "picture in fewer forwards, each of which takes longer. auto: as suits the device, none on a CPU.",
                 ),
+                io.Float.Input(
+                    "top_p",
+                    default=1.0,
+                    min=0.001,
+                    max=1.0,
+                    step=0.01,
+                    round=0.001,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Of the codes that top_k leaves, the likeliest that have this probability together. "
+                    "1 is off.",
+                ),
+                io.Float.Input(
+                    "min_p",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    round=0.001,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Of those, the codes with at least this share of the likeliest one's probability. "
+                    "0 is off.",
+                ),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="The drawn codes, for VAE Decode and Best of N."),
@@ -241,6 +265,8 @@ class SJDSampler(LuminaNode):
         canvas=None,
         kv_cache=KV_CACHES[0],
         tree=TREES[0],
+        top_p=1.0,
+        min_p=0.0,
     ) -> io.NodeOutput:
         movqgan = require_movqgan(vae)
         check_unchanged(model)
@@ -254,6 +280,8 @@ class SJDSampler(LuminaNode):
             window_size=window,
             kv_cache=kv_cache,
             tree=None if tree == TREES[0] else int(tree),
+            top_p=top_p,
+            min_p=min_p,
         )
         request, advice = make_request(model, prompt, batch_size, settings, canvas), advice_on(model, prompt, canvas)
         result = sample(model, movqgan, request)

@@ -22,7 +22,17 @@ from lumina_core.kernels.window_samples import (
     keep_branch_sample,
     place_drafts_sample,
 )
-from lumina_core.kernels.window_state import ABOVE, GUESS, GUMBEL, NEW_DRAFTS, RULES, Drawn, Sampling, WindowState
+from lumina_core.kernels.window_state import (
+    ABOVE,
+    COUPLED,
+    GUESS,
+    GUMBEL,
+    NEW_DRAFTS,
+    RULES,
+    Drawn,
+    Sampling,
+    WindowState,
+)
 
 BF16, FP32 = torch.bfloat16, torch.float32
 Device = torch.device | str
@@ -148,6 +158,14 @@ def draws() -> dict[str, WindowCase]:
         if rule != GUMBEL:
             every[f"draw, {rule}, copied"] = draw(copied, sampling=sampling(rule, "left", codes=5, top_k=3))
             every[f"draw, {rule}, unchanged"] = draw(unchanged, sampling=plain)
+    # Each with other parts of the cut, of two kinds of code: no rule's cut is its own.
+    for name, asked in (
+        ("top-p", sampling(GUMBEL, ABOVE, 3, top_p=0.9)),
+        ("top-p, ties", sampling(GUMBEL, GUESS, 1, codes=1000, top_k=250, top_p=0.5, min_p=0.02)),
+        ("top-p of 16,384", sampling(COUPLED, GUESS, codes=16_384, top_p=0.95, min_p=0.05)),
+        ("min-p", sampling(COUPLED, GUESS, 1, codes=1000, top_k=250, min_p=0.3)),
+    ):
+        every[f"draw, {asked.rule}, {name}"] = draw(dtype=BF16, window=2, sampling=asked)
     for turn, (tree, window, slots) in enumerate(((1, 2, None), (16, 7, 9), (40, 12, None))):
         asked = sampling(GUMBEL, GUESS, turn, tree=tree)
         every[f"draw, tree of {tree}"] = draw(dtype=(BF16, FP32)[turn % 2], sampling=asked, window=window, slots=slots)

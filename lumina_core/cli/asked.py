@@ -57,6 +57,8 @@ class Asked:
             window_size=options.window,
             tree=options.tree,
             kv_cache=options.kv,
+            top_p=options.top_p,
+            min_p=options.min_p,
         )
         size = options.width, options.height
         pictures = check_candidates(options.candidates, options.batch, options.mask is not None)

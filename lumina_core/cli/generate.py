@@ -98,6 +98,18 @@ def _add_task_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cfg", type=float, default=DEFAULTS.cfg_scale, help="classifier-free guidance; 1 is off")
     parser.add_argument("--top-k", type=int, default=DEFAULTS.top_k)
+    parser.add_argument(
+        "--top-p",
+        type=float,
+        default=DEFAULTS.top_p,
+        help="of the codes that top-k leaves, the likeliest that have this probability together; 1 is off",
+    )
+    parser.add_argument(
+        "--min-p",
+        type=float,
+        default=DEFAULTS.min_p,
+        help="of those, the codes with at least this share of the likeliest one's probability; 0 is off",
+    )
     parser.add_argument("--temperature", type=float, default=DEFAULTS.temperature)
     parser.add_argument(
         "--seed",

@@ -99,5 +99,7 @@ class PlannedModel:
             given_height=options.given_height,
             mask=None if options.mask is None else options.mask.name,
             mask_id=mask_id,
+            top_p=own.top_p if own.top_p < 1 else None,
+            min_p=own.min_p if own.min_p > 0 else None,
         )
         return [replace(first, seed=own.seed + k) for k in range(options.batch)]

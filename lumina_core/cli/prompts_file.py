@@ -33,6 +33,8 @@ KEYS: dict[str, tuple[tuple[type, ...], str]] = {
     "given_height": _WHOLE,
     "cfg": _NUMBER,
     "top_k": _WHOLE,
+    "top_p": _NUMBER,
+    "min_p": _NUMBER,
     "temperature": _NUMBER,
     "decoder": _TEXT,
     "out": _TEXT,

@@ -32,7 +32,9 @@ class DecodeSettings:
     from the model's distribution at the window's end. With `adapt_window`, a forward of `gumbel` is narrower where the
     last forwards accepted few tokens. `kv_cache` is the dtype of keys and values; auto is that of the computation.
     `tree` is how many tokens more a forward of `gumbel` has, for other codes than the first drafts; None is as many as
-    suits the device (see `with_tree`). A window holds a tree only as far as itself.
+    suits the device (see `with_tree`). A window holds a tree only as far as itself. Of the `top_k` likeliest codes,
+    `top_p` keeps the likeliest that have this probability together (arXiv 1904.09751); then `min_p` keeps those with at
+    least this share of the likeliest one's (arXiv 2407.01082). 1 and 0 keep all.
     """
 
     cfg_scale: float = 4.0
@@ -45,11 +47,15 @@ class DecodeSettings:
     adapt_window: bool = True
     kv_cache: str = "auto"
     tree: int | None = None
+    top_p: float = 1.0
+    min_p: float = 0.0
 
     def __post_init__(self) -> None:
         checked = {
             "cfg_scale": _number("cfg", self.cfg_scale, 0.0, 100.0),
             "temperature": _number("temperature", self.temperature, 1e-3, 100.0),
+            "top_p": _number("top_p", self.top_p, 0.0, 1.0, from_low=False),
+            "min_p": _number("min_p", self.min_p, 0.0, 1.0),
             "top_k": _whole("top_k", self.top_k, 1, 2**31),
             "seed": _whole("seed", self.seed, 0, MAX_SEED),
             "window_size": _whole("window", self.window_size, 1, MAX_WINDOW),
@@ -104,7 +110,17 @@ class DecodeSettings:
     def sampling(self, codes: int) -> Sampling:
         """The settings as the kernels of a step take them; `ar` is `gumbel` at a window of one."""
         rule = GUMBEL if self.decoder == "ar" else self.decoder
-        return Sampling(codes, rule, self.new_drafts, self.cfg_scale, self.temperature, self.top_k, self.tree or 0)
+        return Sampling(
+            codes,
+            rule,
+            self.new_drafts,
+            self.cfg_scale,
+            self.temperature,
+            self.top_k,
+            self.tree or 0,
+            self.top_p,
+            self.min_p,
+        )
 
 
 @dataclass(frozen=True)
@@ -190,11 +206,12 @@ class DecodeResult:
         return {length: lengths.count(length) for length in sorted(set(lengths))}
 
 
-def _number(name: str, value: Any, low: float, high: float) -> Any:
-    """The number, a plain one of Python: as it came where it is an int or float."""
+def _number(name: str, value: Any, low: float, high: float, from_low: bool = True) -> Any:
+    """The number, a plain one of Python: as it came where it is an int or float. It is `low` itself if `from_low`."""
     good = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
-    if not good or not low <= value <= high:
-        raise InputError(f"{name} is {value!r}; expected a number from {low:g} to {high:g}")
+    if not good or not low <= value <= high or (value == low and not from_low):
+        span = f"from {low:g} to {high:g}" if from_low else f"above {low:g}, at most {high:g}"
+        raise InputError(f"{name} is {value!r}; expected a number {span}")
     return value if type(value) in (int, float) else float(value)
 
 

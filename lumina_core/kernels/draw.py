@@ -1,7 +1,9 @@
-"""Guidance, log-probability, top-k and the draw of a window in one pass over its logits, in a Triton kernel.
+"""Guidance, log-probability, the cut and the draw of a window in one pass over its logits, in a Triton kernel.
 
 A program has one token: its logits stay in registers, and its noise is computed where it is added.
 """
+
+import math
 
 import triton
 import triton.language as tl
@@ -21,7 +23,8 @@ from .hashes import (
     step_hash,
     to_uniform,
 )
-from .topk import kth_largest
+from .reference import share_of_one
+from .topk import kth_largest, last_of_share
 from .window_state import RANDOM, SJD, Drawn, WindowState
 
 MAX_CODES = 2**16
@@ -59,7 +62,23 @@ def _speculate(values, place, count, draft, times, uniform, draft_probs, target_
     return tl.where(kept, draft, tl.where(has_draft, redrawn, fresh)), fresh, kept
 
 
-@triton.jit(do_not_specialize=["width", "slots", "pictures", "length", "window", "top_k"])
+@triton.jit
+def _cut(values, inside, top_k, top_p, log_min_p, CUT: tl.constexpr):
+    """One slot's logits with the codes that are not drawn from at −inf; see the reference.
+
+    `top_p` is a share of one. It and `log_min_p` are None, and no part of the compiled kernel, where they cut nothing.
+    """
+    cut = values
+    if CUT:
+        cut = tl.where(values < kth_largest(values, inside, top_k), -float("inf"), values)
+    if top_p is not None:
+        cut = tl.where(cut < last_of_share(cut, tl.max(values, 0), top_p), -float("inf"), cut)
+    if log_min_p is not None:
+        cut = tl.where(cut < tl.max(values, 0) + log_min_p, -float("inf"), cut)
+    return cut
+
+
+@triton.jit(do_not_specialize=["width", "slots", "pictures", "length", "window", "top_k", "top_p"])
 def _draw_window(
     logits,
     keys,
@@ -83,6 +102,8 @@ def _draw_window(
     window,
     count,
     top_k,
+    top_p,
+    log_min_p,
     cfg_scale,
     temperature,
     GUIDED: tl.constexpr,
@@ -107,9 +128,7 @@ def _draw_window(
     inside = place < count
     at, uncond = (picture * slots + row) * count, pictures.to(tl.int64) * slots * count
     values = _guided(logits, at, uncond, place, inside, cfg_scale, temperature, GUIDED)
-    cut = values
-    if CUT:
-        cut = tl.where(values < kth_largest(values, inside, top_k), -float("inf"), values)
+    cut = _cut(values, inside, top_k, top_p, log_min_p, CUT)
     if GUESSES:
         tl.store(last_logits + picture * count + place, cut, mask=place < tl.where(is_last, count, 0))
     key, draft = tl.load(keys + picture), tl.load(tokens + picture * length + index)
@@ -215,7 +234,10 @@ def draw_window(
     _draw_window[shape](
         *(*operands, state.target_probs, state.draft_probs, state.last_logits, state.depths, *drawn),
         *(width, slots, pictures, length, state.window),
-        *(codes, sampling.top_k, float(sampling.cfg_scale), float(sampling.temperature)),
+        *(codes, sampling.top_k),
+        share_of_one(sampling.top_p) if sampling.top_p < 1 else None,
+        math.log(sampling.min_p) if sampling.min_p > 0 else None,
+        *(float(sampling.cfg_scale), float(sampling.temperature)),
         GUIDED=sampling.guided,
         CUT=sampling.top_k < codes,
         SPECULATIVE=sampling.speculative,

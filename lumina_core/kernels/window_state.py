@@ -34,7 +34,7 @@ class Layout:
 class Sampling:
     """How tokens are drawn from the logits of `codes` codes: one of RULES, and one of NEW_DRAFTS.
 
-    `tree` is the number of nodes of `gumbel`'s draft tree.
+    `tree` is the number of nodes of `gumbel`'s draft tree. `top_p` 1 and `min_p` 0 cut nothing.
     """
 
     codes: int
@@ -44,6 +44,8 @@ class Sampling:
     temperature: float = 1.0
     top_k: int = 4096
     tree: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
 
     @property
     def guided(self) -> bool:
@@ -60,6 +62,11 @@ class Sampling:
         """Whether new drafts are drawn from the model's distribution at the window's end."""
         return self.new_drafts == GUESS
 
+    @property
+    def cuts_by_probability(self) -> bool:
+        """Whether codes are cut by top-p or min-p, beside top-k."""
+        return self.top_p < 1 or self.min_p > 0
+
 
 @dataclass(frozen=True)
 class WindowState:
@@ -75,7 +82,7 @@ class WindowState:
     of row it says nothing. `steps` [N] counts forwards, `accepted` [N] is
     how far the last one moved the window. `keys` [N] are the pictures' random keys; a row's position is its index plus
     `offset` [R]. `target_probs` [N,W,K] and `draft_probs` [N,W−1,K] are p and q of each slot, with K = 0 for a rule
-    that needs none; `last_logits` [N,K] those of the window's last slot after top-k, with K = 0 unless drafts are
+    that needs none; `last_logits` [N,K] those of the window's last slot after the cut, with K = 0 unless drafts are
     guessed. `branch` [N,3] is what the last forward accepted of a lane: its first node, that node's index, and how many
     nodes. `lanes` [lanes,4] is the tree's table, `depths` [T] says where its nodes are.
     """

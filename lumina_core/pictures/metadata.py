@@ -27,13 +27,14 @@ _END = bytes.fromhex("00000000 49454e44 ae426082")
 # A picture with another value of these is another picture. The others name what was used.
 _DECIDING = (
     *("prompt", "task", "width", "height", "seed", "cfg", "top_k", "temperature", "decoder", "window"),
-    *("weights", "kv", "model_id", "map", "object", "condition_id", "given_height", "mask_id"),
+    *("weights", "kv", "model_id", "map", "object", "condition_id", "given_height", "mask_id", "top_p", "min_p"),
 )
 
 
 @dataclass(frozen=True)
 class PictureSettings:
-    """What decides a picture. None is what does not apply: a window, for a decoder whose picture it does not change.
+    """What decides a picture. None is what does not apply: a window, for a decoder whose picture it does not change;
+    a `top_p` of 1, a `min_p` of 0.
 
     `steps` counts the drawn codes. `model`, `condition` and `mask` are names of files, `model_id`, `condition_id` and
     `mask_id` are fingerprints of their bytes. `weights`, `kv` and `dtype` are those that were used, where the user left
@@ -63,6 +64,8 @@ class PictureSettings:
     given_height: int | None = None
     mask: str | None = None
     mask_id: str | None = None
+    top_p: float | None = None
+    min_p: float | None = None
 
     @property
     def size(self) -> Size:
@@ -108,6 +111,8 @@ def infotext(settings: PictureSettings) -> str:
         "Model": settings.model,
         "Temperature": settings.temperature,
         "Top K": settings.top_k,
+        "Top P": settings.top_p,
+        "Min P": settings.min_p,
         "Window": settings.window,
         "Task": settings.task,
         "Map": settings.map,

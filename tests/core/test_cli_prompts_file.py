@@ -85,7 +85,16 @@ def test_a_line_draws_the_file_of_a_command_of_its_own(prompts: Prompts, loads: 
 
 def test_values_of_a_line_come_before_those_of_the_command(prompts: Prompts, noise: Path) -> None:
     condition = {"task": "edit", "condition": noise.name, "height": 64}  # beside the file of prompts
-    own = {"seed": 9, "cfg": 2, "top_k": 7, "temperature": 0.5, "decoder": "sjd", "out": "own.png"}
+    own = {
+        "seed": 9,
+        "cfg": 2,
+        "top_k": 7,
+        "top_p": 0.9,
+        "min_p": 0.2,
+        "temperature": 0.5,
+        "decoder": "sjd",
+        "out": "own.png",
+    }
     prompts.write(
         {"prompt": "a cup", **condition, **own}, {"prompt": "a cup", "seed": None}, {"prompt": "a", "out": "a.bmp"}
     )

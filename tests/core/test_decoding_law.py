@@ -15,7 +15,7 @@ from lumina_core.decoding import loop, window
 from lumina_core.decoding.settings import DecodeSettings
 from lumina_core.kernels import sampling, window_reference
 from lumina_core.kernels.reference import topk_cut
-from lumina_core.kernels.window_state import Drawn, WindowState
+from lumina_core.kernels.window_state import Drawn, Sampling, WindowState
 from lumina_core.model.kv_cache import KVCache, WindowPlan
 from lumina_core.model.run_kernels import RunKernels
 from lumina_core.model.transformer import Transformer
@@ -28,6 +28,8 @@ WINDOWS = (2, 3, 5, 8)
 GUIDED = DecodeSettings(cfg_scale=2.0, top_k=3, temperature=0.5)
 # Pictures of 4 rows of 2 codes, 11 tokens, all of 3 codes possible: 6561 outcomes for each of two prompts in a batch.
 LONG = DecodeSettings(cfg_scale=1.0, top_k=3)
+# Of 4 codes top-k leaves 3 everywhere, top-p and min-p fewer in places.
+CUT = replace(GUIDED, top_p=0.9, min_p=0.1)
 TWO_PROMPTS = ((20, 4), (22, 23, 24, 4))
 PICTURES = 4000
 
@@ -46,9 +48,14 @@ MASKED_CASES = [
     *(("sjd", 2, "above", 0), ("sjd", 5, "guess", 0), ("sjd", 8, "random", 0)),
     *(("coupled", 3, "left", 0), ("coupled", 5, "guess", 0), ("coupled", 8, "above", 0)),
 ]
+# Decoders, windows and ways to begin new drafts; the tree has a case of its own.
+CUT_CASES = [
+    *(("ar", 1, "above"), ("gumbel", 5, "guess")),
+    *itertools.product(("sjd", "coupled"), (5,), ("above", "guess")),
+]
 # The chance that a right engine fails anywhere here is at most 1e-4, were the seeds drawn anew (Bonferroni). A slip has
 # to fall below the same threshold.
-THRESHOLD = 1e-4 / sum(map(len, (CASES, LONG_CASES, TREE_CASES, LONG_TREE_CASES, MASKED_CASES)))
+THRESHOLD = 1e-4 / sum(map(len, (CASES, LONG_CASES, TREE_CASES, LONG_TREE_CASES, MASKED_CASES, CUT_CASES, [""])))
 
 Patch = pytest.MonkeyPatch
 PLAIN = RunKernels()
@@ -84,6 +91,11 @@ def masked() -> tuple[Toy, Tensor]:
     return toy, toy.law(GUIDED)
 
 
+@pytest.fixture(scope="module")
+def cut(guided: tuple[Toy, Tensor]) -> tuple[Toy, Tensor]:
+    return guided[0], guided[0].law(CUT)
+
+
 def p_value(toy: Toy, law: Tensor, settings: DecodeSettings) -> float:
     return fit(toy.counts(toy.decode(settings, PICTURES)), law)
 
@@ -109,6 +121,24 @@ def test_law_over_many_steps(long: tuple[Toy, Tensor], decoder: str, width: int,
 def test_law_with_a_tree(guided: tuple[Toy, Tensor], width: int, way: str, nodes: int) -> None:
     seed = PICTURES * TREE_CASES.index((width, way, nodes))
     assert p_value(*guided, replace(of(GUIDED, "gumbel", width, way, seed), tree=nodes)) > THRESHOLD
+
+
+def test_the_law_of_a_cut_is_another(guided: tuple[Toy, Tensor], cut: tuple[Toy, Tensor]) -> None:
+    """Each of top-p and min-p leaves fewer outcomes, and none of them all but one."""
+    laws = [guided[1], *(guided[0].law(replace(CUT, **change)) for change in ({"min_p": 0.0}, {"top_p": 1.0})), cut[1]]
+    whole, by_top_p, by_min_p, by_both = (int((law > 0).sum()) for law in laws)
+    assert whole > max(by_top_p, by_min_p) and min(by_top_p, by_min_p) > by_both > 20
+
+
+@pytest.mark.parametrize(("decoder", "width", "way"), CUT_CASES)
+def test_law_with_top_p_and_min_p(cut: tuple[Toy, Tensor], decoder: str, width: int, way: str) -> None:
+    seed = PICTURES * CUT_CASES.index((decoder, width, way))
+    assert p_value(*cut, of(CUT, decoder, width, way, seed)) > THRESHOLD
+
+
+@pytest.mark.slow
+def test_law_with_top_p_and_min_p_and_a_tree(cut: tuple[Toy, Tensor]) -> None:
+    assert p_value(*cut, replace(of(CUT, "gumbel", 8, "above"), tree=16)) > THRESHOLD
 
 
 @pytest.mark.slow
@@ -348,3 +378,38 @@ def test_slip_is_caught(
 ) -> None:
     slip(monkeypatch)
     assert p_value(*guided, of(GUIDED, decoder, width, way)) < THRESHOLD
+
+
+def min_p_before_temperature(patch: Patch) -> None:
+    """Min-p compares probabilities at a temperature of one."""
+    right = window_reference.cut
+
+    def slip(values: Tensor, asked: Sampling) -> Tensor:
+        at_one = right(values * asked.temperature, replace(asked, top_k=asked.codes, top_p=1.0))
+        return right(values, replace(asked, min_p=0.0)).masked_fill(at_one == -torch.inf, -torch.inf)
+
+    patch.setattr(window_reference, "cut", slip)
+
+
+def top_p_leaves_the_last(patch: Patch) -> None:
+    """The code that reaches top-p is cut too, but for the likeliest."""
+    right = window_reference.top_p_cut
+
+    def slip(logits: Tensor, top_p: float) -> Tensor:
+        kept = right(logits, top_p)
+        last = kept == kept.masked_fill(kept == -torch.inf, torch.inf).amin(-1, keepdim=True)
+        return kept.masked_fill(last & (kept < kept.amax(-1, keepdim=True)), -torch.inf)
+
+    patch.setattr(window_reference, "top_p_cut", slip)
+
+
+CUT_SLIPS = [
+    *itertools.product([min_p_before_temperature, top_p_leaves_the_last], ["ar", "coupled"]),
+    (min_p_before_temperature, "gumbel"),
+]
+
+
+@pytest.mark.parametrize(("slip", "decoder"), CUT_SLIPS)
+def test_slip_of_the_cut_is_caught(cut: tuple[Toy, Tensor], slip: Callable, decoder: str, monkeypatch: Patch) -> None:
+    slip(monkeypatch)
+    assert p_value(*cut, of(CUT, decoder, 1 if decoder == "ar" else 5, "above")) < THRESHOLD

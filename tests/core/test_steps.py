@@ -203,7 +203,14 @@ def test_the_second_picture_has_no_warm_up(demo: Lumina, monkeypatch: Patch) -> 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"top_k": 40}, {"cfg_scale": 2.0}, {"temperature": 0.9}, {"decoder": "coupled"}, {"window_size": 8}],
+    [
+        {"top_k": 40},
+        {"cfg_scale": 2.0},
+        {"temperature": 0.9},
+        {"top_p": 0.8},
+        {"decoder": "coupled"},
+        {"window_size": 8},
+    ],
     ids=lambda changes: next(iter(changes)),
 )
 def test_other_settings_take_graphs_of_their_own(demo: Lumina, monkeypatch: Patch, changes: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lumina_core.kernels.sampling import guide
-from lumina_core.kernels.window_reference import accept_window, draw_window, embed_window, place_drafts
+from lumina_core.kernels.window_reference import accept_window, cut, draw_window, embed_window, place_drafts
 from lumina_core.kernels.window_samples import (
     accept_window_sample,
     draw_window_sample,
@@ -214,6 +214,25 @@ def test_drafts_are_compared_with_the_softmax_of_the_k_largest(rule: str, top_k:
     cut = values.masked_fill(rank >= top_k, -torch.inf)
     torch.testing.assert_close(state.target_probs, cut.softmax(-1))
     torch.testing.assert_close(state.last_logits, cut[:, -1])
+
+
+@every_rule
+def test_what_is_drawn_is_of_the_cut_and_so_are_guesses(rule: str) -> None:
+    """Its log-probability is among all codes."""
+    sampling = Sampling(CODES, rule, "guess", cfg_scale=1.0, temperature=0.7, top_k=9, top_p=0.8, min_p=0.1)
+    logits, state, width = draw_window_sample("cpu", FP32, sampling, 5, slots=8)
+    drawn = draw_window(logits, state, width)
+    values = logits[:, :width] / 0.7
+    kept = cut(values, sampling)
+    assert 1 < kept.isfinite().sum(-1).max() < 9
+    torch.testing.assert_close(state.last_logits, kept[:, -1])
+    if rule != "gumbel":
+        torch.testing.assert_close(state.target_probs, kept.softmax(-1))
+    forced = state.layout.is_forced(state.index(1, width))
+    # A draft that the last forward's cut left may be kept only where this one's does too.
+    assert kept.gather(-1, drawn.tokens[..., None])[~forced].isfinite().all()
+    own = values.log_softmax(-1).gather(-1, drawn.tokens[..., None])[..., 0]
+    torch.testing.assert_close(drawn.log_probs, own.masked_fill(forced, 0))
 
 
 def test_a_forward_leaves_the_distributions_of_slots_that_it_does_not_run() -> None:

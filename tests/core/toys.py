@@ -128,7 +128,7 @@ class Toy:
     def log_probs(self, codes: Tensor, settings: DecodeSettings, prompt: tuple[int, ...]) -> Tensor:
         """What autoregressive decoding draws each of the n codes [M,n] after the given rows from: [M,n,K].
 
-        One plain pass in float64 without a cache; guidance, temperature and top-k written out anew.
+        One plain pass in float64 without a cache; guidance, temperature and cuts written out anew.
         """
         model = copy.deepcopy(self.transformer).double()
         first, row_length = self.transformer.config.image_token_offset, self.grid_w + 1
@@ -142,8 +142,7 @@ class Toy:
 
         uncond = branch(self.picture_ids)
         guided = uncond + settings.cfg_scale * (branch(prompt + self.picture_ids) - uncond)
-        rank = guided.argsort(-1, descending=True).argsort(-1)
-        return (guided / settings.temperature).masked_fill(rank >= settings.top_k, -torch.inf).log_softmax(-1)
+        return cut(guided / settings.temperature, settings).log_softmax(-1)
 
     def law(self, settings: DecodeSettings) -> Tensor:
         """Exact probabilities [prompts,K,…,K] of all drawn codes under autoregressive decoding, by the chain rule."""
@@ -169,6 +168,18 @@ class Toy:
     @property
     def _outcomes(self) -> tuple[int, ...]:
         return (len(self.prompts), *[self.codes] * int(self.drawn.sum()))
+
+
+def cut(logits: Tensor, settings: DecodeSettings) -> Tensor:
+    """Logits [...,K] with the codes at −inf that top-k, top-p or min-p leaves out, by sorted probabilities."""
+    rank = logits.argsort(-1, descending=True).argsort(-1)
+    logits = logits.masked_fill(rank >= settings.top_k, -torch.inf)
+    if settings.top_p < 1:
+        ordered = logits.softmax(-1).sort(-1, descending=True).values
+        needed = 1 + (ordered.cumsum(-1) < settings.top_p).sum(-1, keepdim=True)
+        logits = logits.masked_fill(rank >= needed, -torch.inf)
+    probs = logits.softmax(-1)
+    return logits.masked_fill(probs < settings.min_p * probs.amax(-1, keepdim=True), -torch.inf)
 
 
 def fit(counts: Tensor, law: Tensor) -> float:
