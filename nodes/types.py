@@ -49,8 +49,9 @@ class ManagedLumina:
 class CanvasData:
     """A canvas with given top rows: `pixels` [B,h,width,3] in 0…1 and their `codes` [B,h/8,width/8].
 
-    `width` and `height` are the size of the whole canvas in pixels. `is_view`: the pixels are the codes decoded
-    without the rows below, to be looked at. `panels` is 2 where the given rows are the upper panel of a task.
+    With a `mask` [B,height/8,width/8] (bool) both are whole, and only codes where it is true are drawn. `width` and
+    `height` are the size of the whole canvas in pixels. `is_view`: the pixels are the codes decoded without the rows
+    below, to be looked at. `panels` is 2 where the given rows are the upper panel of a task.
     """
 
     width: int
@@ -59,10 +60,12 @@ class CanvasData:
     pixels: Tensor
     is_view: bool = False
     panels: int = 1
+    mask: Tensor | None = None
 
     @property
     def given_height(self) -> int:
-        return self.pixels.shape[1]
+        """Height of the part above what is drawn; with a mask, that of the upper half."""
+        return self.pixels.shape[1] if self.mask is None else self.height // 2
 
 
 @dataclass(frozen=True)

@@ -228,11 +228,11 @@ def test_what_is_drawn_is_of_the_cut_and_so_are_guesses(rule: str) -> None:
     torch.testing.assert_close(state.last_logits, kept[:, -1])
     if rule != "gumbel":
         torch.testing.assert_close(state.target_probs, kept.softmax(-1))
-    forced = state.layout.is_forced(state.index(1, width))
+    forced = state.forced.gather(1, state.index(1, width))
     # A draft that the last forward's cut left may be kept only where this one's does too.
     assert kept.gather(-1, drawn.tokens[..., None])[~forced].isfinite().all()
     own = values.log_softmax(-1).gather(-1, drawn.tokens[..., None])[..., 0]
-    torch.testing.assert_close(drawn.log_probs, own.masked_fill(forced, 0))
+    torch.testing.assert_close(drawn.log_probs, own)
 
 
 def test_a_forward_leaves_the_distributions_of_slots_that_it_does_not_run() -> None:

@@ -55,7 +55,7 @@ def test_a_side_that_no_model_draws_is_named(nodes: Any, width: int, height: int
 
 def advice(nodes: Any, prompt: Any, canvas: Any = None) -> list[str]:
     model = SimpleNamespace(lumina=SimpleNamespace(config=SimpleNamespace(trained_sizes=DEMO_SIZES)))
-    return nodes("nodes.sampler").advice_on(model, prompt, canvas)
+    return nodes("nodes.request").advice_on(model, prompt, canvas)
 
 
 def test_what_will_not_draw_what_is_wanted_is_told(nodes: Any, caplog: pytest.LogCaptureFixture) -> None:

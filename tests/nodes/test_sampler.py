@@ -28,7 +28,7 @@ def request_of(
 ) -> Any:
     prompt = nodes("nodes.types").TaskPromptData(task, PROMPT, 64, 64)
     values = nodes("lumina_core.decoding.settings").DecodeSettings(**settings)
-    return nodes("nodes.sampler").make_request(model, prompt, batch_size, values, canvas)
+    return nodes("nodes.request").make_request(model, prompt, batch_size, values, canvas)
 
 
 @pytest.mark.parametrize(("given_height", "left"), [(None, 71), (40, 26), (56, 8)])
