@@ -16,7 +16,7 @@ from ..pictures.panels import condition_pixels, given_size
 from ..pictures.sizes import CODE_PIXELS
 from ..pipeline import build_request
 from ..tokens.prompt_text import PromptText
-from ..tokens.prompts import build_prompt
+from ..tokens.prompts import build_negative, build_prompt
 from ..tokens.task_inputs import check_condition
 from ..tokens.token_files import is_token_file, read_token_lists, rows_to_continue
 
@@ -25,19 +25,24 @@ TokenLists = list[list[int]]
 
 @dataclass(frozen=True)
 class Asked:
-    """A prompt in the words of its task. `kept` are the tokens of a begun picture, where those are the condition."""
+    """A prompt and a negative one in the words of their task.
+
+    `kept` are the tokens of a begun picture, where those are the condition.
+    """
 
     options: argparse.Namespace
     text: PromptText
     kept: TokenLists | None
+    negative: PromptText | None = None
 
     @classmethod
     def of(cls, options: argparse.Namespace, kept: TokenLists | None) -> Asked:
         """Raises InputError for inputs that the task does not take, or lacks."""
         is_continued = options.given_height is not None or kept is not None
         check_condition(options.task, options.condition is not None, is_continued)
-        text = build_prompt(options.task, options.width, options.height, options.prompt, options.map, options.object)
-        return cls(options, text, kept)
+        place, inputs = (options.task, options.width, options.height), (options.map, options.object)
+        text = build_prompt(*place, options.prompt, *inputs)
+        return cls(options, text, kept, build_negative(*place, options.negative, *inputs))
 
     def request(self, checkpoint: Checkpoint) -> Request:
         """The request. A condition is not encoded yet: rows of code 0 stand for it; kept rows have their codes."""
@@ -55,7 +60,7 @@ class Asked:
             min_p=options.min_p,
         )
         size = options.width, options.height
-        request = build_request(checkpoint, self.text, *size, options.batch, settings=settings)
+        request = build_request(checkpoint, self.text, *size, options.batch, settings=settings, negative=self.negative)
         if options.condition is None:
             return request
         if self.kept is not None:

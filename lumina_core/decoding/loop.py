@@ -123,10 +123,10 @@ class _Run:
         self.canvas, self.settings = request.canvas, request.settings
         self.kept = self._take(runs)
         self.window, self.steps, self.cache = self.kept.window, self.kept.steps, self.kept.window.cache
-        prompt_lengths = [len(prompt) for prompt in request.prompts]
+        prompt_lengths = [len(prompt) for prompt in request.row_prompts]
         self.window.place(self.canvas, prompt_lengths, request.given, self.settings.seed, vocabulary.end_of_row)
         self.steps.begin_run()
-        self.on_gpu, pictures = is_gpu(transformer.device), len(prompt_lengths)
+        self.on_gpu, pictures = is_gpu(transformer.device), len(request.prompts)
         self.adaptive = AdaptiveWindow(self.settings, pictures, self._width_by())
         self.nfe, self.since_sync = 0, 0
         self.accepted_to = [self.canvas.first - 1] * pictures
@@ -200,12 +200,12 @@ class _Run:
             )
 
     def _prefixes(self) -> list[tuple[int, ...]]:
-        """The tokens before what is drawn, row by row; those of the unconditional branch lack the prompt."""
+        """The tokens before what is drawn, row by row; the unconditional branch has the negative prompt, or none."""
         header = self.vocabulary.header(self.canvas.grid_h, self.canvas.grid_w)
         rows = (self.vocabulary.row_tokens(codes) if len(codes) else [] for codes in self.request.given)
         given = [(*header, *ids) for ids in rows]
-        conditional = [(*prompt, *ids) for prompt, ids in zip(self.request.prompts, given, strict=True)]
-        return conditional + given if self.settings.guided else conditional
+        prompts = self.request.row_prompts
+        return [(*prompt, *ids) for prompt, ids in zip(prompts, given * (len(prompts) // len(given)), strict=True)]
 
     def advance(self) -> None:
         """Runs one forward, and synchronises with the device when it is time to."""

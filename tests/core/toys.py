@@ -75,13 +75,17 @@ def toy_transformer(codes: int, hidden: int = 16, heads: int = 2, spread: float 
 
 @dataclass(frozen=True)
 class Toy:
-    """A transformer and a picture to draw with it: rows and columns, the prompts of a batch in turn, rows [h0,w]."""
+    """A transformer and a picture to draw with it: rows and columns, the prompts of a batch in turn, rows [h0,w].
+
+    `negative` is the prompt of the unconditional branch.
+    """
 
     transformer: Transformer
     grid_h: int
     grid_w: int
     prompts: tuple[tuple[int, ...], ...]
     given_codes: Tensor
+    negative: tuple[int, ...] = ()
 
     @property
     def codes(self) -> int:
@@ -107,7 +111,8 @@ class Toy:
     ) -> DecodeResult:
         """The engine's pictures."""
         prompts = [self.prompts[k % len(self.prompts)] for k in range(pictures)]
-        request = Request(prompts, self.grid_h, self.grid_w, self.given_codes, settings)
+        negatives = [self.negative] * pictures if self.negative else None
+        request = Request(prompts, self.grid_h, self.grid_w, self.given_codes, settings, negatives)
         return decode(self.transformer, self.vocabulary, request, on_step, **callbacks)
 
     def log_probs(self, codes: Tensor, settings: DecodeSettings, prompt: tuple[int, ...]) -> Tensor:
@@ -125,7 +130,7 @@ class Toy:
             logits = model(ids)[:, len(prefix) - 1 :, first:]
             return logits.unflatten(1, (-1, row_length))[:, :, :-1].flatten(1, 2)
 
-        uncond = branch(self.picture_ids)
+        uncond = branch(self.negative + self.picture_ids)
         guided = uncond + settings.cfg_scale * (branch(prompt + self.picture_ids) - uncond)
         return cut(guided / settings.temperature, settings).log_softmax(-1)
 
