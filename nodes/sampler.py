@@ -53,7 +53,8 @@ def make_request(
             "canvas of Lumina Sampler"
         )
     prompt = prompt.sized(model.lumina.config.trained_sizes)
-    return build_request(model.lumina, prompt.text, prompt.width, prompt.height, batch_size, given, settings)
+    size = prompt.width, prompt.height
+    return build_request(model.lumina, prompt.text, *size, batch_size, given, settings, prompt.negative_text)
 
 
 def advice_on(model: ManagedLumina, prompt: TaskPromptData, canvas: CanvasData | None) -> list[str]:

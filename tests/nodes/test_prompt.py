@@ -73,6 +73,14 @@ def test_what_will_not_draw_what_is_wanted_is_told(nodes: Any, caplog: pytest.Lo
     assert [record.getMessage() for record in caplog.records] == [ignored, missing]
 
 
+def test_the_negative_prompt_has_the_wording_and_the_size_of_the_prompt(nodes: Any) -> None:
+    prompt = nodes("nodes.types").TaskPromptData("subject", "a", 0, 0, object="a cup", negative="a red dog")
+    sized = prompt.sized(DEMO_SIZES)
+    expected = nodes("lumina_core.tokens.prompts").build_prompt("subject", 64, 128, "a red dog", None, "a cup")
+    assert sized.negative_text == expected and sized.negative_text.typed == expected.typed
+    assert prompt_of(nodes).negative_text is None
+
+
 def test_errors_reach_comfyui_as_builtin_exceptions(nodes: Any) -> None:
     errors, base = nodes("lumina_core.errors"), nodes("nodes.node").LuminaNode
 
