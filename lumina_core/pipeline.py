@@ -37,7 +37,7 @@ from .pictures.masks import canvas_mask, keep_outside
 from .pictures.panels import condition_pixels
 from .pictures.sizes import CODE_PIXELS, SizeLimits, check_size, known_sizes, warn_if_untrained, whole_number
 from .quant.weights import WeightsPlan, check_device_holds
-from .tokens.prompts import build_prompt, find_template
+from .tokens.prompts import build_negative, build_prompt, find_template
 from .tokens.task_inputs import check_condition, warn_of_ignored
 from .tokens.tokenizer import Tokenizer
 from .tokens.vocabulary import Vocabulary
@@ -119,6 +119,7 @@ class Lumina:
         candidates: int = 1,
         batch: int = 1,
         on_step: OnStep | None = None,
+        negative: str | None = None,
         **settings: Any,
     ) -> Drawing:
         """Draws `batch` pictures of `width` by `height` pixels, both panels of a task included.
@@ -126,13 +127,15 @@ class Lumina:
         `task`, `map` and `object` are those of `build_prompt`; `condition` is the picture in the upper panel (or its
         path), or, with `given_height`, the one whose top of that height is continued. With a `mask` it is the whole
         canvas (for the task edit each panel), of which only what is white in the mask is drawn; of so many `candidates`
-        the one is kept after which the other codes are likeliest. `settings`: see DecodeSettings. `on_step` reports
-        progress; an exception that it raises ends the run. Raises InputError and OutOfMemory.
+        the one is kept after which the other codes are likeliest. `negative` is what to keep away from: guidance leads
+        from it, in the wording of the task, to the prompt. `settings`: see DecodeSettings. `on_step` reports progress;
+        an exception that it raises ends the run. Raises InputError and OutOfMemory.
         """
         check_condition(task, condition is not None, given_height is not None, mask is not None)
         batch = check_candidates(candidates, batch, mask is not None)
         text = build_prompt(task, width, height, prompt, map, object)
-        request = build_request(self, text, width, height, batch, settings=DecodeSettings(**settings))
+        away = build_negative(task, width, height, negative, map, object)
+        request = build_request(self, text, width, height, batch, settings=DecodeSettings(**settings), negative=away)
         warn_of_ignored(task, map, object)
         own = None
         if condition is not None:
@@ -292,10 +295,12 @@ def build_request(
     batch: int = 1,
     given_codes: Tensor | None = None,
     settings: DecodeSettings | None = None,
+    negative: str | None = None,
 ) -> Request:
     """A request for `batch` pictures of a full prompt, checked against a model that need not be loaded.
 
-    `given_codes` [h0,w] or [batch,h0,w] are the first rows. The template of a PromptText is encoded with special
+    `given_codes` [h0,w] or [batch,h0,w] are the first rows. `negative` is the full prompt of the unconditional branch,
+    which has none for None. The template of a PromptText is encoded with special
     tokens, what a user typed, and a plain string, without. Raises InputError, and CheckpointError where the tokenizer
     does not fit the model; warns about an untrained size.
     """
@@ -306,6 +311,11 @@ def build_request(
     grid_h, grid_w = check_size(width, height, _limits(model.config, model.vocabulary))
     prompts = [_encode_prompt(model.tokenizer, text, model.config)] * batch
     request = Request(prompts, grid_h, grid_w, given_codes, settings or DecodeSettings())
+    if negative is not None and not request.settings.guided:
+        logger.warning("The negative prompt is ignored: with cfg 1 there is no unconditional branch to read it.")
+    elif negative is not None:
+        ids = _encode_prompt(model.tokenizer, negative, model.config)
+        request = replace(request, negative_prompts=[ids] * batch)
     check_request(request, model.config, model.vocabulary)
     warn_if_untrained(width, height, model.config.trained_sizes)
     return request

@@ -44,7 +44,8 @@ def make_request(
         )
     prompt = prompt.sized(model.lumina.config.trained_sizes)
     size = prompt.width, prompt.height
-    request = build_request(model.lumina, prompt.text, *size, batch_size, settings=settings)
+    negative = prompt.negative_text
+    request = build_request(model.lumina, prompt.text, *size, batch_size, settings=settings, negative=negative)
     return replace(request, given_codes=given, mask=mask, score_given=score)
 
 

@@ -14,7 +14,7 @@ from ..lumina_core.model.transformer import Transformer
 from ..lumina_core.pictures.sizes import Size, fill_size
 from ..lumina_core.pipeline import Lumina
 from ..lumina_core.tokens.prompt_text import PromptText
-from ..lumina_core.tokens.prompts import build_prompt, find_template
+from ..lumina_core.tokens.prompts import build_negative, build_prompt, find_template
 
 CATEGORY = "Lumina-mGPT 2.0"
 
@@ -83,6 +83,7 @@ class TaskPromptData:
     object: str | None = None
     template: str = ""
     has_canvas: bool = False
+    negative: str = ""
 
     @cached_property
     def text(self) -> PromptText:
@@ -90,9 +91,20 @@ class TaskPromptData:
 
         Raises InputError for missing inputs.
         """
-        sides = self.width or None, self.height or None
-        template = self.template if self.template.strip() else None
-        return build_prompt(self.task, *sides, self.prompt, self.map, self.object, template)
+        return build_prompt(*self._place, self.prompt, *self._inputs)
+
+    @cached_property
+    def negative_text(self) -> PromptText | None:
+        """The full prompt of the unconditional branch; None where `negative` is blank."""
+        return build_negative(*self._place, self.negative, *self._inputs)
+
+    @property
+    def _place(self) -> tuple[str, int | None, int | None]:
+        return self.task, self.width or None, self.height or None
+
+    @property
+    def _inputs(self) -> tuple[str | None, str | None, str | None]:
+        return self.map, self.object, self.template if self.template.strip() else None
 
     def on_canvas(self, canvas: CanvasData) -> TaskPromptData:
         """The same prompt at the size of a canvas."""

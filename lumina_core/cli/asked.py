@@ -17,7 +17,7 @@ from ..pictures.panels import condition_pixels, given_size
 from ..pictures.sizes import CODE_PIXELS
 from ..pipeline import build_request, check_candidates, is_whole
 from ..tokens.prompt_text import PromptText
-from ..tokens.prompts import build_prompt
+from ..tokens.prompts import build_negative, build_prompt
 from ..tokens.task_inputs import check_condition
 from ..tokens.token_files import is_token_file, read_token_lists, rows_to_continue
 
@@ -26,19 +26,24 @@ TokenLists = list[list[int]]
 
 @dataclass(frozen=True)
 class Asked:
-    """A prompt in the words of its task. `kept` are the tokens of a begun picture, where those are the condition."""
+    """A prompt and a negative one in the words of their task.
+
+    `kept` are the tokens of a begun picture, where those are the condition.
+    """
 
     options: argparse.Namespace
     text: PromptText
     kept: TokenLists | None
+    negative: PromptText | None = None
 
     @classmethod
     def of(cls, options: argparse.Namespace, kept: TokenLists | None) -> Asked:
         """Raises InputError for inputs that the task does not take, or lacks."""
         is_continued, is_masked = options.given_height is not None or kept is not None, options.mask is not None
         check_condition(options.task, options.condition is not None, is_continued, is_masked)
-        text = build_prompt(options.task, options.width, options.height, options.prompt, options.map, options.object)
-        return cls(options, text, kept)
+        place, inputs = (options.task, options.width, options.height), (options.map, options.object)
+        text = build_prompt(*place, options.prompt, *inputs)
+        return cls(options, text, kept, build_negative(*place, options.negative, *inputs))
 
     @property
     def is_whole(self) -> bool:
@@ -62,7 +67,7 @@ class Asked:
         )
         size = options.width, options.height
         pictures = check_candidates(options.candidates, options.batch, options.mask is not None)
-        request = build_request(checkpoint, self.text, *size, pictures, settings=settings)
+        request = build_request(checkpoint, self.text, *size, pictures, settings=settings, negative=self.negative)
         if options.condition is None:
             return request
         if options.mask is not None:

@@ -64,6 +64,10 @@ def _add_task_arguments(parser: argparse.ArgumentParser) -> None:
         help="file of prompts, one a line, or of JSON lines with settings of their own; what is drawn already is not "
         "drawn again, and under torchrun each process draws its share",
     )
+    parser.add_argument(
+        "--negative",
+        help="what to keep away from: the unconditional branch reads this as a prompt; cfg 1 ignores it",
+    )
     parser.add_argument("--skip-bad", action="store_true", help="leave broken lines of --prompts out, with a warning")
     parser.add_argument("--width", type=int, help="width of the whole canvas in pixels")
     parser.add_argument("--height", type=int, help="height of the whole canvas (both panels) in pixels")

@@ -101,5 +101,6 @@ class PlannedModel:
             mask_id=mask_id,
             top_p=own.top_p if own.top_p < 1 else None,
             min_p=own.min_p if own.min_p > 0 else None,
+            negative=None if request.negative_prompts is None else options.negative,
         )
         return [replace(first, seed=own.seed + k) for k in range(options.batch)]

@@ -23,6 +23,7 @@ _TEXT, _WHOLE, _NUMBER = ((str,), "a text"), ((int,), "a whole number"), ((int, 
 # What a line of JSON may hold; ranges are checked as those of the options are.
 KEYS: dict[str, tuple[tuple[type, ...], str]] = {
     "prompt": _TEXT,
+    "negative": _TEXT,
     "width": _WHOLE,
     "height": _WHOLE,
     "seed": _WHOLE,

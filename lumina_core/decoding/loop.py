@@ -124,11 +124,11 @@ class _Run:
         self.canvas, self.settings = request.canvas, request.settings
         self.kept = self._take(runs)
         self.window, self.steps, self.cache = self.kept.window, self.kept.steps, self.kept.window.cache
-        prompt_lengths = [len(prompt) for prompt in request.prompts]
+        prompt_lengths = [len(prompt) for prompt in request.row_prompts]
         codes, seed = (request.codes, request.drawn), self.settings.seed
         self.window.place(self.canvas, prompt_lengths, *codes, seed, vocabulary.end_of_row)
         self.steps.begin_run()
-        self.on_gpu, pictures = is_gpu(transformer.device), len(prompt_lengths)
+        self.on_gpu, pictures = is_gpu(transformer.device), len(request.prompts)
         self.adaptive = AdaptiveWindow(self.settings, pictures, self._width_by())
         self.nfe, self.since_sync, self.last = 0, 0, request.last
         self.accepted_to = [self.canvas.first - 1] * pictures
@@ -202,14 +202,11 @@ class _Run:
             )
 
     def _prefixes(self) -> list[tuple[int, ...]]:
-        """The tokens before what is drawn, row by row; those of the unconditional branch lack the prompt."""
-        header, tokens = (
-            self.vocabulary.header(self.canvas.grid_h, self.canvas.grid_w),
-            self.canvas.first - HEADER_LENGTH,
-        )
+        """The tokens before what is drawn, row by row; the unconditional branch has the negative prompt, or none."""
+        canvas, prompts = self.canvas, self.request.row_prompts
+        header, tokens = self.vocabulary.header(canvas.grid_h, canvas.grid_w), canvas.first - HEADER_LENGTH
         given = [(*header, *self.vocabulary.row_tokens(codes)[:tokens]) for codes in self.request.codes]
-        conditional = [(*prompt, *ids) for prompt, ids in zip(self.request.prompts, given, strict=True)]
-        return conditional + given if self.settings.guided else conditional
+        return [(*prompt, *ids) for prompt, ids in zip(prompts, given * (len(prompts) // len(given)), strict=True)]
 
     def advance(self) -> None:
         """Runs one forward, and synchronises with the device when it is time to."""

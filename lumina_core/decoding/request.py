@@ -23,9 +23,11 @@ class Request:
     `prompts` are the token ids of each picture's prompt (the same several times for variations). `grid_h` and `grid_w`
     count the codes of the whole canvas. `given_codes` [h0,w] or [N,h0,w] are its first rows where they are given; with
     a `mask` [h,w] or [N,h,w] (bool), they are the whole grid, and only codes where it is true are drawn. `score_given`:
-    the run goes on to the end after the last drawn code, so that the likelihood of the given codes is known. Picture k
-    has the seed `settings.seed` + k. A window larger than what is left to draw is reduced to that. Raises InputError
-    when there is no prompt, the given codes or the mask do not match the canvas, or there is nothing to draw.
+    the run goes on to the end after the last drawn code, so that the likelihood of the given codes is known.
+    `negative_prompts` are token ids too, which the unconditional branch of each picture reads instead of nothing
+    (arXiv 2207.12598 with a condition of its own). Picture k has the seed `settings.seed` + k. A window larger than
+    what is left to draw is reduced to that. Raises InputError when there is no prompt, when there is nothing to draw,
+    or when the given codes, the mask or the negative prompts do not match the canvas or the pictures.
     """
 
     prompts: Sequence[Sequence[int]]
@@ -33,6 +35,7 @@ class Request:
     grid_w: int
     given_codes: Tensor | None = None
     settings: DecodeSettings = field(default_factory=DecodeSettings)
+    negative_prompts: Sequence[Sequence[int]] | None = None
     mask: Tensor | None = None
     score_given: bool = False
 
@@ -42,6 +45,11 @@ class Request:
         if min(self.grid_h, self.grid_w) < 1:
             size = f"{self.grid_w * CODE_PIXELS}x{self.grid_h * CODE_PIXELS}"
             raise InputError(f"the size is {size}; expected at least one row and one column of codes")
+        if self.negative_prompts is not None and len(self.negative_prompts) != len(self.prompts):
+            raise InputError(
+                f"the request has {len(self.negative_prompts)} negative prompts; expected {len(self.prompts)}, one for "
+                "each picture"
+            )
         window = min(self.settings.window_size, self.canvas.tokens_left)
         object.__setattr__(self, "settings", self.settings.at_window(window))
 
@@ -130,9 +138,16 @@ class Request:
         return shaped
 
     @property
+    def row_prompts(self) -> tuple[Sequence[int], ...]:
+        """The prompt of each sequence in a forward: of the pictures, then of their unconditional branches."""
+        if not self.settings.guided:
+            return tuple(self.prompts)
+        return *self.prompts, *(self.negative_prompts or [()] * len(self.prompts))
+
+    @property
     def longest_prompt(self) -> int:
-        """Tokens of the longest prompt."""
-        return max(map(len, self.prompts))
+        """Tokens of the longest prompt of a sequence, negative ones included."""
+        return max(map(len, self.row_prompts))
 
     @property
     def codes_to_draw(self) -> int:

@@ -67,12 +67,14 @@ class Window:
     def place(
         self, canvas: Canvas, prompt_lengths: Sequence[int], codes: Tensor, drawn: Tensor, seed: int, end_of_row_id: int
     ) -> None:
-        """Puts the window after the canvas's given rows. Codes [N,h,w] are given except where they are `drawn`."""
+        """Puts the window after the canvas's given rows. Codes [N,h,w] are given except where they are `drawn`.
+
+        `prompt_lengths` are those of the rows' prompts, in order; the rows after them have none.
+        """
         assert canvas.layout == self.canvas.layout, "a window serves one size"
         self.canvas = canvas
-        state, pictures = self.state, len(prompt_lengths)
-        unguided = len(state.offset) - pictures
-        state.offset.copy_(torch.tensor([*prompt_lengths, *[0] * unguided]))
+        state, pictures = self.state, len(self.state.keys)
+        state.offset.copy_(torch.tensor([*prompt_lengths, *[0] * (len(state.offset) - len(prompt_lengths))]))
         state.keys.copy_(picture_keys([seed + k for k in range(pictures)], "cpu"))
         length = state.tokens.shape[1]
         state.tokens.copy_(self.canvas.place_codes(codes, length))

@@ -1,7 +1,7 @@
 """What a PNG file says of its picture: prompt, seed and settings, in text chunks.
 
-`parameters` is in the form that the web UI of AUTOMATIC1111 writes and many programs read: the prompt, then one line of
-"name: value" pairs. `lumina_mgpt2` is a JSON object of the same values.
+`parameters` is in the form that the web UI of AUTOMATIC1111 writes and many programs read: the prompt, the negative
+prompt if there is one, then one line of "name: value" pairs. `lumina_mgpt2` is a JSON object of the same values.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ _END = bytes.fromhex("00000000 49454e44 ae426082")
 _DECIDING = (
     *("prompt", "task", "width", "height", "seed", "cfg", "top_k", "temperature", "decoder", "window"),
     *("weights", "kv", "model_id", "map", "object", "condition_id", "given_height", "mask_id", "top_p", "min_p"),
+    "negative",
 )
 
 
@@ -66,6 +67,7 @@ class PictureSettings:
     mask_id: str | None = None
     top_p: float | None = None
     min_p: float | None = None
+    negative: str | None = None
 
     @property
     def size(self) -> Size:
@@ -101,7 +103,10 @@ def png_texts(settings: PictureSettings) -> PngInfo:
 
 
 def infotext(settings: PictureSettings) -> str:
-    """The prompt, and after it the line of settings. Values with a comma, a colon or a line break are quoted."""
+    """The prompt, the negative one, and after them the line of settings.
+
+    Values with a comma, a colon or a line break are quoted.
+    """
     values: dict[str, object] = {
         "Steps": settings.steps,
         "Sampler": settings.decoder,
@@ -125,7 +130,8 @@ def infotext(settings: PictureSettings) -> str:
         "Version": VERSION,
     }
     pairs = ", ".join(f"{name}: {_quoted(value)}" for name, value in values.items() if value is not None)
-    return f"{settings.prompt}\n{pairs}".replace("\0", "\ufffd")  # which no text chunk can hold
+    negative = "" if settings.negative is None else f"Negative prompt: {settings.negative}\n"
+    return f"{settings.prompt}\n{negative}{pairs}".replace("\0", "\ufffd")  # which no text chunk can hold
 
 
 def read_picture_file(path: Path) -> PictureFile:

@@ -53,9 +53,12 @@ CUT_CASES = [
     *(("ar", 1, "above"), ("gumbel", 5, "guess")),
     *itertools.product(("sjd", "coupled"), (5,), ("above", "guess")),
 ]
+NEGATIVE = (25, 26, 27, 4)
+NEGATIVE_CASES = [("ar", 1, "above"), ("gumbel", 5, "left"), ("sjd", 5, "guess"), ("coupled", 5, "above")]
 # The chance that a right engine fails anywhere here is at most 1e-4, were the seeds drawn anew (Bonferroni). A slip has
 # to fall below the same threshold.
-THRESHOLD = 1e-4 / sum(map(len, (CASES, LONG_CASES, TREE_CASES, LONG_TREE_CASES, MASKED_CASES, CUT_CASES, [""])))
+_EVERY = CASES, LONG_CASES, TREE_CASES, LONG_TREE_CASES, MASKED_CASES, CUT_CASES, NEGATIVE_CASES, [""]
+THRESHOLD = 1e-4 / sum(map(len, _EVERY))
 
 Patch = pytest.MonkeyPatch
 PLAIN = RunKernels()
@@ -134,6 +137,15 @@ def test_the_law_of_a_cut_is_another(guided: tuple[Toy, Tensor], cut: tuple[Toy,
 def test_law_with_top_p_and_min_p(cut: tuple[Toy, Tensor], decoder: str, width: int, way: str) -> None:
     seed = PICTURES * CUT_CASES.index((decoder, width, way))
     assert p_value(*cut, of(CUT, decoder, width, way, seed)) > THRESHOLD
+
+
+@pytest.mark.parametrize(("decoder", "width", "way"), NEGATIVE_CASES)
+def test_law_with_a_negative_prompt(guided: tuple[Toy, Tensor], decoder: str, width: int, way: str) -> None:
+    """Which is another than without: the test tells them apart."""
+    toy = replace(guided[0], negative=NEGATIVE)
+    seed = PICTURES * NEGATIVE_CASES.index((decoder, width, way))
+    counts = toy.counts(toy.decode(of(GUIDED, decoder, width, way, seed), PICTURES))
+    assert fit(counts, toy.law(GUIDED)) > THRESHOLD > fit(counts, guided[1])
 
 
 @pytest.mark.slow

@@ -59,6 +59,16 @@ def test_the_parameters_are_split_as_those_of_the_web_ui() -> None:
     assert (values["Object"], values["Model"], values["Temperature"]) == (settings.object, "Lumina, 2.0", "0.95")
 
 
+def test_the_negative_prompt_has_a_line_of_its_own() -> None:
+    *texts, _ = infotext(replace(SETTINGS, negative="blurry, red")).split("\n")
+    assert texts == [SETTINGS.prompt, "Negative prompt: blurry, red"]
+    values = replace(SETTINGS, negative="blurry, red").values()
+    assert "its negative is None and not 'blurry, red'" in replace(SETTINGS, negative="blurry, red").difference(
+        SETTINGS.values()
+    )
+    assert "its negative is 'blurry, red' and not None" in SETTINGS.difference(values)
+
+
 def test_a_picture_without_top_p_and_min_p_says_nothing_of_them(lumina: CommandLine) -> None:
     """So those that were drawn before there were any are the same pictures."""
     lumina.generate().succeeded()

@@ -143,6 +143,35 @@ def test_picture_k_of_a_batch_has_its_own_seed_and_condition(small: Lumina, pict
         assert np.array_equal(np.asarray(both.images[k]), np.asarray(alone.images[0]))
 
 
+def test_a_negative_prompt_is_read_in_the_wording_of_the_task(small: Lumina, picture: Image.Image) -> None:
+    asked = {"task": "subject", "object": "a cup", "condition": picture, "seed": 3, "batch": 2}
+    found = small.draw("a red square", 32, 64, negative="green", **asked)
+    text, away = (build_prompt("subject", 32, 64, one, None, "a cup") for one in ("a red square", "green"))
+    given = small.encode(condition_pixels(picture, 32, 64))
+    request = build_request(small, text, 32, 64, 2, given, DecodeSettings(seed=3), away)
+    assert request.negative_prompts == [small.tokenizer.encode_prompt(away)] * 2
+    assert torch.equal(found.codes, small.sample(request).codes)
+    plain = small.draw("a red square", 32, 64, **asked).codes
+    assert not torch.equal(found.codes, plain)
+    for blank in (None, "", "  \n"):
+        assert torch.equal(small.draw("a red square", 32, 64, negative=blank, **asked).codes, plain)
+
+
+def test_without_guidance_a_negative_prompt_is_ignored_which_is_said(
+    small: Lumina, caplog: pytest.LogCaptureFixture
+) -> None:
+    found, plain = (small.draw("a", 32, 32, cfg_scale=1.0, negative=one).codes for one in ("green", None))
+    assert torch.equal(found, plain)
+    assert [text for text in caplog.messages if "negative" in text] == [
+        "The negative prompt is ignored: with cfg 1 there is no unconditional branch to read it."
+    ]
+
+
+def test_a_negative_prompt_that_the_context_does_not_hold_is_refused(small: Lumina) -> None:
+    with pytest.raises(InputError, match="expected a shorter prompt"):
+        small.draw("a", 32, 32, negative="word " * 3000)
+
+
 def test_settings_are_keywords(small: Lumina) -> None:
     settings = {"seed": 4, "cfg_scale": 2.0, "top_k": 5, "decoder": "sjd", "window_size": 6, "kv_cache": "int8"}
     drawing = small.draw("a red square", 32, 32, **settings)

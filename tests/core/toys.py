@@ -78,7 +78,8 @@ def toy_transformer(codes: int, hidden: int = 16, heads: int = 2, spread: float 
 class Toy:
     """A transformer and a picture to draw with it: rows and columns, the prompts of a batch in turn, given rows [h0,w].
 
-    With a mask [h,w] of what is drawn, the given codes are the whole grid.
+    With a mask [h,w] of what is drawn, the given codes are the whole grid. `negative` is the prompt of the
+    unconditional branch.
     """
 
     transformer: Transformer
@@ -87,6 +88,7 @@ class Toy:
     prompts: tuple[tuple[int, ...], ...]
     given_codes: Tensor
     mask: Tensor | None = None
+    negative: tuple[int, ...] = ()
 
     @property
     def codes(self) -> int:
@@ -122,8 +124,9 @@ class Toy:
         return decode(self.transformer, self.vocabulary, request, on_step, **callbacks)
 
     def _request(self, prompts: Sequence[tuple[int, ...]], settings: DecodeSettings) -> Request:
-        score = self.mask is not None
-        return Request(prompts, self.grid_h, self.grid_w, self.given_codes, settings, mask=self.mask, score_given=score)
+        score, negatives = self.mask is not None, [self.negative] * len(prompts) if self.negative else None
+        grid = self.grid_h, self.grid_w, self.given_codes
+        return Request(prompts, *grid, settings, negatives, mask=self.mask, score_given=score)
 
     def log_probs(self, codes: Tensor, settings: DecodeSettings, prompt: tuple[int, ...]) -> Tensor:
         """What autoregressive decoding draws each of the n codes [M,n] after the given rows from: [M,n,K].
@@ -140,7 +143,7 @@ class Toy:
             logits = model(ids)[:, len(prefix) - 1 :, first:]
             return logits.unflatten(1, (-1, row_length))[:, :, :-1].flatten(1, 2)
 
-        uncond = branch(self.picture_ids)
+        uncond = branch(self.negative + self.picture_ids)
         guided = uncond + settings.cfg_scale * (branch(prompt + self.picture_ids) - uncond)
         return cut(guided / settings.temperature, settings).log_softmax(-1)
 

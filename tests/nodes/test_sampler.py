@@ -101,6 +101,16 @@ def test_a_batch_is_drawn_for_each_picture_of_the_canvas(nodes: Any, model: Any)
     assert request.prompts[0] == model.lumina.tokenizer.encode_prompt(text)
 
 
+def test_the_negative_prompt_reaches_the_request(nodes: Any, model: Any) -> None:
+    """A prompt that was stored without one has none."""
+    values = nodes("lumina_core.decoding.settings").DecodeSettings()
+    prompts = [nodes("nodes.types").TaskPromptData("t2i", PROMPT, 64, 64, **each) for each in ({}, {"negative": "red"})]
+    plain, found = (nodes("nodes.sampler").make_request(model, each, 2, values) for each in prompts)
+    text = nodes("lumina_core.tokens.prompts").build_prompt("t2i", 64, 64, "red")
+    assert plain.negative_prompts is None
+    assert found.negative_prompts == [model.lumina.tokenizer.encode_prompt(text)] * 2
+
+
 def test_a_task_without_its_picture_is_refused(nodes: Any, model: Any) -> None:
     input_error = nodes("lumina_core.errors").InputError
     with pytest.raises(input_error, match="connect Stitch Panels"):
