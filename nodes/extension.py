@@ -7,6 +7,7 @@ from .best_of import BestOfN
 from .canvas import ContinuePicture, SplitPanels, StitchPanels
 from .codec import MoVQGANDecode, MoVQGANEncode
 from .loaders import LoadModel, LoadMoVQGAN
+from .lora import LoadLoRA
 from .prompt import TaskPrompt
 from .sampler import SJDSampler
 from .saver import SaveCheckpoint
@@ -34,4 +35,5 @@ class LuminaMGPT2Extension(ComfyExtension):
             ThinkingInstruction,
             ThinkingAnswer,
             SaveCheckpoint,
+            LoadLoRA,
         ]
