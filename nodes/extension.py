@@ -8,6 +8,7 @@ from .canvas import ContinuePicture, SplitPanels, StitchPanels
 from .codec import MoVQGANDecode, MoVQGANEncode
 from .inpaint import InpaintPicture
 from .loaders import LoadModel, LoadMoVQGAN
+from .lora import LoadLoRA
 from .prompt import TaskPrompt
 from .sampler import SJDSampler
 from .saver import SaveCheckpoint
@@ -36,4 +37,5 @@ class LuminaMGPT2Extension(ComfyExtension):
             ThinkingInstruction,
             ThinkingAnswer,
             SaveCheckpoint,
+            LoadLoRA,
         ]

@@ -48,10 +48,10 @@ def sample(model: ManagedLumina, movqgan: MoVQGANVae, request: Request) -> Decod
     transformer, device = lumina.transformer, comfy_ui.model_device()
     loaded = model.patcher.model_size() + movqgan.patcher.model_size()
     budget, weights = comfy_ui.memory_budget(transformer.streamed, loaded), weights_of(transformer)
-    demand = Demand.on(device, transformer.compile_choice, lumina.config, weights, request, codec)
+    demand = Demand.on(device, transformer.compile_choice, lumina.config, weights, request, codec, lumina.loras)
     demand = fit_cache(demand, budget)
     check_fits(demand, budget)
-    held = lumina.runs.prepare(demand.request)
+    held = lumina.runs.prepare(demand.request, lumina.loras)
     comfy_ui.load([model.patcher, movqgan.patcher], max(0, plan_memory(demand).run - held))
     watcher = Watcher(movqgan, request)
     kept = kept_on_failure(demand.request, lumina.vocabulary, lambda: watcher.last_report)
@@ -257,7 +257,8 @@ class SJDSampler(LuminaNode):
         request, advice = make_request(model, prompt, batch_size, settings, canvas), advice_on(model, prompt, canvas)
         result = sample(model, movqgan, request)
         picture = acceptance_map(result.accept_step, CODE_PIXELS)
-        report = "\n".join([report_text(result, weights_of(model.lumina.transformer), kv_cache), *advice])
+        lumina = model.lumina
+        report = "\n".join([report_text(result, weights_of(lumina.transformer), kv_cache, lumina.loras), *advice])
         with kept_on_failure(request, model.lumina.vocabulary, lambda: whole_report(result)):
             latent = movqgan.latent_of(result.codes)
         movqgan.vocabulary = model.lumina.vocabulary

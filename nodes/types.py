@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from comfy_api.latest import io
@@ -33,11 +34,18 @@ class ManagedTransformer(nn.Module):
 
 @dataclass(frozen=True)
 class ManagedLumina:
-    """A loaded model (LUMINA_MGPT2): `patcher` is ComfyUI's handle of its weights, `name` its name in the list."""
+    """A loaded model (LUMINA_MGPT2): `patcher` is ComfyUI's handle of its weights, `name` its name in the list.
+
+    Models with other LoRAs share the weights and the patcher: `lumina` has the LoRAs and wears them for a run alone.
+    """
 
     name: str
     lumina: Lumina
     patcher: Any
+
+    def with_lora(self, path: Path, strength: float) -> ManagedLumina:
+        """The same model with a LoRA on top of those that it has. Raises InputError and CheckpointError."""
+        return replace(self, lumina=self.lumina.with_loras((path, strength)))
 
     def is_dynamic(self) -> bool:
         """Whether dynamic VRAM moves the weights. ComfyUI's cache calls this."""

@@ -24,6 +24,7 @@ from .asked import Asked, kept_lists
 from .common import (
     add_batch_arguments,
     add_compile_argument,
+    add_lora_argument,
     add_model_arguments,
     add_weights_argument,
     check_batch,
@@ -42,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     add_weights_argument(parser)
     add_compile_argument(parser)
+    add_lora_argument(parser)
     _add_task_arguments(parser)
     _add_decoding_arguments(parser)
     parser.add_argument(
@@ -233,4 +235,5 @@ def _stats(options: argparse.Namespace, drawing: Drawing) -> dict[str, Any]:
         "given_log_likelihood": result.given_log_likelihood and list(result.given_log_likelihood),
         "effective_sample_size": result.effective_sample_size,
         "chosen": drawing.index,
+        "loras": [one.values() for one in drawing.lumina.loras],
     }

@@ -28,7 +28,7 @@ _END = bytes.fromhex("00000000 49454e44 ae426082")
 _DECIDING = (
     *("prompt", "task", "width", "height", "seed", "cfg", "top_k", "temperature", "decoder", "window"),
     *("weights", "kv", "model_id", "map", "object", "condition_id", "given_height", "mask_id", "top_p", "min_p"),
-    "negative",
+    *("negative", "loras"),
 )
 
 
@@ -39,7 +39,7 @@ class PictureSettings:
 
     `steps` counts the drawn codes. `model`, `condition` and `mask` are names of files, `model_id`, `condition_id` and
     `mask_id` are fingerprints of their bytes. `weights`, `kv` and `dtype` are those that were used, where the user left
-    it to auto.
+    it to auto. `loras` are the names of LoRA files, their strengths and fingerprints, as "file", "strength" and "id".
     """
 
     prompt: str
@@ -68,6 +68,7 @@ class PictureSettings:
     top_p: float | None = None
     min_p: float | None = None
     negative: str | None = None
+    loras: list[dict[str, str | float]] | None = None
 
     @property
     def size(self) -> Size:
@@ -125,6 +126,7 @@ def infotext(settings: PictureSettings) -> str:
         "Condition": settings.condition,
         "Given height": settings.given_height,
         "Mask": settings.mask,
+        "LoRA": ", ".join(f"{one['file']}:{one['strength']:g}" for one in settings.loras or ()) or None,
         "Weights": settings.weights,
         "KV cache": None if settings.kv == "auto" else settings.kv,
         "Version": VERSION,

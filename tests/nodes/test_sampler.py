@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+
+from ..core.lora_files import random_pairs, save_lora
 
 PROMPT = "a red circle left of a blue square"
 
@@ -90,6 +93,21 @@ def test_the_cache_is_int8_where_only_that_fits_and_the_report_says_so(
     assert [text for text in caplog.messages if text.startswith("key/value cache auto: int8")] == caplog.messages[-1:]
     report = nodes("nodes.report").report_text(runs[plan.total - 1], weights, "auto")
     assert "fp32 weights, int8 cache (chosen by auto)" in report
+
+
+def test_the_memory_of_loras_is_asked_for_and_the_model_stays_as_it_is(
+    nodes: Any, model: Any, device_of: Any, tmp_path: Path
+) -> None:
+    lora = save_lora(tmp_path / "a.safetensors", random_pairs(model.lumina.config, size=8))
+    codec, patcher = model.lumina.movqgan.config, SimpleNamespace(load_device="cpu", model_size=lambda: 0)
+    movqgan = SimpleNamespace(first_stage_model=SimpleNamespace(config=codec), patcher=patcher)
+    managed = nodes("nodes.types").ManagedLumina("demo", model.lumina, patcher)
+    worn, request, loaded = managed.with_lora(lora, 0.5), request_of(nodes, model, window_size=8), device_of(1e12)
+    assert worn.patcher is patcher and worn.lumina.transformer is model.lumina.transformer
+    plain, changed, again = (nodes("nodes.sampler").sample(one, movqgan, request) for one in (managed, worn, managed))
+    taken = nodes("lumina_core.lora.linear").branch_bytes(worn.lumina.loras, model.lumina.config, torch.float32)
+    assert loaded[0] == loaded[2] == loaded[1] - taken < loaded[1]
+    assert torch.equal(plain.codes, again.codes) and not torch.equal(plain.codes, changed.codes)
 
 
 def test_a_batch_is_drawn_for_each_picture_of_the_canvas(nodes: Any, model: Any) -> None:
