@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import torch
 
+from ..lumina_core.decoding.build_request import build_request
 from ..lumina_core.decoding.request import Request
 from ..lumina_core.decoding.settings import DecodeSettings
 from ..lumina_core.errors import InputError
 from ..lumina_core.pictures.masks import mask_of_codes
 from ..lumina_core.pictures.sizes import CODE_PIXELS, untrained_reason
-from ..lumina_core.pipeline import build_request
 from ..lumina_core.tokens.prompts import find_template
 from ..lumina_core.tokens.task_inputs import MASKED_PANEL
 from .pictures import check_mask

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..checkpoint.find import Checkpoint
+from ..decoding.build_request import build_request, check_candidates
 from ..decoding.request import Request
 from ..decoding.settings import DecodeSettings
 from ..errors import InputError
@@ -15,10 +16,9 @@ from ..pictures.images import load_picture
 from ..pictures.masks import canvas_mask
 from ..pictures.panels import condition_pixels, given_size
 from ..pictures.sizes import CODE_PIXELS
-from ..pipeline import build_request, check_candidates, is_whole
 from ..tokens.prompt_text import PromptText
 from ..tokens.prompts import build_negative, build_prompt
-from ..tokens.task_inputs import check_condition
+from ..tokens.task_inputs import check_condition, is_whole
 from ..tokens.token_files import is_token_file, read_token_lists, rows_to_continue
 
 TokenLists = list[list[int]]

@@ -42,6 +42,11 @@ def _check_mask(task: str, is_given: bool, is_continued: bool) -> None:
         )
 
 
+def is_whole(task: str, is_masked: bool) -> bool:
+    """Whether a condition is the whole canvas, rather than its upper panel or its top."""
+    return is_masked and not find_template(task).needs_condition
+
+
 def warn_of_ignored(task: str, map: object, object: object) -> None:
     """Logs a warning for a map and for an object that the task does not use."""
     for name, value in (("map", map), ("object", object)):

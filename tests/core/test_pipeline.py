@@ -17,13 +17,14 @@ from PIL import Image
 from lumina_core.checkpoint import tensor_files
 from lumina_core.checkpoint.config import TransformerConfig
 from lumina_core.checkpoint.find import open_checkpoint
+from lumina_core.decoding.build_request import build_request, check_request
 from lumina_core.decoding.request import Request
 from lumina_core.decoding.settings import DecodeResult, DecodeSettings, StepReport
 from lumina_core.errors import InputError, OutOfMemory
 from lumina_core.movqgan.autoencoder import MoVQGAN
 from lumina_core.pictures.images import load_picture, to_image
 from lumina_core.pictures.panels import condition_pixels
-from lumina_core.pipeline import Lumina, build_request, check_request
+from lumina_core.pipeline import Lumina
 from lumina_core.tokens.prompts import build_prompt
 from lumina_core.tokens.tokenizer import Tokenizer
 from lumina_core.tokens.vocabulary import Vocabulary

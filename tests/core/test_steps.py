@@ -16,6 +16,7 @@ import torch
 
 from lumina_core.decoding import cuda_graph, loop
 from lumina_core.decoding.adaptive_window import AdaptiveWindow, WidthBy, window_widths
+from lumina_core.decoding.build_request import build_request
 from lumina_core.decoding.cuda_graph import CapturedSteps, CaptureLog, Graph, PlainSteps, Step, WeightAddresses
 from lumina_core.decoding.request import Request
 from lumina_core.decoding.settings import DECODERS, DecodeResult, DecodeSettings
@@ -25,7 +26,7 @@ from lumina_core.kernels.select import reference_of
 from lumina_core.model.compile import set_compile
 from lumina_core.model.run_kernels import BlockKernels, RunKernels
 from lumina_core.model.transformer import Transformer
-from lumina_core.pipeline import Lumina, build_request
+from lumina_core.pipeline import Lumina
 from lumina_core.quant.linear import MatmulBackend, multiply_plain
 from lumina_core.tokens.prompts import build_prompt
 
