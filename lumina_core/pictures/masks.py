@@ -34,7 +34,7 @@ def mask_of_codes(mask: Tensor, grid_h: int, grid_w: int) -> Tensor:
     if size not in (expected, (grid_w, grid_h)):
         logger.warning("The mask is %s and the canvas %s: it is scaled.", size_text(size), size_text(expected))
     codes = F.adaptive_max_pool2d(mask.float()[:, None], (grid_h, grid_w))[:, 0] >= DRAWN
-    if not bool(codes.flatten(1).any(1).all()):
+    if not (len(codes) and bool(codes.flatten(1).any(1).all())):
         raise InputError("the mask is empty, so there is nothing to draw; mark what to draw in white")
     if bool(codes.all()):
         logger.warning("The mask covers the whole picture: nothing of it is kept.")
