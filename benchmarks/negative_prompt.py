@@ -1,13 +1,15 @@
 """What a negative prompt does to the demo: python -m benchmarks.negative_prompt
 
 Draws prompts that leave the colour open ("a circle"), without and with the negative prompt that names one ("a red
-circle"), by the same seeds. A recogniser reads the colours. Prints the share of pictures with that colour, that of
-pictures with the right shape alone, and the p-value of Fisher's exact two-sided test that the first share is the same.
+circle"). No two pictures have one seed. A recogniser reads the colours. Prints the share of pictures with that colour,
+that of pictures with the right shape alone, and the p-value of Fisher's exact two-sided test that the first share is
+the same.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import sys
@@ -50,11 +52,11 @@ def count(pictures: Sequence[np.ndarray], shape: str, colour: str) -> Counts:
     return Counts(len(objects), coloured, right)
 
 
-def measure(lumina: Lumina, shape: str, negative: str | None, options: argparse.Namespace) -> Counts:
-    """The counts of `options.pictures` pictures of a shape, in batches; picture k has the seed `options.seed` + k."""
+def measure(lumina: Lumina, shape: str, negative: str | None, seed: int, options: argparse.Namespace) -> Counts:
+    """The counts of `options.pictures` pictures of a shape, in batches; picture k has the seed `seed` + k."""
     total = Counts(0, 0, 0)
     for first in range(0, options.pictures, options.batch):
-        batch, settings = min(options.batch, options.pictures - first), {"seed": options.seed + first}
+        batch, settings = min(options.batch, options.pictures - first), {"seed": seed + first}
         drawing = lumina.draw(
             f"a {shape}", CANVAS, CANVAS, batch=batch, negative=negative, cfg_scale=options.cfg, **settings
         )
@@ -85,9 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     lumina = Lumina.load(options.checkpoint, dtype=torch.float32)
     found = {"without": Counts(0, 0, 0), "with": Counts(0, 0, 0)}
-    for shape in SHAPES:
-        for name, negative in (("without", None), ("with", f"a {options.colour} {shape}")):
-            found[name] += measure(lumina, shape, negative, options)
+    for number, (shape, name) in enumerate(itertools.product(SHAPES, found)):
+        negative, seed = f"a {options.colour} {shape}", options.seed + number * options.pictures
+        found[name] += measure(lumina, shape, negative if name == "with" else None, seed, options)
     p_value = fisher(*((one.coloured, one.pictures) for one in found.values()))
     if options.json:
         print(json.dumps({**{name: asdict(one) for name, one in found.items()}, "p_value": p_value}))
