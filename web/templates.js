@@ -11,6 +11,9 @@ const ORDER = [
   "Subject in a new image",
   "Edit over three turns",
   "Continue a picture",
+  "Inpaint a picture",
+  "Outpaint a picture",
+  "Negative prompt",
   "Think before drawing",
 ];
 
