@@ -43,7 +43,7 @@ class LoadLoRA(LuminaNode):
                 LuminaModel.Input("model", tooltip="From Lumina Loader, or another node that loads a LoRA."),
                 io.Combo.Input(
                     "lora_name",
-                    options=folders.lora_names(),
+                    options=list(folders.lora_paths()),
                     tooltip="LoRA of Lumina-mGPT 2.0 in models/loras, as PEFT, diffusers or kohya's scripts write it.",
                 ),
                 io.Float.Input(

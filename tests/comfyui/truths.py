@@ -45,6 +45,8 @@ TOWARDS_SAMPLER = {
 }
 # Thresholds of edges that are no noise of a decoded picture, and the least F1 of equal edges.
 LOW, HIGH, SAME_EDGES = 0.1, 0.3, 0.9
+# The output of Inpaint Picture that is a view of the canvas, and its grey as Save Image writes it.
+VIEW, TO_BE_DRAWN = 1, 127
 UPPER, LOWER, WHOLE = PARTS = ("upper", "lower", "whole")
 Pictures = Sequence[np.ndarray]
 
@@ -75,9 +77,34 @@ def faults(prompt: Mapping[str, dict], shown: Mapping[str, Pictures]) -> tuple[i
         asked = prompt[prompt[sampler]["inputs"]["prompt"][0]]["inputs"]
         for whole in _whole({UPPER: _given(prompt, shown, sampler), **parts}):
             count += 1
-            if not is_true(asked, whole):
-                wrong.append(f"{sampler}: {asked['task']}, {asked['prompt']!r}")
+            if not is_true(asked, whole) or shows(asked.get("negative", ""), whole):
+                wrong.append(f"{sampler}: {asked['task']}, {asked['prompt']!r}, not {asked.get('negative')!r}")
+            if not _keeps(prompt, shown, sampler, whole):
+                wrong.append(f"{sampler}: the picture's own pixels")
     return count, wrong
+
+
+def shows(caption: str, picture: np.ndarray) -> bool:
+    """Whether a picture, uint8 [H,W,3], has an object that a caption names; nothing is named by an empty one."""
+    claims, found = spec_of(caption).claims if caption.strip() else (), recognise(picture).objects
+    return any(one.shape == claim.shape and one.colour == claim.colour for claim in claims for one in found)
+
+
+def _keeps(prompt: Mapping[str, dict], shown: Mapping[str, Pictures], sampler: str, whole: np.ndarray) -> bool:
+    """Whether a picture has its own pixels outside of a mask: those of the view that its canvas node shows, not grey.
+
+    They are the given picture's, where that is shown in the same size; Save Image truncates, the canvas rounds.
+    """
+    canvas = prompt[sampler]["inputs"].get("canvas", [sampler])[0]
+    if prompt[canvas]["class_type"] != f"{PACK}InpaintPicture":
+        return True
+    views, given = (
+        [shown[node][0] for node in shown if prompt[node]["inputs"]["images"] == link]
+        for link in ([canvas, VIEW], prompt[canvas]["inputs"]["image"])
+    )
+    own = (views[0] != TO_BE_DRAWN).any(-1)
+    same = [np.abs(one[own].astype(int) - views[0][own]).max() <= 1 for one in given if one.shape == views[0].shape]
+    return 0 < own.mean() < 1 and np.array_equal(whole[own], views[0][own]) and all(same)
 
 
 def _given(prompt: Mapping[str, dict], shown: Mapping[str, Pictures], sampler: str) -> Pictures:
