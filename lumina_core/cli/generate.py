@@ -13,6 +13,7 @@ from ..device import choose_device, device_name, peak_bytes
 from ..errors import InputError
 from ..files.fingerprint import file_hash
 from ..files.output_files import OutputFiles, check_outputs, check_picture_suffix, numbered_paths
+from ..lora.applied import in_use
 from ..memory import weights_of
 from ..pictures.metadata import PictureSettings, png_texts
 from ..pipeline import Drawing
@@ -196,5 +197,5 @@ def _stats(options: argparse.Namespace, drawing: Drawing) -> dict[str, Any]:
         "attention": result.attention_kernel,
         "asked": {"weights": options.weights, "kv": options.kv},
         "tree": result.settings.nodes,
-        "loras": [one.values() for one in drawing.lumina.loras],
+        "loras": [one.values() for one in in_use(drawing.lumina.loras)],
     }
