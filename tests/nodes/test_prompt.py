@@ -97,4 +97,4 @@ def test_every_node_is_a_lumina_node(nodes: Any) -> None:
     extension, base = nodes("nodes.extension"), nodes("nodes.node").LuminaNode
     found = [value for value in vars(extension).values() if isinstance(value, type) and hasattr(value, "define_schema")]
     own = [one for one in found if one.__module__.startswith(base.__module__.split(".")[0]) and "execute" in vars(one)]
-    assert len(own) == 13 and all(issubclass(one, base) for one in own)
+    assert len(own) == 14 and all(issubclass(one, base) for one in own)
