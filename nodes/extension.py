@@ -6,6 +6,7 @@ from . import folders
 from .best_of import BestOfN
 from .canvas import ContinuePicture, SplitPanels, StitchPanels
 from .codec import MoVQGANDecode, MoVQGANEncode
+from .inpaint import InpaintPicture
 from .loaders import LoadModel, LoadMoVQGAN
 from .lora import LoadLoRA
 from .prompt import TaskPrompt
@@ -27,6 +28,7 @@ class LuminaMGPT2Extension(ComfyExtension):
             TaskPrompt,
             StitchPanels,
             ContinuePicture,
+            InpaintPicture,
             SJDSampler,
             SplitPanels,
             MoVQGANDecode,

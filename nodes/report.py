@@ -45,7 +45,18 @@ def report_text(result: DecodeResult, weights: WeightsPlan, kv_cache: str, loras
         f"tokens accepted in a forward (ends of row included): {histogram}",
         f"log-likelihood of each picture, in nats per code: {likelihoods}",
     )
-    return "\n".join(lines)
+    return "\n".join([*lines, *_given_lines(result)])
+
+
+def _given_lines(result: DecodeResult) -> list[str]:
+    """How likely the given codes after a mask are, where they were scored."""
+    if result.given_log_likelihood is None:
+        return []
+    nats, size = ", ".join(f"{one:.1f}" for one in result.given_log_likelihood), result.effective_sample_size
+    return [
+        f"log-likelihood of the given codes after what is drawn, in nats: {nats}; Best of N chooses by it",
+        f"effective sample size: {size:.2f} of {len(result.given_log_likelihood)}",
+    ]
 
 
 def acceptance_map(steps: Tensor, cell: int) -> Tensor:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lumina_core.decoding.build_request import build_request
 from lumina_core.decoding.memory_plan import Demand, plan_memory
 from lumina_core.decoding.settings import DecodeResult, DecodeSettings
 from lumina_core.errors import InputError
@@ -28,7 +29,7 @@ from lumina_core.model.load import empty_transformer, placement
 from lumina_core.model.run_kernels import BlockKernels, RunKernels
 from lumina_core.model.transformer import Transformer
 from lumina_core.model.wear import branches, branches_nbytes, wear
-from lumina_core.pipeline import Lumina, build_request
+from lumina_core.pipeline import Lumina
 from lumina_core.quant.weights import WeightsPlan
 from lumina_core.timing.synthetic import SYNTHETIC
 from lumina_core.tokens.prompts import build_prompt

@@ -31,7 +31,7 @@ def request_of(
 ) -> Any:
     prompt = nodes("nodes.types").TaskPromptData(task, PROMPT, 64, 64)
     values = nodes("lumina_core.decoding.settings").DecodeSettings(**settings)
-    return nodes("nodes.sampler").make_request(model, prompt, batch_size, values, canvas)
+    return nodes("nodes.request").make_request(model, prompt, batch_size, values, canvas)
 
 
 @pytest.mark.parametrize(("given_height", "left"), [(None, 71), (40, 26), (56, 8)])
@@ -117,6 +117,16 @@ def test_a_batch_is_drawn_for_each_picture_of_the_canvas(nodes: Any, model: Any)
     assert torch.equal(request.given, canvas.codes.repeat_interleave(3, 0))
     text = nodes("lumina_core.tokens.prompts").build_prompt("edit", 64, 128, PROMPT)
     assert request.prompts[0] == model.lumina.tokenizer.encode_prompt(text)
+
+
+def test_the_negative_prompt_reaches_the_request(nodes: Any, model: Any) -> None:
+    """A prompt that was stored without one has none."""
+    values = nodes("lumina_core.decoding.settings").DecodeSettings()
+    prompts = [nodes("nodes.types").TaskPromptData("t2i", PROMPT, 64, 64, **each) for each in ({}, {"negative": "red"})]
+    plain, found = (nodes("nodes.sampler").make_request(model, each, 2, values) for each in prompts)
+    text = nodes("lumina_core.tokens.prompts").build_prompt("t2i", 64, 64, "red")
+    assert plain.negative_prompts is None
+    assert found.negative_prompts == [model.lumina.tokenizer.encode_prompt(text)] * 2
 
 
 def test_a_task_without_its_picture_is_refused(nodes: Any, model: Any) -> None:
