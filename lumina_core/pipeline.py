@@ -35,7 +35,7 @@ from .movqgan.identity import check_codec
 from .movqgan.load import load_movqgan
 from .pictures.conditions import Picture, condition_pictures
 from .pictures.images import to_image, to_pixels
-from .pictures.masks import canvas_mask, keep_outside
+from .pictures.masks import canvas_masks, keep_outside
 from .pictures.panels import condition_pixels
 from .pictures.sizes import CODE_PIXELS, whole_number
 from .quant.weights import WeightsPlan, check_device_holds
@@ -124,7 +124,7 @@ class Lumina:
         object: str | None = None,
         condition: Picture | Sequence[Picture] | None = None,
         given_height: int | None = None,
-        mask: Picture | None = None,
+        mask: Picture | Sequence[Picture] | None = None,
         candidates: int = 1,
         batch: int = 1,
         on_step: OnStep | None = None,
@@ -151,8 +151,7 @@ class Lumina:
             rows = None if given_height is None else whole_number("the given height", given_height, "pixels")
             whole, pictures = is_whole(task, mask is not None), condition_pictures(condition)
             if mask is not None:
-                (marked,) = condition_pictures(mask)
-                codes = canvas_mask(marked, pictures[0].size, width, height, whole)
+                codes = canvas_masks(condition_pictures(mask), pictures, width, height, whole)
                 request = replace(request, given_codes=torch.zeros_like(codes, dtype=torch.int64), mask=codes)
             own = condition_pixels(pictures, width, height, rows, whole)
             request = replace(request.with_given(self.encode(own)), score_given=candidates > 1)
@@ -232,8 +231,7 @@ class Drawing:
     @property
     def codes(self) -> Tensor:
         """[N,h,w]."""
-        chosen = slice(None) if self.index is None else slice(self.index, self.index + 1)
-        return self.result.codes[chosen]
+        return self._chosen(self.result.codes)
 
     @property
     def best(self) -> Drawing:
@@ -247,9 +245,15 @@ class Drawing:
         images = self.lumina.decode(self.codes)
         if self.mask is None or self.own is None:
             return images
-        drawn, own = torch.cat([to_pixels(image) for image in images]), self.own
-        own, mask = (part.expand(len(images), *part.shape[1:]) for part in (own, self.mask))
-        return [to_image(one) for one in keep_outside(drawn, own, mask)]
+        drawn = torch.cat([to_pixels(image) for image in images])
+        given = (part if len(part) == 1 else self._chosen(part) for part in (self.own, self.mask))
+        return [
+            to_image(one) for one in keep_outside(drawn, *(part.expand(len(drawn), *part.shape[1:]) for part in given))
+        ]
+
+    def _chosen(self, values: Tensor) -> Tensor:
+        """Those of the chosen picture of the batch, or of all."""
+        return values if self.index is None else values[self.index : self.index + 1]
 
 
 def load_codec(checkpoint: Checkpoint, movqgan: str | Path | None, device: torch.device) -> MoVQGAN:

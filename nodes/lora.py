@@ -10,7 +10,6 @@ from ..lumina_core.lora.file import files_read
 from . import folders
 from .graph import LOAD_LORA
 from .node import LuminaNode
-from .stamps import check_unchanged
 from .types import CATEGORY, LuminaModel
 
 STRENGTH, MOST_STRENGTH = 1.0, 10.0
@@ -67,5 +66,4 @@ class LoadLoRA(LuminaNode):
     def execute(cls, model, lora_name, strength=STRENGTH) -> io.NodeOutput:
         if strength == 0:
             return io.NodeOutput(model)
-        check_unchanged(model)
         return io.NodeOutput(model.with_lora(folders.lora_path(lora_name), strength))

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..lumina_core.errors import InputError
-from ..lumina_core.pictures.masks import canvas_mask
+from ..lumina_core.pictures.masks import canvas_masks
 
 logger = logging.getLogger(__name__)
 
@@ -39,14 +39,8 @@ def check_mask(mask: Tensor) -> None:
 
 
 def codes_to_draw(mask: Tensor, pictures: list[Image.Image], width: int, height: int, whole: bool = True) -> Tensor:
-    """The codes [B,height/8,width/8] that a MASK of one or of every picture marks; see `canvas_mask`."""
-    masks = _mask_pictures(mask)
-    if len(masks) not in (1, len(pictures)):
-        raise InputError(f"{len(masks)} masks came for {len(pictures)} pictures; expected 1 or as many")
-    masks = masks * len(pictures) if len(masks) == 1 else masks
-    return torch.cat(
-        [canvas_mask(one, picture.size, width, height, whole) for one, picture in zip(masks, pictures, strict=True)]
-    )
+    """The codes [B,height/8,width/8] that a MASK of one or of every picture marks; see `canvas_masks`."""
+    return canvas_masks(_mask_pictures(mask), pictures, width, height, whole)
 
 
 def _mask_pictures(mask: Tensor) -> list[Image.Image]:

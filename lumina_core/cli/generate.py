@@ -14,6 +14,7 @@ from ..device import choose_device, device_name, peak_bytes
 from ..errors import InputError
 from ..files.fingerprint import file_hash
 from ..files.output_files import OutputFiles, check_outputs, check_picture_suffix, numbered_paths
+from ..lora.applied import in_use
 from ..memory import weights_of
 from ..pictures.metadata import PictureSettings, png_texts
 from ..pipeline import Drawing
@@ -235,5 +236,5 @@ def _stats(options: argparse.Namespace, drawing: Drawing) -> dict[str, Any]:
         "given_log_likelihood": result.given_log_likelihood and list(result.given_log_likelihood),
         "effective_sample_size": result.effective_sample_size,
         "chosen": drawing.index,
-        "loras": [one.values() for one in drawing.lumina.loras],
+        "loras": [one.values() for one in in_use(drawing.lumina.loras)],
     }

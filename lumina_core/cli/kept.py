@@ -96,4 +96,6 @@ class Keeper:
                 path = keep_tokens(lists, self.options.out)
             except InputError as error:
                 return f"{what}, which cannot be saved ({error})"
-        return f"{what}; their tokens are saved in {path}: {CONVERTED}, and --condition {path} draws the rest"
+        # Not those of a mask: what it gives further down would be drawn anew.
+        rest = f", and --condition {path} draws the rest" if self.request.mask is None else ""
+        return f"{what}; their tokens are saved in {path}: {CONVERTED}{rest}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import torch
 from PIL import Image
@@ -59,6 +60,16 @@ def canvas_mask(mask: Image.Image, picture: Size, width: int, height: int, whole
     values = torch.frombuffer(bytearray(levels.tobytes()), dtype=torch.uint8).view(1, panel_height, width) / 255
     codes = mask_of_codes(values, panel_height // CODE_PIXELS, width // CODE_PIXELS)
     return codes if whole else torch.cat((torch.zeros_like(codes), codes), 1)
+
+
+def canvas_masks(
+    masks: Sequence[Image.Image], pictures: Sequence[Image.Image], width: int, height: int, whole: bool = True
+) -> Tensor:
+    """As `canvas_mask`, of several pictures [N,height/8,width/8] and one mask, or one for each. Raises InputError."""
+    if len(masks) not in (1, len(pictures)):
+        raise InputError(f"{len(masks)} masks came for {len(pictures)} pictures; expected 1 or as many")
+    pairs = zip(masks if len(masks) > 1 else [masks[0]] * len(pictures), pictures, strict=True)
+    return torch.cat([canvas_mask(mask, picture.size, width, height, whole) for mask, picture in pairs])
 
 
 def pixels_of_mask(codes: Tensor) -> Tensor:

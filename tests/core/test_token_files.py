@@ -235,10 +235,7 @@ class _Stop(KeyboardInterrupt):
     """Ctrl-C."""
 
 
-def test_what_is_drawn_when_the_user_cancels_is_kept_and_continued(
-    lumina: CommandLine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lumina.generate(*SIZE, "--decoder", "ar", name="whole").succeeded()
+def cancel_after_two_rows(patch: pytest.MonkeyPatch) -> None:
     sample = Lumina.sample
 
     def cancelled(self: Lumina, request: Request, on_step: object) -> object:
@@ -249,7 +246,26 @@ def test_what_is_drawn_when_the_user_cancels_is_kept_and_continued(
 
         return sample(self, request, watched)
 
-    monkeypatch.setattr(Lumina, "sample", cancelled)
+    patch.setattr(Lumina, "sample", cancelled)
+
+
+def test_what_is_drawn_of_a_masked_picture_is_kept_and_not_said_to_be_continued(
+    lumina: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the mask gives further down would be drawn anew."""
+    picture = lumina.path("white.png")
+    Image.new("L", (32, 64), 255).save(picture)
+    cancel_after_two_rows(monkeypatch)
+    masked = "--condition", picture, "--mask", picture
+    done = lumina.generate(*SIZE, "--decoder", "ar", *masked)
+    assert done.code == 130 and done.err.endswith("o.tokens.json: `decode` converts them to pictures\n")
+
+
+def test_what_is_drawn_when_the_user_cancels_is_kept_and_continued(
+    lumina: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lumina.generate(*SIZE, "--decoder", "ar", name="whole").succeeded()
+    cancel_after_two_rows(monkeypatch)
     line = lumina.generate(*SIZE, "--decoder", "ar").refusal(130)
     monkeypatch.undo()
     kept = lumina.path("o.tokens.json")
