@@ -91,7 +91,7 @@ def shows(caption: str, picture: np.ndarray) -> bool:
 
 
 def _keeps(prompt: Mapping[str, dict], shown: Mapping[str, Pictures], sampler: str, whole: np.ndarray) -> bool:
-    """Whether a picture has its own pixels outside of a mask: those of the view that its canvas node shows, not grey.
+    """Whether a picture has its own pixels outside of a mask: those of the canvas node's view, if not grey.
 
     They are the given picture's, where that is shown in the same size; Save Image truncates, the canvas rounds.
     """
@@ -102,9 +102,12 @@ def _keeps(prompt: Mapping[str, dict], shown: Mapping[str, Pictures], sampler: s
         [shown[node][0] for node in shown if prompt[node]["inputs"]["images"] == link]
         for link in ([canvas, VIEW], prompt[canvas]["inputs"]["image"])
     )
-    own = (views[0] != TO_BE_DRAWN).any(-1)
-    same = [np.abs(one[own].astype(int) - views[0][own]).max() <= 1 for one in given if one.shape == views[0].shape]
-    return 0 < own.mean() < 1 and np.array_equal(whole[own], views[0][own]) and all(same)
+    if not views:
+        return False
+    (view,) = views
+    own = (view != TO_BE_DRAWN).any(-1)
+    same = [np.abs(one[own].astype(int) - view[own]).max() <= 1 for one in given if one.shape == view.shape]
+    return 0 < own.mean() < 1 and np.array_equal(whole[own], view[own]) and all(same)
 
 
 def _given(prompt: Mapping[str, dict], shown: Mapping[str, Pictures], sampler: str) -> Pictures:
