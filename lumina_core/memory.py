@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 # The share of a device's memory that a run may take for auto to keep its weights plain. The rest is for the CUDA
 # context and the desktop, 0.5 to 1.5 GB of a GPU, and for gaps between allocations, some percent.
 AUTO_SHARE = 0.9
+# After a failed allocation: the share of the run's estimate that smaller settings must stay below.
+RETRY_SHARE = 0.75
 # Tokens of the prompt where none is known.
 PROMPT_TOKENS = 64
 
@@ -160,6 +162,13 @@ def advice(demand: Demand, budget: Budget) -> str:
             fitting[smaller.kind] = smaller
     listed = ", or ".join(map(str, fitting.values()))
     return f"smaller settings that fit: {listed}" if fitting else "no picture of this model would fit"
+
+
+def out_of_memory_message(demand: Demand) -> str:
+    """The message for a run whose allocation failed, whatever was estimated."""
+    plan = plan_memory(demand)
+    budget = Budget(RETRY_SHARE * plan.total)
+    return f"out of memory while drawing {demand.request}, which takes about {plan}; {advice(demand, budget)}"
 
 
 def _candidates(demand: Demand, streamed: bool) -> list[Smaller]:

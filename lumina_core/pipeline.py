@@ -17,13 +17,14 @@ from .checkpoint.config import TransformerConfig
 from .checkpoint.find import Checkpoint, find_converted, nearby_files, open_checkpoint
 from .decoding.kept_runs import KeptRuns
 from .decoding.loop import OnStep, decode
-from .decoding.memory_plan import MOVQGAN_ITEM_BYTES, Demand, plan_memory
+from .decoding.memory_plan import MOVQGAN_ITEM_BYTES, Demand
 from .decoding.request import Request
 from .decoding.settings import DecodeResult, DecodeSettings
 from .device import choose_device, dtype_or_choice, explain_out_of_memory, free_bytes, total_bytes
 from .errors import CheckpointError, InputError
 from .files.stamps import FileStamps
-from .memory import Budget, advice, choose_weights, weights_of
+from .lora.applied import AppliedLora, LoraSource, read_applied
+from .memory import choose_weights, out_of_memory_message, weights_of
 from .model.compile import check_compile, set_compile
 from .model.load import OnProgress, load_transformer
 from .model.transformer import Transformer
@@ -43,9 +44,6 @@ from .tokens.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
-# After a failed allocation: the share of the run's estimate that smaller settings must stay below.
-RETRY_SHARE = 0.75
-
 
 @dataclass(frozen=True)
 class Lumina:
@@ -53,7 +51,8 @@ class Lumina:
 
     `tokenizer` is None for a synthetic model, `movqgan` where the codec is loaded apart, as in ComfyUI. `checkpoint` is
     the folder or file that the model came from. `runs` keeps captured steps from one run to the next, with the cache
-    that they read; `runs.free()` frees it. `files` are those that are read from while the model is used.
+    that they read; `runs.free()` frees it. `files` are those that are read from while the model is used. `loras` are
+    worn in every run (see `with_loras`).
     """
 
     transformer: Transformer
@@ -63,6 +62,7 @@ class Lumina:
     checkpoint: Path | None = None
     runs: KeptRuns = field(default_factory=KeptRuns, repr=False, compare=False)
     files: FileStamps | None = field(default=None, repr=False, compare=False)
+    loras: tuple[AppliedLora, ...] = ()
 
     @classmethod
     def load(
@@ -102,6 +102,14 @@ class Lumina:
     @property
     def config(self) -> TransformerConfig:
         return self.transformer.config
+
+    def with_loras(self, *loras: LoraSource) -> Lumina:
+        """The same model with LoRAs on top of those that it has; nothing is loaded again, and this one stays as it is.
+
+        Each is a file (or PEFT's folder), or a pair of one and its strength. Raises CheckpointError and InputError.
+        """
+        read = tuple(read_applied(one, self.config) for one in loras)
+        return replace(self, loras=self.loras + read)
 
     def draw(
         self,
@@ -147,9 +155,10 @@ class Lumina:
         check_request(request, self.config, self.vocabulary)
         if self.files is not None:
             self.files.check()
+        run = self.vocabulary, request, on_step, before_forward, self.runs
         return explain_out_of_memory(
-            lambda: decode(self.transformer, self.vocabulary, request, on_step, before_forward, self.runs),
-            lambda: _out_of_memory(self._demand(request)),
+            lambda: decode(self.runs.wear(self.transformer, self.loras), *run),
+            lambda: out_of_memory_message(self._demand(request)),
         )
 
     @torch.inference_mode()
@@ -173,7 +182,7 @@ class Lumina:
     def _demand(self, request: Request) -> Demand:
         transformer = self.transformer
         how = transformer.device, transformer.compile_choice
-        return Demand.on(*how, self.config, weights_of(transformer), request)
+        return Demand.on(*how, self.config, weights_of(transformer), request, loras=self.loras)
 
     def _codec_with_room(self, grid_h: int, grid_w: int) -> MoVQGAN:
         """The codec; frees what a run left where a picture of this grid would not fit beside it."""
@@ -288,10 +297,3 @@ def _check_path(name: str, value: object, *others: type) -> None:
 
 def _limits(config: TransformerConfig, vocabulary: Vocabulary) -> SizeLimits:
     return SizeLimits(config.max_position_embeddings, vocabulary.max_side, tuple(known_sizes(config.trained_sizes)))
-
-
-def _out_of_memory(demand: Demand) -> str:
-    """The message for a run whose allocation failed, whatever was estimated."""
-    plan = plan_memory(demand)
-    budget = Budget(RETRY_SHARE * plan.total)
-    return f"out of memory while drawing {demand.request}, which takes about {plan}; {advice(demand, budget)}"

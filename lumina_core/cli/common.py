@@ -22,6 +22,8 @@ from ..errors import InputError
 from ..files.output_files import check_not_inputs
 from ..kernels.draft_tree import MAX_TREE
 from ..kernels.kv_tensor import KV_CACHES
+from ..lora.applied import AppliedLora, parse_argument
+from ..lora.file import files_read
 from ..memory import Budget, check_fits, fit_cache
 from ..model.compile import COMPILE
 from ..model.load import OnProgress
@@ -129,6 +131,25 @@ def add_weights_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_lora_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--lora",
+        type=lora_argument,
+        action="append",
+        default=[],
+        metavar="FILE[:STRENGTH]",
+        help="LoRA to wear, a .safetensors file or the folder that PEFT writes, and its strength (1); several add up",
+    )
+
+
+def lora_argument(text: str) -> tuple[Path, float]:
+    """A value of --lora. Raises ArgumentTypeError."""
+    try:
+        return parse_argument(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def add_compile_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compile",
@@ -164,6 +185,7 @@ def _progress(amounts: Amounts, title: str = "", stays: bool = True) -> Progress
 def keep_inputs(options: argparse.Namespace, outputs: Sequence[Path], checkpoint: Checkpoint | None = None) -> None:
     """Raises InputError when an output of a command is one of the files that it reads."""
     named = [getattr(options, name, None) for name in ("movqgan", "condition", "image", "tokens")]
+    named += [file for path, _ in getattr(options, "lora", ()) for file in files_read(path)]
     check_not_inputs(outputs, named if checkpoint is None else input_files(checkpoint, options.movqgan))
 
 
@@ -186,9 +208,10 @@ def demand_of(
     request: Request,
     movqgan: MoVQGANConfig,
     device: torch.device,
+    loras: Sequence[AppliedLora] = (),
 ) -> Demand:
     """What a run on the device takes; `options` have `compile`."""
-    return Demand.on(device, options.compile, config, weights, request, movqgan)
+    return Demand.on(device, options.compile, config, weights, request, movqgan, loras)
 
 
 def device_budget(device: torch.device) -> Budget | None:

@@ -23,6 +23,7 @@ from .asked import Asked, kept_lists
 from .common import (
     add_batch_arguments,
     add_compile_argument,
+    add_lora_argument,
     add_model_arguments,
     add_weights_argument,
     check_batch,
@@ -41,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     add_weights_argument(parser)
     add_compile_argument(parser)
+    add_lora_argument(parser)
     _add_task_arguments(parser)
     _add_decoding_arguments(parser)
     parser.add_argument(
@@ -194,4 +196,5 @@ def _stats(options: argparse.Namespace, drawing: Drawing) -> dict[str, Any]:
         "attention": result.attention_kernel,
         "asked": {"weights": options.weights, "kv": options.kv},
         "tree": result.settings.nodes,
+        "loras": [one.values() for one in drawing.lumina.loras],
     }

@@ -15,6 +15,7 @@ from ..checkpoint.locate import find_movqgan
 from ..decoding.request import Request
 from ..device import choose_dtype, total_bytes
 from ..files.fingerprint import sampled_hash
+from ..lora.applied import AppliedLora, in_use, read_applied
 from ..memory import Budget, choose_weights
 from ..movqgan.autoencoder import MoVQGAN
 from ..pictures.metadata import PictureSettings
@@ -37,24 +38,27 @@ class PlannedModel:
     weights: WeightsPlan
     codec: MoVQGAN
     budget: Budget | None
+    loras: tuple[AppliedLora, ...]
 
     @classmethod
     def of(cls, options: argparse.Namespace, checkpoint: Checkpoint, device: torch.device) -> PlannedModel:
-        """Loads the codec, and chooses the weights' dtype. Raises InputError, CheckpointError and OutOfMemory."""
+        """Reads LoRAs, loads the codec, chooses the weights' dtype. Raises InputError, CheckpointError, OutOfMemory."""
+        loras = tuple(read_applied(one, checkpoint.config) for one in options.lora)
         dtype, capacity = choose_dtype(device), total_bytes(device)
         weights = choose_weights(options.weights, checkpoint.scheme, dtype, checkpoint.config, capacity)
         budget = device_budget(device)
-        return cls(options, device, checkpoint, weights, load_codec(checkpoint, options.movqgan, device), budget)
+        return cls(options, device, checkpoint, weights, load_codec(checkpoint, options.movqgan, device), budget, loras)
 
     def fit(self, request: Request) -> Request:
         """The request, with the cache that fits. Raises OutOfMemory where none does."""
         parts = self.checkpoint.config, self.weights, request, self.codec.config, self.device
-        return fit_request(demand_of(self.options, *parts), self.budget)
+        return fit_request(demand_of(self.options, *parts, self.loras), self.budget)
 
     def load(self) -> Lumina:
         how = {"weights": self.weights.name, "device": self.device, "compile": self.options.compile}
         with loading_bar(self.checkpoint, self.weights) as on_progress:
-            return Lumina.load(self.checkpoint, movqgan=self.codec, on_progress=on_progress, **how)
+            lumina = Lumina.load(self.checkpoint, movqgan=self.codec, on_progress=on_progress, **how)
+        return lumina.with_loras(*self.loras)
 
     @cached_property
     def identity(self) -> str:
@@ -97,5 +101,6 @@ class PlannedModel:
             condition=None if condition is None else condition.name,
             condition_id=condition_id,
             given_height=options.given_height,
+            loras=[{**one.values(), "id": one.lora.id} for one in in_use(self.loras)] or None,
         )
         return [replace(first, seed=own.seed + k) for k in range(options.batch)]

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ..device import free_memory
+from ..lora.applied import AppliedLora, in_use
 from ..model.run_kernels import RunKernels
+from ..model.transformer import Transformer
+from ..model.wear import branches_nbytes, wear
 from .cuda_graph import CapturedSteps, CaptureLog, Steps
 from .request import Request
 from .settings import DecodeSettings
@@ -15,16 +19,21 @@ from .window import Window
 
 @dataclass(frozen=True)
 class RunShape:
-    """All that a captured step holds as numbers: runs that are equal in it can use the same graphs."""
+    """All that a captured step holds as numbers: runs that are equal in it can use the same graphs.
+
+    `loras` are those of the transformer, whose branches a graph reads.
+    """
 
     grid_h: int
     grid_w: int
     pictures: int
     settings: DecodeSettings
+    loras: tuple[AppliedLora, ...] = ()
 
     @staticmethod
-    def of(request: Request) -> RunShape:
-        return RunShape(request.grid_h, request.grid_w, len(request.prompts), replace(request.settings, seed=0))
+    def of(request: Request, loras: Sequence[AppliedLora] = ()) -> RunShape:
+        settings = replace(request.settings, seed=0)
+        return RunShape(request.grid_h, request.grid_w, len(request.prompts), settings, in_use(loras))
 
 
 @dataclass(frozen=True)
@@ -37,7 +46,7 @@ class Kept:
 
     @property
     def nbytes(self) -> int:
-        return self.window.nbytes
+        return self.window.nbytes + branches_nbytes(self.window.transformer)
 
     def serves(self, shape: RunShape, kernels: RunKernels, length: int) -> bool:
         """Whether a run of this shape with these kernels that needs a cache of `length` positions can use it."""
@@ -62,13 +71,22 @@ class KeptRuns:
         kept = self._kept
         return 0 if kept is None else kept.nbytes
 
-    def prepare(self, request: Request) -> int:
+    def prepare(self, request: Request, loras: Sequence[AppliedLora] = ()) -> int:
         """Frees what is kept unless it has the shape of this request; returns the bytes that are held for it."""
         kept = self._kept
-        if kept is not None and kept.shape == RunShape.of(request):
+        if kept is not None and kept.shape == RunShape.of(request, loras):
             return kept.nbytes
         self.free()
         return 0
+
+    def wear(self, transformer: Transformer, loras: Sequence[AppliedLora]) -> Transformer:
+        """The model's transformer with LoRAs: the one of the last run where it had the same; see `model.wear`."""
+        kept, used = self._kept, in_use(loras)
+        if used and kept is not None and kept.shape.loras == used:
+            return kept.window.transformer
+        if used:
+            self.free()  # makes room for the branches: what is kept has others
+        return wear(transformer, used)
 
     def take(self, shape: RunShape, kernels: RunKernels, length: int) -> Kept | None:
         """What an earlier run left, if it serves this one; otherwise it is freed."""

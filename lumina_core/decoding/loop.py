@@ -150,7 +150,7 @@ class _Run:
         length = cache_length(self.canvas, self.request.longest_prompt, settings)
         sampling = settings.sampling(transformer.config.codebook_size)
         kernels = transformer.choose_kernels(sampling, settings.kv_cache, settings.width, length)
-        shape = RunShape.of(self.request)
+        shape = RunShape.of(self.request, transformer.loras)
         if (kept := runs.take(shape, kernels, length)) is not None:
             return kept
         cache = transformer.make_cache(self.request.rows, length, settings.kv_cache, kernels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -9,6 +10,8 @@ import torch
 
 from ..checkpoint.config import TransformerConfig
 from ..device import gigabytes
+from ..lora.applied import AppliedLora, in_use
+from ..lora.linear import branch_bytes
 from ..model.compile import captures
 from ..model.kv_cache import KVCache
 from ..model.load import empty_transformer, weight_bytes
@@ -26,7 +29,10 @@ WITHOUT_KERNELS = ("fp8", "int8-dynamic")
 
 @dataclass(frozen=True)
 class Demand:
-    """A run: the models' sizes, how the weights are stored, the request, and how its forwards are executed."""
+    """A run: the models' sizes, how the weights are stored, the request, and how its forwards are executed.
+
+    `loras` are those of the model.
+    """
 
     config: TransformerConfig
     weights: WeightsPlan
@@ -35,6 +41,7 @@ class Demand:
     captured: bool = False
     kernels: bool = False
     in_chunks: bool = False
+    loras: Sequence[AppliedLora] = ()
 
     @classmethod
     def on(
@@ -45,11 +52,12 @@ class Demand:
         weights: WeightsPlan,
         request: Request,
         movqgan: MoVQGANConfig | None = None,
+        loras: Sequence[AppliedLora] = (),
     ) -> Demand:
         """The run as a device executes it, by a choice of COMPILE."""
         kernels = kernels_expected(config, weights.dtype, device)
         how = captures(compile_choice, device), kernels, device.type == "cpu"
-        return cls(config, weights, request.with_tree(kernels), movqgan, *how)
+        return cls(config, weights, request.with_tree(kernels), movqgan, *how, loras=loras)
 
     @property
     def forwards(self) -> Forwards:
@@ -69,7 +77,7 @@ class MemoryPlan:
     `streamable` are those of the weights that a memory manager can stream in: plain linear weights of the blocks.
     Quantised ones, the code embedding, the head and the norms are always resident. `forward` is the widest forward
     without weights and cache. `decode` is MoVQGAN decoding one picture whole after the cache is freed,
-    `decode_in_strips` the same in strips.
+    `decode_in_strips` the same in strips. `loras` are the branches of LoRAs, which stay on the device during a run.
     """
 
     weights: int
@@ -79,11 +87,12 @@ class MemoryPlan:
     forward: int
     decode: int
     decode_in_strips: int
+    loras: int = 0
 
     @property
     def run(self) -> int:
-        """Cache and forward, without the weights."""
-        return self.cache + self.forward
+        """Cache, forward and LoRAs, without the weights."""
+        return self.cache + self.forward + self.loras
 
     @property
     def least_decode(self) -> int:
@@ -102,7 +111,7 @@ class MemoryPlan:
 
     def __str__(self) -> str:
         parts = {"weights": self.weights + self.movqgan, "cache": self.cache, "forward": self.forward}
-        parts = {**parts, "decode": self.least_decode}
+        parts = {**parts, "LoRAs": self.loras, "decode": self.least_decode}
         listed = ", ".join(f"{name} {gigabytes(part)}" for name, part in parts.items() if part)
         return f"{gigabytes(self.total)} ({listed})"
 
@@ -121,6 +130,7 @@ def plan_memory(demand: Demand) -> MemoryPlan:
         forward=forwards.bytes_needed(length) + (0 if by_kernels else weights.scratch),
         decode=0 if codec is None else codec.picture_bytes(*grid, MOVQGAN_ITEM_BYTES),
         decode_in_strips=0 if codec is None else codec.picture_bytes(*grid, MOVQGAN_ITEM_BYTES, STRIP_ROWS),
+        loras=branch_bytes(in_use(demand.loras), config, forwards.dtype),
     )
 
 

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from ..checkpoint.config import TransformerConfig
 from ..kernels import reference
 from ..kernels.linear import multiply
+from ..lora.linear import base_of
 from .kv_cache import AttentionPlan
 
 BLOCK_LINEARS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
@@ -85,9 +86,9 @@ class Block(nn.Module):
 
     @property
     def linears(self) -> tuple[Any, ...]:
-        """The linear layers, in the order of BLOCK_LINEARS."""
+        """The linear layers, in the order of BLOCK_LINEARS, without what LoRAs add."""
         attention, mlp = self.self_attn, self.mlp
-        return attention.qkv_proj, attention.o_proj, mlp.gate_up_proj, mlp.down_proj
+        return tuple(map(base_of, (attention.qkv_proj, attention.o_proj, mlp.gate_up_proj, mlp.down_proj)))
 
     def forward(self, x: Tensor, layer: int, plan: AttentionPlan) -> Tensor:
         query, key, value = self.qkv(x, plan.cos, plan.sin)

@@ -15,6 +15,7 @@ from ..kernels.chunked_attention import attention_rounds_alike
 from ..kernels.kv_tensor import AUTO
 from ..kernels.linear import linear, linear_kernel, multiply, state_dtype
 from ..kernels.window_state import Sampling
+from ..lora.applied import AppliedLora
 from ..quant.linear import MatmulBackend, QuantizedLinear
 from ..quant.select import choose_again
 from .fused import fused_states, partial_sums
@@ -33,13 +34,14 @@ class Transformer(nn.Module):
 
     `block_operations` is a namespace of the blocks' layer classes, for weights that are quantised or streamed in.
     `compile_choice` is one of COMPILE (see compile.py). `streamed`: a memory manager keeps some weights in host memory
-    and brings each to the device when it is used.
+    and brings each to the device when it is used. `loras` are those of which it has the branches (see wear.py).
     """
 
     text_embedding: Tensor
     text_head: Tensor
     compile_choice = "auto"
     streamed = False
+    loras: tuple[AppliedLora, ...] = ()
 
     def __init__(self, config: TransformerConfig, block_operations: Any = operations):
         super().__init__()
@@ -90,6 +92,8 @@ class Transformer(nn.Module):
         """Whether the blocks give a row the same result in any number of rows, bit for bit."""
         linears = (linear for block in self.blocks for linear in block.linears)
         by_matmuls = all(isinstance(linear, QuantizedLinear) and linear.rounds_alike for linear in linears)
+        if self.loras and self.device.type != "cpu":  # the matmuls of a branch are PyTorch's
+            return False
         return by_matmuls and (self.device.type != "cpu" or attention_rounds_alike(self.config.head_dim))
 
     @property

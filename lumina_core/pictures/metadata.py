@@ -28,6 +28,7 @@ _END = bytes.fromhex("00000000 49454e44 ae426082")
 _DECIDING = (
     *("prompt", "task", "width", "height", "seed", "cfg", "top_k", "temperature", "decoder", "window"),
     *("weights", "kv", "model_id", "map", "object", "condition_id", "given_height"),
+    "loras",
 )
 
 
@@ -37,6 +38,7 @@ class PictureSettings:
 
     `steps` counts the drawn codes. `model` and `condition` are names of files, `model_id` and `condition_id` are
     fingerprints of their bytes. `weights`, `kv` and `dtype` are those that were used, where the user left it to auto.
+    `loras` are the names of LoRA files, their strengths and fingerprints, as "file", "strength" and "id".
     """
 
     prompt: str
@@ -60,6 +62,7 @@ class PictureSettings:
     condition: str | None = None
     condition_id: str | None = None
     given_height: int | None = None
+    loras: list[dict[str, str | float]] | None = None
 
     @property
     def size(self) -> Size:
@@ -111,6 +114,7 @@ def infotext(settings: PictureSettings) -> str:
         "Object": settings.object,
         "Condition": settings.condition,
         "Given height": settings.given_height,
+        "LoRA": ", ".join(f"{one['file']}:{one['strength']:g}" for one in settings.loras or ()) or None,
         "Weights": settings.weights,
         "KV cache": None if settings.kv == "auto" else settings.kv,
         "Version": VERSION,

@@ -16,7 +16,7 @@ ENGINE = ROOT / "lumina_core"
 # Every import leads to a name further left, so there is no circle.
 ORDER = (
     *("errors", "host", "device", "files", "pictures", "tokens", "checkpoint"),
-    *("kernels", "operations", "quant", "movqgan"),
+    *("kernels", "operations", "quant", "movqgan", "lora"),
     "model",
     *("decoding", "memory", "pipeline", "timing", "convert", "cli", "__main__"),
 )

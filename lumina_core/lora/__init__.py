@@ -1,0 +1,1 @@
+"""LoRAs: reading their files, and the low-rank branches beside a transformer's linear layers."""
