@@ -32,6 +32,7 @@ from training.world import (
     judge,
     recognise,
     render,
+    sample,
     training_rng,
 )
 from training.world.captions import write_caption
@@ -67,11 +68,6 @@ def word_samples(count: int, seed: int) -> list[Sample]:
     return [word_sample(rng) for _ in range(count)]
 
 
-def old_samples(count: int, seed: int) -> list[Sample]:
-    """`count` samples of every question of GenEval, of the words that the demo knows."""
-    return [one for category in CATEGORIES for one in fresh_samples(category, count, seed)]
-
-
 def render_pictures(folder: Path, count: int, seed: int) -> None:
     """Writes `count` pictures of the word with their captions; each is one that the demo's MoVQGAN can show."""
     rng, written = training_rng(seed, TRAINING_WORKER), 0
@@ -88,14 +84,8 @@ def render_pictures(folder: Path, count: int, seed: int) -> None:
 def write_kept(file: Path, count: int, seed: int) -> None:
     """Writes prompts of the words that the demo knows, one a line."""
     rng = training_rng(seed, KEPT_WORKER)
-    lines = [fresh.caption for fresh in (_old_sample(rng) for _ in range(count))]
+    lines = [sample(rng).caption for _ in range(count)]
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _old_sample(rng: np.random.Generator) -> Sample:
-    from training.world import sample
-
-    return sample(rng)
 
 
 def is_right(one: Sample, picture: np.ndarray) -> bool:
@@ -126,7 +116,7 @@ def run_score(options: argparse.Namespace) -> None:
     """Draws and judges, and prints the shares that are right."""
     lumina = Lumina.load(options.checkpoint, device="cpu", dtype=torch.float32)
     if options.lora is not None:
-        load_lora(lumina, options.lora)
+        lumina = lumina.with_loras(options.lora)
     settings = DecodeSettings(seed=options.seed)
     report = {"lora": str(options.lora), "seed": options.seed}
     if options.word_pictures:
@@ -139,22 +129,6 @@ def run_score(options: argparse.Namespace) -> None:
     if options.old_pictures:
         report["old words"] = float(np.mean([report[category] for category in CATEGORIES]))
     print(json.dumps(report, indent=1))
-
-
-def load_lora(lumina: Lumina, path: Path) -> None:
-    from safetensors import safe_open
-
-    from training.lora.layers import attach
-
-    with safe_open(path, "pt") as file:
-        metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}
-    attach(
-        lumina.transformer,
-        int(metadata["r"]),
-        float(metadata["lora_alpha"]),
-        json.loads(metadata["target_modules"]),
-        0,
-    ).read(tensors)
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:

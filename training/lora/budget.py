@@ -28,7 +28,7 @@ from .train import POSITIONS, Settings, Trainer
 
 # float32: A or B, its gradient, and two moments.
 BYTES_PER_PARAMETER = 16
-# Of the logits of POSITIONS positions: in the dtype of the computation, float32, its softmax, and the gradients of both.
+# Of a logit: in the dtype of the computation, in float32, its softmax, and the gradients of these.
 LOGIT_BYTES = 16
 
 

@@ -6,14 +6,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from lumina_core.checkpoint.config import TransformerConfig
+from lumina_core.checkpoint.tensor_writer import TensorWriter, lay_out
+from lumina_core.checkpoint.tensors import TensorSpec, dtype_name
 from lumina_core.errors import InputError
 from lumina_core.files.output_files import OutputFiles
 
@@ -61,20 +62,28 @@ def lora_metadata(config: TransformerConfig, rank: int, alpha: float, targets: t
 
 def write_lora(path: Path, lora: LoRA, metadata: dict[str, str]) -> None:
     """Writes A and B in float16 under PEFT's keys, whole or not at all."""
-    tensors = {key: value.detach().to("cpu", DTYPE).contiguous() for key, value in lora.parameters.items()}
+    tensors = {key: value.detach().to("cpu", DTYPE) for key, value in lora.parameters.items()}
     _write(path, tensors, metadata)
 
 
 def write_state(path: Path, state: State) -> None:
     """Writes the state of a run, whole or not at all."""
-    tensors = {key: value.detach().cpu().contiguous() for key, value in state.tensors.items()}
+    tensors = {key: value.detach().cpu() for key, value in state.tensors.items()}
     _write(path, tensors, {"step": str(state.step), "settings": json.dumps(dict(state.settings))})
 
 
 def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    content = save(tensors, metadata)
+    specs = {key: TensorSpec(dtype_name(value.dtype), tuple(value.shape)) for key, value in tensors.items()}
+    layout = lay_out(specs, metadata)
+
+    def fill(file: BinaryIO) -> None:
+        writer = TensorWriter(file, layout)
+        for key, value in tensors.items():
+            writer.put(key, value)
+        writer.finish()
+
     with OutputFiles() as files:
-        files.write(path, lambda file: file.write(content))
+        files.write(path, fill)
 
 
 def read_state(path: Path) -> State:

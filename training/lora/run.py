@@ -7,7 +7,6 @@ import gc
 import logging
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -218,7 +217,7 @@ def _kept(job: Job, lumina: Lumina) -> TrainingData | None:
     if not job.keep:
         return None
     if job.state is not None and KEPT_CODES in job.state.tensors:
-        return TrainingData(job.keep, job.state.tensors[KEPT_CODES])
+        return TrainingData(job.keep, job.state.tensors[KEPT_CODES].long())
     codes, grid = [], (job.task.height // 8, job.task.width // 8)
     with _progress(len(job.keep), "pictures", "drawing the pictures of --keep") as progress:
         for first in range(0, len(job.keep), KEPT_AT_ONCE):

@@ -158,7 +158,7 @@ class Trainer:
                 if parameter in self.optimizer.state:
                     tensors[f"{name}.{key}"] = self.optimizer.state[parameter][name]
         if self.kept is not None:
-            tensors[KEPT_CODES] = self.kept.codes
+            tensors[KEPT_CODES] = self.kept.codes.float()  # the writer knows no int64
         return State(self.done, settings, tensors)
 
     def restore(self, state: State) -> None:
