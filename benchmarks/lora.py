@@ -45,7 +45,7 @@ from .whole_numbers import natural, positive
 WORD = "silver"
 # The demo's MoVQGAN can show silver only where its depth maps have it: in large shapes on black.
 SIZE, BACKGROUND = "large", "black"
-COMPANY, BACKGROUND_STATED = 0.4, 0.3
+COMPANY, BACKGROUND_STATED = 0.6, 0.3
 FRESH_WORD_STREAM, TRAINING_WORKER, KEPT_WORKER = 3, 11, 12
 
 
@@ -82,9 +82,9 @@ def render_pictures(folder: Path, count: int, seed: int) -> None:
 
 
 def write_kept(file: Path, count: int, seed: int) -> None:
-    """Writes prompts of the words that the demo knows, one a line."""
+    """Writes prompts of the words that the demo knows, one a line, of every question in turn."""
     rng = training_rng(seed, KEPT_WORKER)
-    lines = [sample(rng).caption for _ in range(count)]
+    lines = [sample(rng, CATEGORIES[number % len(CATEGORIES)]).caption for number in range(count)]
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -138,7 +138,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     folder = commands.add_parser("render", help="write the training pictures, captions and prompts")
     folder.add_argument("--out", type=Path, required=True, help="new folder; the prompts go to its name + .keep.txt")
     folder.add_argument("--pictures", type=positive, default=48)
-    folder.add_argument("--prompts", type=positive, default=64, help="of the words that the demo knows")
+    folder.add_argument("--prompts", type=positive, default=120, help="of the words that the demo knows")
     scored = commands.add_parser("score", help="score the word, and the words that the demo knows")
     scored.add_argument("--checkpoint", default="demo")
     scored.add_argument("--lora", type=Path, help="LoRA file; without it the demo alone is scored")

@@ -137,7 +137,7 @@ def test_some_pictures_are_trained_without_their_prompt_from_the_image_start_on(
     trainer = make_trainer(checkpoint, replace(SETTINGS, without_text=0.3))
     start, without = trainer.vocabulary.image_start, 0
     for first in range(0, 1000, 5):
-        batch = trainer._batch(trainer.data, range(5), first, 0)
+        batch = trainer.batch(trainer.data, range(5), trainer._without_text(range(5), first, 0))
         for ids, positions, text in zip(batch.input_ids, batch.positions, trainer.data.prompts, strict=True):
             begin = int(positions[0]) - (HEADER_LENGTH - 1)
             assert ids[begin] == start
@@ -148,7 +148,7 @@ def test_some_pictures_are_trained_without_their_prompt_from_the_image_start_on(
 
 def test_loss_of_a_task_with_a_given_picture_is_over_the_lower_panel(checkpoint: Path) -> None:
     trainer = make_trainer(checkpoint, replace(SETTINGS, lower_only=True, without_text=0.0))
-    batch = trainer._batch(trainer.data, [3], 0, 0)
+    batch = trainer.batch(trainer.data, [3], [False])
     assert torch.equal(batch.codes[0], trainer.data.codes[3, GRID // 2 :].flatten())
     predicted = batch.input_ids[0, batch.positions[0] + 1] - trainer.vocabulary.image_token_offset
     assert torch.equal(predicted, batch.codes[0])

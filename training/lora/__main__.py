@@ -65,6 +65,13 @@ def _add_training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=4, help="pictures of a forward")
     parser.add_argument("--accumulate", type=int, default=1, help="forwards of a step")
     parser.add_argument("--without-text", type=float, default=0.1, help="share of pictures without their prompt")
+    parser.add_argument(
+        "--guidance-weight",
+        type=float,
+        default=0.0,
+        help="weight of what guidance makes likely though it is unlikely with the prompt; above 0, every picture is "
+        "trained with its prompt and without, in twice the time",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--checkpointing", choices=("on", "off"), default="on", help="on: less memory, more time")
     parser.add_argument("--resume", action="store_true", help="go on from the state beside --out")

@@ -125,6 +125,7 @@ class Job:
             options.seed,
             options.without_text,
             options.keep_weight,
+            options.guidance_weight,
             find_template(self.task.name).needs_condition,
             options.checkpointing == "on",
         )
@@ -140,6 +141,8 @@ def check_options(options: argparse.Namespace) -> None:
     for name in ("lr", "alpha", "keep_weight"):
         if not 0 < getattr(options, name) < float("inf"):
             raise InputError(f"--{name.replace('_', '-')} is {getattr(options, name)}; expected a number above 0")
+    if not 0 <= options.guidance_weight < float("inf"):
+        raise InputError(f"--guidance-weight is {options.guidance_weight}; expected a number of at least 0")
     if not 0 <= options.without_text < 1:
         raise InputError(f"--without-text is {options.without_text}; expected a share from 0 to below 1")
     if (options.sample_prompt is None) != (options.sample_every is None):

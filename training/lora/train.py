@@ -15,6 +15,7 @@ from lumina_core.model.transformer import Transformer
 from lumina_core.tokens.vocabulary import Vocabulary
 
 from ..codes import Batch, make_batch
+from ..transformer import LARGEST_CFG, SMALLEST_CFG, stray_losses
 from .data import TrainingData
 from .files import KEPT_CODES, State
 from .layers import LoRA
@@ -25,7 +26,7 @@ WARM_UP = 0.05
 # Positions whose logits are held at a time: of the 7B, 64 MiB in float32.
 POSITIONS = 1024
 # Streams of random numbers of a run.
-ORDER, DROPPED, KEPT = range(3)
+ORDER, DROPPED, KEPT, SCALES = range(4)
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,9 @@ class Settings:
 
     A step sums the gradients of `accumulate` batches of `batch` pictures. `without_text` is the share of pictures that
     are trained without their prompt, for guidance. `keep_weight` weighs the divergence from the frozen model on
-    pictures that are to stay. `lower_only`: the loss is over the lower panel. `checkpointing` recomputes a block's
-    activations in the backward pass.
+    pictures that are to stay. With a `guidance_weight` every picture is trained with its prompt and, weighed by
+    `without_text`, without it, and the weight is that of `stray_loss`. `lower_only`: the loss is over the lower panel.
+    `checkpointing` recomputes a block's activations in the backward pass.
     """
 
     steps: int
@@ -45,6 +47,7 @@ class Settings:
     seed: int = 0
     without_text: float = 0.1
     keep_weight: float = 1.0
+    guidance_weight: float = 0.0
     lower_only: bool = False
     checkpointing: bool = True
 
@@ -95,28 +98,52 @@ class Trainer:
         return Losses(float(pictures), None if kept is None else float(kept))
 
     def _backward(self, number: int, data: TrainingData, stream: int) -> float:
-        """Adds the gradients of a batch; returns its share of the step's loss."""
+        """Adds the gradients of a batch; returns its share of the step's loss, without what guidance adds to it."""
         settings = self.settings
         first = (self.done * settings.accumulate + number) * settings.batch
         chosen = [place(settings.seed, stream, len(data), first + index) for index in range(settings.batch)]
-        batch = self._batch(data, chosen, first, stream)
-        hidden = self._states(batch.input_ids, batch.positions)
-        if stream == KEPT:
-            with torch.no_grad(), self.lora.disabled():
-                frozen = self._states(batch.input_ids, batch.positions)
-            loss = settings.keep_weight * self._mean(self._divergence, hidden, frozen)
+        if settings.guidance_weight:
+            loss, shown = self._guided_loss(data, chosen, first, stream)
         else:
-            loss = self._mean(self._cross_entropy, hidden, batch.codes.flatten().to(hidden.device))
-        (loss / settings.accumulate).backward()
-        return loss.item() / settings.accumulate / (settings.keep_weight if stream == KEPT else 1.0)
+            hidden, batch = self._forward(data, chosen, self._without_text(chosen, first, stream))
+            loss = shown = self._loss(hidden, batch, stream)
+        weight = settings.keep_weight if stream == KEPT else 1.0
+        (loss * (weight / settings.accumulate)).backward()
+        return shown.item() / settings.accumulate
 
-    def _batch(self, data: TrainingData, chosen: Sequence[int], first: int, stream: int) -> Batch:
-        """The chosen pictures, some without their prompt; `first` counts the pictures before."""
+    def _guided_loss(self, data: TrainingData, chosen: Sequence[int], first: int, stream: int) -> tuple[Tensor, Tensor]:
+        """The loss with and without text, and of what guidance makes of the two; and the first of them alone."""
+        settings, count = self.settings, len(chosen)
+        cond, batch = self._forward(data, chosen, [False] * count)
+        uncond, alone = self._forward(data, chosen, [True] * count)
+        random = torch.rand(count, generator=generator(settings.seed, SCALES, stream, first))
+        scales = SMALLEST_CFG + (LARGEST_CFG - SMALLEST_CFG) * random.to(cond.device)
+        operands = uncond, batch.codes.flatten().to(cond.device), scales.repeat_interleave(batch.codes.shape[1])
+        stray = self._mean(self._stray, cond, *operands)
+        shown = self._loss(cond, batch, stream)
+        share = 1.0 if stream == KEPT else settings.without_text
+        return shown + share * self._loss(uncond, alone, stream) + settings.guidance_weight * stray, shown
+
+    def _loss(self, hidden: Tensor, batch: Batch, stream: int) -> Tensor:
+        """The mean cross-entropy, or divergence from the frozen model, of a batch's codes."""
+        if stream != KEPT:
+            return self._mean(self._cross_entropy, hidden, batch.codes.flatten().to(hidden.device))
+        with torch.no_grad(), self.lora.disabled():
+            frozen = self._states(batch.input_ids, batch.positions)
+        return self._mean(self._divergence, hidden, frozen)
+
+    def _without_text(self, chosen: Sequence[int], first: int, stream: int) -> list[bool]:
+        """Which pictures come without their prompt; `first` counts the pictures before."""
         random = torch.rand(len(chosen), generator=generator(self.settings.seed, DROPPED, stream, first))
-        texts = [
-            [] if number < self.settings.without_text else list(data.prompts[index])
-            for number, index in zip(random.tolist(), chosen, strict=True)
-        ]
+        return [number < self.settings.without_text for number in random.tolist()]
+
+    def _forward(self, data: TrainingData, chosen: Sequence[int], without_text: Sequence[bool]) -> tuple[Tensor, Batch]:
+        batch = self.batch(data, chosen, without_text)
+        return self._states(batch.input_ids, batch.positions), batch
+
+    def batch(self, data: TrainingData, chosen: Sequence[int], without_text: Sequence[bool]) -> Batch:
+        """The chosen pictures, after their prompts but for those `without_text`."""
+        texts = [[] if alone else list(data.prompts[one]) for alone, one in zip(without_text, chosen, strict=True)]
         codes = data.codes[torch.tensor(chosen)]
         batch = make_batch(texts, codes, torch.ones(codes.shape), self.vocabulary)
         if not self.settings.lower_only:
@@ -136,11 +163,11 @@ class Trainer:
         index = positions.to(x.device)[..., None].expand(-1, -1, x.shape[-1])
         return self.transformer.norm(x.gather(1, index)).flatten(0, 1)
 
-    def _mean(self, loss: Callable[[Tensor, Tensor], Tensor], hidden: Tensor, targets: Tensor) -> Tensor:
+    def _mean(self, loss: Callable[..., Tensor], *operands: Tensor) -> Tensor:
         """The mean of a loss over positions, some at a time, whose logits are made again for the gradient."""
-        pairs = zip(hidden.split(POSITIONS), targets.split(POSITIONS), strict=True)
-        sums = [recomputed(loss, *pair, use_reentrant=False) for pair in pairs]
-        return torch.stack(sums).sum() / len(hidden)
+        parts = zip(*(operand.split(POSITIONS) for operand in operands), strict=True)
+        sums = [recomputed(loss, *part, use_reentrant=False) for part in parts]
+        return torch.stack(sums).sum() / len(operands[0])
 
     def _cross_entropy(self, hidden: Tensor, codes: Tensor) -> Tensor:
         return F.cross_entropy(self.transformer.code_logits(hidden).float(), codes, reduction="sum")
@@ -149,6 +176,11 @@ class Trainer:
         """Kullback-Leibler divergence of the trained model from the frozen one, summed."""
         logits = (self.transformer.code_logits(each).float().log_softmax(-1) for each in (hidden, frozen))
         return F.kl_div(*logits, reduction="sum", log_target=True)
+
+    def _stray(self, cond: Tensor, uncond: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
+        """`stray_losses`, summed."""
+        logits = (self.transformer.code_logits(each).float() for each in (cond, uncond))
+        return stray_losses(*logits, scales, codes).sum()
 
     def state(self, settings: dict[str, object]) -> State:
         """Everything that a later process needs to go on."""
