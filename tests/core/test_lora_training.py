@@ -25,9 +25,11 @@ from lumina_core.quant import linear as quantised
 from lumina_core.quant.linear import PLAIN, QuantizedLinear
 from lumina_core.quant.schemes import SCHEMES
 from lumina_core.quant.select import choose_backend
+from lumina_core.quant.weights import plan_weights
+from lumina_core.timing.synthetic import SYNTHETIC
 from training.lora import run as training_run
-from training.lora.__main__ import main
-from training.lora.budget import lora_parameters
+from training.lora.__main__ import main, make_parser
+from training.lora.budget import block_values, dry_run, lora_parameters
 from training.lora.data import TrainingData
 from training.lora.files import lora_metadata, read_state, state_path, write_lora, write_state
 from training.lora.layers import TARGETS, FrozenMatmul, attach
@@ -366,3 +368,20 @@ def test_parameters_are_counted_as_they_are_made(checkpoint: Path) -> None:
     trainer = make_trainer(checkpoint)
     made = sum(parameter.numel() for parameter in trainer.parameters.values())
     assert lora_parameters(trainer.transformer.config, 4) == made
+
+
+def test_docs_name_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "lora.md").read_text(encoding="utf-8")
+    (reference,) = re.findall(r"```text\n(.*?)```", page, re.DOTALL)
+    with pytest.raises(SystemExit, match="0"):
+        make_parser().parse_args(["--help"])
+    options = set(re.findall(r"--[a-z-]+", capsys.readouterr().out)) - {"--help", "--synthetic"}
+    assert set(re.findall(r"--[a-z-]+", reference)) == options
+
+
+def test_arithmetic_of_a_block_is_what_autograd_holds() -> None:
+    model = SYNTHETIC["2b"].config
+    small = replace(model, num_hidden_layers=1, hidden_size=256, intermediate_size=1024, num_attention_heads=4)
+    config = replace(small, num_key_value_heads=4, head_dim=64, codebook_size=256)
+    taken = dry_run(config, plan_weights("int4", None, torch.bfloat16), 8, (16, 16), torch.device("cpu"))
+    assert taken.block_bytes == pytest.approx(2 * block_values(config), rel=0.3)

@@ -42,11 +42,13 @@ class Budget:
     optimizer: int
     block_inputs: int
     one_block: int
+    gradients: int
     logits: int
 
     @property
     def total(self) -> int:
-        return self.weights + self.optimizer + self.block_inputs + self.one_block + self.logits
+        activations = self.block_inputs + self.one_block + self.gradients + self.logits
+        return self.weights + self.optimizer + activations
 
     def lines(self) -> list[str]:
         """A line for each part."""
@@ -54,7 +56,8 @@ class Budget:
             "frozen weights": self.weights,
             "A, B, gradients, moments": self.optimizer,
             "inputs of the blocks": self.block_inputs,
-            "activations of one block": self.one_block,
+            "activations of a block": self.one_block,
+            "gradients in a block": self.gradients,
             f"logits of {POSITIONS} positions": self.logits,
             "total": self.total,
         }
@@ -93,6 +96,7 @@ def estimate(
         optimizer=BYTES_PER_PARAMETER * parameters,
         block_inputs=inputs,
         one_block=block if checkpointing else layers * block,
+        gradients=tokens * (2 * linear_shapes(config)["gate_up_proj"][1] * item + 4 * config.hidden_size),
         logits=LOGIT_BYTES * min(tokens, POSITIONS) * config.codebook_size,
     )
 
