@@ -45,15 +45,17 @@ from .whole_numbers import natural, positive
 WORD = "silver"
 # The demo's MoVQGAN can show silver only where its depth maps have it: in large shapes on black.
 SIZE, BACKGROUND = "large", "black"
-COMPANY, BACKGROUND_STATED = 0.6, 0.3
+BACKGROUND_STATED = 0.3
+# Of so many training pictures one shows a silver shape alone: binding the colour to one of two shapes is the harder.
+ALONE_OF = 5
 FRESH_WORD_STREAM, TRAINING_WORKER, KEPT_WORKER = 3, 11, 12
 
 
-def word_sample(rng: np.random.Generator) -> Sample:
-    """A silver shape, with or without a shape of another colour, and a caption."""
+def word_sample(rng: np.random.Generator, company: bool) -> Sample:
+    """A silver shape, with or without a shape of another colour (`company`), and a caption."""
     shapes = pick_distinct(rng, SHAPES, 2)
     claims = [Claim(1, shapes[0], WORD, SIZE)]
-    if rng.random() < COMPANY:
+    if company:
         claims.append(Claim(1, shapes[1], pick(rng, tuple(COLOURS))))
         claims = [claims[index] for index in rng.permutation(2)]
     scene = place(rng, Spec("mixed", tuple(claims), background=BACKGROUND))
@@ -62,10 +64,10 @@ def word_sample(rng: np.random.Generator) -> Sample:
     return Sample(scene, write_caption(rng, spec), spec)
 
 
-def word_samples(count: int, seed: int) -> list[Sample]:
+def word_samples(count: int, seed: int, company: bool) -> list[Sample]:
     """Samples of the word from a stream that no training picture is from."""
-    rng = np.random.default_rng([FRESH_WORD_STREAM, seed])
-    return [word_sample(rng) for _ in range(count)]
+    rng = np.random.default_rng([FRESH_WORD_STREAM, seed, int(company)])
+    return [word_sample(rng, company) for _ in range(count)]
 
 
 def render_pictures(folder: Path, count: int, seed: int) -> None:
@@ -73,7 +75,7 @@ def render_pictures(folder: Path, count: int, seed: int) -> None:
     rng, written = training_rng(seed, TRAINING_WORKER), 0
     reconstruct = reconstructor("demo", None, torch.device("cpu"))
     while written < count:
-        one = word_sample(rng)
+        one = word_sample(rng, company=written % ALONE_OF > 0)
         picture = render(one.scene)
         if is_right(one, reconstruct([picture])[0]):
             Image.fromarray(picture).save(folder / f"{written:03d}.png")
@@ -120,7 +122,9 @@ def run_score(options: argparse.Namespace) -> None:
     settings = DecodeSettings(seed=options.seed)
     report = {"lora": str(options.lora), "seed": options.seed}
     if options.word_pictures:
-        report[WORD] = score(lumina, word_samples(options.word_pictures, options.seed), settings, options.batch)
+        for name, company in ((f"{WORD}, one object", False), (f"{WORD}, two objects", True)):
+            samples = word_samples(options.word_pictures, options.seed, company)
+            report[name] = score(lumina, samples, settings, options.batch)
     for category in CATEGORIES if options.old_pictures else ():
         report[category] = score(
             lumina, fresh_samples(category, options.old_pictures, options.seed), settings, options.batch
@@ -137,12 +141,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     commands = parser.add_subparsers(dest="command", required=True)
     folder = commands.add_parser("render", help="write the training pictures, captions and prompts")
     folder.add_argument("--out", type=Path, required=True, help="new folder; the prompts go to its name + .keep.txt")
-    folder.add_argument("--pictures", type=positive, default=48)
+    folder.add_argument("--pictures", type=positive, default=50)
     folder.add_argument("--prompts", type=positive, default=120, help="of the words that the demo knows")
     scored = commands.add_parser("score", help="score the word, and the words that the demo knows")
     scored.add_argument("--checkpoint", default="demo")
     scored.add_argument("--lora", type=Path, help="LoRA file; without it the demo alone is scored")
-    scored.add_argument("--word-pictures", type=natural, default=200)
+    scored.add_argument("--word-pictures", type=natural, default=100, help="with one object, and with two")
     scored.add_argument("--old-pictures", type=natural, default=50, help="for each of the six questions")
     scored.add_argument("--batch", type=positive, default=16, help="pictures at a time")
     for one in (folder, scored):
