@@ -43,7 +43,8 @@ class LoadLoRA(LuminaNode):
                 io.Combo.Input(
                     "lora_name",
                     options=list(folders.lora_paths()),
-                    tooltip="LoRA of Lumina-mGPT 2.0 in models/loras, as PEFT, diffusers or kohya's scripts write it.",
+                    tooltip="LoRA of Lumina-mGPT 2.0 in models/loras, as PEFT, diffusers or kohya's scripts write it, "
+                    "or one of the demo.",
                 ),
                 io.Float.Input(
                     "strength",

@@ -14,6 +14,7 @@ const ORDER = [
   "Inpaint a picture",
   "Outpaint a picture",
   "Negative prompt",
+  "Wear a LoRA",
   "Think before drawing",
 ];
 
