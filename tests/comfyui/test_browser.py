@@ -165,9 +165,9 @@ def test_lumina_prompt_shows_the_widgets_of_its_task(tab, tmp_path):
     old.write_text(json.dumps(workflow))
     tab.open_file(old)
     (node,) = tab.nodes_of(PROMPT)
-    always = ["task", "prompt", "width", "height", "template"]
+    always = ["task", "prompt", "width", "height", "template", "negative"]
     assert tab.page.evaluate(SHOWN, node) == always
-    assert list(tab.widgets(node).values()) == [*OLD_VALUES, "depth", "", ""]
+    assert list(tab.widgets(node).values()) == [*OLD_VALUES, "depth", "", "", ""]
     subjects = [("subject-driven", {"object"}), ("subject-driven (released program)", {"object"})]
     for task, extra in [("image pair", {"map"}), *subjects, ("edit", set()), ("predict", {"map"})]:
         tab.set_widget(node, "task", task)
@@ -177,6 +177,6 @@ def test_lumina_prompt_shows_the_widgets_of_its_task(tab, tmp_path):
 def test_lumina_prompt_hides_the_size_while_a_canvas_is_connected(tab):
     tab.open_file(CONTINUE)
     node = tab.nodes_of(PROMPT)[-1]
-    assert tab.page.evaluate(SHOWN, node) == ["task", "prompt", "template"]
+    assert tab.page.evaluate(SHOWN, node) == ["task", "prompt", "template", "negative"]
     tab.page.evaluate(DISCONNECT, node)
-    assert tab.page.evaluate(SHOWN, node) == ["task", "prompt", "width", "height", "template"]
+    assert tab.page.evaluate(SHOWN, node) == ["task", "prompt", "width", "height", "template", "negative"]
