@@ -117,7 +117,7 @@ def draw_picture(model: Transformer, tallies: Sequence[Tally], ar: Tally | None,
 
 def summary(tallies: Sequence[Tally], rows: int) -> list[dict]:
     """Means of every setting, with the standard error over pictures of how many times fewer forwards it needs."""
-    return [_summary_of(tally, Canvas(rows, GRID_W).tokens_to_draw - 1) for tally in tallies]
+    return [_summary_of(tally, Canvas(rows, GRID_W).tokens_left - 1) for tally in tallies]
 
 
 def _summary_of(tally: Tally, ar_forwards: int) -> dict:

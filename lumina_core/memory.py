@@ -148,7 +148,8 @@ class Smaller:
         given = torch.zeros(request.canvas.given_rows * grid_h // request.grid_h, grid_w, dtype=torch.int64)
         settings = replace(request.settings, kv_cache=self.kv_cache or request.settings.kv_cache)
         scheme = SCHEMES[self.weights] if self.weights else demand.weights.scheme
-        smaller = Request(request.prompts[: self.batch], grid_h, grid_w, given, settings)
+        negatives = None if request.negative_prompts is None else request.negative_prompts[: self.batch]
+        smaller = Request(request.prompts[: self.batch], grid_h, grid_w, given, settings, negatives)
         return replace(demand, weights=replace(demand.weights, scheme=scheme), request=smaller)
 
 

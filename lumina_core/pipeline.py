@@ -15,13 +15,14 @@ from torch import Tensor
 
 from .checkpoint.config import TransformerConfig
 from .checkpoint.find import Checkpoint, find_converted, nearby_files, open_checkpoint
+from .decoding.build_request import build_request, check_candidates, check_request
 from .decoding.kept_runs import KeptRuns
 from .decoding.loop import OnStep, decode
 from .decoding.memory_plan import MOVQGAN_ITEM_BYTES, Demand
 from .decoding.request import Request
 from .decoding.settings import DecodeResult, DecodeSettings
 from .device import choose_device, dtype_or_choice, explain_out_of_memory, free_bytes, total_bytes
-from .errors import CheckpointError, InputError
+from .errors import InputError
 from .files.stamps import FileStamps
 from .lora.applied import AppliedLora, LoraSource, read_applied
 from .memory import choose_weights, out_of_memory_message, weights_of
@@ -33,12 +34,13 @@ from .movqgan.codec import decode_picture, encode_picture
 from .movqgan.identity import check_codec
 from .movqgan.load import load_movqgan
 from .pictures.conditions import Picture, condition_pictures
-from .pictures.images import to_image
+from .pictures.images import to_image, to_pixels
+from .pictures.masks import canvas_masks, keep_outside
 from .pictures.panels import condition_pixels
-from .pictures.sizes import CODE_PIXELS, SizeLimits, check_size, known_sizes, warn_if_untrained, whole_number
+from .pictures.sizes import CODE_PIXELS, whole_number
 from .quant.weights import WeightsPlan, check_device_holds
-from .tokens.prompts import build_prompt
-from .tokens.task_inputs import check_condition, warn_of_ignored
+from .tokens.prompts import build_negative, build_prompt
+from .tokens.task_inputs import check_condition, is_whole, warn_of_ignored
 from .tokens.tokenizer import Tokenizer
 from .tokens.vocabulary import Vocabulary
 
@@ -122,25 +124,39 @@ class Lumina:
         object: str | None = None,
         condition: Picture | Sequence[Picture] | None = None,
         given_height: int | None = None,
+        mask: Picture | Sequence[Picture] | None = None,
+        candidates: int = 1,
         batch: int = 1,
         on_step: OnStep | None = None,
+        negative: str | None = None,
         **settings: Any,
     ) -> Drawing:
         """Draws `batch` pictures of `width` by `height` pixels, both panels of a task included.
 
         `task`, `map` and `object` are those of `build_prompt`; `condition` is the picture in the upper panel (or its
-        path), or, with `given_height`, the one whose top of that height is continued. `settings`: see DecodeSettings.
-        `on_step` reports progress; an exception that it raises ends the run. Raises InputError and OutOfMemory.
+        path), or, with `given_height`, the one whose top of that height is continued. With a `mask` it is the whole
+        canvas (for the task edit each panel), of which only what is white in the mask is drawn; of so many `candidates`
+        the one is kept after which the other codes are likeliest. `negative` is what to keep away from: guidance leads
+        from it, in the wording of the task, to the prompt. `settings`: see DecodeSettings. `on_step` reports progress;
+        an exception that it raises ends the run. Raises InputError and OutOfMemory.
         """
-        check_condition(task, condition is not None, given_height is not None)
+        check_condition(task, condition is not None, given_height is not None, mask is not None)
+        batch = check_candidates(candidates, batch, mask is not None)
         text = build_prompt(task, width, height, prompt, map, object)
-        request = build_request(self, text, width, height, batch, settings=DecodeSettings(**settings))
+        away = build_negative(task, width, height, negative, map, object)
+        request = build_request(self, text, width, height, batch, settings=DecodeSettings(**settings), negative=away)
         warn_of_ignored(task, map, object)
+        own = None
         if condition is not None:
             rows = None if given_height is None else whole_number("the given height", given_height, "pixels")
-            given = self.encode(condition_pixels(condition_pictures(condition), width, height, rows))
-            request = replace(request, given_codes=given)
-        return Drawing(self, self.sample(request, on_step))
+            whole, pictures = is_whole(task, mask is not None), condition_pictures(condition)
+            if mask is not None:
+                codes = canvas_masks(condition_pictures(mask), pictures, width, height, whole)
+                request = replace(request, given_codes=torch.zeros_like(codes, dtype=torch.int64), mask=codes)
+            own = condition_pixels(pictures, width, height, rows, whole)
+            request = replace(request.with_given(self.encode(own)), score_given=candidates > 1)
+        drawing = Drawing(self, self.sample(request, on_step), request.mask, own)
+        return drawing.best if candidates > 1 else drawing
 
     def sample(
         self,
@@ -200,20 +216,44 @@ class Lumina:
 
 @dataclass(frozen=True)
 class Drawing:
-    """Drawn pictures; they are decoded when `images` is first read, so that the codes survive a failure to do so."""
+    """Drawn pictures; they are decoded when `images` is first read, so that the codes survive a failure to do so.
+
+    With a `mask` of codes [1 or N,h,w], their pixels outside of it are the `own` ones [1 or N,3,H,W] in [-1,1]. `index`
+    is the chosen picture's of the run's batch, where one is chosen.
+    """
 
     lumina: Lumina
     result: DecodeResult
+    mask: Tensor | None = None
+    own: Tensor | None = None
+    index: int | None = None
 
     @property
     def codes(self) -> Tensor:
         """[N,h,w]."""
-        return self.result.codes
+        return self._chosen(self.result.codes)
+
+    @property
+    def best(self) -> Drawing:
+        """The picture after which the given codes are likeliest; the first where none are given after the mask."""
+        nats = self.result.given_log_likelihood or (0.0,)
+        return replace(self, index=max(range(len(nats)), key=nats.__getitem__))
 
     @cached_property
     def images(self) -> list[Image.Image]:
         """Raises OutOfMemory."""
-        return self.lumina.decode(self.codes)
+        images = self.lumina.decode(self.codes)
+        if self.mask is None or self.own is None:
+            return images
+        drawn = torch.cat([to_pixels(image) for image in images])
+        given = (part if len(part) == 1 else self._chosen(part) for part in (self.own, self.mask))
+        return [
+            to_image(one) for one in keep_outside(drawn, *(part.expand(len(drawn), *part.shape[1:]) for part in given))
+        ]
+
+    def _chosen(self, values: Tensor) -> Tensor:
+        """Those of the chosen picture of the batch, or of all."""
+        return values if self.index is None else values[self.index : self.index + 1]
 
 
 def load_codec(checkpoint: Checkpoint, movqgan: str | Path | None, device: torch.device) -> MoVQGAN:
@@ -243,57 +283,6 @@ def _convert_command(checkpoint: Checkpoint, weights: WeightsPlan) -> str:
     return f"`python -m lumina_core convert --checkpoint {path} --weights {name} --out lumina-{name}.safetensors`"
 
 
-def build_request(
-    model: Lumina | Checkpoint,
-    text: str,
-    width: int,
-    height: int,
-    batch: int = 1,
-    given_codes: Tensor | None = None,
-    settings: DecodeSettings | None = None,
-) -> Request:
-    """A request for `batch` pictures of a full prompt, checked against a model that need not be loaded.
-
-    `given_codes` [h0,w] or [batch,h0,w] are the first rows. The template of a PromptText is encoded with special
-    tokens, what a user typed, and a plain string, without. Raises InputError, and CheckpointError where the tokenizer
-    does not fit the model; warns about an untrained size.
-    """
-    if (batch := whole_number("batch", batch, "pictures, at least 1")) < 1:
-        raise InputError(f"batch is {batch}; expected at least 1 picture")
-    if model.tokenizer is None:
-        raise InputError("the model has no tokenizer; expected one, to encode the prompt")
-    grid_h, grid_w = check_size(width, height, _limits(model.config, model.vocabulary))
-    prompts = [_encode_prompt(model.tokenizer, text, model.config)] * batch
-    request = Request(prompts, grid_h, grid_w, given_codes, settings or DecodeSettings())
-    check_request(request, model.config, model.vocabulary)
-    warn_if_untrained(width, height, model.config.trained_sizes)
-    return request
-
-
-def _encode_prompt(tokenizer: Tokenizer, text: str, config: TransformerConfig) -> list[int]:
-    """Ids of a prompt. Raises CheckpointError for ids that the model does not have, and for ids of image codes."""
-    ids = tokenizer.encode_prompt(text)
-    if of_codes := [one for one in ids if one in config.code_range]:
-        fault = f"{of_codes[0]}, which is that of an image code; expected ids of text"
-    elif max(ids) >= config.vocab_size:
-        fault = f"{max(ids)}; expected ids below vocab_size, {config.vocab_size}"
-    else:
-        return ids
-    raise CheckpointError(
-        f"{tokenizer.source} gives the prompt the id {fault}: the tokenizer is of another model, so download it again"
-    )
-
-
-def check_request(request: Request, config: TransformerConfig, vocabulary: Vocabulary) -> None:
-    """Raises InputError for a request that the model cannot draw."""
-    width, height = request.grid_w * CODE_PIXELS, request.grid_h * CODE_PIXELS
-    check_size(width, height, _limits(config, vocabulary), request.longest_prompt)
-
-
 def _check_path(name: str, value: object, *others: type) -> None:
     if not isinstance(value, (str, Path, *others)):
         raise InputError(f"{name} is {value!r:.100}; expected the path of a file or folder")
-
-
-def _limits(config: TransformerConfig, vocabulary: Vocabulary) -> SizeLimits:
-    return SizeLimits(config.max_position_embeddings, vocabulary.max_side, tuple(known_sizes(config.trained_sizes)))

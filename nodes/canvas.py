@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,12 +12,13 @@ from torch import Tensor
 from ..lumina_core.errors import InputError
 from ..lumina_core.files.stamps import FileStamps
 from ..lumina_core.pictures.images import to_pixels
+from ..lumina_core.pictures.masks import keep_outside, pixels_of_mask
 from ..lumina_core.pictures.panels import condition_panel
 from ..lumina_core.pictures.sizes import CODE_PIXELS, MAX_SIDE, fill_size
 from . import folders
 from .kept import NONE, kept_path, read_kept
 from .node import LuminaNode
-from .pictures import check_image, from_pictures, to_pictures
+from .pictures import check_image, codes_to_draw, from_pictures, to_pictures
 from .sizes import FROM_MODEL, check_sides, side_input
 from .types import CATEGORY, CanvasData, LuminaCanvas, LuminaModel, ManagedLumina
 from .vae import MoVQGANVae, require_movqgan
@@ -46,6 +48,12 @@ def make_canvas(
     return CanvasData(width, height, codes, from_pictures(tops), panels=panels)
 
 
+def with_lower_panel(canvas: CanvasData, mask: Tensor) -> CanvasData:
+    """The canvas of an upper panel with the same picture in the lower one, except for codes [B,h,w] that are drawn."""
+    codes, pixels = (torch.cat([part, part], 1) for part in (canvas.codes, canvas.pixels))
+    return replace(canvas, codes=codes, pixels=pixels, mask=mask)
+
+
 def continue_kept(movqgan: MoVQGANVae, name: str, model: ManagedLumina | None) -> CanvasData:
     """A canvas with the exact codes and the size of what was kept of a picture. Raises InputError."""
     path = kept_path(name)
@@ -57,14 +65,16 @@ def continue_kept(movqgan: MoVQGANVae, name: str, model: ManagedLumina | None) -
 
 
 def show_canvas(canvas: CanvasData) -> Tensor:
-    """An IMAGE of the canvas: the given rows, and grey where the model draws."""
+    """An IMAGE of the canvas: what is given, and grey where the model draws."""
+    if canvas.mask is not None:
+        return canvas.pixels.masked_fill(pixels_of_mask(canvas.mask)[..., None], TO_BE_DRAWN)
     image = torch.full((len(canvas.pixels), canvas.height, canvas.width, 3), TO_BE_DRAWN)
     image[:, : canvas.given_height] = canvas.pixels
     return image
 
 
 def split(image: Tensor, canvas: CanvasData | None, reconstruct: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """The top, the bottom and the whole of each picture; the top has its canvas's pixels unless `reconstruct`.
+    """The top, the bottom and the whole of each picture; what was given has its canvas's pixels unless `reconstruct`.
 
     Pixels that are only a view are not restored. Without a canvas the picture is split in the middle. Raises InputError
     if picture and canvas do not match.
@@ -79,8 +89,17 @@ def split(image: Tensor, canvas: CanvasData | None, reconstruct: bool) -> tuple[
     image = image[..., :3].expand(*image.shape[:3], 3)
     given = canvas.given_height
     if not reconstruct and not canvas.is_view:
-        image = torch.cat([canvas.pixels.to(image)[_tops_of(image, canvas)], image[:, given:]], 1)
+        image = _with_own_pixels(image, canvas)
     return image[:, :given], image[:, given:], image
+
+
+def _with_own_pixels(image: Tensor, canvas: CanvasData) -> Tensor:
+    tops = _tops_of(image, canvas)
+    own = canvas.pixels.to(image)[tops]
+    if canvas.mask is None:
+        return torch.cat([own, image[:, canvas.given_height :]], 1)
+    planes = (part.movedim(-1, 1) for part in (image, own))
+    return keep_outside(*planes, canvas.mask.to(image.device)[tops]).clamp(0, 1).movedim(1, -1)
 
 
 def _tops_of(image: Tensor, canvas: CanvasData) -> list[int]:
@@ -89,7 +108,7 @@ def _tops_of(image: Tensor, canvas: CanvasData) -> list[int]:
     It is that of the sampler's order, as many drawn for each, unless another one is clearly nearer to what was decoded:
     then the pictures were chosen or put in another order since.
     """
-    tops, drawn = canvas.pixels.to(image), image[:, : canvas.given_height]
+    tops, drawn = canvas.pixels.to(image), image[:, : canvas.pixels.shape[1]]
     return [_top_of(one, tops, index * len(tops) // len(image)) for index, one in enumerate(drawn)]
 
 
@@ -132,7 +151,7 @@ class StitchPanels(LuminaNode):
 
     @classmethod
     def define_schema(cls):
-        return canvas_schema(
+        schema = canvas_schema(
             "Picture or batch of any size. Scaled to cover the upper panel, then cropped to its centre.",
             [side_input("width", ""), side_input("height", "Each panel has half of it.")],
             node_id="LuminaMGPT2_StitchPanels",
@@ -143,6 +162,9 @@ class StitchPanels(LuminaNode):
                 *("two panels", "concatenate images", "depth", "canny", "pose", "subject"),
             ],
         )
+        edit_mask = "For the task edit: what the edit may change. The lower panel keeps the rest of the picture."
+        schema.inputs.append(io.Mask.Input("edit_mask", optional=True, tooltip=edit_mask))
+        return schema
 
     @classmethod
     def validate_inputs(cls, width=None, height=None):
@@ -150,9 +172,13 @@ class StitchPanels(LuminaNode):
         return True
 
     @classmethod
-    def execute(cls, image, vae, width=FROM_MODEL, height=FROM_MODEL, mask=None) -> io.NodeOutput:
+    def execute(cls, image, vae, width=FROM_MODEL, height=FROM_MODEL, mask=None, edit_mask=None) -> io.NodeOutput:
         check_sides(width, height)
         canvas = make_canvas(require_movqgan(vae), image, mask, width, height)
+        if edit_mask is not None:
+            canvas = with_lower_panel(
+                canvas, codes_to_draw(edit_mask, to_pictures(image), canvas.width, canvas.height, False)
+            )
         return io.NodeOutput(canvas, show_canvas(canvas))
 
 

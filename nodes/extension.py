@@ -6,7 +6,9 @@ from . import folders
 from .best_of import BestOfN
 from .canvas import ContinuePicture, SplitPanels, StitchPanels
 from .codec import MoVQGANDecode, MoVQGANEncode
+from .inpaint import InpaintPicture
 from .loaders import LoadModel, LoadMoVQGAN
+from .lora import LoadLoRA
 from .prompt import TaskPrompt
 from .sampler import SJDSampler
 from .saver import SaveCheckpoint
@@ -26,6 +28,7 @@ class LuminaMGPT2Extension(ComfyExtension):
             TaskPrompt,
             StitchPanels,
             ContinuePicture,
+            InpaintPicture,
             SJDSampler,
             SplitPanels,
             MoVQGANDecode,
@@ -34,4 +37,5 @@ class LuminaMGPT2Extension(ComfyExtension):
             ThinkingInstruction,
             ThinkingAnswer,
             SaveCheckpoint,
+            LoadLoRA,
         ]

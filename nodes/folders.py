@@ -18,6 +18,7 @@ MODEL_FOLDER = "lumina_mgpt2"
 # Checkpoints are found here too, among those of other models.
 SHARED_FOLDER = "diffusion_models"
 VAE_FOLDER = "vae"
+LORA_FOLDER = "loras"
 DEMO_NAME = "demo (built in)"
 
 
@@ -97,6 +98,19 @@ def movqgan_path(name: str) -> Path:
 def named_movqgans() -> list[Path]:
     """The files in models/vae with "movqgan" in the name."""
     return list(movqgan_paths().values())[: list(movqgan_paths()).index(DEMO_NAME)]
+
+
+def lora_names() -> list[str]:
+    """The files in models/loras, as ComfyUI lists them."""
+    return folder_paths.get_filename_list(LORA_FOLDER)
+
+
+def lora_path(name: str) -> Path:
+    """The path of a LoRA in the list. Raises InputError when it does not exist (any more)."""
+    path = folder_paths.get_full_path(LORA_FOLDER, name) if name in lora_names() else None
+    if path is None:
+        raise InputError(f"the LoRA {name!r} is not in models/{LORA_FOLDER}; choose another or put it there")
+    return Path(path)
 
 
 def kept_folder() -> Path:

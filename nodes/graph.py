@@ -7,6 +7,7 @@ from typing import Any
 
 LOAD_MODEL = "LuminaMGPT2_LoadModel"
 LOAD_MOVQGAN = "LuminaMGPT2_LoadMoVQGAN"
+LOAD_LORA = "LuminaMGPT2_LoadLoRA"
 
 
 def movqgans_used_with(graph: Mapping[str, Any] | None, checkpoint: str) -> list[str]:
@@ -30,6 +31,12 @@ def is_used(graph: Mapping[str, Any] | None, node: str | None, output: int) -> b
 
 
 def _source(graph: Mapping[str, Any] | None, link: Any, kind: str) -> Mapping[str, Any]:
-    """The inputs of the node that a link comes from, if it is of a kind."""
-    node = (graph or {}).get(link[0], {}) if isinstance(link, list) and link else {}
+    """The inputs of the node that a link comes from, if it is of a kind; LoRAs on the way are passed."""
+    for _ in graph or {}:
+        node = (graph or {}).get(link[0], {}) if isinstance(link, list) and link else {}
+        if node.get("class_type") != LOAD_LORA:
+            break
+        link = node.get("inputs", {}).get("model")
+    else:
+        return {}
     return node.get("inputs", {}) if node.get("class_type") == kind else {}

@@ -13,7 +13,7 @@ from ..lumina_core.decoding.request import Request
 from ..lumina_core.decoding.settings import StepReport
 from ..lumina_core.errors import InputError
 from ..lumina_core.pictures.sizes import CODE_PIXELS
-from ..lumina_core.tokens.token_files import keep_tokens, lists_of, read_token_lists, rows_drawn, rows_to_continue
+from ..lumina_core.tokens.token_files import keep_tokens, lists_of, read_token_lists, rows_to_continue
 from ..lumina_core.tokens.vocabulary import BegunPicture, Vocabulary
 from . import comfy_adapter as comfy_ui
 from . import folders
@@ -34,10 +34,10 @@ def kept_on_failure(
     try:
         yield
     except BaseException:
-        if (last := report()) is not None and (rows := rows_drawn(last)):
-            given, grid_h, grid_w = request.canvas.given_rows, *last.codes.shape[1:]
+        if (last := report()) is not None and last.rows > request.canvas.given_rows:
+            grid_h, grid_w = last.codes.shape[1:]
             name = f"{CODE_PIXELS * grid_w}x{CODE_PIXELS * grid_h}_seed_{request.settings.seed}"
-            _keep(lists_of(last, request, vocabulary), name, f"{given + rows} of {grid_h} rows")
+            _keep(lists_of(last, vocabulary), name, f"{last.rows} of {grid_h} rows")
         raise
 
 

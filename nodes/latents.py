@@ -10,13 +10,14 @@ from torch import Tensor
 from ..lumina_core.decoding.settings import DecodeResult
 from ..lumina_core.errors import InputError
 
-# A list of floats: each picture's log-likelihood in nats per code.
+# A list of floats: each picture's log-likelihood in nats per code; where a mask was filled several times, that of the
+# given codes after it in nats.
 LIKELIHOOD_KEY = "lumina_nats_per_code"
 
 
 def with_likelihood(latent: dict, result: DecodeResult) -> dict:
-    """The LATENT with the log-likelihoods of its pictures added."""
-    return latent | {LIKELIHOOD_KEY: list(result.log_likelihood_per_code)}
+    """The LATENT with the log-likelihoods of its pictures added: what Best of N ranks them by."""
+    return latent | {LIKELIHOOD_KEY: list(result.given_log_likelihood or result.log_likelihood_per_code)}
 
 
 def samples_of(latent: object) -> Tensor:

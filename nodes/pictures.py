@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..lumina_core.errors import InputError
+from ..lumina_core.pictures.masks import canvas_masks
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,25 @@ def check_image(image: Tensor) -> None:
     if image.ndim != 4 or image.shape[-1] not in CHANNELS:
         raise InputError(f"the picture has shape {tuple(image.shape)}; expected [B,H,W,C] with 1, 3 or 4 channels")
     _check_range(image, "the picture")
+
+
+def check_mask(mask: Tensor) -> None:
+    """Raises InputError for anything but a MASK [B,H,W] or [H,W] with values around 0…1; warns beyond those."""
+    if not isinstance(mask, Tensor) or mask.is_complex() or mask.ndim not in (2, 3) or not mask.numel():
+        shape = f" of shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else ""
+        raise InputError(f"the mask is a {type(mask).__name__}{shape}; expected a MASK [B,H,W], as of Load Image")
+    _check_range(mask, "the mask")
+
+
+def codes_to_draw(mask: Tensor, pictures: list[Image.Image], width: int, height: int, whole: bool = True) -> Tensor:
+    """The codes [B,height/8,width/8] that a MASK of one or of every picture marks; see `canvas_masks`."""
+    return canvas_masks(_mask_pictures(mask), pictures, width, height, whole)
+
+
+def _mask_pictures(mask: Tensor) -> list[Image.Image]:
+    """Grey pictures of a MASK. Raises InputError for anything else."""
+    check_mask(mask)
+    return to_pictures((mask if mask.ndim == 3 else mask[None])[..., None])
 
 
 def to_planes(image: Tensor) -> Tensor:

@@ -69,7 +69,6 @@ class Watcher(Progress):
         super().__init__(Count(request.codes_to_draw, "tokens"))
         wanted = comfy_ui.preview_wanted()
         self._preview = GrowingPreview(movqgan, request.grid_h, request.grid_w) if wanted else None
-        self._canvas = request.canvas
         self.last_report: StepReport | None = None
 
     def on_step(self, report: StepReport) -> None:
@@ -77,8 +76,7 @@ class Watcher(Progress):
         self.last_report = report
         picture = None
         if self._preview is not None:
-            rows = self._canvas.given_rows + report.accepted[0] // self._canvas.grid_w
-            picture = self._preview.draw(report.codes[:1], rows)
+            picture = self._preview.draw(report.codes[:1], report.reached[0] // report.codes.shape[2])
         self.update(sum(report.accepted), report.warm_up_seconds, picture)
 
     def on_result(self, result: DecodeResult) -> None:

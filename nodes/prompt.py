@@ -52,6 +52,7 @@ class TaskPrompt(LuminaNode):
             description="Writes the prompt of a task: fixed sentences around what you type.",
             search_aliases=[
                 *("Task Prompt", "lumina", "prompt", "text encode", "positive prompt", "text to image", "control"),
+                "negative prompt",
                 *(
                     "controlnet",
                     "image edit",
@@ -115,6 +116,16 @@ class TaskPrompt(LuminaNode):
                     optional=True,
                     tooltip="From Stitch Panels or Continue Picture. Sets width and height.",
                 ),
+                io.String.Input(
+                    "negative",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    default="",
+                    placeholder="what to keep away from; empty: nothing",
+                    optional=True,
+                    tooltip="What to keep away from, in the wording of the task. Empty: none. Needs a cfg other than 1 "
+                    "in Lumina Sampler.",
+                ),
             ],
             outputs=[
                 LuminaPrompt.Output(display_name="prompt", tooltip="For Lumina Sampler."),
@@ -127,13 +138,17 @@ class TaskPrompt(LuminaNode):
         )
 
     @classmethod
-    def validate_inputs(cls, task=None, prompt=None, width=None, height=None, object=None, template=None):
+    def validate_inputs(
+        cls, task=None, prompt=None, width=None, height=None, object=None, template=None, negative=None
+    ):
         """None is what arrives over a link, or is omitted; it is checked when the node runs."""
         check_sides(width or FROM_MODEL, height or FROM_MODEL)
         if task is not None and task not in TASKS:
             raise InputError(f"task is {task!r:.100}; expected one of {', '.join(TASKS)}")
         if None not in (task, prompt, object, template) and (prompt.strip() or find_template(TASKS[task]).requires):
-            _ = TaskPromptData(TASKS[task], prompt, FROM_MODEL, FROM_MODEL, DEFAULT_MAP, object, template).text
+            values = TASKS[task], prompt, FROM_MODEL, FROM_MODEL, DEFAULT_MAP, object, template
+            data = TaskPromptData(*values, negative=negative or "")
+            _ = data.text, data.negative_text
         return True
 
     @classmethod
@@ -147,8 +162,10 @@ class TaskPrompt(LuminaNode):
         object="",
         template="",
         canvas=None,
+        negative="",
     ) -> io.NodeOutput:
         check_sides(width, height)
-        data = TaskPromptData(TASKS[task], prompt, width, height, map, object, template)
+        data = TaskPromptData(TASKS[task], prompt, width, height, map, object, template, negative=negative)
         data = data if canvas is None else data.on_canvas(canvas)
+        _ = data.negative_text
         return io.NodeOutput(data, str(data.text))

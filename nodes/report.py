@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from ..lumina_core.decoding.settings import DecodeResult
 from ..lumina_core.kernels.kv_tensor import AUTO
+from ..lumina_core.lora.applied import AppliedLora, in_use
 from ..lumina_core.quant.weights import WeightsPlan
 
 # From the first step to the last: dark blue, teal, green, yellow.
@@ -15,10 +18,10 @@ ODD_STEP_SHADE = 0.78
 GIVEN_GREY = 0.5
 
 
-def report_text(result: DecodeResult, weights: WeightsPlan, kv_cache: str) -> str:
+def report_text(result: DecodeResult, weights: WeightsPlan, kv_cache: str, loras: Sequence[AppliedLora] = ()) -> str:
     """Settings, forwards, accepted tokens, seconds, kernels and log-likelihoods of a run, as text for the user.
 
-    `kv_cache` is what the user chose.
+    `kv_cache` is what the user chose, `loras` those of the model.
     """
     settings, tokens = result.settings, result.sampled_tokens
     pictures, grid_h, grid_w = result.codes.shape
@@ -35,13 +38,25 @@ def report_text(result: DecodeResult, weights: WeightsPlan, kv_cache: str) -> st
     lines = (
         f"{pictures} of {8 * grid_w}x{8 * grid_h}, seed {settings.seed}, decoder {settings.decoder}{window}{tree}",
         f"{weights.name} weights, {cache} cache{by_auto}",
+        *([f"LoRAs: {', '.join(map(str, used))}"] if (used := in_use(loras)) else []),
         f"{tokens} tokens in {result.nfe} forwards: {tokens / max(1, result.nfe):.2f} a forward",
         f"{took}; {speed}",
         f"matmuls: {result.matmul_kernel}; attention: {result.attention_kernel}",
         f"tokens accepted in a forward (ends of row included): {histogram}",
         f"log-likelihood of each picture, in nats per code: {likelihoods}",
     )
-    return "\n".join(lines)
+    return "\n".join([*lines, *_given_lines(result)])
+
+
+def _given_lines(result: DecodeResult) -> list[str]:
+    """How likely the given codes after a mask are, where they were scored."""
+    if result.given_log_likelihood is None:
+        return []
+    nats, size = ", ".join(f"{one:.1f}" for one in result.given_log_likelihood), result.effective_sample_size
+    return [
+        f"log-likelihood of the given codes after what is drawn, in nats: {nats}; Best of N chooses by it",
+        f"effective sample size: {size:.2f} of {len(result.given_log_likelihood)}",
+    ]
 
 
 def acceptance_map(steps: Tensor, cell: int) -> Tensor:

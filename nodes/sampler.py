@@ -13,63 +13,24 @@ from ..lumina_core.errors import InputError
 from ..lumina_core.kernels.kv_tensor import KV_CACHES
 from ..lumina_core.memory import check_fits, fit_cache, weights_of
 from ..lumina_core.movqgan.identity import check_codec
-from ..lumina_core.pictures.sizes import CODE_PIXELS, untrained_reason
-from ..lumina_core.pipeline import build_request
+from ..lumina_core.pictures.sizes import CODE_PIXELS
 from ..lumina_core.timing.amounts import Count, run_text
-from ..lumina_core.tokens.prompts import find_template
 from . import comfy_adapter as comfy_ui
 from .kept import kept_on_failure
 from .latents import with_likelihood
 from .node import LuminaNode
 from .patchers import keep_resident
 from .progress import Watcher
-from .prompt import task_label
 from .report import acceptance_map, report_text
+from .request import advice_on, canvas_of_latent, make_request
 from .stamps import check_unchanged
-from .types import CATEGORY, CanvasData, LuminaCanvas, LuminaModel, LuminaPrompt, ManagedLumina, TaskPromptData
+from .types import CATEGORY, LuminaCanvas, LuminaModel, LuminaPrompt, ManagedLumina
 from .vae import MoVQGANVae, require_movqgan
 
 logger = logging.getLogger(__name__)
 
 CFG, TOP_K, WINDOW = 4.0, 4096, 32
 TREES = ("auto", "0", "8", "16", "32", "64")
-
-
-def make_request(
-    model: ManagedLumina,
-    prompt: TaskPromptData,
-    batch_size: int,
-    settings: DecodeSettings,
-    canvas: CanvasData | None = None,
-) -> Request:
-    """A request for `batch_size` pictures, or for that many of each picture of the canvas. Raises InputError."""
-    given = None
-    if canvas is not None:
-        prompt, given = prompt.on_canvas(canvas), canvas.codes.repeat_interleave(batch_size, 0)
-        batch_size = len(given)
-    elif find_template(prompt.task).needs_condition:
-        raise InputError(
-            f"the task {task_label(prompt.task)} needs a picture in the upper panel; connect Stitch Panels to the "
-            "canvas of Lumina Sampler"
-        )
-    prompt = prompt.sized(model.lumina.config.trained_sizes)
-    return build_request(model.lumina, prompt.text, prompt.width, prompt.height, batch_size, given, settings)
-
-
-def advice_on(model: ManagedLumina, prompt: TaskPromptData, canvas: CanvasData | None) -> list[str]:
-    """Sentences, for the node, about what will probably not draw what is wanted. All are logged."""
-    trained_sizes, found = model.lumina.config.trained_sizes, list[str]()
-    sized = prompt.sized(trained_sizes) if canvas is None else prompt.on_canvas(canvas)
-    if canvas is not None and canvas.panels > find_template(prompt.task).panels:
-        found.append(
-            f"The canvas has an upper panel, and the task {task_label(prompt.task)} ignores it: choose another task."
-        )
-    if canvas is None and prompt.has_canvas:
-        found.append("Lumina Prompt has a canvas and Lumina Sampler has none: connect it to both.")
-    for sentence in found:
-        logger.warning("%s", sentence)
-    untrained = untrained_reason(sized.width, sized.height, trained_sizes)  # `build_request` logs it
-    return [untrained, *found] if untrained else found
 
 
 def check_codebook(model: ManagedLumina, movqgan: MoVQGANVae) -> None:
@@ -87,10 +48,10 @@ def sample(model: ManagedLumina, movqgan: MoVQGANVae, request: Request) -> Decod
     transformer, device = lumina.transformer, comfy_ui.model_device()
     loaded = model.patcher.model_size() + movqgan.patcher.model_size()
     budget, weights = comfy_ui.memory_budget(transformer.streamed, loaded), weights_of(transformer)
-    demand = Demand.on(device, transformer.compile_choice, lumina.config, weights, request, codec)
+    demand = Demand.on(device, transformer.compile_choice, lumina.config, weights, request, codec, lumina.loras)
     demand = fit_cache(demand, budget)
     check_fits(demand, budget)
-    held = lumina.runs.prepare(demand.request)
+    held = lumina.runs.prepare(demand.request, lumina.loras)
     comfy_ui.load([model.patcher, movqgan.patcher], max(0, plan_memory(demand).run - held))
     watcher = Watcher(movqgan, request)
     kept = kept_on_failure(demand.request, lumina.vocabulary, lambda: watcher.last_report)
@@ -104,9 +65,9 @@ def sample(model: ManagedLumina, movqgan: MoVQGANVae, request: Request) -> Decod
 
 def whole_report(result: DecodeResult) -> StepReport:
     """The last report of a run that is complete."""
-    pictures = len(result.codes)
-    drawn = result.sampled_tokens // pictures
-    return StepReport(result.codes, (drawn,) * pictures, drawn, result.nfe)
+    pictures, grid_h, grid_w = result.codes.shape
+    drawn = tuple((result.accept_step >= 0).sum((1, 2)).tolist())
+    return StepReport(result.codes, drawn, max(drawn), result.nfe, reached=(grid_h * grid_w,) * pictures)
 
 
 class SJDSampler(LuminaNode):
@@ -193,8 +154,8 @@ class SJDSampler(LuminaNode):
                 LuminaCanvas.Input(
                     "canvas",
                     optional=True,
-                    tooltip="From Stitch Panels or Continue Picture. Sets width and height; the sampler draws below "
-                    "its given rows.",
+                    tooltip="From Stitch Panels, Continue Picture or Inpaint Picture. Sets width and height; the "
+                    "sampler draws what it does not give.",
                 ),
                 io.Combo.Input(
                     "kv_cache",
@@ -213,6 +174,36 @@ class SJDSampler(LuminaNode):
                     advanced=True,
                     tooltip="Tokens more per forward of gumbel, for other codes than the first drafts: the same "
                     "picture in fewer forwards, each of which takes longer. auto: as suits the device, none on a CPU.",
+                ),
+                io.Float.Input(
+                    "top_p",
+                    default=1.0,
+                    min=0.001,
+                    max=1.0,
+                    step=0.01,
+                    round=0.001,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Of the codes that top_k leaves, the likeliest that have this probability together. "
+                    "1 is off.",
+                ),
+                io.Float.Input(
+                    "min_p",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    round=0.001,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Of those, the codes with at least this share of the likeliest one's probability. "
+                    "0 is off.",
+                ),
+                io.Latent.Input(
+                    "latent_image",
+                    optional=True,
+                    tooltip="A picture of VAE Encode with Set Latent Noise Mask, or of VAE Encode (for Inpainting): "
+                    "only what is masked is drawn. Instead of a canvas.",
                 ),
             ],
             outputs=[
@@ -241,10 +232,16 @@ class SJDSampler(LuminaNode):
         canvas=None,
         kv_cache=KV_CACHES[0],
         tree=TREES[0],
+        top_p=1.0,
+        min_p=0.0,
+        latent_image=None,
     ) -> io.NodeOutput:
         movqgan = require_movqgan(vae)
+        if canvas is not None and latent_image is not None:
+            raise InputError("canvas and latent_image are both connected; expected one of them: both say what is given")
         check_unchanged(model)
         check_codebook(model, movqgan)
+        canvas = canvas if latent_image is None else canvas_of_latent(movqgan, latent_image)
         settings = DecodeSettings(
             cfg_scale=cfg,
             top_k=top_k,
@@ -254,11 +251,14 @@ class SJDSampler(LuminaNode):
             window_size=window,
             kv_cache=kv_cache,
             tree=None if tree == TREES[0] else int(tree),
+            top_p=top_p,
+            min_p=min_p,
         )
         request, advice = make_request(model, prompt, batch_size, settings, canvas), advice_on(model, prompt, canvas)
         result = sample(model, movqgan, request)
         picture = acceptance_map(result.accept_step, CODE_PIXELS)
-        report = "\n".join([report_text(result, weights_of(model.lumina.transformer), kv_cache), *advice])
+        lumina = model.lumina
+        report = "\n".join([report_text(result, weights_of(lumina.transformer), kv_cache, lumina.loras), *advice])
         with kept_on_failure(request, model.lumina.vocabulary, lambda: whole_report(result)):
             latent = movqgan.latent_of(result.codes)
         movqgan.vocabulary = model.lumina.vocabulary

@@ -10,6 +10,7 @@ from comfy_api.latest import io
 from ..lumina_core.checkpoint.single_file import INT4, ROUNDINGS
 from ..lumina_core.convert import plan_conversion
 from ..lumina_core.device import gigabytes
+from ..lumina_core.lora.applied import in_use
 from ..lumina_core.timing.amounts import Count
 from . import comfy_adapter as comfy_ui
 from . import folders
@@ -101,5 +102,6 @@ class SaveCheckpoint(LuminaNode):
         movqgan = None if vae is None else require_movqgan(vae)
         path = save_checkpoint(model, movqgan, weights, filename_prefix, rounding if weights == INT4 else None)
         name = folders.checkpoint_name(path)
-        comfy_ui.show_text(f"Saved {name}, {gigabytes(path.stat().st_size)}")
+        without = ", without the LoRAs" if in_use(model.lumina.loras) else ""
+        comfy_ui.show_text(f"Saved {name}, {gigabytes(path.stat().st_size)}{without}")
         return io.NodeOutput(name)

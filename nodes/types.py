@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from comfy_api.latest import io
@@ -14,7 +15,7 @@ from ..lumina_core.model.transformer import Transformer
 from ..lumina_core.pictures.sizes import Size, fill_size
 from ..lumina_core.pipeline import Lumina
 from ..lumina_core.tokens.prompt_text import PromptText
-from ..lumina_core.tokens.prompts import build_prompt, find_template
+from ..lumina_core.tokens.prompts import build_negative, build_prompt, find_template
 
 CATEGORY = "Lumina-mGPT 2.0"
 
@@ -33,11 +34,18 @@ class ManagedTransformer(nn.Module):
 
 @dataclass(frozen=True)
 class ManagedLumina:
-    """A loaded model (LUMINA_MGPT2): `patcher` is ComfyUI's handle of its weights, `name` its name in the list."""
+    """A loaded model (LUMINA_MGPT2): `patcher` is ComfyUI's handle of its weights, `name` its name in the list.
+
+    Models with other LoRAs share the weights and the patcher: `lumina` has the LoRAs and wears them for a run alone.
+    """
 
     name: str
     lumina: Lumina
     patcher: Any
+
+    def with_lora(self, path: Path, strength: float) -> ManagedLumina:
+        """The same model with a LoRA on top of those that it has. Raises InputError and CheckpointError."""
+        return replace(self, lumina=self.lumina.with_loras((path, strength)))
 
     def is_dynamic(self) -> bool:
         """Whether dynamic VRAM moves the weights. ComfyUI's cache calls this."""
@@ -49,8 +57,9 @@ class ManagedLumina:
 class CanvasData:
     """A canvas with given top rows: `pixels` [B,h,width,3] in 0…1 and their `codes` [B,h/8,width/8].
 
-    `width` and `height` are the size of the whole canvas in pixels. `is_view`: the pixels are the codes decoded
-    without the rows below, to be looked at. `panels` is 2 where the given rows are the upper panel of a task.
+    With a `mask` [B,height/8,width/8] (bool) both are whole, and only codes where it is true are drawn. `width` and
+    `height` are the size of the whole canvas in pixels. `is_view`: the pixels are the codes decoded without the rows
+    below, to be looked at. `panels` is 2 where the given rows are the upper panel of a task.
     """
 
     width: int
@@ -59,10 +68,12 @@ class CanvasData:
     pixels: Tensor
     is_view: bool = False
     panels: int = 1
+    mask: Tensor | None = None
 
     @property
     def given_height(self) -> int:
-        return self.pixels.shape[1]
+        """Height of the part above what is drawn; with a mask, that of the upper half."""
+        return self.pixels.shape[1] if self.mask is None else self.height // 2
 
 
 @dataclass(frozen=True)
@@ -80,6 +91,7 @@ class TaskPromptData:
     object: str | None = None
     template: str = ""
     has_canvas: bool = False
+    negative: str = ""
 
     @cached_property
     def text(self) -> PromptText:
@@ -87,9 +99,20 @@ class TaskPromptData:
 
         Raises InputError for missing inputs.
         """
-        sides = self.width or None, self.height or None
-        template = self.template if self.template.strip() else None
-        return build_prompt(self.task, *sides, self.prompt, self.map, self.object, template)
+        return build_prompt(*self._place, self.prompt, *self._inputs)
+
+    @cached_property
+    def negative_text(self) -> PromptText | None:
+        """The full prompt of the unconditional branch; None where `negative` is blank."""
+        return build_negative(*self._place, self.negative, *self._inputs)
+
+    @property
+    def _place(self) -> tuple[str, int | None, int | None]:
+        return self.task, self.width or None, self.height or None
+
+    @property
+    def _inputs(self) -> tuple[str | None, str | None, str | None]:
+        return self.map, self.object, self.template if self.template.strip() else None
 
     def on_canvas(self, canvas: CanvasData) -> TaskPromptData:
         """The same prompt at the size of a canvas."""

@@ -27,9 +27,11 @@ from lumina_core.kernels.self_test import result_tensors
 from lumina_core.kernels.window_state import WindowState
 from lumina_core.model.run_kernels import BlockKernels, RunKernels
 from lumina_core.model.transformer import Transformer
+from lumina_core.model.wear import wear
 from lumina_core.quant.select import matmul_sample
 
 from . import window_cases
+from .core.lora_files import random_lora
 from .core.toys import toy_transformer
 from .window_cases import WindowCase
 
@@ -76,6 +78,7 @@ class Forward:
 
     kv_cache: str
     tolerance: float = 0.03
+    lora: bool = False
 
     @property
     def gpu_tolerance(self) -> float:
@@ -83,6 +86,8 @@ class Forward:
 
     def difference(self, device: str) -> float:
         model = forward_model(toy_transformer(64, hidden=64, heads=4), BF16, model_parallel_size=2).to(device)
+        if self.lora:
+            model = wear(model, [random_lora(model.config)])
         names = "embed_window", "qkv_norm_rope_store", "silu_gate", "add_rms_norm"
         blocks = BlockKernels(*map(load, names))
         kernels = RunKernels(Choice(load("window_attention"), True, "tested here"), blocks)
@@ -254,6 +259,7 @@ SMALL: Mapping[str, Case | Forward | NodeBits] = {
     "add, bf16": case("add_rms_norm", add_rms_norm_sample, BF16),
     "add, fp32": case("add_rms_norm", add_rms_norm_sample, FP32, splits=1, size=64),
     **{f"forward, {kv_cache}": Forward(kv_cache) for kv_cache in KV_CACHES},
+    "forward, LoRA": Forward("int8", lora=True),
     **{f"bits of a node, {kv_cache}": NodeBits(kv_cache) for kv_cache in KV_CACHES},
     **of_windows(window_cases.SMALL),
 }

@@ -22,7 +22,17 @@ from lumina_core.kernels.window_samples import (
     keep_branch_sample,
     place_drafts_sample,
 )
-from lumina_core.kernels.window_state import ABOVE, GUESS, GUMBEL, NEW_DRAFTS, RULES, Drawn, Sampling, WindowState
+from lumina_core.kernels.window_state import (
+    ABOVE,
+    COUPLED,
+    GUESS,
+    GUMBEL,
+    NEW_DRAFTS,
+    RULES,
+    Drawn,
+    Sampling,
+    WindowState,
+)
 
 BF16, FP32 = torch.bfloat16, torch.float32
 Device = torch.device | str
@@ -52,11 +62,12 @@ def at(places: tuple[int, int], make: Make, device: Device, **sizes: Any) -> tup
 
 
 def drawn_there(state: WindowState, drawn: Drawn) -> Drawn:
-    """A draw with its forced tokens where the window is, and no code that is as theirs."""
+    """A draw with its forced tokens where the window is, and no other code that is as that of an end of row."""
     width = drawn.tokens.shape[1]
-    forced = state.layout.is_forced(state.indices(1, width - len(state.tree)))
+    index = state.indices(1, width - len(state.tree))
+    forced, known = state.forced.gather(1, index), state.tokens.gather(1, index)
     codes = (1 + (part + state.slot[:width]) % (state.sampling.codes - 1) for part in (drawn.tokens, drawn.fresh))
-    tokens, fresh = (part.masked_fill(forced, 0) for part in codes)
+    tokens, fresh = (torch.where(forced, known, part) for part in codes)
     state.heads.copy_(tokens[:, state.lanes[:, 0] - 1])
     return Drawn(tokens, fresh, drawn.agree | forced, drawn.log_probs, drawn.others)
 
@@ -147,6 +158,14 @@ def draws() -> dict[str, WindowCase]:
         if rule != GUMBEL:
             every[f"draw, {rule}, copied"] = draw(copied, sampling=sampling(rule, "left", codes=5, top_k=3))
             every[f"draw, {rule}, unchanged"] = draw(unchanged, sampling=plain)
+    # Each with other parts of the cut, of two kinds of code: no rule's cut is its own.
+    for name, asked in (
+        ("top-p", sampling(GUMBEL, ABOVE, 3, top_p=0.9)),
+        ("top-p, ties", sampling(GUMBEL, GUESS, 1, codes=1000, top_k=250, top_p=0.5, min_p=0.02)),
+        ("top-p of 16,384", sampling(COUPLED, GUESS, codes=16_384, top_p=0.95, min_p=0.05)),
+        ("min-p", sampling(COUPLED, GUESS, 1, codes=1000, top_k=250, min_p=0.3)),
+    ):
+        every[f"draw, {asked.rule}, {name}"] = draw(dtype=BF16, window=2, sampling=asked)
     for turn, (tree, window, slots) in enumerate(((1, 2, None), (16, 7, 9), (40, 12, None))):
         asked = sampling(GUMBEL, GUESS, turn, tree=tree)
         every[f"draw, tree of {tree}"] = draw(dtype=(BF16, FP32)[turn % 2], sampling=asked, window=window, slots=slots)

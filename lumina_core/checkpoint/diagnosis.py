@@ -19,7 +19,8 @@ _IN_BF16 = "which is not supported; get the checkpoint in bf16"
 _SIGNS = (
     (
         r"(^|\.)lora_|\.lora\.|\.hada_w|\.lokr_|\.dora_scale",
-        "is a LoRA or holds one beside its weights; expected the whole checkpoint, with the LoRA merged into it",
+        "is a LoRA or holds one beside its weights; expected the whole checkpoint, with that LoRA merged into it (one "
+        "alone goes to --lora, or to the node that loads one)",
     ),
     (
         r"\.(base_layer|modules_to_save)\.",

@@ -8,16 +8,17 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..checkpoint.find import Checkpoint
+from ..decoding.build_request import build_request, check_candidates
 from ..decoding.request import Request
 from ..decoding.settings import DecodeSettings
 from ..errors import InputError
 from ..pictures.images import load_picture
+from ..pictures.masks import canvas_mask
 from ..pictures.panels import condition_pixels, given_size
 from ..pictures.sizes import CODE_PIXELS
-from ..pipeline import build_request
 from ..tokens.prompt_text import PromptText
-from ..tokens.prompts import build_prompt
-from ..tokens.task_inputs import check_condition
+from ..tokens.prompts import build_negative, build_prompt
+from ..tokens.task_inputs import check_condition, is_whole
 from ..tokens.token_files import is_token_file, read_token_lists, rows_to_continue
 
 TokenLists = list[list[int]]
@@ -25,19 +26,29 @@ TokenLists = list[list[int]]
 
 @dataclass(frozen=True)
 class Asked:
-    """A prompt in the words of its task. `kept` are the tokens of a begun picture, where those are the condition."""
+    """A prompt and a negative one in the words of their task.
+
+    `kept` are the tokens of a begun picture, where those are the condition.
+    """
 
     options: argparse.Namespace
     text: PromptText
     kept: TokenLists | None
+    negative: PromptText | None = None
 
     @classmethod
     def of(cls, options: argparse.Namespace, kept: TokenLists | None) -> Asked:
         """Raises InputError for inputs that the task does not take, or lacks."""
-        is_continued = options.given_height is not None or kept is not None
-        check_condition(options.task, options.condition is not None, is_continued)
-        text = build_prompt(options.task, options.width, options.height, options.prompt, options.map, options.object)
-        return cls(options, text, kept)
+        is_continued, is_masked = options.given_height is not None or kept is not None, options.mask is not None
+        check_condition(options.task, options.condition is not None, is_continued, is_masked)
+        place, inputs = (options.task, options.width, options.height), (options.map, options.object)
+        text = build_prompt(*place, options.prompt, *inputs)
+        return cls(options, text, kept, build_negative(*place, options.negative, *inputs))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the condition is the whole canvas."""
+        return is_whole(self.options.task, self.options.mask is not None)
 
     def request(self, checkpoint: Checkpoint) -> Request:
         """The request. A condition is not encoded yet: rows of code 0 stand for it; kept rows have their codes."""
@@ -51,11 +62,19 @@ class Asked:
             window_size=options.window,
             tree=options.tree,
             kv_cache=options.kv,
+            top_p=options.top_p,
+            min_p=options.min_p,
         )
         size = options.width, options.height
-        request = build_request(checkpoint, self.text, *size, options.batch, settings=settings)
+        pictures = check_candidates(options.candidates, options.batch, options.mask is not None)
+        request = build_request(checkpoint, self.text, *size, pictures, settings=settings, negative=self.negative)
         if options.condition is None:
             return request
+        if options.mask is not None:
+            marked, picture = load_picture(options.mask), load_picture(options.condition)
+            mask = canvas_mask(marked, picture.size, *size, self.is_whole)
+            codes, score = torch.zeros_like(mask, dtype=torch.int64), options.candidates > 1
+            return replace(request, given_codes=codes, mask=mask, score_given=score)
         if self.kept is not None:
             return replace(request, given_codes=_kept_rows(options, checkpoint, self.kept))
         width, height = given_size(*size, options.given_height)
@@ -67,7 +86,8 @@ class Asked:
         options = self.options
         if options.condition is None or self.kept is not None:
             return None
-        return condition_pixels(load_picture(options.condition), options.width, options.height, options.given_height)
+        size = options.width, options.height, options.given_height
+        return condition_pixels(load_picture(options.condition), *size, self.is_whole)
 
 
 def kept_lists(options: argparse.Namespace) -> TokenLists | None:

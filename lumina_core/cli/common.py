@@ -184,7 +184,7 @@ def _progress(amounts: Amounts, title: str = "", stays: bool = True) -> Progress
 
 def keep_inputs(options: argparse.Namespace, outputs: Sequence[Path], checkpoint: Checkpoint | None = None) -> None:
     """Raises InputError when an output of a command is one of the files that it reads."""
-    named = [getattr(options, name, None) for name in ("movqgan", "condition", "image", "tokens")]
+    named = [getattr(options, name, None) for name in ("movqgan", "condition", "mask", "image", "tokens")]
     named += [file for path, _ in getattr(options, "lora", ()) for file in files_read(path)]
     check_not_inputs(outputs, named if checkpoint is None else input_files(checkpoint, options.movqgan))
 

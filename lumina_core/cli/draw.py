@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 
@@ -15,7 +14,7 @@ from .common import progress_bar
 
 def with_condition(lumina: Lumina, request: Request, pixels: torch.Tensor | None) -> Request:
     """The request with the codes of its condition, pixels [1,3,h,w]."""
-    return request if pixels is None else replace(request, given_codes=lumina.encode(pixels))
+    return request if pixels is None else request.with_given(lumina.encode(pixels))
 
 
 def sample(lumina: Lumina, request: Request, on_step: Callable[[StepReport], object], title: str = "") -> DecodeResult:

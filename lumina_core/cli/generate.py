@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ..device import choose_device, device_name, peak_bytes
 from ..errors import InputError
 from ..files.fingerprint import file_hash
 from ..files.output_files import OutputFiles, check_outputs, check_picture_suffix, numbered_paths
+from ..lora.applied import in_use
 from ..memory import weights_of
 from ..pictures.metadata import PictureSettings, png_texts
 from ..pipeline import Drawing
@@ -65,6 +67,10 @@ def _add_task_arguments(parser: argparse.ArgumentParser) -> None:
         help="file of prompts, one a line, or of JSON lines with settings of their own; what is drawn already is not "
         "drawn again, and under torchrun each process draws its share",
     )
+    parser.add_argument(
+        "--negative",
+        help="what to keep away from: the unconditional branch reads this as a prompt; cfg 1 ignores it",
+    )
     parser.add_argument("--skip-bad", action="store_true", help="leave broken lines of --prompts out, with a warning")
     parser.add_argument("--width", type=int, help="width of the whole canvas in pixels")
     parser.add_argument("--height", type=int, help="height of the whole canvas (both panels) in pixels")
@@ -79,6 +85,19 @@ def _add_task_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         help="continue --condition: scale it to the canvas width, keep this many pixels of its top, draw the rest",
     )
+    parser.add_argument(
+        "--mask",
+        type=Path,
+        help="draw only what is white in this picture, and keep the rest of --condition, the whole canvas (for the "
+        "task edit its lower panel). Rounded to codes of 8 pixels",
+    )
+    parser.add_argument(
+        "--candidates",
+        type=int,
+        default=1,
+        help="with --mask: draw so many at once, and keep the one after which the given codes are likeliest; it has "
+        "the seed of its number, as in a batch",
+    )
     parser.add_argument("--map", choices=tuple(MAPS), help="kind of map, for pair, control and predict")
     parser.add_argument("--object", help="description of the object in the condition, for subject and subject-released")
 
@@ -86,6 +105,18 @@ def _add_task_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cfg", type=float, default=DEFAULTS.cfg_scale, help="classifier-free guidance; 1 is off")
     parser.add_argument("--top-k", type=int, default=DEFAULTS.top_k)
+    parser.add_argument(
+        "--top-p",
+        type=float,
+        default=DEFAULTS.top_p,
+        help="of the codes that top-k leaves, the likeliest that have this probability together; 1 is off",
+    )
+    parser.add_argument(
+        "--min-p",
+        type=float,
+        default=DEFAULTS.min_p,
+        help="of those, the codes with at least this share of the likeliest one's probability; 0 is off",
+    )
     parser.add_argument("--temperature", type=float, default=DEFAULTS.temperature)
     parser.add_argument(
         "--seed",
@@ -115,6 +146,8 @@ def _check_together(options: argparse.Namespace) -> None:
         if options.skip_bad:
             raise InputError("argument --skip-bad: not allowed with argument --prompt; it is for --prompts")
         return
+    if options.candidates != 1:
+        raise InputError("argument --candidates: not allowed with argument --prompts; it is for --prompt")
     for name in ("tokens_out", "stats_out"):
         if getattr(options, name) is not None:
             option = f"--{name.replace('_', '-')}"
@@ -131,14 +164,18 @@ def _run_prompt(options: argparse.Namespace, on_input_checked: Callable[[], None
     request, pixels = asked.request(checkpoint), asked.pixels()
     model = PlannedModel.of(options, checkpoint, device)
     request = model.fit(request)
-    condition_id = None if options.condition is None else file_hash(options.condition)
-    settings = None if options.no_metadata else model.settings(options, request, condition_id)
+    ids = [None if path is None else file_hash(path) for path in (options.condition, options.mask)]
+    settings = None if options.no_metadata else model.settings(options, request, *ids)
     lumina = model.load()
     warn_of_ignored(options.task, options.map, options.object)
     on_input_checked()
     request = with_condition(lumina, request, pixels)
     keeper = Keeper(options, request, lumina.vocabulary)
-    drawing = Drawing(lumina, keeper.draw(lambda on_step: sample(lumina, request, on_step)))
+    result = keeper.draw(lambda on_step: sample(lumina, request, on_step))
+    drawing = Drawing(lumina, result, request.mask, pixels)
+    if options.candidates > 1:
+        drawing = drawing.best
+        settings = settings and [replace(settings[0], seed=settings[0].seed + (drawing.index or 0))]
     lists = [lumina.vocabulary.picture_tokens(codes) for codes in drawing.codes]
     keeper.write(lists, lambda: _write(options, written[: options.batch], drawing, lists, settings))
 
@@ -196,5 +233,8 @@ def _stats(options: argparse.Namespace, drawing: Drawing) -> dict[str, Any]:
         "attention": result.attention_kernel,
         "asked": {"weights": options.weights, "kv": options.kv},
         "tree": result.settings.nodes,
-        "loras": [one.values() for one in drawing.lumina.loras],
+        "given_log_likelihood": result.given_log_likelihood and list(result.given_log_likelihood),
+        "effective_sample_size": result.effective_sample_size,
+        "chosen": drawing.index,
+        "loras": [one.values() for one in in_use(drawing.lumina.loras)],
     }

@@ -13,6 +13,7 @@ from ..checkpoint.config import TransformerConfig
 from ..checkpoint.find import Checkpoint, open_checkpoint
 from ..checkpoint.locate import DEMO
 from ..checkpoint.published import published_shapes
+from ..decoding.build_request import check_request
 from ..decoding.memory_plan import MOVQGAN_ITEM_BYTES, Demand, movqgan_bytes, plan_memory
 from ..decoding.request import Request
 from ..decoding.settings import DecodeSettings
@@ -25,7 +26,7 @@ from ..model.compile import AUTO
 from ..model.load import check_weights
 from ..movqgan.config import MoVQGANConfig
 from ..pictures.sizes import check_size, published_sizes, warn_if_untrained
-from ..pipeline import check_request, load_codec
+from ..pipeline import load_codec
 from ..timing.synthetic import SYNTHETIC, SyntheticModel
 from .common import (
     add_batch_arguments,

@@ -11,7 +11,7 @@ from ..decoding.request import Request
 from ..decoding.settings import DecodeResult, StepReport
 from ..device import is_out_of_memory
 from ..errors import InputError, LuminaError, OutOfMemory
-from ..tokens.token_files import keep_tokens, lists_of, rows_drawn
+from ..tokens.token_files import keep_tokens, lists_of
 from ..tokens.vocabulary import Vocabulary
 from .signals import NOTHING_WRITTEN, Cancelled, Signals
 
@@ -83,11 +83,11 @@ class Keeper:
 
     def _keep_rows(self) -> str:
         """Keeps what is drawn, if that is a row or more, and says it; else empty."""
-        report = self.report
-        if report is None or not rows_drawn(report):
+        report, given = self.report, self.request.canvas.given_rows
+        rows = 0 if report is None else report.rows
+        if report is None or rows <= given:
             return ""
-        rows = self.request.canvas.given_rows + rows_drawn(report)
-        lists = lists_of(report, self.request, self.vocabulary)
+        lists = lists_of(report, self.vocabulary)
         if rows == self.request.grid_h:
             return f"; {self._keep(lists)}"
         what = f" after {rows} of {self.request.grid_h} rows"

@@ -70,11 +70,11 @@ class PlannedModel:
         return sampled_hash(files, json.dumps(self.checkpoint.config_values, sort_keys=True))
 
     def settings(
-        self, options: argparse.Namespace, request: Request, condition_id: str | None
+        self, options: argparse.Namespace, request: Request, condition_id: str | None, mask_id: str | None = None
     ) -> list[PictureSettings]:
         """What decides each picture of a request. `options` are those that it was made of.
 
-        `condition_id` is the `file_hash` of their condition.
+        `condition_id` and `mask_id` are the `file_hash` of their condition and mask.
         """
         own = request.settings
         required = find_template(options.task).requires
@@ -93,7 +93,7 @@ class PlannedModel:
             weights=self.weights.name,
             kv=own.kv_cache,
             dtype=str(self.weights.dtype).removeprefix("torch."),
-            steps=request.canvas.codes_to_draw,
+            steps=int(request.drawn[0].sum()),
             model=self.checkpoint.path.resolve().name,
             model_id=self.identity,
             map=options.map if "map" in required else None,
@@ -101,6 +101,11 @@ class PlannedModel:
             condition=None if condition is None else condition.name,
             condition_id=condition_id,
             given_height=options.given_height,
+            mask=None if options.mask is None else options.mask.name,
+            mask_id=mask_id,
+            top_p=own.top_p if own.top_p < 1 else None,
+            min_p=own.min_p if own.min_p > 0 else None,
+            negative=None if request.negative_prompts is None else options.negative,
             loras=[{**one.values(), "id": one.lora.id} for one in in_use(self.loras)] or None,
         )
         return [replace(first, seed=own.seed + k) for k in range(options.batch)]

@@ -79,7 +79,7 @@ class Checker:
         asked = Asked.of(options, kept)
         request = self.model.fit(asked.request(self.model.checkpoint))
         self._check_condition(asked)
-        settings = self.model.settings(options, request, self._hash(options.condition))
+        settings = self.model.settings(options, request, self._hash(options.condition), self._hash(options.mask))
         found = [self._find(path, one) for path, one in zip(paths, settings, strict=True)]
         self._take_names(line, paths)
         warn_of_ignored(options.task, options.map, options.object)
@@ -89,13 +89,13 @@ class Checker:
     def _check_condition(self, asked: Asked) -> None:
         """Prepares a condition that no earlier line has: what cannot be read is found now."""
         options = asked.options
-        use = (options.condition, options.width, options.height, options.given_height)
+        use = (options.condition, options.width, options.height, options.given_height, asked.is_whole)
         if use not in self._conditions:
             asked.pixels()
             self._conditions.add(use)
 
     def _hash(self, condition: Path | None) -> str | None:
-        """The `file_hash` of a condition, which many lines may have."""
+        """The `file_hash` of a condition or mask, which many lines may have."""
         if condition is not None and condition not in self._hashes:
             self._hashes[condition] = file_hash(condition)
         return None if condition is None else self._hashes[condition]

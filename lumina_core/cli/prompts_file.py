@@ -23,6 +23,7 @@ _TEXT, _WHOLE, _NUMBER = ((str,), "a text"), ((int,), "a whole number"), ((int, 
 # What a line of JSON may hold; ranges are checked as those of the options are.
 KEYS: dict[str, tuple[tuple[type, ...], str]] = {
     "prompt": _TEXT,
+    "negative": _TEXT,
     "width": _WHOLE,
     "height": _WHOLE,
     "seed": _WHOLE,
@@ -33,9 +34,12 @@ KEYS: dict[str, tuple[tuple[type, ...], str]] = {
     "given_height": _WHOLE,
     "cfg": _NUMBER,
     "top_k": _WHOLE,
+    "top_p": _NUMBER,
+    "min_p": _NUMBER,
     "temperature": _NUMBER,
     "decoder": _TEXT,
     "out": _TEXT,
+    "mask": _TEXT,
 }
 _LINE_END, _OBJECT = re.compile(r"\r\n|\r|\n"), re.compile(r'\{\s*"')
 _UNDECODED = re.compile(r"[\udc80-\udcff]")
@@ -63,7 +67,7 @@ class PromptsFile:
         """The options of `generate` for one line: its own values, and for the others those of the command.
 
         Without a seed of its own, a line has that of the command + its index × the batch, so that no two pictures have
-        one seed. `condition` is relative to the folder of the file. Raises InputError for a broken line.
+        one seed. `condition` and `mask` are relative to the folder of the file. Raises InputError for a broken line.
         """
         own = {name: value for name, value in self._values(line).items() if value is not None}
         missing = [name for name in ("width", "height") if own.get(name, getattr(defaults, name)) is None]
@@ -71,8 +75,7 @@ class PromptsFile:
             raise InputError(f"{missing[0]} is missing; expected it in the line, or --{missing[0]} for all lines")
         own.setdefault("seed", defaults.seed + line.index * defaults.batch)
         own["out"] = defaults.out / _name(own.get("out", f"{line.index:0{NAME_DIGITS}d}.png"))
-        if "condition" in own:
-            own["condition"] = self.path.parent / own["condition"]
+        own |= {name: self.path.parent / own[name] for name in ("condition", "mask") if name in own}
         found = argparse.Namespace(**{**vars(defaults), **own})
         if not found.prompt.strip() and not find_template(found.task).needs_condition:
             raise InputError("prompt is empty; expected what to draw")

@@ -101,9 +101,10 @@ def _draw_all(
 
 def _draw(options: argparse.Namespace, lumina: Lumina, task: Task, title: str) -> None:
     """Draws one line and writes those of its pictures that are not there."""
-    request = with_condition(lumina, task.request, task.asked.pixels())
-    signals = options.signals
-    drawing = Drawing(lumina, sample(lumina, request, lambda _: signals.check(), title))
+    pixels, signals = task.asked.pixels(), options.signals
+    request = with_condition(lumina, task.request, pixels)
+    result = sample(lumina, request, lambda _: signals.check(), title)
+    drawing = Drawing(lumina, result, request.mask, pixels)
     with OutputFiles(overwrite=False) as files:
         for image, path, settings, is_there in zip(
             drawing.images, task.paths, task.settings, task.is_there, strict=True

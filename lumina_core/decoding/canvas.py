@@ -14,8 +14,9 @@ from ..pictures.sizes import HEADER_LENGTH
 class Canvas:
     """A picture to draw: a header, then h rows of w codes, each with an end of row; the first rows may be given.
 
-    Indices count from the start token. The last end of row and the end of the picture are known and never an input.
-    Raises InputError when the given rows leave nothing to draw.
+    Indices count from the start token. Codes after the first rows may be given too; the canvas knows nothing of them.
+    The last end of row and the end of the picture are known and never an input. Raises InputError when the given rows
+    leave nothing to draw.
     """
 
     grid_h: int
@@ -36,22 +37,17 @@ class Canvas:
 
     @property
     def first(self) -> int:
-        """Index of the first token that is drawn."""
+        """Index of the first token after the given rows."""
         return HEADER_LENGTH + self.given_rows * self.row_length
 
     @property
     def last(self) -> int:
-        """Index of the last token that is drawn."""
+        """Index of the last code."""
         return HEADER_LENGTH + self.grid_h * self.row_length - 2
 
     @property
-    def codes_to_draw(self) -> int:
-        """Codes that are not given."""
-        return (self.grid_h - self.given_rows) * self.grid_w
-
-    @property
-    def tokens_to_draw(self) -> int:
-        """Codes that are not given and the ends of row between them."""
+    def tokens_left(self) -> int:
+        """Codes after the given rows, and the ends of row between them."""
         return self.last + 1 - self.first
 
     @property
@@ -70,14 +66,20 @@ class Canvas:
         return body.unflatten(1, (self.grid_h, self.row_length))[:, :, : self.grid_w]
 
     def count_codes(self, index: int) -> int:
-        """Drawn codes before `index`."""
-        row, column = divmod(index - self.first, self.row_length)
+        """Codes of the grid before `index`."""
+        row, column = divmod(index - HEADER_LENGTH, self.row_length)
         return row * self.grid_w + min(column, self.grid_w)
+
+    def code_index(self, code: int) -> int:
+        """Index of a code, counted row by row."""
+        row, column = divmod(code, self.grid_w)
+        return HEADER_LENGTH + row * self.row_length + column
 
     def accept_lengths(self, accept_step: Tensor) -> tuple[tuple[int, ...], ...]:
         """Tokens that each forward accepted, picture by picture.
 
-        `accept_step` [N,≥last+1], by index, is the forward that accepted a token; 0 stands for the prefill.
+        `accept_step` [N,≥last+1], by index, is the forward that accepted a token, −1 where none has; 0 stands for the
+        prefill.
         """
-        drawn = accept_step[:, self.first : self.last + 1]
-        return tuple(tuple(torch.bincount(steps)[1:].tolist()) for steps in drawn)
+        accepted = accept_step[:, self.first : self.last + 1]
+        return tuple(tuple(torch.bincount(steps[steps >= 0])[1:].tolist()) for steps in accepted)

@@ -9,6 +9,7 @@ from torch import Tensor
 from ..errors import CheckpointError
 from ..host.threads import threads_for
 from ..model.transformer import Transformer
+from ..pictures.sizes import HEADER_LENGTH
 from ..tokens.vocabulary import Vocabulary
 from .adaptive_window import AdaptiveWindow, WidthBy
 from .canvas import Canvas
@@ -123,12 +124,13 @@ class _Run:
         self.canvas, self.settings = request.canvas, request.settings
         self.kept = self._take(runs)
         self.window, self.steps, self.cache = self.kept.window, self.kept.steps, self.kept.window.cache
-        prompt_lengths = [len(prompt) for prompt in request.prompts]
-        self.window.place(self.canvas, prompt_lengths, request.given, self.settings.seed, vocabulary.end_of_row)
+        prompt_lengths = [len(prompt) for prompt in request.row_prompts]
+        codes, seed = (request.codes, request.drawn), self.settings.seed
+        self.window.place(self.canvas, prompt_lengths, *codes, seed, vocabulary.end_of_row)
         self.steps.begin_run()
-        self.on_gpu, pictures = is_gpu(transformer.device), len(prompt_lengths)
+        self.on_gpu, pictures = is_gpu(transformer.device), len(request.prompts)
         self.adaptive = AdaptiveWindow(self.settings, pictures, self._width_by())
-        self.nfe, self.since_sync = 0, 0
+        self.nfe, self.since_sync, self.last = 0, 0, request.last
         self.accepted_to = [self.canvas.first - 1] * pictures
         # On a GPU kernels are compiled and tested here in the first run of a process.
         self.set_up_seconds = time.perf_counter() - start if self.on_gpu else 0.0
@@ -164,7 +166,7 @@ class _Run:
 
     @property
     def finished(self) -> bool:
-        return min(self.accepted_to) == self.canvas.last
+        return min(self.accepted_to) >= self.last
 
     def prefill(self, before_block: Callable[[], object] | None = None) -> None:
         """Reads every different token sequence once and draws each picture's first token.
@@ -200,18 +202,17 @@ class _Run:
             )
 
     def _prefixes(self) -> list[tuple[int, ...]]:
-        """The tokens before what is drawn, row by row; those of the unconditional branch lack the prompt."""
-        header = self.vocabulary.header(self.canvas.grid_h, self.canvas.grid_w)
-        rows = (self.vocabulary.row_tokens(codes) if len(codes) else [] for codes in self.request.given)
-        given = [(*header, *ids) for ids in rows]
-        conditional = [(*prompt, *ids) for prompt, ids in zip(self.request.prompts, given, strict=True)]
-        return conditional + given if self.settings.guided else conditional
+        """The tokens before what is drawn, row by row; the unconditional branch has the negative prompt, or none."""
+        canvas, prompts = self.canvas, self.request.row_prompts
+        header, tokens = self.vocabulary.header(canvas.grid_h, canvas.grid_w), canvas.first - HEADER_LENGTH
+        given = [(*header, *self.vocabulary.row_tokens(codes)[:tokens]) for codes in self.request.codes]
+        return [(*prompt, *ids) for prompt, ids in zip(prompts, given * (len(prompts) // len(given)), strict=True)]
 
     def advance(self) -> None:
         """Runs one forward, and synchronises with the device when it is time to."""
         # One more than what is left, so that the last token's draft takes part in every picture of the batch; on a GPU
         # the next listed width, so that there are few graphs.
-        left = self.canvas.last - min(self.accepted_to) + 1
+        left = self.last - min(self.accepted_to) + 1
         if self.on_gpu:
             left = next((width for width in self.adaptive.widths if width >= left), left)
         # On a GPU the widest first: it allocates the buffers of all.
@@ -237,10 +238,11 @@ class _Run:
         return time.perf_counter(), self.warm_up_seconds
 
     def report(self) -> StepReport:
-        canvas = self.canvas
-        accepted = tuple(canvas.count_codes(index + 1) for index in self.accepted_to)
-        codes = canvas.cut_codes(self.window.state.tokens).cpu()
-        return StepReport(codes, accepted, canvas.codes_to_draw, self.nfe, self.warm_up_seconds)
+        canvas, drawn = self.canvas, self.request.drawn.flatten(1)
+        reached = tuple(canvas.count_codes(index + 1) for index in self.accepted_to)
+        accepted = tuple(int(codes[:count].sum()) for codes, count in zip(drawn, reached, strict=True))
+        codes, total = canvas.cut_codes(self.window.state.tokens).cpu(), int(drawn.sum(1).max())
+        return StepReport(codes, accepted, total, self.nfe, self.warm_up_seconds, reached)
 
     def _check_finite(self, values: Tensor) -> None:
         if not bool(values.isfinite().all()):
@@ -252,7 +254,7 @@ class _Run:
 
     def result(self, seconds: float) -> DecodeResult:
         canvas, state = self.canvas, self.window.state
-        log_probs = canvas.cut_codes(state.log_probs).cpu()
+        log_probs, drawn = canvas.cut_codes(state.log_probs).cpu().double(), self.request.drawn
         self._check_finite(log_probs)
         accept_step = state.accept_step.cpu()
         accept_lengths = canvas.accept_lengths(accept_step)
@@ -260,11 +262,20 @@ class _Run:
             codes=canvas.cut_codes(state.tokens).cpu().clone(),
             nfe=max(map(len, accept_lengths)),
             accept_lengths=accept_lengths,
-            accept_step=canvas.cut_codes(accept_step).clone(),
-            log_likelihood=tuple(log_probs.double().sum((1, 2)).tolist()),
+            accept_step=torch.where(drawn, canvas.cut_codes(accept_step), -1),
+            log_likelihood=tuple(torch.where(drawn, log_probs, 0).sum((1, 2)).tolist()),
             seconds=seconds,
             warm_up_seconds=self.warm_up_seconds,
             settings=self.settings,
             matmul_kernel=self.transformer.matmul_kernel,
             attention_kernel=str(self.cache.kernels.attention),
+            given_log_likelihood=self._given_log_likelihood(log_probs),
         )
+
+    def _given_log_likelihood(self, log_probs: Tensor) -> tuple[float, ...] | None:
+        """Of the given codes after the first drawn one, of log-probabilities [N,h,w]; None where they are not known."""
+        drawn = self.request.drawn.flatten(1)
+        after = ~drawn & (drawn.cumsum(1) > 0)
+        if not self.request.score_given or not bool(after.any()):
+            return None
+        return tuple(torch.where(after, log_probs.flatten(1), 0).sum(1).tolist())

@@ -7,6 +7,7 @@ import numbers
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..errors import InputError
@@ -31,7 +32,9 @@ class DecodeSettings:
     from the model's distribution at the window's end. With `adapt_window`, a forward of `gumbel` is narrower where the
     last forwards accepted few tokens. `kv_cache` is the dtype of keys and values; auto is that of the computation.
     `tree` is how many tokens more a forward of `gumbel` has, for other codes than the first drafts; None is as many as
-    suits the device (see `with_tree`). A window holds a tree only as far as itself.
+    suits the device (see `with_tree`). A window holds a tree only as far as itself. Of the `top_k` likeliest codes,
+    `top_p` keeps the likeliest that have this probability together (arXiv 1904.09751); then `min_p` keeps those with at
+    least this share of the likeliest one's (arXiv 2407.01082). 1 and 0 keep all.
     """
 
     cfg_scale: float = 4.0
@@ -44,11 +47,15 @@ class DecodeSettings:
     adapt_window: bool = True
     kv_cache: str = "auto"
     tree: int | None = None
+    top_p: float = 1.0
+    min_p: float = 0.0
 
     def __post_init__(self) -> None:
         checked = {
             "cfg_scale": _number("cfg", self.cfg_scale, 0.0, 100.0),
             "temperature": _number("temperature", self.temperature, 1e-3, 100.0),
+            "top_p": _number("top_p", self.top_p, 0.0, 1.0, from_low=False),
+            "min_p": _number("min_p", self.min_p, 0.0, 1.0),
             "top_k": _whole("top_k", self.top_k, 1, 2**31),
             "seed": _whole("seed", self.seed, 0, MAX_SEED),
             "window_size": _whole("window", self.window_size, 1, MAX_WINDOW),
@@ -103,16 +110,26 @@ class DecodeSettings:
     def sampling(self, codes: int) -> Sampling:
         """The settings as the kernels of a step take them; `ar` is `gumbel` at a window of one."""
         rule = GUMBEL if self.decoder == "ar" else self.decoder
-        return Sampling(codes, rule, self.new_drafts, self.cfg_scale, self.temperature, self.top_k, self.tree or 0)
+        return Sampling(
+            codes,
+            rule,
+            self.new_drafts,
+            self.cfg_scale,
+            self.temperature,
+            self.top_k,
+            self.tree or 0,
+            self.top_p,
+            self.min_p,
+        )
 
 
 @dataclass(frozen=True)
 class StepReport:
     """The progress of a run.
 
-    `codes` [N,h,w] on the CPU include given rows; after the accepted ones they are drafts or 0. `accepted` [N] counts
-    sampled codes, without given rows; `total` is the codes to sample in each picture. `warm_up_seconds` went into
-    compiling and capturing so far.
+    `codes` [N,h,w] on the CPU include given codes; after the accepted ones they are drafts or 0. `accepted` [N] counts
+    sampled codes, without given ones; `total` is the most codes to sample in a picture. `warm_up_seconds` went into
+    compiling and capturing so far. `reached` [N] counts the codes of the grid, given ones too, up to the last accepted.
     """
 
     codes: Tensor
@@ -120,19 +137,26 @@ class StepReport:
     total: int
     nfe: int
     warm_up_seconds: float = 0.0
+    reached: tuple[int, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """Complete rows of every picture."""
+        return min(self.reached) // self.codes.shape[2]
 
 
 @dataclass(frozen=True)
 class DecodeResult:
     """A complete run.
 
-    `codes` [N,h,w] int64 on the CPU, given rows included. `nfe`: forwards, without those of the prefill.
-    `accept_lengths[k]`: tokens (ends of row included) that each forward accepted in picture k. `accept_step` [N,h,w]:
-    the forward that accepted each code, 0 for the prefill, −1 for given codes. `log_likelihood` [N], in nats: the sum
-    over a picture's sampled codes of the log of the guided probability, at the temperature, among all codes and given
-    those before it, whatever top-k and decoder. `seconds`: wall time with prefill, of which `warm_up_seconds` went into
-    compiling and capturing. `matmul_kernel` multiplied by the blocks' weights, `attention_kernel` attended over the
-    cache, each with the reason.
+    `codes` [N,h,w] int64 on the CPU, given ones included. `nfe`: forwards, without those of the prefill.
+    `accept_lengths[k]`: tokens (ends of row and given codes included) that each forward accepted in picture k.
+    `accept_step` [N,h,w]: the forward that accepted each code, 0 for the prefill, −1 for given codes. `log_likelihood`
+    [N], in nats: the sum over a picture's sampled codes of the log of the guided probability, at the temperature, among
+    all codes and given those before it, whatever top-k and decoder. `seconds`: wall time with prefill, of which
+    `warm_up_seconds` went into compiling and capturing. `matmul_kernel` multiplied by the blocks' weights,
+    `attention_kernel` attended over the cache, each with the reason. `given_log_likelihood` [N]: as `log_likelihood`,
+    of the given codes after a picture's first drawn code; None unless the request scores them, or where there are none.
     """
 
     codes: Tensor
@@ -145,6 +169,18 @@ class DecodeResult:
     settings: DecodeSettings = field(default_factory=DecodeSettings)
     matmul_kernel: str = "not known"
     attention_kernel: str = "not known"
+    given_log_likelihood: tuple[float, ...] | None = None
+
+    @property
+    def effective_sample_size(self) -> float | None:
+        """How many pictures of the batch count, where each has the likelihood of its given codes as weight: 1 to N.
+
+        Kish's (Σw)² / Σw² of importance weights w (Survey Sampling, 1965); None where the given codes are not scored.
+        """
+        if self.given_log_likelihood is None:
+            return None
+        weights = torch.tensor(self.given_log_likelihood, dtype=torch.float64).softmax(0)
+        return float(1 / weights.square().sum())
 
     @property
     def sampled_tokens(self) -> int:
@@ -160,7 +196,8 @@ class DecodeResult:
     @property
     def log_likelihood_per_code(self) -> tuple[float, ...]:
         """`log_likelihood` per sampled code, to compare canvases of different sizes."""
-        return tuple(sum_of_codes * len(self.codes) / self.sampled_tokens for sum_of_codes in self.log_likelihood)
+        counts = (self.accept_step >= 0).sum((1, 2)).tolist()
+        return tuple(nats / count for nats, count in zip(self.log_likelihood, counts, strict=True))
 
     @property
     def accept_histogram(self) -> dict[int, int]:
@@ -169,11 +206,12 @@ class DecodeResult:
         return {length: lengths.count(length) for length in sorted(set(lengths))}
 
 
-def _number(name: str, value: Any, low: float, high: float) -> Any:
-    """The number, a plain one of Python: as it came where it is an int or float."""
+def _number(name: str, value: Any, low: float, high: float, from_low: bool = True) -> Any:
+    """The number, a plain one of Python: as it came where it is an int or float. It is `low` itself if `from_low`."""
     good = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
-    if not good or not low <= value <= high:
-        raise InputError(f"{name} is {value!r}; expected a number from {low:g} to {high:g}")
+    if not good or not low <= value <= high or (value == low and not from_low):
+        span = f"from {low:g} to {high:g}" if from_low else f"above {low:g}, at most {high:g}"
+        raise InputError(f"{name} is {value!r}; expected a number {span}")
     return value if type(value) in (int, float) else float(value)
 
 

@@ -65,16 +65,20 @@ class Window:
         return max(width, self._least_slots - self._nodes)
 
     def place(
-        self, canvas: Canvas, prompt_lengths: Sequence[int], given: Tensor, seed: int, end_of_row_id: int
+        self, canvas: Canvas, prompt_lengths: Sequence[int], codes: Tensor, drawn: Tensor, seed: int, end_of_row_id: int
     ) -> None:
-        """Puts the window before the first token of pictures [N] whose first rows [N,h0,w] are given."""
+        """Puts the window after the canvas's given rows. Codes [N,h,w] are given except where they are `drawn`.
+
+        `prompt_lengths` are those of the rows' prompts, in order; the rows after them have none.
+        """
         assert canvas.layout == self.canvas.layout, "a window serves one size"
         self.canvas = canvas
-        state, pictures = self.state, len(prompt_lengths)
-        unguided = len(state.offset) - pictures
-        state.offset.copy_(torch.tensor([*prompt_lengths, *[0] * unguided]))
+        state, pictures = self.state, len(self.state.keys)
+        state.offset.copy_(torch.tensor([*prompt_lengths, *[0] * (len(state.offset) - len(prompt_lengths))]))
         state.keys.copy_(picture_keys([seed + k for k in range(pictures)], "cpu"))
-        state.tokens.copy_(self.canvas.place_codes(given, state.tokens.shape[1]))
+        length = state.tokens.shape[1]
+        state.tokens.copy_(self.canvas.place_codes(codes, length))
+        state.forced.copy_(~self.canvas.place_codes(drawn, length))
         state.accept_step.fill_(-1)
         state.log_probs.zero_()
         state.pos.fill_(self.canvas.first - 1)

@@ -1,7 +1,9 @@
-"""Guidance, log-probability, top-k and the draw of a window in one pass over its logits, in a Triton kernel.
+"""Guidance, log-probability, the cut and the draw of a window in one pass over its logits, in a Triton kernel.
 
 A program has one token: its logits stay in registers, and its noise is computed where it is added.
 """
+
+import math
 
 import triton
 import triton.language as tl
@@ -21,7 +23,8 @@ from .hashes import (
     step_hash,
     to_uniform,
 )
-from .topk import kth_largest
+from .reference import share_of_one
+from .topk import kth_largest, last_of_share
 from .window_state import RANDOM, SJD, Drawn, WindowState
 
 MAX_CODES = 2**16
@@ -59,13 +62,28 @@ def _speculate(values, place, count, draft, times, uniform, draft_probs, target_
     return tl.where(kept, draft, tl.where(has_draft, redrawn, fresh)), fresh, kept
 
 
-@triton.jit(
-    do_not_specialize=["width", "slots", "pictures", "length", "window", "header", "row_length", "last", "top_k"]
-)
+@triton.jit
+def _cut(values, inside, top_k, top_p, log_min_p, CUT: tl.constexpr):
+    """One slot's logits with the codes that are not drawn from at −inf; see the reference.
+
+    `top_p` is a share of one. It and `log_min_p` are None, and no part of the compiled kernel, where they cut nothing.
+    """
+    cut = values
+    if CUT:
+        cut = tl.where(values < kth_largest(values, inside, top_k), -float("inf"), values)
+    if top_p is not None:
+        cut = tl.where(cut < last_of_share(cut, tl.max(values, 0), top_p), -float("inf"), cut)
+    if log_min_p is not None:
+        cut = tl.where(cut < tl.max(values, 0) + log_min_p, -float("inf"), cut)
+    return cut
+
+
+@triton.jit(do_not_specialize=["width", "slots", "pictures", "length", "window", "top_k", "top_p"])
 def _draw_window(
     logits,
     keys,
     tokens,
+    forced_at,
     pos,
     steps,
     target_probs,
@@ -82,11 +100,10 @@ def _draw_window(
     pictures,
     length,
     window,
-    header,
-    row_length,
-    last,
     count,
     top_k,
+    top_p,
+    log_min_p,
     cfg_scale,
     temperature,
     GUIDED: tl.constexpr,
@@ -111,9 +128,7 @@ def _draw_window(
     inside = place < count
     at, uncond = (picture * slots + row) * count, pictures.to(tl.int64) * slots * count
     values = _guided(logits, at, uncond, place, inside, cfg_scale, temperature, GUIDED)
-    cut = values
-    if CUT:
-        cut = tl.where(values < kth_largest(values, inside, top_k), -float("inf"), values)
+    cut = _cut(values, inside, top_k, top_p, log_min_p, CUT)
     if GUESSES:
         tl.store(last_logits + picture * count + place, cut, mask=place < tl.where(is_last, count, 0))
     key, draft = tl.load(keys + picture), tl.load(tokens + picture * length + index)
@@ -135,19 +150,21 @@ def _draw_window(
                 noise = tl.where(place == other, -float("inf"), noise)
                 other = tl.argmax(noise, 0).to(tl.int64)
                 tl.store(out_others + out * RANKS + rank, other)
-    forced = ((index - header) % row_length == row_length - 1) | (index > last)
+    forced = tl.load(forced_at + picture * length + index) != 0
+    token, fresh = tl.where(forced, draft, token), tl.where(forced, draft, fresh)
     largest = tl.max(values, 0)
     log_prob = _pick(values, place, token) - largest - tl.log(tl.sum(tl.exp(values - largest), 0))
-    tl.store(out_tokens + out, tl.where(forced, 0, token))
-    tl.store(out_fresh + out, tl.where(forced, 0, fresh if REDRAWS else token))
+    tl.store(out_tokens + out, token)
+    tl.store(out_fresh + out, fresh if REDRAWS else token)
     tl.store(out_agree + out, kept | forced)
-    tl.store(out_log_probs + out, tl.where(forced, 0.0, log_prob))
+    tl.store(out_log_probs + out, log_prob)
 
 
-@triton.jit(do_not_specialize=["width", "length", "window", "header", "row_length", "last"])
+@triton.jit(do_not_specialize=["width", "length", "window"])
 def _place_draft(
     keys,
     tokens,
+    forced_at,
     pos,
     steps,
     accepted,
@@ -157,9 +174,6 @@ def _place_draft(
     width,
     length,
     window,
-    header,
-    row_length,
-    last,
     count,
     SPECULATIVE: tl.constexpr,
     GUESSES: tl.constexpr,
@@ -181,8 +195,8 @@ def _place_draft(
             bits = index_hash(key, index, GUMBEL_STREAM)
         values = tl.load(last_logits + picture * count + place, mask=inside, other=-float("inf"))
         guess = tl.argmax(values + code_noise(bits, place, INTERPRETED), 0).to(tl.int64)
-        forced = ((index - header) % row_length == row_length - 1) | (index > last)
-        tl.store(tokens + picture * length + index, tl.where(forced, 0, guess))
+        forced = tl.load(forced_at + picture * length + index) != 0
+        tl.store(tokens + picture * length + index, guess, mask=forced == 0)
     if SPECULATIVE:
         of_source = tl.minimum(source, width - 1) if GUESSES else source
         end = count if GUESSES else tl.where(new, 0, count)
@@ -203,7 +217,7 @@ def draw_window(
 
     A program of `warps` (None: by K) has one token. No logit is NaN. Raises InputError for more than 65,536 codes.
     """
-    sampling, layout = state.sampling, state.layout
+    sampling = state.sampling
     (pictures, length), (rows, slots, codes) = state.tokens.shape, logits.shape
     if codes > MAX_CODES or codes != sampling.codes or rows != len(state.offset) or not logits.is_contiguous():
         raise InputError(
@@ -215,12 +229,15 @@ def draw_window(
     dtypes = {"token": int64, "fresh": int64, "agree": torch_bool, "log_prob": float32}
     parts = [*((name, shape, dtype) for name, dtype in dtypes.items()), ("others", (*shape, ranks), int64)]
     drawn = Drawn(*(empty(buffers, f"drawn {name}", size, dtype, device) for name, size, dtype in parts))
-    operands = logits, state.keys, state.tokens, state.pos, state.steps
+    operands = logits, state.keys, state.tokens, state.forced, state.pos, state.steps
     block = triton.next_power_of_2(codes)
     _draw_window[shape](
         *(*operands, state.target_probs, state.draft_probs, state.last_logits, state.depths, *drawn),
-        *(width, slots, pictures, length, state.window, layout.header, layout.row_length, layout.last),
-        *(codes, sampling.top_k, float(sampling.cfg_scale), float(sampling.temperature)),
+        *(width, slots, pictures, length, state.window),
+        *(codes, sampling.top_k),
+        share_of_one(sampling.top_p) if sampling.top_p < 1 else None,
+        math.log(sampling.min_p) if sampling.min_p > 0 else None,
+        *(float(sampling.cfg_scale), float(sampling.temperature)),
         GUIDED=sampling.guided,
         CUT=sampling.top_k < codes,
         SPECULATIVE=sampling.speculative,
@@ -237,13 +254,13 @@ def draw_window(
 
 def place_drafts(state: WindowState, width: int, warps: int | None = None) -> None:
     """Draws guessed drafts, and moves `draft_probs` with the window. See the reference."""
-    sampling, layout = state.sampling, state.layout
+    sampling = state.sampling
     block = triton.next_power_of_2(sampling.codes)
     pictures, length = state.tokens.shape
-    operands = state.keys, state.tokens, state.pos, state.steps, state.accepted
+    operands = state.keys, state.tokens, state.forced, state.pos, state.steps, state.accepted
     _place_draft[pictures, state.window - 1](
         *(*operands, state.target_probs, state.draft_probs, state.last_logits),
-        *(width, length, state.window, layout.header, layout.row_length, layout.last, sampling.codes),
+        *(width, length, state.window, sampling.codes),
         SPECULATIVE=sampling.speculative,
         GUESSES=sampling.guesses,
         UNIFORM=sampling.new_drafts == RANDOM,

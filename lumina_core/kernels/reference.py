@@ -4,6 +4,8 @@ A matmul that is split along its inputs returns partial sums [splits,tokens,out]
 them and rounds once; a split of 1 is the result itself.
 """
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -17,6 +19,9 @@ GROUP_SIZE = 128
 # A 4-bit code 0 to 15 stands for −8 to 7.
 LOWEST_CODE = -8
 HEAD_NORM_EPS = 1e-5
+# Of the integers that top-p adds: of the likeliest code, and of a whole. 65,536 weights times a share fit in 63 bits.
+WEIGHT_BITS, SHARE_BITS = 40, 30
+SHARE_MASK = 2**SHARE_BITS - 1
 
 
 def window_attention(
@@ -131,6 +136,30 @@ def topk_cut(logits: Tensor, top_k: int) -> Tensor:
     """Logits [...,K] with all that are less than the k-th largest at −inf; ties with the k-th stay; k is 1 to K."""
     kth = logits.topk(top_k, dim=-1, sorted=False).values.amin(-1, keepdim=True)
     return logits.masked_fill(logits < kth, -torch.inf)
+
+
+def top_p_cut(logits: Tensor, top_p: float) -> Tensor:
+    """Logits [...,K] with all but the likeliest codes at −inf (arXiv 1904.09751, section 3.1).
+
+    The smallest set of them whose probability reaches `top_p`, and those that tie with its last one. Probabilities are
+    added as integers, of which the likeliest code has 2^`WEIGHT_BITS`, so that no order of the sum matters.
+    """
+    ordered = logits.sort(-1, descending=True).values
+    reached = ((ordered - ordered[..., :1]).exp() * 2.0**WEIGHT_BITS).long().cumsum(-1)
+    share, total = share_of_one(top_p), reached[..., -1:]
+    least = (total >> SHARE_BITS) * share + (((total & SHARE_MASK) * share + SHARE_MASK) >> SHARE_BITS)
+    last = (reached < least).sum(-1, keepdim=True)
+    return logits.masked_fill(logits < ordered.gather(-1, last), -torch.inf)
+
+
+def share_of_one(probability: float) -> int:
+    """A probability above 0 as a whole number of parts of 2^`SHARE_BITS`, at least one."""
+    return max(1, round(probability * 2**SHARE_BITS))
+
+
+def min_p_cut(logits: Tensor, min_p: float) -> Tensor:
+    """Logits [...,K] with all codes less likely than `min_p` of the likeliest at −inf (arXiv 2407.01082, section 3)."""
+    return logits.masked_fill(logits < logits.amax(-1, keepdim=True) + math.log(min_p), -torch.inf)
 
 
 def gumbel_draw(logits: Tensor, noise: Tensor, top_k: int) -> Tensor:

@@ -74,6 +74,7 @@ def _column(place, leaves, nodes, node):
 def _accept_window(
     keys,
     tokens,
+    forced_at,
     accept_step,
     log_probs,
     pos,
@@ -164,8 +165,8 @@ def _accept_window(
                 fresh = tl.load(drawn_fresh + drawn + at, mask=recent, other=0)
                 late = tl.where(at < accept_length, late, fresh)
             draft = tl.where(source > start, late, draft)
-        forced = ((new - header) % row_length == row_length - 1) | (new > last)
-        tl.store(tokens + row + new, tl.where(forced, 0, draft), mask=is_new)
+        forced = tl.load(forced_at + row + new, mask=is_new, other=1)
+        tl.store(tokens + row + new, draft, mask=is_new & (forced == 0))
 
 
 def embed_window(
@@ -214,8 +215,8 @@ def accept_window(state: WindowState, drawn: Drawn, warps: int = 1) -> None:
     (pictures, length), nodes, layout = state.tokens.shape, len(state.depths), state.layout
     width = drawn.tokens.shape[1] - nodes
     _accept_window[(pictures,)](
-        *(state.keys, state.tokens, state.accept_step, state.log_probs, state.pos, state.steps, state.accepted),
-        *(state.heads, state.branch, state.lanes, *drawn),
+        *(state.keys, state.tokens, state.forced, state.accept_step, state.log_probs, state.pos, state.steps),
+        *(state.accepted, state.heads, state.branch, state.lanes, *drawn),
         *(width, state.window, length, layout.header, layout.row_length, layout.last, state.sampling.codes),
         REDRAWS=state.sampling.rule == SJD,
         WAY=state.sampling.new_drafts if state.window > 1 else GUESS,

@@ -10,7 +10,7 @@ from . import sampling as equations
 from .buffers import Buffers
 from .kv_tensor import KVTensor
 from .noise import ACCEPT, FRESH, REDRAW, code_noise, code_times, gumbel_noise, hashed, to_uniform
-from .reference import gumbel_draw, topk_cut
+from .reference import gumbel_draw, min_p_cut, top_p_cut, topk_cut
 from .window_state import ABOVE, GUESS, LEFT, RANDOM, SJD, Drawn, Sampling, WindowState
 
 
@@ -51,26 +51,29 @@ def draw_window(logits: Tensor, state: WindowState, width: int, buffers: Buffers
 
     `gumbel`: argmax(log p + g), with noise g fixed by index; a draft that equals this token stays. `sjd`, `coupled`: a
     draft stays with min(1, p/q), and is else redrawn from the residual; the last slot has none and is drawn from p. A
-    forced token always stays, as 0. Writes `target_probs` and `last_logits` of the state where it keeps them.
+    forced token always stays. Writes `target_probs` and `last_logits` of the state where it keeps them.
     """
     sampling, index, ranks = state.sampling, state.indices(1, width), state.tree.ranks
     first_node = logits.shape[1] - len(state.depths)
     of_window = logits[:, :width]
     values = guided_logits(torch.cat((of_window, logits[:, first_node:]), 1) if ranks else of_window, sampling)
-    drafts, forced = state.tokens.gather(1, index), state.layout.is_forced(index)
+    drafts, forced = state.tokens.gather(1, index), state.forced.gather(1, index)
     if sampling.guesses:
-        state.last_logits.copy_(topk_cut(values[:, width - 1], min(sampling.top_k, sampling.codes)))
+        state.last_logits.copy_(cut(values[:, width - 1], sampling))
     if sampling.speculative:
         tokens, fresh, kept = _speculate(values, state, drafts)
         others = tokens.new_empty(*tokens.shape, 0)
     else:
         noise = gumbel_noise(state.keys, index, sampling.codes)
-        tokens = fresh = gumbel_draw(values, noise, sampling.top_k)
+        whole = not sampling.cuts_by_probability
+        tokens = fresh = (
+            gumbel_draw(values, noise, sampling.top_k) if whole else (cut(values, sampling) + noise).argmax(-1)
+        )
         kept = tokens == drafts
         others = runners_up(noise.add_(values), tokens, ranks)
-    tokens, fresh = torch.where(forced, 0, tokens), torch.where(forced, 0, fresh)
+    tokens, fresh = torch.where(forced, drafts, tokens), torch.where(forced, drafts, fresh)
     log_probs = values.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - values.logsumexp(-1)
-    return Drawn(tokens, fresh, kept | forced, torch.where(forced, 0, log_probs), others)
+    return Drawn(tokens, fresh, kept | forced, log_probs, others)
 
 
 def runners_up(values: Tensor, tokens: Tensor, count: int) -> Tensor:
@@ -90,12 +93,19 @@ def guided_logits(logits: Tensor, sampling: Sampling) -> Tensor:
     return logits.float() / sampling.temperature
 
 
+def cut(values: Tensor, sampling: Sampling) -> Tensor:
+    """Logits [...,K] with the codes that are not drawn from at −inf: by top-k, then top-p, then min-p."""
+    if sampling.top_k < sampling.codes:
+        values = topk_cut(values, sampling.top_k)
+    if sampling.top_p < 1:
+        values = top_p_cut(values, sampling.top_p)
+    return min_p_cut(values, sampling.min_p) if sampling.min_p > 0 else values
+
+
 def _speculate(values: Tensor, state: WindowState, drafts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Tokens by the rules of `couple`, draws from p alone, and which drafts stay, each [N,width]."""
     width, index = drafts.shape[1], state.index(1, drafts.shape[1])
-    if state.sampling.top_k < state.sampling.codes:
-        values = topk_cut(values, state.sampling.top_k)
-    target_probs = values.softmax(-1)
+    target_probs = cut(values, state.sampling).softmax(-1)
     state.target_probs[:, :width] = target_probs
     times = code_times(step_hash(state, REDRAW, index), state.sampling.codes)
     uniform = to_uniform(step_hash(state, ACCEPT, index))
@@ -177,9 +187,9 @@ def _place_heads(state: WindowState, others: Tensor, source: Tensor) -> None:
 
 
 def write_new(state: WindowState, index: Tensor, known: Tensor, drafts: Tensor) -> None:
-    """Writes drafts [N,W−1] at the indices after `known` [N,1]; forced ones as 0."""
-    drafts = torch.where(state.layout.is_forced(index), 0, drafts)
-    state.tokens.scatter_(1, index, torch.where(index > known, drafts, state.tokens.gather(1, index)))
+    """Writes drafts [N,W−1] at the indices after `known` [N,1] that are not forced."""
+    is_new = (index > known) & ~state.forced.gather(1, index)
+    state.tokens.scatter_(1, index, torch.where(is_new, drafts, state.tokens.gather(1, index)))
 
 
 def new_drafts(state: WindowState, index: Tensor, known: Tensor) -> Tensor:

@@ -25,7 +25,11 @@ def window_sample(device: torch.device | str, sampling: Sampling, window: int) -
     state.keys.copy_(picture_keys(range(PICTURES), device))
     state.offset.copy_(integers(generator, 0, 20, state.offset.shape, torch.int64))
     tokens = integers(generator, 0, sampling.codes, state.tokens.shape, torch.int64)
-    state.tokens.copy_(torch.where(layout.is_forced(state.slot[: tokens.shape[1]]), 0, tokens))
+    index = state.slot[: tokens.shape[1]]
+    known = layout.is_end_of_row(index) | (index > layout.last)
+    state.tokens.copy_(torch.where(known, 0, tokens))
+    # A fifth of the codes is given too.
+    state.forced.copy_(known | (integers(generator, 0, 5, tokens.shape, torch.int64) == 0))
     state.heads.copy_(integers(generator, 0, sampling.codes, state.heads.shape, torch.int64))
     state.pos.copy_(torch.tensor(PLACES))
     state.steps.fill_(7)
@@ -61,8 +65,9 @@ def accept_window_sample(device: torch.device | str, sampling: Sampling, window:
     tokens, fresh = (integers(generator, 0, sampling.codes, shape, torch.int64) for _ in range(2))
     agree = integers(generator, 0, 4, shape, torch.int64) > 0
     agree[-1] = True
-    forced = state.layout.is_forced(state.indices(1, window))
-    tokens, fresh = (torch.where(forced, 0, part) for part in (tokens, fresh))
+    index = state.indices(1, window)
+    forced, known = state.forced.gather(1, index), state.tokens.gather(1, index)
+    tokens, fresh = (torch.where(forced, known, part) for part in (tokens, fresh))
     state.heads.copy_(tokens[:, state.lanes[:, 0] - 1])
     others = integers(generator, 0, sampling.codes, (*tokens.shape, state.tree.ranks), torch.int64)
     return state, Drawn(tokens, fresh, agree | forced, normal(generator, *tokens.shape), others)

@@ -18,7 +18,7 @@ GUMBEL, SJD, COUPLED = RULES = ("gumbel", "sjd", "coupled")
 class Layout:
     """The tokens of a picture by index: a header of so many, then rows of `row_length`, their end of row included.
 
-    `last` is the last index that is drawn. An end of row, and all after the last, is forced: known and never drawn.
+    `last` is the index of the last code.
     """
 
     header: int
@@ -29,15 +29,12 @@ class Layout:
         """Whether each index after the header is an end of row."""
         return (index - self.header) % self.row_length == self.row_length - 1
 
-    def is_forced(self, index: Tensor) -> Tensor:
-        return self.is_end_of_row(index) | (index > self.last)
-
 
 @dataclass(frozen=True)
 class Sampling:
     """How tokens are drawn from the logits of `codes` codes: one of RULES, and one of NEW_DRAFTS.
 
-    `tree` is the number of nodes of `gumbel`'s draft tree.
+    `tree` is the number of nodes of `gumbel`'s draft tree. `top_p` 1 and `min_p` 0 cut nothing.
     """
 
     codes: int
@@ -47,6 +44,8 @@ class Sampling:
     temperature: float = 1.0
     top_k: int = 4096
     tree: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
 
     @property
     def guided(self) -> bool:
@@ -63,6 +62,11 @@ class Sampling:
         """Whether new drafts are drawn from the model's distribution at the window's end."""
         return self.new_drafts == GUESS
 
+    @property
+    def cuts_by_probability(self) -> bool:
+        """Whether codes are cut by top-p or min-p, beside top-k."""
+        return self.top_p < 1 or self.min_p > 0
+
 
 @dataclass(frozen=True)
 class WindowState:
@@ -72,11 +76,13 @@ class WindowState:
     code of `heads` [N,lanes], the others the window's drafts at their index.
 
     `tokens` [N,length] hold codes by index (0 at an end of row): accepted ones up to `pos` [N], the drafts of the next
-    forward after it. `accept_step` [N,length] is the forward that accepted each token, −1 where none has; `log_probs`
-    [N,length] the log of its guided probability then, 0 where none has. `steps` [N] counts forwards, `accepted` [N] is
+    forward after it. `forced` [N,length] is where the token is known and never drawn: it is in `tokens` from the start,
+    a given code, an end of row, and all after the last code. `accept_step` [N,length] is the forward that accepted each
+    token, −1 where none has; `log_probs` [N,length] the log of its guided probability then, 0 where none has; at an end
+    of row it says nothing. `steps` [N] counts forwards, `accepted` [N] is
     how far the last one moved the window. `keys` [N] are the pictures' random keys; a row's position is its index plus
     `offset` [R]. `target_probs` [N,W,K] and `draft_probs` [N,W−1,K] are p and q of each slot, with K = 0 for a rule
-    that needs none; `last_logits` [N,K] those of the window's last slot after top-k, with K = 0 unless drafts are
+    that needs none; `last_logits` [N,K] those of the window's last slot after the cut, with K = 0 unless drafts are
     guessed. `branch` [N,3] is what the last forward accepted of a lane: its first node, that node's index, and how many
     nodes. `lanes` [lanes,4] is the tree's table, `depths` [T] says where its nodes are.
     """
@@ -87,6 +93,7 @@ class WindowState:
     keys: Tensor
     offset: Tensor
     tokens: Tensor
+    forced: Tensor
     accept_step: Tensor
     log_probs: Tensor
     pos: Tensor
@@ -124,6 +131,7 @@ class WindowState:
             keys=integers(pictures),
             offset=integers(rows),
             tokens=integers(pictures, length),
+            forced=torch.zeros(pictures, length, dtype=torch.bool, device=device),
             accept_step=integers(pictures, length),
             log_probs=floats(pictures, length),
             pos=integers(pictures),

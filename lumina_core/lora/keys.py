@@ -20,9 +20,11 @@ _MLP = "gate_up_proj", "gate_proj", "up_proj", "down_proj"
 _PLACE = re.compile(
     rf"(?:^|[._])layers[._](\d{{1,6}})[._](?:self_attn[._]({'|'.join(_ATTENTION)})|mlp[._]({'|'.join(_MLP)}))$"
 )
+# The name that PEFT has for an adapter, and the end of the name.
+_ADAPTER = r"(?:\.(?!weight$|bias$)[^.]+)?(?:\.weight)?$"
 _ROLES = (
-    (re.compile(r"[._](?:lora_A|lora_down|lora\.down|lora_linear_layer\.down)(?:\.[^.]+)??(?:\.weight)?$"), DOWN),
-    (re.compile(r"[._](?:lora_B|lora_up|lora\.up|lora_linear_layer\.up)(?:\.[^.]+)??(?:\.weight)?$"), UP),
+    (re.compile(rf"[._](?:lora_A|lora_down|lora\.down|lora_linear_layer\.down){_ADAPTER}"), DOWN),
+    (re.compile(rf"[._](?:lora_B|lora_up|lora\.up|lora_linear_layer\.up){_ADAPTER}"), UP),
     (re.compile(r"\.alpha$"), ALPHA),
 )
 _UNSUPPORTED = (

@@ -150,6 +150,7 @@ def window_samples(sampling: Sampling, dtype: torch.dtype, width: int) -> dict[s
     top_k = sampling.codes if sampling.top_k >= sampling.codes else max(1, sampling.codes // 4)
     cfg_scale = 3.0 if sampling.guided else 1.0
     tested = replace(sampling, cfg_scale=cfg_scale, temperature=0.7, top_k=top_k)
+    tested = replace(tested, top_p=0.9 if sampling.top_p < 1 else 1.0, min_p=0.1 if sampling.min_p > 0 else 0.0)
     # Wide enough for the tree of the run, for which the kernels are compiled.
     few = max(min(width, TEST_WINDOW), DraftTree.of(sampling.tree, width).reach)
     samples: dict[str, tuple[Sample, ...]] = {

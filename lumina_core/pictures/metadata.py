@@ -1,7 +1,7 @@
 """What a PNG file says of its picture: prompt, seed and settings, in text chunks.
 
-`parameters` is in the form that the web UI of AUTOMATIC1111 writes and many programs read: the prompt, then one line of
-"name: value" pairs. `lumina_mgpt2` is a JSON object of the same values.
+`parameters` is in the form that the web UI of AUTOMATIC1111 writes and many programs read: the prompt, the negative
+prompt if there is one, then one line of "name: value" pairs. `lumina_mgpt2` is a JSON object of the same values.
 """
 
 from __future__ import annotations
@@ -27,18 +27,19 @@ _END = bytes.fromhex("00000000 49454e44 ae426082")
 # A picture with another value of these is another picture. The others name what was used.
 _DECIDING = (
     *("prompt", "task", "width", "height", "seed", "cfg", "top_k", "temperature", "decoder", "window"),
-    *("weights", "kv", "model_id", "map", "object", "condition_id", "given_height"),
-    "loras",
+    *("weights", "kv", "model_id", "map", "object", "condition_id", "given_height", "mask_id", "top_p", "min_p"),
+    *("negative", "loras"),
 )
 
 
 @dataclass(frozen=True)
 class PictureSettings:
-    """What decides a picture. None is what does not apply: a window, for a decoder whose picture it does not change.
+    """What decides a picture. None is what does not apply: a window, for a decoder whose picture it does not change;
+    a `top_p` of 1, a `min_p` of 0.
 
-    `steps` counts the drawn codes. `model` and `condition` are names of files, `model_id` and `condition_id` are
-    fingerprints of their bytes. `weights`, `kv` and `dtype` are those that were used, where the user left it to auto.
-    `loras` are the names of LoRA files, their strengths and fingerprints, as "file", "strength" and "id".
+    `steps` counts the drawn codes. `model`, `condition` and `mask` are names of files, `model_id`, `condition_id` and
+    `mask_id` are fingerprints of their bytes. `weights`, `kv` and `dtype` are those that were used, where the user left
+    it to auto. `loras` are the names of LoRA files, their strengths and fingerprints, as "file", "strength" and "id".
     """
 
     prompt: str
@@ -62,6 +63,11 @@ class PictureSettings:
     condition: str | None = None
     condition_id: str | None = None
     given_height: int | None = None
+    mask: str | None = None
+    mask_id: str | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    negative: str | None = None
     loras: list[dict[str, str | float]] | None = None
 
     @property
@@ -98,7 +104,10 @@ def png_texts(settings: PictureSettings) -> PngInfo:
 
 
 def infotext(settings: PictureSettings) -> str:
-    """The prompt, and after it the line of settings. Values with a comma, a colon or a line break are quoted."""
+    """The prompt, the negative one, and after them the line of settings.
+
+    Values with a comma, a colon or a line break are quoted.
+    """
     values: dict[str, object] = {
         "Steps": settings.steps,
         "Sampler": settings.decoder,
@@ -108,19 +117,23 @@ def infotext(settings: PictureSettings) -> str:
         "Model": settings.model,
         "Temperature": settings.temperature,
         "Top K": settings.top_k,
+        "Top P": settings.top_p,
+        "Min P": settings.min_p,
         "Window": settings.window,
         "Task": settings.task,
         "Map": settings.map,
         "Object": settings.object,
         "Condition": settings.condition,
         "Given height": settings.given_height,
+        "Mask": settings.mask,
         "LoRA": ", ".join(f"{one['file']}:{one['strength']:g}" for one in settings.loras or ()) or None,
         "Weights": settings.weights,
         "KV cache": None if settings.kv == "auto" else settings.kv,
         "Version": VERSION,
     }
     pairs = ", ".join(f"{name}: {_quoted(value)}" for name, value in values.items() if value is not None)
-    return f"{settings.prompt}\n{pairs}".replace("\0", "\ufffd")  # which no text chunk can hold
+    negative = "" if settings.negative is None else f"Negative prompt: {settings.negative}\n"
+    return f"{settings.prompt}\n{negative}{pairs}".replace("\0", "\ufffd")  # which no text chunk can hold
 
 
 def read_picture_file(path: Path) -> PictureFile:

@@ -1,4 +1,4 @@
-"""The given top of a canvas: its upper panel, or the first rows of a picture to continue."""
+"""What a picture gives of a canvas: its upper panel, the first rows of one to continue, or all of one with a mask."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from .levels import warn_if_flat
 from .sizes import CODE_PIXELS, Size, check_size, size_text
 
 
-def given_size(width: int, height: int, given_height: int | None = None) -> Size:
-    """Size of the given top of a canvas: its upper panel, or `given_height` pixels.
+def given_size(width: int, height: int, given_height: int | None = None, whole: bool = False) -> Size:
+    """Size of what is given of a canvas: its upper panel, `given_height` pixels of its top, or the `whole`.
 
     Raises InputError as `check_size`, and when that is not whole rows of codes or leaves nothing to draw.
     """
     check_size(width, height)
+    if whole:
+        return width, height
     if given_height is None:
         return width, height // 2
     if not 0 < given_height < height or given_height % CODE_PIXELS:
@@ -45,13 +47,15 @@ def first_rows(image: Image.Image, size: Size) -> Image.Image:
     return image.resize(size, Image.Resampling.BICUBIC, box=(0, 0, image.width, box_height))
 
 
-def condition_panel(image: Image.Image, width: int, height: int, given_height: int | None = None) -> Image.Image:
-    """The picture as the given top of a canvas, its alpha blended on white.
+def condition_panel(
+    image: Image.Image, width: int, height: int, given_height: int | None = None, whole: bool = False
+) -> Image.Image:
+    """The picture as what is given of a canvas, its alpha blended on white.
 
-    It is scaled and cropped to the upper panel; with `given_height`, only its first rows are kept. Grey of more than 8
-    bits is scaled as `to_rgb`. What is all black, all white or one colour is logged.
+    It is scaled and cropped to the upper panel, or to the `whole` canvas; with `given_height`, only its first rows are
+    kept. Grey of more than 8 bits is scaled as `to_rgb`. What is all black, all white or one colour is logged.
     """
-    size = given_size(width, height, given_height)
+    size = given_size(width, height, given_height, whole)
     if not isinstance(image, Image.Image):
         raise InputError(f"the condition is {type(image).__name__}; expected a Pillow picture, as of load_picture")
     picture = to_rgb(image, "the condition")
@@ -61,10 +65,15 @@ def condition_panel(image: Image.Image, width: int, height: int, given_height: i
 
 
 def condition_pixels(
-    images: Image.Image | Sequence[Image.Image], width: int, height: int, given_height: int | None = None
+    images: Image.Image | Sequence[Image.Image],
+    width: int,
+    height: int,
+    given_height: int | None = None,
+    whole: bool = False,
 ) -> torch.Tensor:
     """Pixels [B,3,h,width] in [-1,1] of one or several pictures of any sizes, each as `condition_panel`."""
     pictures = [images] if isinstance(images, Image.Image) else list(images)
     if not pictures:
         raise InputError("no condition picture came; expected at least one")
-    return torch.cat([to_pixels(condition_panel(picture, width, height, given_height)) for picture in pictures])
+    panels = (condition_panel(picture, width, height, given_height, whole) for picture in pictures)
+    return torch.cat([to_pixels(panel) for panel in panels])

@@ -94,7 +94,7 @@ def untrained_reason(width: int, height: int, trained_sizes: Sequence[Size] | No
     trained_sizes = known_sizes(trained_sizes)
     if (width, height) in trained_sizes:
         return None
-    nearest = size_text(_most_alike(trained_sizes, (width, height)))
+    nearest = size_text(most_alike(trained_sizes, (width, height)))
     return f"The model was not trained on pictures of {width}x{height}; the nearest size is {nearest}."
 
 
@@ -119,6 +119,16 @@ def fill_size(width: int, height: int, trained_sizes: Sequence[Size] | None, pan
     place, given = (0, width) if width else (1, height)
     best = min(fitting, key=lambda size: (abs(math.log(size[place] / given)), _lopsided(size, panels)))
     return (given, best[1]) if width else (best[0], given)
+
+
+def most_alike(trained_sizes: Sequence[Size] | None, size: Size) -> Size:
+    """The trained size of the most similar shape, and of those the one of the most similar area; see `known_sizes`."""
+
+    def difference(one: Size) -> float:
+        across, down = (math.log(side) - math.log(max(1, wanted)) for side, wanted in zip(one, size, strict=True))
+        return (SHAPE_WEIGHT * (across - down)) ** 2 + (across + down) ** 2
+
+    return min(known_sizes(trained_sizes), key=difference)
 
 
 def crop_sizes(base: int) -> list[Size]:
@@ -175,7 +185,7 @@ def _nearest_text(width: int, height: int, limits: SizeLimits, prompt_tokens: in
     """Which size to take instead."""
     trained = [size for size in limits.trained if limits.fits(size, prompt_tokens)]
     if trained:
-        nearest = size_text(_most_alike(trained, (width, height)))
+        nearest = size_text(most_alike(trained, (width, height)))
         return f"the nearest size that the model was trained on is {nearest}"
     return f"the nearest legal size is {size_text(nearest_size(width, height, limits, prompt_tokens))}"
 
@@ -188,16 +198,6 @@ def _is_stacked(size: Size, sizes: Sequence[Size]) -> bool:
 def _lopsided(size: Size, panels: int) -> float:
     """How far one panel of a size is from a square."""
     return abs(math.log(panels * size[0] / size[1]))
-
-
-def _most_alike(sizes: Sequence[Size], size: Size) -> Size:
-    """The size of the most similar shape, and of those the one of the most similar area."""
-
-    def difference(one: Size) -> float:
-        across, down = (math.log(side) - math.log(max(1, wanted)) for side, wanted in zip(one, size, strict=True))
-        return (SHAPE_WEIGHT * (across - down)) ** 2 + (across + down) ** 2
-
-    return min(sizes, key=difference)
 
 
 def _tallest(width: int, height: int, room: int) -> int:

@@ -139,8 +139,8 @@ class StepTimer:
         """The step of `window` tokens after `context` tokens. Its first WARM_UP_STEPS runs are warm-up."""
         settings = self.settings.at_window(window)
         placed = Window(self.transformer, self.canvas, self.cache, 1, settings)
-        nothing = torch.zeros(1, 0, self.canvas.grid_w, dtype=torch.int64)
-        placed.place(self.canvas, [PROMPT_TOKENS], nothing, settings.seed, 0)
+        codes = torch.zeros(1, self.canvas.grid_h, self.canvas.grid_w, dtype=torch.int64)
+        placed.place(self.canvas, [PROMPT_TOKENS], codes, codes == 0, settings.seed, 0)
         return RepeatedStep(placed, context)
 
     def measure(self, window: int, context: int, steps: int, bandwidth: float) -> StepTime:

@@ -132,6 +132,21 @@ def build_prompt(
     )
 
 
+def build_negative(
+    task: str,
+    width: int | None,
+    height: int | None,
+    negative: str | None,
+    map: str | None = None,
+    object: str | None = None,
+    template: str | None = None,
+) -> PromptText | None:
+    """What the unconditional branch reads: `negative` in the same wording as the prompt; None where it is blank."""
+    if negative is None or not check_text("negative prompt", negative).strip():
+        return None
+    return build_prompt(task, width, height, negative, map, object, template)
+
+
 def find_template(task: str) -> PromptTemplate:
     """The template of a task. Raises InputError with the list of tasks for an unknown task."""
     if not isinstance(task, str) or task not in TEMPLATES:

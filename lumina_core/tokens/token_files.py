@@ -33,14 +33,7 @@ class Progress(Protocol):
     @property
     def codes(self) -> torch.Tensor: ...
     @property
-    def accepted(self) -> tuple[int, ...]: ...
-
-
-class Given(Protocol):
-    """The field of a Request that says what was given."""
-
-    @property
-    def given(self) -> torch.Tensor: ...
+    def reached(self) -> tuple[int, ...]: ...
 
 
 def read_token_lists(path: Path) -> list[list[int]]:
@@ -71,16 +64,9 @@ def token_values(lists: Sequence[Sequence[int]]) -> dict[str, Any]:
     return {"tokens": [list(tokens) for tokens in lists]}
 
 
-def lists_of(report: Progress, request: Given, vocabulary: Vocabulary) -> list[list[int]]:
-    """The tokens of each picture up to the last accepted code: header, given rows and what is drawn."""
-    given = request.given.shape[1] * request.given.shape[2]
-    counts = (given + accepted for accepted in report.accepted)
-    return [_begun_tokens(codes, count, vocabulary) for codes, count in zip(report.codes, counts, strict=True)]
-
-
-def rows_drawn(report: Progress) -> int:
-    """Complete rows that are drawn in every picture, without those that were given."""
-    return min(report.accepted) // report.codes.shape[2]
+def lists_of(report: Progress, vocabulary: Vocabulary) -> list[list[int]]:
+    """The tokens of each picture up to the last accepted code: header, given codes and what is drawn."""
+    return [_begun_tokens(codes, count, vocabulary) for codes, count in zip(report.codes, report.reached, strict=True)]
 
 
 def parse_begun(lists: Sequence[Sequence[int]], vocabulary: Vocabulary, source: str) -> list[BegunPicture]:

@@ -50,7 +50,9 @@ def test_a_prompt_that_cannot_be_written_is_one_error_before_the_run(server, inp
     assert expected in error["details"]
 
 
-@pytest.mark.parametrize(("name", "value"), [("cfg", -1.0), ("top_k", 0), ("temperature", 0.0), ("window", 0)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("cfg", -1.0), ("top_k", 0), ("temperature", 0.0), ("top_p", 0.0), ("window", 0)]
+)
 def test_a_setting_out_of_range_is_refused_before_the_run(server, name, value):
     assert "smaller than min" in refused(server.queue(text_to_image(**{name: value})), SAMPLER)
 

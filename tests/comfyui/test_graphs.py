@@ -192,6 +192,19 @@ streamed = load_transformer("demo", dtype=torch.float32, block_operations=comfy_
 drawn = Lumina(streamed, plain.vocabulary, plain.tokenizer).draw("a red circle", 64, 64, seed=3)
 assert torch.equal(drawn.codes, plain.draw("a red circle", 64, 64, seed=3).codes)
 
+from pathlib import Path
+
+from pack.lumina_core.lora.applied import AppliedLora
+from pack.lumina_core.lora.file import Lora, LowRank
+
+generator = torch.Generator().manual_seed(0)
+down, up = (torch.randn(*shape, generator=generator) for shape in ((3, 256), (256, 3)))
+low_rank = {(layer, "o_proj"): LowRank(down / 16, up, 1.0) for layer in range(6)}
+lora = AppliedLora(Lora(Path("random"), low_rank, ""), 2.0)
+models = Lumina(streamed, plain.vocabulary, plain.tokenizer), plain
+worn = [model.with_loras(lora).draw("a red circle", 64, 64, seed=3).codes for model in models]
+assert torch.equal(*worn) and not torch.equal(worn[0], drawn.codes), "a LoRA is beside streamed weights too"
+
 import comfy.cli_args
 import folder_paths
 from pack.nodes import folders, loaders

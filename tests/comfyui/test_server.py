@@ -51,6 +51,21 @@ def test_gumbel_and_ar_draw_the_same_picture_with_an_int8_cache(server):
     assert first == second
 
 
+def test_every_cut_to_one_code_draws_the_greedy_picture(server):
+    cases = {"top_k": 1}, {"top_p": 0.001}, {"min_p": 1.0, "decoder": "coupled"}, {}
+    runs = [server.run(text_to_image(seed=9, temperature=3.0, **case)) for case in cases]
+    pictures = [server.pictures(run, SAVE)[0].tobytes() for run in runs]
+    assert pictures[0] == pictures[1] == pictures[2] != pictures[3]
+
+
+def test_a_negative_prompt_draws_another_picture_and_an_empty_one_the_same(server):
+    workflows = [text_to_image("a circle", seed=3, temperature=3.0) for _ in range(3)]
+    workflows[1][PROMPT]["inputs"]["negative"] = " "
+    workflows[2][PROMPT]["inputs"]["negative"] = "a red circle"
+    plain, empty, negative = (server.pictures(server.run(each), SAVE)[0].tobytes() for each in workflows)
+    assert plain == empty != negative
+
+
 def test_a_draft_tree_draws_the_picture_of_ar_in_fewer_forwards(server):
     cases = {"decoder": "ar"}, {"window": 8, "tree": "0"}, {"window": 8, "tree": "16"}
     runs = [server.run(text_to_image(seed=9, cfg=1.0, temperature=3.0, **case)) for case in cases]

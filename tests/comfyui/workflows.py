@@ -5,7 +5,7 @@ from __future__ import annotations
 DEMO = "demo (built in)"
 MODEL, MOVQGAN, PROMPT, SAMPLER, DECODE, SAVE, REPORT, MAP = "1", "2", "3", "4", "5", "6", "7", "8"
 
-OPTIONAL_OF_SAMPLER = ("decoder", "window", "kv_cache", "tree")
+OPTIONAL_OF_SAMPLER = ("decoder", "window", "kv_cache", "tree", "top_p", "min_p")
 
 
 def text_to_image(prompt: str = "a red circle left of a blue square", **changes) -> dict:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from lumina_core.checkpoint.config import TransformerConfig
+from lumina_core.lora.applied import AppliedLora
+from lumina_core.lora.file import Lora, LowRank
 from lumina_core.lora.keys import module_name, targets
 
 MATRICES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -27,6 +30,12 @@ def random_pairs(
             down = torch.randn(own, target.inputs, generator=generator) * target.inputs**-0.5
             found[layer, matrix] = down, torch.randn(target.rows, own, generator=generator) * size * own**-0.5
     return found
+
+
+def random_lora(config: TransformerConfig, strength: float = 1.0, **how: Any) -> AppliedLora:
+    """A LoRA of `random_pairs`, without a file."""
+    matrices = {place: LowRank(down, up, 1.0) for place, (down, up) in random_pairs(config, **how).items()}
+    return AppliedLora(Lora(Path("random"), matrices, ""), strength)
 
 
 def peft(module: str) -> tuple[str, str]:

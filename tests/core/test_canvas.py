@@ -19,8 +19,8 @@ canvases = pytest.mark.parametrize("canvas", [Canvas(*sides) for sides in CANVAS
 def test_what_is_drawn_begins_after_the_given_and_ends_with_the_last_code(canvas: Canvas) -> None:
     index = torch.arange(canvas.first, canvas.last + 1)
     ends = canvas.layout.is_end_of_row(index)
-    assert len(index) == canvas.tokens_to_draw
-    assert int((~ends).sum()) == canvas.codes_to_draw == (canvas.grid_h - canvas.given_rows) * canvas.grid_w
+    assert len(index) == canvas.tokens_left
+    assert int((~ends).sum()) == (canvas.grid_h - canvas.given_rows) * canvas.grid_w
     assert not ends[0] and not ends[-1] and canvas.layout.is_end_of_row(torch.tensor(canvas.last + 1))
 
 
@@ -50,10 +50,12 @@ def test_given_rows_lie_before_what_is_drawn(canvas: Canvas) -> None:
 
 @canvases
 def test_codes_are_counted_without_ends_of_row(canvas: Canvas) -> None:
-    index = torch.arange(canvas.first, canvas.last + 2)
+    index = torch.arange(HEADER_LENGTH, canvas.last + 2)
     counted = [canvas.count_codes(int(i)) for i in index]
     before = (~canvas.layout.is_end_of_row(index)).cumsum(0) - (~canvas.layout.is_end_of_row(index)).long()
-    assert counted == before.tolist() and counted[-1] == canvas.codes_to_draw
+    assert counted == before.tolist() and counted[-1] == canvas.grid_h * canvas.grid_w
+    codes = [int(i) for i in index[~canvas.layout.is_end_of_row(index)]]
+    assert [canvas.code_index(code) for code in range(len(codes))] == codes
 
 
 @pytest.mark.parametrize("given_rows", [-1, 4, 5])

@@ -115,6 +115,10 @@ def test_stats_say_what_the_run_took(lumina: CommandLine) -> None:
         ("attention", str),
         ("asked", dict),
         ("tree", int),
+        ("given_log_likelihood", type(None)),
+        ("effective_sample_size", type(None)),
+        ("chosen", type(None)),
+        ("loras", list),
     ]
     assert list(stats.values())[:6] == ["gumbel", 19, "fp32", "torch", "cpu", "float32"]
     assert stats["attention"] == "torch (in chunks, as on every CPU)" and stats["tree"] == 0

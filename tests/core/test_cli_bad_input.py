@@ -69,6 +69,8 @@ def test_incomplete_commands(lumina: CommandLine, arguments: tuple[str, ...], ex
         (("--cfg", "strong"), "invalid float value: 'strong'"),
         (("--top-k", 0), "top_k is 0"),
         (("--top-k", -5), "top_k is -5"),
+        (("--top-p", 0), "top_p is 0.0; expected a number above 0, at most 1"),
+        (("--min-p", 1.5), "min_p is 1.5; expected a number from 0 to 1"),
         (("--temperature", 0), "temperature is 0.0"),
         (("--temperature", "nan"), "temperature is nan"),
         (("--temperature", "inf"), "temperature is inf"),

@@ -85,7 +85,16 @@ def test_a_line_draws_the_file_of_a_command_of_its_own(prompts: Prompts, loads: 
 
 def test_values_of_a_line_come_before_those_of_the_command(prompts: Prompts, noise: Path) -> None:
     condition = {"task": "edit", "condition": noise.name, "height": 64}  # beside the file of prompts
-    own = {"seed": 9, "cfg": 2, "top_k": 7, "temperature": 0.5, "decoder": "sjd", "out": "own.png"}
+    own = {
+        "seed": 9,
+        "cfg": 2,
+        "top_k": 7,
+        "top_p": 0.9,
+        "min_p": 0.2,
+        "temperature": 0.5,
+        "decoder": "sjd",
+        "out": "own.png",
+    }
     prompts.write(
         {"prompt": "a cup", **condition, **own}, {"prompt": "a cup", "seed": None}, {"prompt": "a", "out": "a.bmp"}
     )
@@ -97,6 +106,19 @@ def test_values_of_a_line_come_before_those_of_the_command(prompts: Prompts, noi
     }
     assert read_pixels(prompts.out / "own_1.png").shape == (64, 32, 3)
     assert (prompts.values("00001_1.png")["seed"], prompts.values("00001_1.png")["cfg"]) == (1 * 2 + 1, 3)
+
+
+def test_a_line_may_have_a_negative_prompt_of_its_own(prompts: Prompts) -> None:
+    prompts.write({"prompt": "a cup"}, {"prompt": "a cup", "negative": "red"}, {"prompt": "a cup", "negative": ""})
+    assert prompts.run("--seed", 3, "--negative", "green").code == 0
+    assert [prompts.values(f"0000{k}.png").get("negative") for k in range(3)] == ["green", "red", None]
+    for k, options in enumerate((("--negative", "green"), ("--negative", "red"), ("--negative", " "))):
+        prompts.lumina.generate("--prompt", "a cup", "--seed", 3 + k, *options).succeeded()
+        drawn = read_pixels(prompts.lumina.path("o.png"))
+        assert (drawn == read_pixels(prompts.out / f"0000{k}.png")).all()
+    prompts.lumina.generate("--prompt", "a cup", "--seed", 3).succeeded()
+    assert (read_pixels(prompts.lumina.path("o.png")) != read_pixels(prompts.out / "00000.png")).any()
+    assert "its negative is " in prompts.run("--seed", 3, "--negative", "blue").refusal()
 
 
 # Resuming
@@ -269,7 +291,7 @@ BROKEN = [
     ('{"prompt": "a", "cfg": NaN}', "which is no number in JSON"),
     ('{"prompt": ' + "[" * 100_000, "nested too deeply"),
     (b'{"prompt": "caf\xe9"}', "it is not UTF-8 text"),
-    (line(colour="red"), "it has the unknown key 'colour'; expected prompt, width"),
+    (line(colour="red"), "it has the unknown key 'colour'; expected prompt, negative, width"),
     ({"seed": 1}, "prompt is missing"),
     (line(prompt=7), "prompt is 7; expected a text"),
     (line(prompt="  "), "prompt is empty"),

@@ -15,6 +15,8 @@ BAD = [
     *(("cfg_scale", value, "cfg") for value in (-0.1, 100.5, math.nan, math.inf, "4", None, True)),
     *(("temperature", value, "temperature") for value in (0, 0.0, -1.0, 101, math.nan, "1", False)),
     *(("top_k", value, "top_k") for value in (0, -1, 2.0, 2**31 + 1, "9", True)),
+    *(("top_p", value, "top_p") for value in (0, -0.1, 1.01, math.nan, "0.9", None, True)),
+    *(("min_p", value, "min_p") for value in (-0.1, 1.01, math.inf, "0.1", None, False)),
     *(("seed", value, "seed") for value in (-1, MAX_SEED + 1, 1.0, None, True)),
     *(("window_size", value, "window") for value in (0, -1, MAX_WINDOW + 1, 8.0, "8", True)),
     *(("decoder", value, "decoder") for value in ("beam", "", "AR", None)),
@@ -25,6 +27,8 @@ GOOD = [
     {"cfg_scale": 0},
     {"cfg_scale": 100.0, "temperature": 0.001, "top_k": 1, "seed": MAX_SEED, "window_size": MAX_WINDOW},
     {"temperature": 100, "top_k": 2**31, "seed": 0, "window_size": 1},
+    {"top_p": 1e-9, "min_p": 1},
+    {"top_p": 1, "min_p": 0},
     *({"decoder": decoder} for decoder in DECODERS),
     *({"new_drafts": way} for way in NEW_DRAFTS),
     *({"kv_cache": kv_cache} for kv_cache in KV_CACHES),
@@ -47,6 +51,7 @@ def test_the_ends_of_every_range_are_legal(values: dict[str, Any]) -> None:
 def test_the_defaults_are_the_published_ones_and_gumbel() -> None:
     settings = DecodeSettings()
     assert (settings.cfg_scale, settings.top_k, settings.temperature) == (4.0, 4096, 1.0)
+    assert (settings.top_p, settings.min_p) == (1.0, 0.0) and not settings.sampling(9).cuts_by_probability
     assert settings.decoder == DECODERS[0] == "gumbel"
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lumina_core.checkpoint.config import TransformerConfig
 from lumina_core.decoding import loop
+from lumina_core.decoding.loop import decode
 from lumina_core.decoding.request import Request
 from lumina_core.decoding.settings import NEW_DRAFTS, DecodeResult, DecodeSettings, StepReport
 from lumina_core.errors import InputError
@@ -84,6 +85,63 @@ def test_picture_k_is_the_picture_of_seed_plus_k_alone(toy: Toy, decoder: str, w
         assert torch.equal(alone.codes[0], together.codes[k])
         assert alone.accept_lengths[0] == together.accept_lengths[k]
         assert torch.equal(alone.accept_step[0], together.accept_step[k])
+
+
+NEGATIVES = ((30, 31, 4), (24, 25, 26, 27, 28, 29, 30, 31, 4), ())
+
+
+def negative_drawn(toy: Toy, settings: DecodeSettings, *negatives: tuple[int, ...], **changes: object) -> DecodeResult:
+    values = {"prompts": toy.prompts[: len(negatives)], **changes}
+    request = Request(**values, grid_h=6, grid_w=5, given_codes=toy.given_codes, settings=settings)
+    return decode(toy.transformer, toy.vocabulary, replace(request, negative_prompts=negatives))
+
+
+@every_decoder
+def test_each_picture_of_a_batch_has_its_own_negative_prompt(toy: Toy, decoder: str) -> None:
+    settings = replace(SETTINGS, decoder=decoder, tree=4 if decoder == "gumbel" else 0)
+    together = negative_drawn(toy, settings, *NEGATIVES).codes
+    for k, (prompt, negative) in enumerate(zip(toy.prompts, NEGATIVES, strict=True)):
+        own = replace(settings, seed=settings.seed + k)
+        assert torch.equal(negative_drawn(toy, own, negative, prompts=(prompt,)).codes[0], together[k])
+    assert torch.equal(together[2], toy.decode(settings, PICTURES).codes[2]), "an empty one is none"
+    assert not torch.equal(together[:2], toy.decode(settings, PICTURES).codes[:2])
+    ar = negative_drawn(toy, replace(SETTINGS, decoder="ar"), *NEGATIVES).codes
+    assert torch.equal(together, ar) == (decoder in ("ar", "gumbel"))
+
+
+def test_empty_negative_prompts_draw_as_none(toy: Toy) -> None:
+    found, expected = negative_drawn(toy, SETTINGS, (), (), ()), toy.decode(SETTINGS, PICTURES)
+    assert torch.equal(found.codes, expected.codes) and found.accept_lengths == expected.accept_lengths
+    assert found.log_likelihood == expected.log_likelihood
+
+
+def test_the_unconditional_branch_is_a_plain_run_of_the_negative_prompt(toy: Toy) -> None:
+    """Guidance of 0 leaves that branch alone, so the pictures are those of the negative prompts without guidance."""
+    settings = replace(SETTINGS, cfg_scale=0.0)
+    found = negative_drawn(toy, settings, *NEGATIVES[:2])
+    expected = replace(toy, prompts=NEGATIVES[:2]).decode(replace(settings, cfg_scale=1.0), 2)
+    assert torch.equal(found.codes, expected.codes)
+    torch.testing.assert_close(found.log_likelihood, expected.log_likelihood)
+
+
+def test_a_negative_prompt_equal_to_the_prompt_draws_without_guidance(toy: Toy) -> None:
+    guided = negative_drawn(toy, SETTINGS, *toy.prompts).codes
+    assert torch.equal(guided, toy.decode(replace(SETTINGS, cfg_scale=1.0), PICTURES).codes)
+
+
+def test_the_cache_holds_a_negative_prompt_that_is_longer_than_the_prompt(toy: Toy) -> None:
+    """And without guidance none is read, so its length does not count."""
+    longest = (30,) * 200
+    request = Request([PROMPT], 6, 5, toy.given_codes, SETTINGS, [longest])
+    assert request.longest_prompt == 200
+    assert replace(request, settings=replace(SETTINGS, cfg_scale=1.0)).longest_prompt == len(PROMPT)
+    results = [negative_drawn(toy, replace(SETTINGS, decoder=one), longest, prompts=(PROMPT,)) for one in DECODERS[:2]]
+    assert torch.equal(results[0].codes, results[1].codes)
+
+
+def test_negative_prompts_are_one_for_each_picture(toy: Toy) -> None:
+    with pytest.raises(InputError, match="2 negative prompts; expected 3, one for each picture"):
+        negative_drawn(toy, SETTINGS, (), (), prompts=toy.prompts)
 
 
 def test_seeds_differ_and_repeat(toy: Toy) -> None:
@@ -170,7 +228,7 @@ def test_ctrl_c_in_a_callback_comes_through(toy: Toy) -> None:
 def test_reports_grow_to_the_final_picture(toy: Toy, decoder: str) -> None:
     reports: list[StepReport] = []
     result = toy.decode(replace(SETTINGS, decoder=decoder), PICTURES, on_step=reports.append)
-    given, total = len(toy.given_codes) * toy.grid_w, toy.canvas.codes_to_draw
+    given, total = len(toy.given_codes) * toy.grid_w, int(toy.drawn.sum())
     assert [report.nfe for report in reports] == list(range(1, result.nfe + 1))
     assert reports[-1].accepted == (total,) * PICTURES and torch.equal(reports[-1].codes, result.codes)
     for report, following in zip(reports, [*reports[1:], reports[-1]], strict=True):
@@ -186,10 +244,10 @@ def test_reports_grow_to_the_final_picture(toy: Toy, decoder: str) -> None:
 def test_counts_agree(toy: Toy, result: DecodeResult) -> None:
     width = result.settings.width
     for lengths in result.accept_lengths:
-        assert sum(lengths) + 1 == toy.canvas.tokens_to_draw
+        assert sum(lengths) + 1 == toy.canvas.tokens_left
         assert all(1 <= length <= width for length in lengths)
     assert result.nfe == max(map(len, result.accept_lengths))
-    assert result.sampled_tokens == PICTURES * toy.canvas.codes_to_draw
+    assert result.sampled_tokens == PICTURES * int(toy.drawn.sum())
     assert sum(result.accept_histogram.values()) == sum(map(len, result.accept_lengths))
     assert sum(length * count for length, count in result.accept_histogram.items()) == sum(
         map(sum, result.accept_lengths)
@@ -214,7 +272,7 @@ def test_codes_are_codes_and_given_rows_stay(toy: Toy, result: DecodeResult) -> 
 def test_windows_save_forwards(toy: Toy) -> None:
     """Else nothing here would have been tested."""
     forwards = {decoder: toy.decode(replace(SETTINGS, decoder=decoder), PICTURES).nfe for decoder in DECODERS}
-    assert forwards["ar"] == toy.canvas.tokens_to_draw - 1
+    assert forwards["ar"] == toy.canvas.tokens_left - 1
     assert max(forwards[decoder] for decoder in DECODERS[1:]) < forwards["ar"]
 
 
@@ -261,7 +319,7 @@ REFUSALS = {
     "given rows of another width": Refusal(r"\(2, 3\); expected \[rows,4\]", given_codes=GRID[:2, :3]),
     "given rows of other pictures": Refusal(r"expected \[rows,4\] or \[1,rows,4\]", given_codes=GRID.view(2, 4, 4)),
     "one line of codes": Refusal(r"\(4,\); expected", given_codes=GRID[0]),
-    "given codes out of the codebook": Refusal("codes run from 64 to 64", given_codes=GRID[:1] + CODES),
+    "given codes out of the codebook": Refusal("codes run from 0 to 64", given_codes=GRID[:1] + CODES),
     "given codes that are no whole numbers": Refusal("torch.float32", given_codes=GRID[:1].float()),
     "no prompt": Refusal("the request has no prompt", prompts=()),
     "a side of no whole units": Refusal("multiple", grid=(8, 6)),

@@ -35,6 +35,7 @@ SETTINGS = {
     "sampled": DecodeSettings(cfg_scale=3.0, top_k=40, temperature=0.9, seed=5),
     "unguided": DecodeSettings(cfg_scale=1.0, top_k=40, temperature=0.9, seed=6),
     "greedy": DecodeSettings(cfg_scale=3.0, top_k=1),
+    "cut": DecodeSettings(cfg_scale=3.0, top_k=40, temperature=0.9, seed=7, top_p=0.9, min_p=0.02),
 }
 PROMPTS = ((20, 21, 22, 4), (23, 4), (20, 21, 22, 4), (24, 25, 26, 27, 28, 29, 4))
 ALL_GIVEN = torch.randint(0, CODES, (len(PROMPTS), 5, GRID_W), generator=torch.Generator().manual_seed(1))

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from lumina_core.decoding import loop
+from lumina_core.decoding import loop, window
 from lumina_core.decoding.settings import DecodeSettings
 from lumina_core.kernels import sampling, window_reference
 from lumina_core.kernels.reference import topk_cut
-from lumina_core.kernels.window_state import Drawn, WindowState
+from lumina_core.kernels.window_state import Drawn, Sampling, WindowState
 from lumina_core.model.kv_cache import KVCache, WindowPlan
 from lumina_core.model.run_kernels import RunKernels
 from lumina_core.model.transformer import Transformer
@@ -28,6 +28,8 @@ WINDOWS = (2, 3, 5, 8)
 GUIDED = DecodeSettings(cfg_scale=2.0, top_k=3, temperature=0.5)
 # Pictures of 4 rows of 2 codes, 11 tokens, all of 3 codes possible: 6561 outcomes for each of two prompts in a batch.
 LONG = DecodeSettings(cfg_scale=1.0, top_k=3)
+# Of 4 codes top-k leaves 3 everywhere, top-p and min-p fewer in places.
+CUT = replace(GUIDED, top_p=0.9, min_p=0.1)
 TWO_PROMPTS = ((20, 4), (22, 23, 24, 4))
 PICTURES = 4000
 
@@ -40,9 +42,23 @@ LONG_CASES = [*itertools.product(("sjd", "coupled"), (5, 11), ("above", "guess")
 # Windows, ways to begin new drafts and nodes of the draft tree, of `gumbel`.
 TREE_CASES = [*zip((2, 3, 5, 8), WAYS, (3, 5, 8, 16), strict=True), (8, "above", 4)]
 LONG_TREE_CASES = [(5, "above", 8), (11, "guess", 24)]
+# Of pictures of 5 rows of 2 codes of which four are given, two of them among the six that are drawn; then with a tree.
+MASKED_CASES = [
+    *(("ar", 1, "above", 0), ("gumbel", 5, "random", 0), ("gumbel", 8, "above", 8), ("gumbel", 3, "guess", 4)),
+    *(("sjd", 2, "above", 0), ("sjd", 5, "guess", 0), ("sjd", 8, "random", 0)),
+    *(("coupled", 3, "left", 0), ("coupled", 5, "guess", 0), ("coupled", 8, "above", 0)),
+]
+# Decoders, windows and ways to begin new drafts; the tree has a case of its own.
+CUT_CASES = [
+    *(("ar", 1, "above"), ("gumbel", 5, "guess")),
+    *itertools.product(("sjd", "coupled"), (5,), ("above", "guess")),
+]
+NEGATIVE = (25, 26, 27, 4)
+NEGATIVE_CASES = [("ar", 1, "above"), ("gumbel", 5, "left"), ("sjd", 5, "guess"), ("coupled", 5, "above")]
 # The chance that a right engine fails anywhere here is at most 1e-4, were the seeds drawn anew (Bonferroni). A slip has
 # to fall below the same threshold.
-THRESHOLD = 1e-4 / sum(map(len, (CASES, LONG_CASES, TREE_CASES, LONG_TREE_CASES)))
+_EVERY = CASES, LONG_CASES, TREE_CASES, LONG_TREE_CASES, MASKED_CASES, CUT_CASES, NEGATIVE_CASES, [""]
+THRESHOLD = 1e-4 / sum(map(len, _EVERY))
 
 Patch = pytest.MonkeyPatch
 PLAIN = RunKernels()
@@ -68,6 +84,19 @@ def long() -> tuple[Toy, Tensor]:
         toy_transformer(3, hidden=8, heads=1, spread=2.0), 4, 2, TWO_PROMPTS, torch.zeros(0, 2, dtype=torch.int64)
     )
     return toy, toy.law(LONG)
+
+
+@pytest.fixture(scope="module")
+def masked() -> tuple[Toy, Tensor]:
+    given = torch.tensor([[0, 3], [2, 1], [3, 0], [0, 2], [1, 1]])
+    mask = torch.tensor([[0, 0], [1, 0], [1, 1], [0, 1], [1, 1]]).bool()
+    toy = Toy(toy_transformer(4, hidden=8, heads=1, spread=0.5), 5, 2, ((20, 21, 4),), given, mask)
+    return toy, toy.law(GUIDED)
+
+
+@pytest.fixture(scope="module")
+def cut(guided: tuple[Toy, Tensor]) -> tuple[Toy, Tensor]:
+    return guided[0], guided[0].law(CUT)
 
 
 def p_value(toy: Toy, law: Tensor, settings: DecodeSettings) -> float:
@@ -97,11 +126,46 @@ def test_law_with_a_tree(guided: tuple[Toy, Tensor], width: int, way: str, nodes
     assert p_value(*guided, replace(of(GUIDED, "gumbel", width, way, seed), tree=nodes)) > THRESHOLD
 
 
+def test_the_law_of_a_cut_is_another(guided: tuple[Toy, Tensor], cut: tuple[Toy, Tensor]) -> None:
+    """Each of top-p and min-p leaves fewer outcomes, and none of them all but one."""
+    laws = [guided[1], *(guided[0].law(replace(CUT, **change)) for change in ({"min_p": 0.0}, {"top_p": 1.0})), cut[1]]
+    whole, by_top_p, by_min_p, by_both = (int((law > 0).sum()) for law in laws)
+    assert whole > max(by_top_p, by_min_p) and min(by_top_p, by_min_p) > by_both > 20
+
+
+@pytest.mark.parametrize(("decoder", "width", "way"), CUT_CASES)
+def test_law_with_top_p_and_min_p(cut: tuple[Toy, Tensor], decoder: str, width: int, way: str) -> None:
+    seed = PICTURES * CUT_CASES.index((decoder, width, way))
+    assert p_value(*cut, of(CUT, decoder, width, way, seed)) > THRESHOLD
+
+
+@pytest.mark.parametrize(("decoder", "width", "way"), NEGATIVE_CASES)
+def test_law_with_a_negative_prompt(guided: tuple[Toy, Tensor], decoder: str, width: int, way: str) -> None:
+    """Which is another than without: the test tells them apart."""
+    toy = replace(guided[0], negative=NEGATIVE)
+    seed = PICTURES * NEGATIVE_CASES.index((decoder, width, way))
+    counts = toy.counts(toy.decode(of(GUIDED, decoder, width, way, seed), PICTURES))
+    assert fit(counts, toy.law(GUIDED)) > THRESHOLD > fit(counts, guided[1])
+
+
+@pytest.mark.slow
+def test_law_with_top_p_and_min_p_and_a_tree(cut: tuple[Toy, Tensor]) -> None:
+    assert p_value(*cut, replace(of(CUT, "gumbel", 8, "above"), tree=16)) > THRESHOLD
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("width", "way", "nodes"), LONG_TREE_CASES)
 def test_law_with_a_tree_over_many_steps(long: tuple[Toy, Tensor], width: int, way: str, nodes: int) -> None:
     seed = PICTURES * LONG_TREE_CASES.index((width, way, nodes))
     assert p_value(*long, replace(of(LONG, "gumbel", width, way, seed), tree=nodes)) > THRESHOLD
+
+
+@pytest.mark.parametrize(("decoder", "width", "way", "nodes"), MASKED_CASES)
+def test_law_with_given_codes_among_the_drawn(
+    masked: tuple[Toy, Tensor], decoder: str, width: int, way: str, nodes: int
+) -> None:
+    seed = PICTURES * MASKED_CASES.index((decoder, width, way, nodes))
+    assert p_value(*masked, replace(of(GUIDED, decoder, width, way, seed), tree=nodes)) > THRESHOLD
 
 
 def drop_residual(patch: Patch) -> None:
@@ -273,6 +337,40 @@ def test_slip_of_a_tree_is_caught(guided: tuple[Toy, Tensor], slip: Callable, mo
     assert p_value(*guided, replace(of(GUIDED, "gumbel", 8, "above"), tree=16)) < THRESHOLD
 
 
+def hide_given(patch: Patch, rows: slice = slice(None)) -> None:
+    """The model sees the code above in the place of a given one, in some rows of the batch."""
+    embeddings = window_reference.window_embeddings
+
+    def hidden(state: WindowState, *others: Any) -> tuple[Tensor, Tensor]:
+        above = state.tokens.roll(state.layout.row_length, 1)
+        unseen = replace(state, tokens=torch.where(state.forced, above, state.tokens))
+        embedded, input_pos = embeddings(state, *others)
+        embedded[rows] = embeddings(unseen, *others)[0][rows]
+        return embedded, input_pos
+
+    patch.setattr(window, "window_embeddings", hidden)
+
+
+def hide_given_from_unconditional(patch: Patch) -> None:
+    """The unconditional branch does not see given codes."""
+    hide_given(patch, slice(PICTURES, None))
+
+
+@pytest.mark.parametrize(
+    ("slip", "decoder", "way"),
+    [
+        (hide_given, "gumbel", "above"),
+        (hide_given_from_unconditional, "gumbel", "above"),
+        (hide_given_from_unconditional, "coupled", "guess"),
+    ],
+)
+def test_slip_of_given_codes_is_caught(
+    masked: tuple[Toy, Tensor], slip: Callable, decoder: str, way: str, monkeypatch: Patch
+) -> None:
+    slip(monkeypatch)
+    assert p_value(*masked, of(GUIDED, decoder, 5, way)) < THRESHOLD
+
+
 SLIPS = [
     *itertools.product([drop_residual, warp_again, reuse_uniform], ["sjd", "coupled"], [5], ["guess"]),
     *itertools.product([misname_new_drafts, guide_later], ["sjd", "coupled"], [5], ["above"]),
@@ -292,3 +390,38 @@ def test_slip_is_caught(
 ) -> None:
     slip(monkeypatch)
     assert p_value(*guided, of(GUIDED, decoder, width, way)) < THRESHOLD
+
+
+def min_p_before_temperature(patch: Patch) -> None:
+    """Min-p compares probabilities at a temperature of one."""
+    right = window_reference.cut
+
+    def slip(values: Tensor, asked: Sampling) -> Tensor:
+        at_one = right(values * asked.temperature, replace(asked, top_k=asked.codes, top_p=1.0))
+        return right(values, replace(asked, min_p=0.0)).masked_fill(at_one == -torch.inf, -torch.inf)
+
+    patch.setattr(window_reference, "cut", slip)
+
+
+def top_p_leaves_the_last(patch: Patch) -> None:
+    """The code that reaches top-p is cut too, but for the likeliest."""
+    right = window_reference.top_p_cut
+
+    def slip(logits: Tensor, top_p: float) -> Tensor:
+        kept = right(logits, top_p)
+        last = kept == kept.masked_fill(kept == -torch.inf, torch.inf).amin(-1, keepdim=True)
+        return kept.masked_fill(last & (kept < kept.amax(-1, keepdim=True)), -torch.inf)
+
+    patch.setattr(window_reference, "top_p_cut", slip)
+
+
+CUT_SLIPS = [
+    *itertools.product([min_p_before_temperature, top_p_leaves_the_last], ["ar", "coupled"]),
+    (min_p_before_temperature, "gumbel"),
+]
+
+
+@pytest.mark.parametrize(("slip", "decoder"), CUT_SLIPS)
+def test_slip_of_the_cut_is_caught(cut: tuple[Toy, Tensor], slip: Callable, decoder: str, monkeypatch: Patch) -> None:
+    slip(monkeypatch)
+    assert p_value(*cut, of(CUT, decoder, 1 if decoder == "ar" else 5, "above")) < THRESHOLD

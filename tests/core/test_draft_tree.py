@@ -32,6 +32,7 @@ SETTINGS = {
     "sampled": DecodeSettings(cfg_scale=2.0, top_k=40, temperature=0.7, seed=3),
     "unguided": DecodeSettings(cfg_scale=1.0, top_k=CODES, seed=4),
     "greedy": DecodeSettings(cfg_scale=3.0, top_k=1),
+    "cut": DecodeSettings(cfg_scale=2.0, top_k=40, seed=5, top_p=0.8, min_p=0.05),
 }
 WIDTH, HEADS, HEAD_DIM, LENGTH = 12, 4, 16, 3 * CHUNK
 FP32 = torch.float32

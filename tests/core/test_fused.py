@@ -241,6 +241,9 @@ def test_the_self_tests_of_drawing_are_of_the_rule_and_the_sizes_of_a_run(
 def test_runs_that_differ_in_numbers_alone_share_their_self_tests(choose_by: Callable[[Pick], None]) -> None:
     run = Sampling(CODES, "sjd", "guess", 4.0, 0.9, 40)
     changes = [{}, {"cfg_scale": 2.0}, {"temperature": 1.5}, {"top_k": 3}]
+    for cut in ({"top_p": 0.5}, {"min_p": 0.3}):
+        assert samples_of(replace(run, **cut), choose_by) != samples_of(run, choose_by)
+    assert len({str(samples_of(replace(run, top_p=top_p), choose_by)) for top_p in (0.5, 0.7)}) == 1
     first, *others = (samples_of(replace(run, **each), choose_by) for each in changes)
     assert all(each == first for each in others)
     assert samples_of(replace(run, top_k=CODES), choose_by) != first

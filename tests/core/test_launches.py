@@ -106,7 +106,8 @@ def launches_of_a_step(
     kernels = RunKernels(attention, BlockKernels(*map(load, names)), *window_kernels, width=chosen.slots)
     cache = transformer.make_cache(pictures * (2 if chosen.guided else 1), 9472, kv_cache, kernels)
     window = Window(transformer, CANVAS, cache, pictures, chosen)
-    window.place(CANVAS, [64] * pictures, torch.zeros(pictures, 0, 96, dtype=torch.int64), 0, 3)
+    codes = torch.zeros(pictures, CANVAS.grid_h, CANVAS.grid_w, dtype=torch.int64)
+    window.place(CANVAS, [64] * pictures, codes, codes == 0, 0, 3)
     # The first step takes the buffers.
     window.step(cache.length, width)
     counted.clear()

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lumina_core.decoding.build_request import build_request
 from lumina_core.decoding.memory_plan import Demand, plan_memory
 from lumina_core.decoding.settings import DecodeResult, DecodeSettings
 from lumina_core.errors import InputError
@@ -28,13 +29,13 @@ from lumina_core.model.load import empty_transformer, placement
 from lumina_core.model.run_kernels import BlockKernels, RunKernels
 from lumina_core.model.transformer import Transformer
 from lumina_core.model.wear import branches, branches_nbytes, wear
-from lumina_core.pipeline import Lumina, build_request
+from lumina_core.pipeline import Lumina
 from lumina_core.quant.weights import WeightsPlan
 from lumina_core.timing.synthetic import SYNTHETIC
 from lumina_core.tokens.prompts import build_prompt
 
 from ..kernel_cases import forward_model, window_states
-from .lora_files import MATRICES, Pairs, random_pairs, save_lora
+from .lora_files import MATRICES, Pairs, random_lora, random_pairs, save_lora
 from .toys import toy_transformer
 
 BF16 = torch.bfloat16
@@ -44,13 +45,6 @@ OF_A_BLOCK = ("embed_window", "qkv_norm_rope_store", "silu_gate", "add_rms_norm"
 @lru_cache
 def loaded(weights: str = "fp32") -> Lumina:
     return Lumina.load("demo", weights=weights, device="cpu")
-
-
-def lora_of(config: Any, strength: float = 1.0, alpha: float = 1.0, **how: Any) -> AppliedLora:
-    """A LoRA of random values, whose factor is `alpha`."""
-    pairs = random_pairs(config, **how)
-    matrices = {place: LowRank(down, up, alpha) for place, (down, up) in pairs.items()}
-    return AppliedLora(Lora(Path("random"), matrices, ""), strength)
 
 
 def merged(transformer: Transformer, pairs: Pairs, factor: float) -> Transformer:
@@ -126,7 +120,7 @@ def test_stacked_loras_are_their_sum() -> None:
 def test_the_weights_stay_and_a_strength_of_zero_is_the_model_without(weights: str) -> None:
     lumina = loaded(weights)
     before = {name: one.clone() for name, one in lumina.transformer.state_dict().items()}
-    plain, lora = drawn(lumina), lora_of(lumina.config, 8.0)
+    plain, lora = drawn(lumina), random_lora(lumina.config, 8.0)
     worn = drawn(lumina.with_loras(lora))
     assert not torch.equal(worn.codes, plain.codes)
     without = drawn(lumina.with_loras(replace(lora, strength=0)))
@@ -141,7 +135,7 @@ def test_the_weights_stay_and_a_strength_of_zero_is_the_model_without(weights: s
 @pytest.mark.parametrize("weights", ["fp32", "bf16", "int8", "int4"])
 def test_gumbel_draws_what_ar_draws(weights: str) -> None:
     lumina, config = loaded(weights), loaded().config
-    worn = lumina.with_loras(lora_of(config, 6.0, rank=3), lora_of(config, 3.0, rank=1, seed=1))
+    worn = lumina.with_loras(random_lora(config, 6.0, rank=3), random_lora(config, 3.0, rank=1, seed=1))
     gumbel, ar = drawn(worn, pictures=2), drawn(worn, "ar", pictures=2)
     assert torch.equal(gumbel.codes, ar.codes) and gumbel.nfe < ar.nfe
     assert not torch.equal(gumbel.codes, drawn(lumina, pictures=2).codes)
@@ -184,7 +178,7 @@ def test_half_precision_scales_what_goes_into_a_branch() -> None:
 def test_values_too_large_for_the_dtype_are_refused() -> None:
     transformer = toy_transformer(8).half()
     with pytest.raises(InputError, match=r"too large for torch\.float16; use a smaller strength"):
-        wear(transformer, [lora_of(transformer.config, 1e6)])
+        wear(transformer, [random_lora(transformer.config, 1e6)])
 
 
 # The fused path
@@ -198,7 +192,7 @@ def fused_kernels(pick: Callable[[str], Any]) -> RunKernels:
 @pytest.mark.parametrize("kv_cache", KV_CACHES)
 def test_fused_blocks_compute_what_blocks_do(dtype: torch.dtype, kv_cache: str) -> None:
     plain = forward_model(toy_transformer(64, hidden=64, heads=4), dtype)
-    transformer = wear(plain, [lora_of(plain.config, rank=3)])
+    transformer = wear(plain, [random_lora(plain.config, rank=3)])
     with torch.inference_mode():
         runs = fused_kernels(reference_of), RunKernels()
         (states, keys), (expected, expected_keys) = (window_states(transformer, kv_cache, run) for run in runs)
@@ -250,7 +244,7 @@ def test_a_branch_takes_its_rank_times_inputs_and_outputs() -> None:
 
 def test_the_estimate_is_what_the_branches_take() -> None:
     transformer = loaded("bf16").transformer
-    loras = [lora_of(transformer.config, rank=rank) for rank in (3, 8)]
+    loras = [random_lora(transformer.config, rank=rank) for rank in (3, 8)]
     worn = wear(transformer, loras)
     assert branches_nbytes(worn) == branch_bytes(loras, transformer.config, BF16) > 0 == branches_nbytes(transformer)
     assert worn.multiplications == transformer.multiplications and worn.matmul_kernel == transformer.matmul_kernel

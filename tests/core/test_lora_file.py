@@ -70,7 +70,7 @@ def test_a_convolution_of_1x1_is_a_matrix(tmp_path: Path) -> None:
 
 
 def test_other_tensors_are_named_in_a_warning_and_ignored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    others = {f"base_model.model.{name}": torch.ones(2, 3) for name in ("lm_head.lora_A.weight", "model.norm.weight")}
+    others = {f"base_model.model.{name}": torch.ones(2, 3) for name in ("lm_head.lora_A.weight", f"{Q1}.lora_B.bias")}
     with caplog.at_level(logging.WARNING):
         lora = read_lora(save_lora(tmp_path / "a.safetensors", ONE, **others), CONFIG)
     assert set(lora.matrices) == set(ONE)

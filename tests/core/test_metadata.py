@@ -59,6 +59,26 @@ def test_the_parameters_are_split_as_those_of_the_web_ui() -> None:
     assert (values["Object"], values["Model"], values["Temperature"]) == (settings.object, "Lumina, 2.0", "0.95")
 
 
+def test_the_negative_prompt_has_a_line_of_its_own() -> None:
+    *texts, _ = infotext(replace(SETTINGS, negative="blurry, red")).split("\n")
+    assert texts == [SETTINGS.prompt, "Negative prompt: blurry, red"]
+    values = replace(SETTINGS, negative="blurry, red").values()
+    assert "its negative is None and not 'blurry, red'" in replace(SETTINGS, negative="blurry, red").difference(
+        SETTINGS.values()
+    )
+    assert "its negative is 'blurry, red' and not None" in SETTINGS.difference(values)
+
+
+def test_a_picture_without_top_p_and_min_p_says_nothing_of_them(lumina: CommandLine) -> None:
+    """So those that were drawn before there were any are the same pictures."""
+    lumina.generate().succeeded()
+    lumina.generate("--top-p", 0.9, "--min-p", 0.05, "--out", lumina.path("cut.png")).succeeded()
+    plain, cut = (read_picture_file(lumina.path(name)).values for name in ("o.png", "cut.png"))
+    assert cut.items() - plain.items() >= {("top_p", 0.9), ("min_p", 0.05)} and not plain.keys() & {"top_p", "min_p"}
+    with Image.open(lumina.path("cut.png")) as picture:
+        assert ", Top K: 4096, Top P: 0.9, Min P: 0.05, " in picture.info["parameters"]
+
+
 @pytest.mark.parametrize(
     ("prompt", "chunks"),
     [

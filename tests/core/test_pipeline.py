@@ -17,13 +17,14 @@ from PIL import Image
 from lumina_core.checkpoint import tensor_files
 from lumina_core.checkpoint.config import TransformerConfig
 from lumina_core.checkpoint.find import open_checkpoint
+from lumina_core.decoding.build_request import build_request, check_request
 from lumina_core.decoding.request import Request
 from lumina_core.decoding.settings import DecodeResult, DecodeSettings, StepReport
 from lumina_core.errors import InputError, OutOfMemory
 from lumina_core.movqgan.autoencoder import MoVQGAN
 from lumina_core.pictures.images import load_picture, to_image
 from lumina_core.pictures.panels import condition_pixels
-from lumina_core.pipeline import Lumina, build_request, check_request
+from lumina_core.pipeline import Lumina
 from lumina_core.tokens.prompts import build_prompt
 from lumina_core.tokens.tokenizer import Tokenizer
 from lumina_core.tokens.vocabulary import Vocabulary
@@ -141,6 +142,35 @@ def test_picture_k_of_a_batch_has_its_own_seed_and_condition(small: Lumina, pict
         alone = small.draw("green", 32, 64, task="edit", condition=condition, seed=5 + k)
         assert torch.equal(both.codes[k], alone.codes[0])
         assert np.array_equal(np.asarray(both.images[k]), np.asarray(alone.images[0]))
+
+
+def test_a_negative_prompt_is_read_in_the_wording_of_the_task(small: Lumina, picture: Image.Image) -> None:
+    asked = {"task": "subject", "object": "a cup", "condition": picture, "seed": 3, "batch": 2}
+    found = small.draw("a red square", 32, 64, negative="green", **asked)
+    text, away = (build_prompt("subject", 32, 64, one, None, "a cup") for one in ("a red square", "green"))
+    given = small.encode(condition_pixels(picture, 32, 64))
+    request = build_request(small, text, 32, 64, 2, given, DecodeSettings(seed=3), away)
+    assert request.negative_prompts == [small.tokenizer.encode_prompt(away)] * 2
+    assert torch.equal(found.codes, small.sample(request).codes)
+    plain = small.draw("a red square", 32, 64, **asked).codes
+    assert not torch.equal(found.codes, plain)
+    for blank in (None, "", "  \n"):
+        assert torch.equal(small.draw("a red square", 32, 64, negative=blank, **asked).codes, plain)
+
+
+def test_without_guidance_a_negative_prompt_is_ignored_which_is_said(
+    small: Lumina, caplog: pytest.LogCaptureFixture
+) -> None:
+    found, plain = (small.draw("a", 32, 32, cfg_scale=1.0, negative=one).codes for one in ("green", None))
+    assert torch.equal(found, plain)
+    assert [text for text in caplog.messages if "negative" in text] == [
+        "The negative prompt is ignored: with cfg 1 there is no unconditional branch to read it."
+    ]
+
+
+def test_a_negative_prompt_that_the_context_does_not_hold_is_refused(small: Lumina) -> None:
+    with pytest.raises(InputError, match="expected a shorter prompt"):
+        small.draw("a", 32, 32, negative="word " * 3000)
 
 
 def test_settings_are_keywords(small: Lumina) -> None:
@@ -280,8 +310,8 @@ def published(small: Lumina) -> Model:
         ({"given_codes": torch.zeros(2, 2, 4, dtype=torch.int64)}, r"or \[1,rows,4\]"),
         ({"given_codes": torch.zeros(4, dtype=torch.int64)}, r"shape \(4,\)"),
         ({"given_codes": torch.zeros(4, 4, dtype=torch.int64)}, "at least one row must be left"),
-        ({"given_codes": torch.full((2, 4), 64)}, "codes run from 64 to 64; expected 0 to 63"),
-        ({"given_codes": torch.full((2, 4), -1)}, "codes run from -1 to -1"),
+        ({"given_codes": torch.full((2, 4), 64)}, "codes run from 0 to 64; expected 0 to 63"),
+        ({"given_codes": torch.full((2, 4), -1)}, "codes run from -1 to 0"),
         ({"given_codes": torch.zeros(2, 4)}, "expected integers"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

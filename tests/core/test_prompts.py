@@ -12,7 +12,7 @@ import pytest
 
 from lumina_core.errors import InputError
 from lumina_core.tokens.prompt_text import PromptText
-from lumina_core.tokens.prompts import MAPS, TASKS, TEMPLATES, build_prompt
+from lumina_core.tokens.prompts import MAPS, TASKS, TEMPLATES, build_negative, build_prompt
 
 ALL_INPUTS = {"prompt": "a red square", "map": "depth", "object": "a red mug"}
 
@@ -93,6 +93,24 @@ def test_our_own_wording_is_marked() -> None:
 def test_text_is_taken_as_it_is(text: str) -> None:
     assert text_of(build_prompt("t2i", 64, 64, text)) == text
     assert text_of(build_prompt("t2i", 64, 64, text, template="{width}x{height}:\n{prompt}")) == text
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_negative_prompt_has_the_wording_of_its_task(task: str) -> None:
+    """And what is typed in it is known as typed."""
+    inputs = {name: value for name, value in ALL_INPUTS.items() if name != "prompt"}
+    found, expected = (
+        build_negative(task, 64, 64, "a <depth map>", **inputs),
+        build_prompt(task, 64, 64, "a <depth map>", **inputs),
+    )
+    assert found == expected and found.typed == expected.typed
+    assert [build_negative(task, 64, 64, blank, **inputs) for blank in (None, "", " \n\t")] == [None] * 3
+
+
+def test_a_negative_prompt_is_text() -> None:
+    for wrong in (7, "a\ud800b"):
+        with pytest.raises(InputError, match=r"negative prompt .*is not valid Unicode"):
+            build_negative("t2i", 64, 64, wrong)
 
 
 def test_unused_inputs_are_ignored() -> None:

@@ -8,9 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from lumina_core.decoding.settings import DecodeSettings
 from lumina_core.kernels.noise import MAX_UNIFORM, MIN_UNIFORM, gumbel_noise, picture_keys, to_exponential
 from lumina_core.kernels.reference import gumbel_draw, topk_cut
 from lumina_core.kernels.sampling import accept, accept_length, couple, draw, guide, residual
+from lumina_core.kernels.window_reference import cut
+from lumina_core.kernels.window_state import Sampling
+
+from .toys import cut as plain_cut
 
 GRID = 400
 UNIFORMS = (torch.arange(GRID) + 0.5) / GRID
@@ -198,6 +203,61 @@ def test_one_code_stays_one_code() -> None:
 def test_a_top_k_of_one_is_certain() -> None:
     probs = topk_cut(torch.tensor([0.1, 0.3, 0.2]), 1).softmax(-1)
     assert torch.equal(probs, torch.tensor([0.0, 1.0, 0.0]))
+
+
+PROBS = torch.tensor([0.05, 0.4, 0.25, 0.1, 0.1, 0.1])
+
+
+@pytest.mark.parametrize(
+    ("asked", "kept"),
+    [
+        ({"top_p": 0.3}, [1]),
+        ({"top_p": 0.41}, [1, 2]),
+        ({"top_p": 0.66}, [1, 2, 3, 4, 5]),
+        ({"top_p": 0.96}, [0, 1, 2, 3, 4, 5]),
+        ({"top_p": 1e-12}, [1]),
+        ({"min_p": 0.2}, [1, 2, 3, 4, 5]),
+        ({"min_p": 0.3}, [1, 2]),
+        ({"min_p": 1.0}, [1]),
+        ({"top_k": 2, "top_p": 0.6}, [1]),
+        ({"top_k": 2, "top_p": 0.63}, [1, 2]),
+        ({"top_p": 0.5, "min_p": 0.1}, [1, 2]),
+        ({"top_p": 0.9, "min_p": 0.5}, [1, 2]),
+        ({}, [0, 1, 2, 3, 4, 5]),
+    ],
+)
+def test_top_p_keeps_the_likeliest_that_reach_it_and_min_p_a_share_of_the_likeliest(
+    asked: dict[str, float], kept: list[int]
+) -> None:
+    """Top-p among those that top-k leaves; codes that tie for the last place stay."""
+    logits = PROBS.log() + 7
+    found = cut(logits, Sampling(len(PROBS), **asked))
+    assert found.isfinite().nonzero().flatten().tolist() == kept
+    assert torch.equal(found[kept], logits[kept])
+
+
+@pytest.mark.parametrize("top_p", [0.001, 0.2, 0.9, 0.999, 1.0])
+@pytest.mark.parametrize(("top_k", "min_p", "scale"), [(4096, 0.0, 1), (60, 0.02, 2), (4096, 0.1, 3), (7, 0.0, 30)])
+def test_the_cut_is_that_of_sorted_probabilities(top_p: float, top_k: int, min_p: float, scale: int) -> None:
+    logits = torch.randn(40, 300, generator=torch.Generator().manual_seed(0)) * scale
+    asked = {"top_k": top_k, "top_p": top_p, "min_p": min_p}
+    found, expected = cut(logits, Sampling(300, **asked)), plain_cut(logits.double(), DecodeSettings(**asked))
+    assert torch.equal(found.isfinite(), expected.isfinite()) and found.isfinite().any(-1).all()
+    assert torch.equal(found[found.isfinite()], logits[found.isfinite()])
+
+
+def test_the_cut_is_the_same_in_any_order_of_the_codes() -> None:
+    """The sum is of integers."""
+    logits = torch.randn(200, 16_384, generator=torch.Generator().manual_seed(1))[:20]
+    order = torch.randperm(16_384, generator=torch.Generator().manual_seed(2))
+    sampling = Sampling(16_384, top_k=16_384, top_p=0.95)
+    assert torch.equal(cut(logits, sampling)[:, order], cut(logits[:, order], sampling))
+
+
+def test_codes_that_are_sure_are_kept_alone() -> None:
+    logits = torch.tensor([-math.inf, 0.0, -200.0, 88.0])
+    for asked in ({"top_p": 0.999}, {"min_p": 1e-9}):
+        assert cut(logits, Sampling(4, **asked)).isfinite().tolist() == [False, False, False, True]
 
 
 def test_guidance_is_in_float32() -> None:

@@ -16,6 +16,7 @@ import torch
 
 from lumina_core.decoding import cuda_graph, loop
 from lumina_core.decoding.adaptive_window import AdaptiveWindow, WidthBy, window_widths
+from lumina_core.decoding.build_request import build_request
 from lumina_core.decoding.cuda_graph import CapturedSteps, CaptureLog, Graph, PlainSteps, Step, WeightAddresses
 from lumina_core.decoding.request import Request
 from lumina_core.decoding.settings import DECODERS, DecodeResult, DecodeSettings
@@ -25,7 +26,7 @@ from lumina_core.kernels.select import reference_of
 from lumina_core.model.compile import set_compile
 from lumina_core.model.run_kernels import BlockKernels, RunKernels
 from lumina_core.model.transformer import Transformer
-from lumina_core.pipeline import Lumina, build_request
+from lumina_core.pipeline import Lumina
 from lumina_core.quant.linear import MatmulBackend, multiply_plain
 from lumina_core.tokens.prompts import build_prompt
 
@@ -203,7 +204,14 @@ def test_the_second_picture_has_no_warm_up(demo: Lumina, monkeypatch: Patch) -> 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"top_k": 40}, {"cfg_scale": 2.0}, {"temperature": 0.9}, {"decoder": "coupled"}, {"window_size": 8}],
+    [
+        {"top_k": 40},
+        {"cfg_scale": 2.0},
+        {"temperature": 0.9},
+        {"top_p": 0.8},
+        {"decoder": "coupled"},
+        {"window_size": 8},
+    ],
     ids=lambda changes: next(iter(changes)),
 )
 def test_other_settings_take_graphs_of_their_own(demo: Lumina, monkeypatch: Patch, changes: dict[str, Any]) -> None:

@@ -119,8 +119,8 @@ def is_same_in_every_step(toy: Toy, records: dict[tuple[int, int], list], settin
 def test_every_step_is_the_same_operations_and_none_is_read(
     toy: Toy, records: dict[tuple[int, int], list], decoder: str, way: str
 ) -> None:
-    for cfg_scale in (3.0, 1.0):
-        asked = replace(SETTINGS, decoder=decoder, new_drafts=way, cfg_scale=cfg_scale)
+    for changes in ({"cfg_scale": 3.0}, {"cfg_scale": 1.0, "top_p": 0.8, "min_p": 0.1}):
+        asked = replace(SETTINGS, decoder=decoder, new_drafts=way, **changes)
         for tree in (0, 9) if decoder == "gumbel" else (0,):
             assert is_same_in_every_step(toy, records, replace(asked, tree=tree))
 

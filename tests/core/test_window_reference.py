@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lumina_core.kernels.sampling import guide
-from lumina_core.kernels.window_reference import accept_window, draw_window, embed_window, place_drafts
+from lumina_core.kernels.window_reference import accept_window, cut, draw_window, embed_window, place_drafts
 from lumina_core.kernels.window_samples import (
     accept_window_sample,
     draw_window_sample,
@@ -33,19 +33,16 @@ def is_end_of_row(state: WindowState, index: int) -> bool:
     return (index - state.layout.header) % state.layout.row_length == state.layout.row_length - 1
 
 
-def is_forced(state: WindowState, index: int) -> bool:
-    return is_end_of_row(state, index) or index > state.layout.last
-
-
 def moved(rule: str, way: str, places: tuple[int, int], width: int = WIDTH) -> tuple[Tensor, WindowState, Drawn]:
     """The tokens before a forward of `width` tokens, the window after it, and what it drew."""
     state, drawn = accept_window_sample("cpu", Sampling(CODES, rule, way), WINDOW)
     state.pos.copy_(torch.tensor(places))
-    forced = state.layout.is_forced(state.index(1, width))
+    index = state.index(1, width)
+    forced, known = state.forced.gather(1, index), state.tokens.gather(1, index)
     narrow = Drawn(*(part[:, :width] for part in drawn))
     narrow = narrow._replace(
-        tokens=narrow.tokens.masked_fill(forced, 0),
-        fresh=narrow.fresh.masked_fill(forced, 0),
+        tokens=torch.where(forced, known, narrow.tokens),
+        fresh=torch.where(forced, known, narrow.fresh),
         agree=narrow.agree | forced,
     )
     before = state.tokens.clone()
@@ -105,8 +102,8 @@ def test_new_drafts_are_known_codes_or_any(rule: str, way: str, places: tuple[in
             above = index
             while above > known:
                 above -= layout.row_length
-            if is_forced(state, index):
-                assert tokens[index] == 0
+            if state.forced[picture, index]:
+                assert tokens[index] == before[picture, index]
             elif way == "random":
                 drafts.append(tokens[index])
             else:
@@ -140,7 +137,7 @@ def test_guessed_drafts_are_drawn_from_the_last_logits_after_what_is_known(rule:
     for picture, start in enumerate(places):
         new = range(start + WIDTH + 1, int(state.pos[picture]) + WINDOW)
         expected = before[picture].clone()
-        expected[list(new)] = torch.tensor([0 if is_forced(state, index) else 3 for index in new], dtype=torch.int64)
+        expected[list(new)] = torch.where(state.forced[picture, list(new)], before[picture, list(new)], 3)
         assert torch.equal(state.tokens[picture], expected)
 
 
@@ -188,9 +185,10 @@ def test_what_is_forced_is_known_with_certainty(rule: str, places: tuple[int, in
     logits, state, width = draw_window_sample("cpu", FP32, Sampling(CODES, rule, top_k=5), WIDTH)
     state.pos.copy_(torch.tensor(places))
     drawn = draw_window(logits, state, width)
-    forced = torch.tensor([[is_forced(state, place + 1 + slot) for slot in range(width)] for place in places])
+    index = state.index(1, width)
+    forced, known = state.forced.gather(1, index), state.tokens.gather(1, index)
     assert forced.any() and drawn.agree[forced].all()
-    assert not any(part[forced].any() for part in (drawn.tokens, drawn.fresh, drawn.log_probs))
+    assert all(torch.equal(part[forced], known[forced]) for part in (drawn.tokens, drawn.fresh))
 
 
 @pytest.mark.parametrize("cfg_scale", [3.0, 1.0])
@@ -201,8 +199,7 @@ def test_log_probabilities_are_among_all_codes_whatever_top_k(rule: str, cfg_sca
     drawn = draw_window(logits, state, width)
     guided = guide(*logits[:, :width].chunk(2), cfg_scale) if cfg_scale != 1 else logits[:, :width]
     expected = (guided / 0.7).log_softmax(-1).gather(-1, drawn.tokens[..., None])[..., 0]
-    forced = state.layout.is_forced(state.index(1, width))
-    torch.testing.assert_close(drawn.log_probs, expected.masked_fill(forced, 0))
+    torch.testing.assert_close(drawn.log_probs, expected)
 
 
 @pytest.mark.parametrize("top_k", [1, 4, CODES - 1, CODES, CODES + 1, 4096])
@@ -217,6 +214,25 @@ def test_drafts_are_compared_with_the_softmax_of_the_k_largest(rule: str, top_k:
     cut = values.masked_fill(rank >= top_k, -torch.inf)
     torch.testing.assert_close(state.target_probs, cut.softmax(-1))
     torch.testing.assert_close(state.last_logits, cut[:, -1])
+
+
+@every_rule
+def test_what_is_drawn_is_of_the_cut_and_so_are_guesses(rule: str) -> None:
+    """Its log-probability is among all codes."""
+    sampling = Sampling(CODES, rule, "guess", cfg_scale=1.0, temperature=0.7, top_k=9, top_p=0.8, min_p=0.1)
+    logits, state, width = draw_window_sample("cpu", FP32, sampling, 5, slots=8)
+    drawn = draw_window(logits, state, width)
+    values = logits[:, :width] / 0.7
+    kept = cut(values, sampling)
+    assert 1 < kept.isfinite().sum(-1).max() < 9
+    torch.testing.assert_close(state.last_logits, kept[:, -1])
+    if rule != "gumbel":
+        torch.testing.assert_close(state.target_probs, kept.softmax(-1))
+    forced = state.forced.gather(1, state.index(1, width))
+    # A draft that the last forward's cut left may be kept only where this one's does too.
+    assert kept.gather(-1, drawn.tokens[..., None])[~forced].isfinite().all()
+    own = values.log_softmax(-1).gather(-1, drawn.tokens[..., None])[..., 0]
+    torch.testing.assert_close(drawn.log_probs, own)
 
 
 def test_a_forward_leaves_the_distributions_of_slots_that_it_does_not_run() -> None:

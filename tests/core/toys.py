@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,13 +76,19 @@ def toy_transformer(codes: int, hidden: int = 16, heads: int = 2, spread: float 
 
 @dataclass(frozen=True)
 class Toy:
-    """A transformer and a picture to draw with it: rows and columns, the prompts of a batch in turn, rows [h0,w]."""
+    """A transformer and a picture to draw with it: rows and columns, the prompts of a batch in turn, given rows [h0,w].
+
+    With a mask [h,w] of what is drawn, the given codes are the whole grid. `negative` is the prompt of the
+    unconditional branch.
+    """
 
     transformer: Transformer
     grid_h: int
     grid_w: int
     prompts: tuple[tuple[int, ...], ...]
     given_codes: Tensor
+    mask: Tensor | None = None
+    negative: tuple[int, ...] = ()
 
     @property
     def codes(self) -> int:
@@ -93,12 +100,18 @@ class Toy:
 
     @property
     def canvas(self) -> Canvas:
-        return Canvas(self.grid_h, self.grid_w, len(self.given_codes))
+        return self._request(self.prompts, DecodeSettings()).canvas
+
+    @property
+    def drawn(self) -> Tensor:
+        """Where a code is drawn, of those after the first given rows, in their order."""
+        request = self._request(self.prompts[:1], DecodeSettings())
+        return request.drawn[0, request.canvas.given_rows :].flatten()
 
     @property
     def picture_ids(self) -> tuple[int, ...]:
-        """Tokens of the picture before what is drawn."""
-        given = self.given_codes
+        """Tokens of the picture before the first row in which something is drawn."""
+        given = self.given_codes[: self.canvas.given_rows]
         header = self.vocabulary.header(self.grid_h, self.grid_w)
         return (*header, *(self.vocabulary.row_tokens(given) if len(given) else ()))
 
@@ -107,13 +120,18 @@ class Toy:
     ) -> DecodeResult:
         """The engine's pictures."""
         prompts = [self.prompts[k % len(self.prompts)] for k in range(pictures)]
-        request = Request(prompts, self.grid_h, self.grid_w, self.given_codes, settings)
+        request = self._request(prompts, settings)
         return decode(self.transformer, self.vocabulary, request, on_step, **callbacks)
 
-    def log_probs(self, codes: Tensor, settings: DecodeSettings, prompt: tuple[int, ...]) -> Tensor:
-        """What autoregressive decoding draws each of the n codes [M,n] from, given those before it: [M,n,K].
+    def _request(self, prompts: Sequence[tuple[int, ...]], settings: DecodeSettings) -> Request:
+        score, negatives = self.mask is not None, [self.negative] * len(prompts) if self.negative else None
+        grid = self.grid_h, self.grid_w, self.given_codes
+        return Request(prompts, *grid, settings, negatives, mask=self.mask, score_given=score)
 
-        One plain pass in float64 without a cache; guidance, temperature and top-k written out anew.
+    def log_probs(self, codes: Tensor, settings: DecodeSettings, prompt: tuple[int, ...]) -> Tensor:
+        """What autoregressive decoding draws each of the n codes [M,n] after the given rows from: [M,n,K].
+
+        One plain pass in float64 without a cache; guidance, temperature and cuts written out anew.
         """
         model = copy.deepcopy(self.transformer).double()
         first, row_length = self.transformer.config.image_token_offset, self.grid_w + 1
@@ -125,23 +143,26 @@ class Toy:
             logits = model(ids)[:, len(prefix) - 1 :, first:]
             return logits.unflatten(1, (-1, row_length))[:, :, :-1].flatten(1, 2)
 
-        uncond = branch(self.picture_ids)
+        uncond = branch(self.negative + self.picture_ids)
         guided = uncond + settings.cfg_scale * (branch(prompt + self.picture_ids) - uncond)
-        rank = guided.argsort(-1, descending=True).argsort(-1)
-        return (guided / settings.temperature).masked_fill(rank >= settings.top_k, -torch.inf).log_softmax(-1)
+        return cut(guided / settings.temperature, settings).log_softmax(-1)
 
     def law(self, settings: DecodeSettings) -> Tensor:
         """Exact probabilities [prompts,K,…,K] of all drawn codes under autoregressive decoding, by the chain rule."""
-        every = torch.cartesian_prod(*[torch.arange(self.codes)] * self.canvas.codes_to_draw)
+        drawn = self.drawn
+        every = torch.cartesian_prod(*[torch.arange(self.codes)] * int(drawn.sum()))
+        lines = self.given_codes[self.canvas.given_rows :].flatten() if self.mask is not None else every[0]
+        lines = lines.repeat(len(every), 1)
+        lines[:, drawn] = every
         parts = []
         for prompt in self.prompts:
-            log_probs = self.log_probs(every, settings, prompt).gather(-1, every[..., None])[..., 0]
-            parts.append(log_probs.sum(1).exp() / len(self.prompts))
+            log_probs = self.log_probs(lines, settings, prompt).gather(-1, lines[..., None])[..., 0]
+            parts.append(log_probs[:, drawn].sum(1).exp() / len(self.prompts))
         return torch.cat(parts).view(self._outcomes)
 
     def counts(self, result: DecodeResult) -> Tensor:
         """How often each outcome [prompts,K,…,K] came in a batch."""
-        drawn = result.codes[:, len(self.given_codes) :].flatten(1)
+        drawn = result.codes[:, self.canvas.given_rows :].flatten(1)[:, self.drawn]
         cell = torch.arange(len(drawn)) % len(self.prompts)
         for column in drawn.T:
             cell = cell * self.codes + column
@@ -149,7 +170,19 @@ class Toy:
 
     @property
     def _outcomes(self) -> tuple[int, ...]:
-        return (len(self.prompts), *[self.codes] * self.canvas.codes_to_draw)
+        return (len(self.prompts), *[self.codes] * int(self.drawn.sum()))
+
+
+def cut(logits: Tensor, settings: DecodeSettings) -> Tensor:
+    """Logits [...,K] with the codes at −inf that top-k, top-p or min-p leaves out, by sorted probabilities."""
+    rank = logits.argsort(-1, descending=True).argsort(-1)
+    logits = logits.masked_fill(rank >= settings.top_k, -torch.inf)
+    if settings.top_p < 1:
+        ordered = logits.softmax(-1).sort(-1, descending=True).values
+        needed = 1 + (ordered.cumsum(-1) < settings.top_p).sum(-1, keepdim=True)
+        logits = logits.masked_fill(rank >= needed, -torch.inf)
+    probs = logits.softmax(-1)
+    return logits.masked_fill(probs < settings.min_p * probs.amax(-1, keepdim=True), -torch.inf)
 
 
 def fit(counts: Tensor, law: Tensor) -> float:

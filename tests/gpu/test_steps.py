@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from lumina_core.decoding.settings import DECODERS, NEW_DRAFTS, DecodeResult
+from lumina_core.lora.applied import AppliedLora
+from lumina_core.lora.file import Lora, LowRank
 from lumina_core.model.run_kernels import RunKernels
 from lumina_core.model.transformer import Transformer
 from lumina_core.pipeline import Lumina
@@ -44,6 +47,26 @@ def test_quantised_weights_draw_the_same_picture_at_every_width(weights: str, kv
     widest = {"window_size": 32, "adapt_window": True, "weights": weights, "kv_cache": kv_cache}
     pictures = [drawn("auto", torch.bfloat16, **{**widest, **one}) for one in ({}, {}, {"adapt_window": False})]
     assert torch.equal(pictures[0].codes, pictures[1].codes) and torch.equal(pictures[0].codes, pictures[2].codes)
+
+
+@pytest.mark.parametrize("weights", ["bf16", "fp16", "int4", "int8"])
+def test_captured_steps_with_a_lora_draw_the_same(weights: str, caplog: pytest.LogCaptureFixture) -> None:
+    """And hold it: a run with it, one without, and one with it again."""
+    generator = torch.Generator().manual_seed(0)
+    pair = [torch.randn(*shape, generator=generator) for shape in ((3, 256), (256, 3))]
+    matrices = {
+        (layer, name): LowRank(pair[0] / 16, pair[1], 1.0) for layer in range(6) for name in ("v_proj", "o_proj")
+    }
+    lora = AppliedLora(Lora(Path("random"), matrices, ""), 2.0)
+    codes = {}
+    for choice in ("off", "auto"):
+        lumina = Lumina.load("demo", device="cuda", compile=choice, weights=weights)
+        models = lumina.with_loras(lora), lumina, lumina.with_loras(lora)
+        asked = {"batch": 3, "seed": 3, "adapt_window": False}
+        codes[choice] = [one.draw("a red circle left of a blue square", 64, 64, **asked).codes for one in models]
+    assert not caplog.records, caplog.text
+    assert all(torch.equal(*pair) for pair in zip(codes["off"], codes["auto"], strict=True))
+    assert torch.equal(codes["auto"][0], codes["auto"][2]) and not torch.equal(codes["auto"][0], codes["auto"][1])
 
 
 @pytest.mark.parametrize("new_drafts", NEW_DRAFTS)

@@ -38,6 +38,14 @@ def test_links_to_other_nodes_and_values_are_left_alone(used_with, model, vae):
     assert used_with({"1": MODEL, "2": CODEC, "3": sampler(model, vae)}, "mine") == []
 
 
+def test_loras_between_loader_and_sampler_are_passed(used_with):
+    loras = {str(k): {"class_type": "LuminaMGPT2_LoadLoRA", "inputs": {"model": [str(k - 1), 0]}} for k in (11, 12)}
+    graph = {"10": MODEL, "2": CODEC, "3": sampler(["12", 0], ["2", 0]), **loras}
+    assert used_with(graph, "mine") == ["codec"]
+    loras["11"]["inputs"]["model"] = ["12", 0]
+    assert used_with({**graph, **loras}, "mine") == []
+
+
 def test_the_movqgan_of_another_checkpoint_is_left_alone(used_with):
     assert used_with({"1": MODEL, "2": CODEC, "3": sampler(["1", 0], ["2", 0])}, "other") == []
 

@@ -41,7 +41,9 @@ def fail(nodes: Any, lumina: Any, accepted: tuple[int, ...] | None, error: BaseE
     """A run that raises after a report of so many accepted codes."""
     count = len(accepted or (0,))
     codes = torch.arange(GRID * GRID).view(1, GRID, GRID).repeat(count, 1, 1)
-    report = nodes("lumina_core.decoding.settings").StepReport(codes, accepted or (0,), GRID * GRID, 1)
+    accepted_or_none = accepted or (0,)
+    reached = tuple(given_rows * GRID + one for one in accepted_or_none)
+    report = nodes("lumina_core.decoding.settings").StepReport(codes, accepted_or_none, GRID * GRID, 1, reached=reached)
     last = None if accepted is None else report
     request = request_of(nodes, given_rows, count)
     with nodes("nodes.kept").kept_on_failure(request, lumina.vocabulary, lambda: last):

@@ -18,7 +18,7 @@ LANGUAGES = ("en", "zh")
 FOLDERS = ("lumina-mgpt2", "comfyui-lumina-mgpt2")  # as the registry and as git name the pack's folder
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
 NAMES = {
-    *("Checkpoint", "Latent", "MoVQGAN", "VAE", "vae", "cfg", "top_k"),
+    *("Checkpoint", "Latent", "MoVQGAN", "VAE", "vae", "cfg", "top_k", "top_p", "min_p"),
     *("bf16", "fp32", "fp16", "int8", "int4", "fp8", "int8-dynamic", "HQQ"),
     *("gumbel", "ar", "sjd", "coupled", "Canny", "HED"),
     *("0", "8", "16", "32", "64"),

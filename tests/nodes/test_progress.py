@@ -60,8 +60,7 @@ def clocked(progress: Any, seen: Seen) -> Any:
 
 
 def request(pictures: int = 1, grid: int = 96) -> Any:
-    canvas = SimpleNamespace(given_rows=0, grid_w=grid)
-    return SimpleNamespace(codes_to_draw=pictures * grid * grid, grid_h=grid, grid_w=grid, canvas=canvas)
+    return SimpleNamespace(codes_to_draw=pictures * grid * grid, grid_h=grid, grid_w=grid)
 
 
 def draw(nodes: Any, seen: Seen, pictures: int, forwards: int) -> None:
@@ -115,7 +114,8 @@ def test_the_preview_is_of_the_complete_rows(nodes: Any, seen: Seen, monkeypatch
     report = nodes("lumina_core.decoding.settings").StepReport
     watcher = nodes("nodes.progress").Watcher(movqgan, request(grid=2))
     for accepted in (1, 2, 4):
-        watcher.on_step(last := report(torch.zeros(1, 2, 2, dtype=torch.int64), (accepted,), 4, accepted))
+        codes = torch.zeros(1, 2, 2, dtype=torch.int64)
+        watcher.on_step(last := report(codes, (accepted,), 4, accepted, reached=(accepted,)))
     assert watcher.last_report is last and seen.values == [1, 2, 4]
     assert [(kind, size) for kind, _, size in seen.previews][-1] == ("JPEG", 512)
 

@@ -55,7 +55,7 @@ def test_a_side_that_no_model_draws_is_named(nodes: Any, width: int, height: int
 
 def advice(nodes: Any, prompt: Any, canvas: Any = None) -> list[str]:
     model = SimpleNamespace(lumina=SimpleNamespace(config=SimpleNamespace(trained_sizes=DEMO_SIZES)))
-    return nodes("nodes.sampler").advice_on(model, prompt, canvas)
+    return nodes("nodes.request").advice_on(model, prompt, canvas)
 
 
 def test_what_will_not_draw_what_is_wanted_is_told(nodes: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -71,6 +71,14 @@ def test_what_will_not_draw_what_is_wanted_is_told(nodes: Any, caplog: pytest.Lo
     (missing,) = advice(nodes, prompt_of(nodes).on_canvas(canvas_of(nodes, panels=1)))
     assert "connect it to both" in missing
     assert [record.getMessage() for record in caplog.records] == [ignored, missing]
+
+
+def test_the_negative_prompt_has_the_wording_and_the_size_of_the_prompt(nodes: Any) -> None:
+    prompt = nodes("nodes.types").TaskPromptData("subject", "a", 0, 0, object="a cup", negative="a red dog")
+    sized = prompt.sized(DEMO_SIZES)
+    expected = nodes("lumina_core.tokens.prompts").build_prompt("subject", 64, 128, "a red dog", None, "a cup")
+    assert sized.negative_text == expected and sized.negative_text.typed == expected.typed
+    assert prompt_of(nodes).negative_text is None
 
 
 def test_errors_reach_comfyui_as_builtin_exceptions(nodes: Any) -> None:
@@ -97,4 +105,4 @@ def test_every_node_is_a_lumina_node(nodes: Any) -> None:
     extension, base = nodes("nodes.extension"), nodes("nodes.node").LuminaNode
     found = [value for value in vars(extension).values() if isinstance(value, type) and hasattr(value, "define_schema")]
     own = [one for one in found if one.__module__.startswith(base.__module__.split(".")[0]) and "execute" in vars(one)]
-    assert len(own) == 13 and all(issubclass(one, base) for one in own)
+    assert len(own) == 15 and all(issubclass(one, base) for one in own)

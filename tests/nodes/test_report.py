@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -46,7 +47,17 @@ def test_report_has_settings_counts_speed_and_kernels(report, result, weights):
     assert "0.50 s; 12.0 tokens a second" in text.splitlines()
     assert "1 x1, 2 x1, 4 x1" in text
     assert "matmuls: tinygemm (self-test passed); attention: torch (no Triton)" in text
-    assert "nats per code: -2.050" in text
+    assert "nats per code: -2.050" in text and "LoRA" not in text
+
+
+def test_report_has_the_loras_in_use(report, result, weights, pack):
+    applied, file = (
+        importlib.import_module(f"{pack.__name__}.lumina_core.lora.{name}") for name in ("applied", "file")
+    )
+    loras = [applied.AppliedLora(file.Lora(Path(f"{name}.safetensors"), {}, ""), name) for name in (0.5, 0, 2)]
+    assert "LoRAs: 0.5.safetensors:0.5, 2.safetensors:2" in report.report_text(result, weights, "int8", loras).split(
+        "\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+
+from ..core.lora_files import random_pairs, save_lora
 
 PROMPT = "a red circle left of a blue square"
 
@@ -28,7 +31,7 @@ def request_of(
 ) -> Any:
     prompt = nodes("nodes.types").TaskPromptData(task, PROMPT, 64, 64)
     values = nodes("lumina_core.decoding.settings").DecodeSettings(**settings)
-    return nodes("nodes.sampler").make_request(model, prompt, batch_size, values, canvas)
+    return nodes("nodes.request").make_request(model, prompt, batch_size, values, canvas)
 
 
 @pytest.mark.parametrize(("given_height", "left"), [(None, 71), (40, 26), (56, 8)])
@@ -92,6 +95,21 @@ def test_the_cache_is_int8_where_only_that_fits_and_the_report_says_so(
     assert "fp32 weights, int8 cache (chosen by auto)" in report
 
 
+def test_the_memory_of_loras_is_asked_for_and_the_model_stays_as_it_is(
+    nodes: Any, model: Any, device_of: Any, tmp_path: Path
+) -> None:
+    lora = save_lora(tmp_path / "a.safetensors", random_pairs(model.lumina.config, size=8))
+    codec, patcher = model.lumina.movqgan.config, SimpleNamespace(load_device="cpu", model_size=lambda: 0)
+    movqgan = SimpleNamespace(first_stage_model=SimpleNamespace(config=codec), patcher=patcher)
+    managed = nodes("nodes.types").ManagedLumina("demo", model.lumina, patcher)
+    worn, request, loaded = managed.with_lora(lora, 0.5), request_of(nodes, model, window_size=8), device_of(1e12)
+    assert worn.patcher is patcher and worn.lumina.transformer is model.lumina.transformer
+    plain, changed, again = (nodes("nodes.sampler").sample(one, movqgan, request) for one in (managed, worn, managed))
+    taken = nodes("lumina_core.lora.linear").branch_bytes(worn.lumina.loras, model.lumina.config, torch.float32)
+    assert loaded[0] == loaded[2] == loaded[1] - taken < loaded[1]
+    assert torch.equal(plain.codes, again.codes) and not torch.equal(plain.codes, changed.codes)
+
+
 def test_a_batch_is_drawn_for_each_picture_of_the_canvas(nodes: Any, model: Any) -> None:
     canvas = canvas_of(nodes, 128, 64, pictures=2)
     request = request_of(nodes, model, 3, canvas, task="edit")
@@ -99,6 +117,16 @@ def test_a_batch_is_drawn_for_each_picture_of_the_canvas(nodes: Any, model: Any)
     assert torch.equal(request.given, canvas.codes.repeat_interleave(3, 0))
     text = nodes("lumina_core.tokens.prompts").build_prompt("edit", 64, 128, PROMPT)
     assert request.prompts[0] == model.lumina.tokenizer.encode_prompt(text)
+
+
+def test_the_negative_prompt_reaches_the_request(nodes: Any, model: Any) -> None:
+    """A prompt that was stored without one has none."""
+    values = nodes("lumina_core.decoding.settings").DecodeSettings()
+    prompts = [nodes("nodes.types").TaskPromptData("t2i", PROMPT, 64, 64, **each) for each in ({}, {"negative": "red"})]
+    plain, found = (nodes("nodes.sampler").make_request(model, each, 2, values) for each in prompts)
+    text = nodes("lumina_core.tokens.prompts").build_prompt("t2i", 64, 64, "red")
+    assert plain.negative_prompts is None
+    assert found.negative_prompts == [model.lumina.tokenizer.encode_prompt(text)] * 2
 
 
 def test_a_task_without_its_picture_is_refused(nodes: Any, model: Any) -> None:

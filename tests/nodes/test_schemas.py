@@ -15,7 +15,7 @@ import pytest
 HERE = Path(__file__).parent
 PACK = HERE.parents[1]
 PUBLISHED = json.loads((HERE / "schemas.json").read_text(encoding="utf-8"))
-FROM_FOLDERS = ("checkpoint", "movqgan")
+FROM_FOLDERS = ("checkpoint", "movqgan", "lora_name")
 
 
 def find_comfyui() -> tuple[Path, Path]:
