@@ -45,17 +45,15 @@ from .whole_numbers import natural, positive
 WORD = "silver"
 # The demo's MoVQGAN can show silver only where its depth maps have it: in large shapes on black.
 SIZE, BACKGROUND = "large", "black"
-BACKGROUND_STATED = 0.3
-# Of so many training pictures one shows a silver shape alone: binding the colour to one of two shapes is the harder.
-ALONE_OF = 5
+COMPANY, BACKGROUND_STATED = 0.6, 0.3
 FRESH_WORD_STREAM, TRAINING_WORKER, KEPT_WORKER = 3, 11, 12
 
 
-def word_sample(rng: np.random.Generator, company: bool) -> Sample:
-    """A silver shape, with or without a shape of another colour (`company`), and a caption."""
+def word_sample(rng: np.random.Generator, company: bool | None = None) -> Sample:
+    """A silver shape, with or without a shape of another colour (`company`; None: either), and a caption."""
     shapes = pick_distinct(rng, SHAPES, 2)
     claims = [Claim(1, shapes[0], WORD, SIZE)]
-    if company:
+    if rng.random() < COMPANY if company is None else company:
         claims.append(Claim(1, shapes[1], pick(rng, tuple(COLOURS))))
         claims = [claims[index] for index in rng.permutation(2)]
     scene = place(rng, Spec("mixed", tuple(claims), background=BACKGROUND))
@@ -75,7 +73,7 @@ def render_pictures(folder: Path, count: int, seed: int) -> None:
     rng, written = training_rng(seed, TRAINING_WORKER), 0
     reconstruct = reconstructor("demo", None, torch.device("cpu"))
     while written < count:
-        one = word_sample(rng, company=written % ALONE_OF > 0)
+        one = word_sample(rng)
         picture = render(one.scene)
         if is_right(one, reconstruct([picture])[0]):
             Image.fromarray(picture).save(folder / f"{written:03d}.png")
@@ -141,7 +139,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     commands = parser.add_subparsers(dest="command", required=True)
     folder = commands.add_parser("render", help="write the training pictures, captions and prompts")
     folder.add_argument("--out", type=Path, required=True, help="new folder; the prompts go to its name + .keep.txt")
-    folder.add_argument("--pictures", type=positive, default=50)
+    folder.add_argument("--pictures", type=positive, default=48)
     folder.add_argument("--prompts", type=positive, default=120, help="of the words that the demo knows")
     scored = commands.add_parser("score", help="score the word, and the words that the demo knows")
     scored.add_argument("--checkpoint", default="demo")
