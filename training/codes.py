@@ -88,11 +88,12 @@ def task_prompt(one: TaskSample) -> str:
 def _with_and_without_text(
     texts: Sequence[list[int]], codes: Tensor, weights: Tensor, without_text: int, vocabulary: Vocabulary
 ) -> tuple[Batch, Batch]:
-    uncaptioned = _batch([[]] * without_text, codes[:without_text], weights[:without_text], vocabulary)
-    return _batch(texts, codes, weights, vocabulary), uncaptioned
+    uncaptioned = make_batch([[]] * without_text, codes[:without_text], weights[:without_text], vocabulary)
+    return make_batch(texts, codes, weights, vocabulary), uncaptioned
 
 
-def _batch(texts: Sequence[list[int]], codes: Tensor, weights: Tensor, vocabulary: Vocabulary) -> Batch:
+def make_batch(texts: Sequence[list[int]], codes: Tensor, weights: Tensor, vocabulary: Vocabulary) -> Batch:
+    """The batch of pictures, codes [B,h,w], after the ids of their texts; an empty text is the branch without text."""
     rows = [[*text, *vocabulary.picture_tokens(grid)] for text, grid in zip(texts, codes, strict=True)]
     length = max(map(len, rows))
     input_ids = torch.tensor([row + [0] * (length - len(row)) for row in rows])

@@ -174,11 +174,15 @@ def stray_loss(cond: Tensor, uncond: Tensor, cfg_scale: Tensor, batch: Batch) ->
     becomes 1e2 at scale 4. The loss makes the branches agree on such codes and does not touch the others, for which
     guidance is meant. Logits [G,h·w,codes], scales [G].
     """
-    scale = cfg_scale[:, None, None]
-    guided = (uncond + scale * (cond - uncond)).log_softmax(-1)
-    likely = (cond.detach().softmax(-1) >= STRAY).scatter(-1, batch.codes[..., None], True)
-    losses = -guided.masked_fill(~likely, -torch.inf).logsumexp(-1)
+    losses = stray_losses(cond, uncond, cfg_scale[:, None], batch.codes)
     return (losses * batch.weights).sum() / batch.weights.sum()
+
+
+def stray_losses(cond: Tensor, uncond: Tensor, cfg_scale: Tensor, codes: Tensor) -> Tensor:
+    """`stray_loss` of each code [...]: logits [...,codes], scales and codes [...] or what expands to it."""
+    guided = (uncond + cfg_scale[..., None] * (cond - uncond)).log_softmax(-1)
+    likely = (cond.detach().softmax(-1) >= STRAY).scatter(-1, codes[..., None], True)
+    return -guided.masked_fill(~likely, -torch.inf).logsumexp(-1)
 
 
 def make(folder: Path, rounds: Sequence[Round], seed: int, first: int = 0) -> None:

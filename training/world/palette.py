@@ -22,6 +22,8 @@ COLOURS = MappingProxyType(
         "pink": (255, 130, 200),
     }
 )
+# Not in the pictures that the demo was trained on: what a LoRA can teach it.
+MORE_COLOURS = MappingProxyType({"silver": (230, 230, 230)})
 BACKGROUNDS = MappingProxyType(
     {"white": (255, 255, 255), "black": (0, 0, 0), "gray": (128, 128, 128), "brown": (95, 60, 30)}
 )

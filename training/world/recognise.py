@@ -5,9 +5,11 @@ Knows the shapes and the palette of the demo world, not its grid. Stands blur an
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
+from types import MappingProxyType
 
 import numpy as np
 
@@ -15,6 +17,7 @@ from .palette import BACKGROUNDS, CANVAS, COLOURS, PEOPLE, SHAPES, SIZES
 from .renderer import shape_mask
 from .scenes import Scene, SceneObject
 
+NO_COLOURS: Mapping[str, tuple[int, int, int]] = MappingProxyType({})
 FOREGROUND_DISTANCE = 55.0
 SPECK_PIXELS = 20
 CORE_SHARE = 0.7
@@ -52,15 +55,18 @@ class Recognised:
     objects: tuple[FoundObject, ...]
 
 
-def recognise(image: np.ndarray) -> Recognised:
-    """Background and objects of a picture, uint8 [H, W, 3]. Raises ValueError for any other array."""
+def recognise(image: np.ndarray, more_colours: Mapping[str, tuple[int, int, int]] = NO_COLOURS) -> Recognised:
+    """Background and objects of a picture, uint8 [H, W, 3]. Raises ValueError for any other array.
+
+    `more_colours` are colours that objects may have beside those of the world.
+    """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"picture is {image.dtype} {list(image.shape)}; expected uint8 [height, width, 3]")
-    pixels = image.astype(np.float32)
+    pixels, inks = image.astype(np.float32), {**COLOURS, **more_colours}
     background, ground = _background(pixels)
     foreground = np.linalg.norm(pixels - ground, axis=2) > FOREGROUND_DISTANCE
     components = [region for region in label_regions(foreground) if len(region) >= SPECK_PIXELS]
-    return Recognised(background, tuple(_identify(pixels, ground, region) for region in components))
+    return Recognised(background, tuple(_identify(pixels, ground, region, inks) for region in components))
 
 
 def scene_of(found: Recognised) -> Scene:
@@ -106,8 +112,10 @@ def label_regions(foreground: np.ndarray) -> list[np.ndarray]:
     return regions
 
 
-def _identify(pixels: np.ndarray, ground: np.ndarray, region: np.ndarray) -> FoundObject:
-    flat, colour = _core_colour(pixels, ground, region)
+def _identify(
+    pixels: np.ndarray, ground: np.ndarray, region: np.ndarray, inks: Mapping[str, tuple[int, int, int]]
+) -> FoundObject:
+    flat, colour = _core_colour(pixels, ground, region, inks)
     cover, top, left = _cover(pixels, ground, flat, region)
     rows, columns = np.nonzero((cover >= 0.5).any(1))[0], np.nonzero((cover >= 0.5).any(0))[0]
     side = int(max(np.ptp(rows), np.ptp(columns))) + 1 if len(rows) else 0
@@ -124,16 +132,18 @@ def _size_name(side: int) -> str:
     return min(SIZES, key=lambda name: abs(SIZES[name] - side))
 
 
-def _core_colour(pixels: np.ndarray, ground: np.ndarray, region: np.ndarray) -> tuple[np.ndarray, str | None]:
+def _core_colour(
+    pixels: np.ndarray, ground: np.ndarray, region: np.ndarray, inks: Mapping[str, tuple[int, int, int]]
+) -> tuple[np.ndarray, str | None]:
     colours = pixels[region[:, 0], region[:, 1]]
     contrast = np.linalg.norm(colours - ground, axis=1)
     core = colours[contrast >= CORE_SHARE * np.quantile(contrast, 0.9)]
-    names = (*COLOURS, *BACKGROUNDS)
-    palette = np.float32([*COLOURS.values(), *BACKGROUNDS.values()])
+    names = (*inks, *BACKGROUNDS)
+    palette = np.float32([*inks.values(), *BACKGROUNDS.values()])
     flat = np.median(core, axis=0)
     winner = int(_nearest(flat[None], palette)[0])
     pure = (_nearest(core, palette) == winner) | (_off_blend(core, ground, flat) < BLEND_DISTANCE)
-    return flat, names[winner] if pure.mean() >= MIN_PURITY and names[winner] in COLOURS else None
+    return flat, names[winner] if pure.mean() >= MIN_PURITY and names[winner] in inks else None
 
 
 def _off_blend(colours: np.ndarray, ground: np.ndarray, flat: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 
-from .palette import BACKGROUNDS, CANVAS, COLOURS, DEPTH_GREYS, INKS, PEOPLE, SHAPES
+from .palette import BACKGROUNDS, CANVAS, COLOURS, DEPTH_GREYS, INKS, MORE_COLOURS, PEOPLE, SHAPES
 from .scenes import Scene, SceneObject
 
 SUPERSAMPLING = 8
@@ -43,7 +43,7 @@ def ink(thing: SceneObject, map: str | None) -> tuple[int, int, int]:
     """The colour in which a picture (None) or map shows an object."""
     if map == "depth":
         return (DEPTH_GREYS[thing.size],) * 3
-    return COLOURS[thing.colour] if map is None else INKS[map]
+    return (COLOURS | MORE_COLOURS)[thing.colour] if map is None else INKS[map]
 
 
 @cache
