@@ -100,17 +100,20 @@ def named_movqgans() -> list[Path]:
     return list(movqgan_paths().values())[: list(movqgan_paths()).index(DEMO_NAME)]
 
 
-def lora_names() -> list[str]:
-    """The files in models/loras, as ComfyUI lists them."""
-    return folder_paths.get_filename_list(LORA_FOLDER)
+def lora_paths() -> dict[str, Path]:
+    """The files in models/loras as ComfyUI lists them, then the LoRAs of the demo, by name."""
+    names = folder_paths.get_filename_list(LORA_FOLDER)
+    found = {name: folder_paths.get_full_path(LORA_FOLDER, name) for name in names}
+    own = {f"demo {path.stem} (built in)": path for path in sorted(DEMO_FOLDER.glob("loras/*.safetensors"))}
+    return {name: Path(path) for name, path in found.items() if path} | own
 
 
 def lora_path(name: str) -> Path:
     """The path of a LoRA in the list. Raises InputError when it does not exist (any more)."""
-    path = folder_paths.get_full_path(LORA_FOLDER, name) if name in lora_names() else None
+    path = lora_paths().get(name)
     if path is None:
         raise InputError(f"the LoRA {name!r} is not in models/{LORA_FOLDER}; choose another or put it there")
-    return Path(path)
+    return path
 
 
 def kept_folder() -> Path:

@@ -42,8 +42,9 @@ class LoadLoRA(LuminaNode):
                 LuminaModel.Input("model", tooltip="From Lumina Loader, or another node that loads a LoRA."),
                 io.Combo.Input(
                     "lora_name",
-                    options=folders.lora_names(),
-                    tooltip="LoRA of Lumina-mGPT 2.0 in models/loras, as PEFT, diffusers or kohya's scripts write it.",
+                    options=list(folders.lora_paths()),
+                    tooltip="LoRA of Lumina-mGPT 2.0 in models/loras, as PEFT, diffusers or kohya's scripts write it, "
+                    "or one of the demo.",
                 ),
                 io.Float.Input(
                     "strength",

@@ -69,6 +69,7 @@ class Watcher(Progress):
         super().__init__(Count(request.codes_to_draw, "tokens"))
         wanted = comfy_ui.preview_wanted()
         self._preview = GrowingPreview(movqgan, request.grid_h, request.grid_w) if wanted else None
+        self._drawn_of_first = int(request.drawn[0].sum())
         self.last_report: StepReport | None = None
 
     def on_step(self, report: StepReport) -> None:
@@ -76,8 +77,13 @@ class Watcher(Progress):
         self.last_report = report
         picture = None
         if self._preview is not None:
-            picture = self._preview.draw(report.codes[:1], report.reached[0] // report.codes.shape[2])
+            picture = self._preview.draw(report.codes[:1], self._final_rows(report))
         self.update(sum(report.accepted), report.warm_up_seconds, picture)
+
+    def _final_rows(self, report: StepReport) -> int:
+        """The complete rows of the first picture: all once it is drawn, where a mask gives those that follow."""
+        grid_h, grid_w = report.codes.shape[1:]
+        return grid_h if report.accepted[0] >= self._drawn_of_first else report.reached[0] // grid_w
 
     def on_result(self, result: DecodeResult) -> None:
         """Shows how long the run took."""

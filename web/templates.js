@@ -11,6 +11,10 @@ const ORDER = [
   "Subject in a new image",
   "Edit over three turns",
   "Continue a picture",
+  "Inpaint a picture",
+  "Outpaint a picture",
+  "Negative prompt",
+  "Wear a LoRA",
   "Think before drawing",
 ];
 

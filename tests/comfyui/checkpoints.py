@@ -23,7 +23,8 @@ def checkpoint(server: ComfyServer, place: str, *, with_movqgan: bool = True) ->
     if path.suffix:
         plan_conversion("demo", "int4").write(path)
     else:
-        shutil.copytree(DEMO_FOLDER, path, ignore=None if with_movqgan else shutil.ignore_patterns(MOVQGAN))
+        left_out = () if with_movqgan else (MOVQGAN,)
+        shutil.copytree(DEMO_FOLDER, path, ignore=shutil.ignore_patterns("loras", *left_out))
     try:
         yield path
     finally:

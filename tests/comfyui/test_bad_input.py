@@ -21,7 +21,7 @@ def refused(answer: dict, node_id: str) -> str:
 def checkpoint(server):
     """A copy of the demo checkpoint in models/lumina_mgpt2, for a test to corrupt."""
     folder = server.base / "models" / "lumina_mgpt2" / "broken"
-    shutil.copytree(PACK / "lumina_core" / "demo", folder)
+    shutil.copytree(PACK / "lumina_core" / "demo", folder, ignore=shutil.ignore_patterns("loras"))
     yield folder
     shutil.rmtree(folder)
 

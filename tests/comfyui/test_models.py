@@ -31,7 +31,7 @@ def test_folders_single_files_and_extra_paths_are_listed(server):
     models = server.base / "models" / "lumina_mgpt2"
     places = [models / "a folder", models / "maker" / "name", models / "single", server.elsewhere / "far"]
     for place in places:
-        shutil.copytree(FOLDER, place)
+        shutil.copytree(FOLDER, place, ignore=shutil.ignore_patterns("loras"))
     (models / "single" / "config.json").unlink()
     shutil.copy(FOLDER / "movqgan.safetensors", server.base / "models" / "vae" / "movqgan_demo.safetensors")
     checkpoints = offered(server, "LoadModel", "checkpoint")
@@ -63,7 +63,7 @@ def test_weights_quantised_while_loading_draw_the_picture_of_a_converted_file(se
 def test_a_checkpoint_that_comfyui_quantised_is_listed_and_draws_its_weights(server):
     """Its layers in ComfyUI's int8 form: the picture of the demo whose weights are quantised alike while loading."""
     folder = server.base / "models" / "diffusion_models" / "by comfyui"
-    shutil.copytree(FOLDER, folder)
+    shutil.copytree(FOLDER, folder, ignore=shutil.ignore_patterns("loras"))
     tensors = {name: tensor.clone() for name, tensor in load_file(folder / "model.safetensors").items()}
     described = torch.tensor(list(b'{"format": "int8_tensorwise"}'), dtype=torch.uint8)
     for name in [name for name in tensors if is_block_linear(name)]:

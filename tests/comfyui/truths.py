@@ -13,6 +13,7 @@ from training.world import (
     BACKGROUNDS,
     COLOURS,
     GRID,
+    MORE_COLOURS,
     PEOPLE,
     RELATIONS,
     SHAPES,
@@ -32,7 +33,7 @@ from training.world import (
 PACK = "LuminaMGPT2_"
 COUNTS = {"a": 1, "an": 1, "one": 1, "two": 2, "three": 3, "four": 4}
 SHAPE = "|".join((*PEOPLE, *SHAPES))
-COLOUR, GROUND = "|".join(COLOURS), "|".join(BACKGROUNDS)
+COLOUR, GROUND = "|".join((*COLOURS, *MORE_COLOURS)), "|".join(BACKGROUNDS)
 CLAIM = re.compile(rf"(?:({'|'.join(COUNTS)}) )?(?:({'|'.join(SIZES)}) )?(?:({COLOUR}) )?({SHAPE})(?:e?s)?")
 BACKGROUND = re.compile(rf"(.*?)(?: on an? ({GROUND}) background)?")
 STEPS = {"left": (-2 * GRID, 0), "right": (2 * GRID, 0), "up": (0, -2 * GRID), "down": (0, 2 * GRID)}
@@ -45,6 +46,8 @@ TOWARDS_SAMPLER = {
 }
 # Thresholds of edges that are no noise of a decoded picture, and the least F1 of equal edges.
 LOW, HIGH, SAME_EDGES = 0.1, 0.3, 0.9
+# The output of Inpaint Picture that is a view of the canvas, and its grey as Save Image writes it.
+VIEW, TO_BE_DRAWN = 1, 127
 UPPER, LOWER, WHOLE = PARTS = ("upper", "lower", "whole")
 Pictures = Sequence[np.ndarray]
 
@@ -64,6 +67,8 @@ def drawn_by(prompt: Mapping[str, dict], node: str) -> tuple[str, str] | None:
 def faults(prompt: Mapping[str, dict], shown: Mapping[str, Pictures]) -> tuple[int, list[str]]:
     """How many pictures were judged, and for each that is wrong, what was asked for.
 
+    Where a word is asked for that the demo knows by a LoRA alone, a picture without the LoRA must not show it.
+
     `prompt` is in the API format, `shown` are the pictures of its output nodes, uint8 [H,W,3].
     """
     drawn: dict[str, dict[str, Pictures]] = {}
@@ -75,9 +80,44 @@ def faults(prompt: Mapping[str, dict], shown: Mapping[str, Pictures]) -> tuple[i
         asked = prompt[prompt[sampler]["inputs"]["prompt"][0]]["inputs"]
         for whole in _whole({UPPER: _given(prompt, shown, sampler), **parts}):
             count += 1
-            if not is_true(asked, whole):
-                wrong.append(f"{sampler}: {asked['task']}, {asked['prompt']!r}")
+            right = is_true(asked, whole) and not shows(asked.get("negative", ""), whole)
+            if right != _knows(prompt, sampler, asked["prompt"]):
+                wrong.append(f"{sampler}: {asked['task']}, {asked['prompt']!r}, not {asked.get('negative')!r}")
+            if not _keeps(prompt, shown, sampler, whole):
+                wrong.append(f"{sampler}: the picture's own pixels")
     return count, wrong
+
+
+def shows(caption: str, picture: np.ndarray) -> bool:
+    """Whether a picture, uint8 [H,W,3], has an object that a caption names; nothing is named by an empty one."""
+    claims, found = spec_of(caption).claims if caption.strip() else (), recognise(picture).objects
+    return any(one.shape == claim.shape and one.colour == claim.colour for claim in claims for one in found)
+
+
+def _knows(prompt: Mapping[str, dict], sampler: str, text: str) -> bool:
+    """Whether the demo knows all words of a prompt, by a LoRA if the sampler has one."""
+    model = prompt[prompt[sampler]["inputs"]["model"][0]]
+    return model["class_type"] == f"{PACK}LoadLoRA" or not any(word in text for word in MORE_COLOURS)
+
+
+def _keeps(prompt: Mapping[str, dict], shown: Mapping[str, Pictures], sampler: str, whole: np.ndarray) -> bool:
+    """Whether a picture has its own pixels outside of a mask: those of the canvas node's view, if not grey.
+
+    They are the given picture's, where that is shown in the same size; Save Image truncates, the canvas rounds.
+    """
+    canvas = prompt[sampler]["inputs"].get("canvas", [sampler])[0]
+    if prompt[canvas]["class_type"] != f"{PACK}InpaintPicture":
+        return True
+    views, given = (
+        [shown[node][0] for node in shown if prompt[node]["inputs"]["images"] == link]
+        for link in ([canvas, VIEW], prompt[canvas]["inputs"]["image"])
+    )
+    if not views:
+        return False
+    (view,) = views
+    own = (view != TO_BE_DRAWN).any(-1)
+    same = [np.abs(one[own].astype(int) - view[own]).max() <= 1 for one in given if one.shape == view.shape]
+    return 0 < own.mean() < 1 and np.array_equal(whole[own], view[own]) and all(same)
 
 
 def _given(prompt: Mapping[str, dict], shown: Mapping[str, Pictures], sampler: str) -> Pictures:
@@ -97,7 +137,7 @@ def is_true(asked: Mapping[str, str], whole: np.ndarray) -> bool:
     """Whether a picture, uint8 [H,W,3], is what the inputs of Lumina Prompt ask for."""
     task, text = asked["task"], asked["prompt"]
     if task == "text to image":
-        return judge_strict(spec_of(text), recognise(whole))
+        return judge_strict(spec_of(text), recognise(whole, MORE_COLOURS))
     upper, lower = np.split(whole, 2)
     if task == "edit":
         return judge_task(edited(scene_of(recognise(upper)), text), upper, lower).right

@@ -20,7 +20,7 @@ DOCS = PACK / "web" / "docs"
 PICTURES = DOCS / "pictures"
 SCHEMAS = json.loads((Path(__file__).parent / "schemas.json").read_text(encoding="utf-8"))
 LABELS = json.loads((PACK / "locales" / "zh" / "nodeDefs.json").read_text(encoding="utf-8"))
-MOST_PICTURE_BYTES, MOST_BYTES = 36_000, 350_000
+MOST_PICTURE_BYTES, MOST_BYTES = 36_000, 380_000
 WIDTHS = range(700, 1001)
 LINK = re.compile(r"\]\(([^)]*)\)")
 PICTURE = re.compile(r"!\[([^\]]+)\]\(([^)\s]+)\)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -67,6 +68,18 @@ def test_the_error_passes_through_and_the_rows_are_kept(nodes, lumina, folder, c
 def test_without_a_complete_new_row_of_every_picture_nothing_is_kept(nodes, lumina, folder, caplog, accepted):
     with pytest.raises(Interrupted):
         fail(nodes, lumina, accepted, Interrupted(), given_rows=4)
+    assert not folder.exists() and not caplog.messages
+
+
+def test_rows_of_a_picture_with_a_mask_are_not_kept(nodes, lumina, folder, caplog):
+    """Continue Picture would draw the given codes below them anew."""
+    codes, mask = torch.zeros(1, GRID, GRID, dtype=torch.int64), torch.zeros(1, GRID, GRID, dtype=torch.bool)
+    mask[:, :4] = True
+    request = replace(request_of(nodes), given_codes=codes, mask=mask)
+    report = nodes("lumina_core.decoding.settings").StepReport(codes, (16,), 16, 1, reached=(16,))
+    assert report.rows > request.canvas.given_rows
+    with pytest.raises(Interrupted), nodes("nodes.kept").kept_on_failure(request, lumina.vocabulary, lambda: report):
+        raise Interrupted
     assert not folder.exists() and not caplog.messages
 
 

@@ -68,7 +68,7 @@ def test_a_file_that_two_folders_share_has_one_name(names, roots):
 
 
 def test_files_put_flat_into_a_model_folder_are_one_checkpoint(names, roots):
-    shutil.copytree(DEMO, roots[1], dirs_exist_ok=True)
+    shutil.copytree(DEMO, roots[1], dirs_exist_ok=True, ignore=shutil.ignore_patterns("loras"))
     assert listed(roots, names.checkpoint_paths) == {"lumina_mgpt2": roots[1]}
 
 
@@ -80,7 +80,7 @@ def test_flat_folders_of_one_name_and_a_subfolder_of_that_name_stay_apart(names,
 
 
 def test_a_converted_file_beside_flat_files_is_a_checkpoint_of_its_own(names, roots):
-    shutil.copytree(DEMO, roots[1], dirs_exist_ok=True)
+    shutil.copytree(DEMO, roots[1], dirs_exist_ok=True, ignore=shutil.ignore_patterns("loras"))
     plan_conversion("demo", "int4").write(roots[1] / "saved.safetensors")
     assert set(listed(roots, names.checkpoint_paths)) == {"lumina_mgpt2", "saved.safetensors"}
 
@@ -134,7 +134,7 @@ def test_a_folder_with_a_config_is_listed_whatever_its_weights_are(names, roots,
 def test_of_shared_folders_only_checkpoints_of_this_model_are_listed(names, roots, tmp_path):
     shared = tmp_path / "models" / "diffusion_models"
     own, converted = shared / "mine", shared / "deep" / "demo-int4.safetensors"
-    shutil.copytree(DEMO, own)
+    shutil.copytree(DEMO, own, ignore=shutil.ignore_patterns("loras"))
     put(converted).unlink()
     plan_conversion(DEMO, "int4").write(converted)
     put(shared / "flux.safetensors")  # damaged
@@ -158,3 +158,18 @@ def test_a_file_of_a_shared_folder_that_is_replaced_is_looked_at_again(names, ro
     path.unlink()
     plan_conversion(DEMO, "int4").write(path)
     assert names.checkpoint_paths(roots, [], [shared], [path.name]) == {path.name: path}
+
+
+def test_the_loras_of_the_demo_follow_those_of_the_user(nodes, monkeypatch, tmp_path):
+    folders, own = nodes("nodes.folders"), put(tmp_path / "style" / "mine.safetensors")
+    listed_paths = {"style/mine.safetensors": str(own), "removed.safetensors": None}
+    monkeypatch.setattr(folders.folder_paths, "get_filename_list", lambda kind: list(listed_paths), raising=False)
+    monkeypatch.setattr(folders.folder_paths, "get_full_path", lambda kind, name: listed_paths[name], raising=False)
+    silver = "demo silver (built in)"
+    assert folders.lora_paths() == {
+        "style/mine.safetensors": own,
+        silver: folders.DEMO_FOLDER / "loras" / "silver.safetensors",
+    }
+    assert folders.lora_path(silver).is_file() and folders.lora_path("style/mine.safetensors") == own
+    with pytest.raises(nodes("lumina_core.errors").InputError, match=r"'removed.safetensors' is not in models/loras"):
+        folders.lora_path("removed.safetensors")

@@ -60,7 +60,8 @@ def clocked(progress: Any, seen: Seen) -> Any:
 
 
 def request(pictures: int = 1, grid: int = 96) -> Any:
-    return SimpleNamespace(codes_to_draw=pictures * grid * grid, grid_h=grid, grid_w=grid)
+    drawn = torch.ones(pictures, grid, grid, dtype=torch.bool)
+    return SimpleNamespace(codes_to_draw=pictures * grid * grid, grid_h=grid, grid_w=grid, drawn=drawn)
 
 
 def draw(nodes: Any, seen: Seen, pictures: int, forwards: int) -> None:
@@ -118,6 +119,25 @@ def test_the_preview_is_of_the_complete_rows(nodes: Any, seen: Seen, monkeypatch
         watcher.on_step(last := report(codes, (accepted,), 4, accepted, reached=(accepted,)))
     assert watcher.last_report is last and seen.values == [1, 2, 4]
     assert [(kind, size) for kind, _, size in seen.previews][-1] == ("JPEG", 512)
+
+
+def test_the_last_preview_of_a_mask_has_the_given_rows_after_it(nodes: Any, seen: Seen, monkeypatch: Any) -> None:
+    decoded = list[int]()
+
+    def decode_rows(codes: torch.Tensor, first: int, end: int) -> torch.Tensor:
+        decoded.append(int(codes.ne(0).sum()))
+        return torch.zeros(1, 3, 8 * end, 32)
+
+    monkeypatch.setattr(nodes("nodes.comfy_adapter"), "preview_wanted", lambda: True)
+    asked = request(grid=4)
+    asked.drawn[:, 2:] = False
+    movqgan = SimpleNamespace(upscale_ratio=8, decode_rows=decode_rows)
+    report = nodes("lumina_core.decoding.settings").StepReport
+    watcher, codes = nodes("nodes.progress").Watcher(movqgan, asked), torch.zeros(1, 4, 4, dtype=torch.int64)
+    codes[:, 3] = 7
+    for accepted in (4, 8):
+        watcher.on_step(report(codes, (accepted,), 8, 1, reached=(accepted,)))
+    assert decoded == [0, 4] and len(seen.previews) == 2
 
 
 def test_loading_says_what_it_reads_and_moves_the_bar_by_shares(nodes: Any, seen: Seen) -> None:
