@@ -29,14 +29,14 @@ def kept_on_failure(
 ) -> Iterator[None]:
     """Keeps what is drawn when the body raises, a cancel by the user included. The exception passes through.
 
-    `report` returns the last report, None before the first. Nothing is kept without a complete new row, nor of
-    a picture with a mask: Continue Picture would draw what the mask gives further down.
+    `report` returns the last report, None before the first. Nothing is kept without a complete new row; of a picture
+    with a mask only a whole one, since Continue Picture would draw what the mask gives further down.
     """
     try:
         yield
     except BaseException:
-        last = report() if request.mask is None else None
-        if last is not None and last.rows > request.canvas.given_rows:
+        last, least = report(), request.canvas.given_rows + 1 if request.mask is None else request.grid_h
+        if last is not None and last.rows >= least:
             grid_h, grid_w = last.codes.shape[1:]
             name = f"{CODE_PIXELS * grid_w}x{CODE_PIXELS * grid_h}_seed_{request.settings.seed}"
             _keep(lists_of(last, vocabulary), name, f"{last.rows} of {grid_h} rows")

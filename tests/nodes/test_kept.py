@@ -71,16 +71,17 @@ def test_without_a_complete_new_row_of_every_picture_nothing_is_kept(nodes, lumi
     assert not folder.exists() and not caplog.messages
 
 
-def test_rows_of_a_picture_with_a_mask_are_not_kept(nodes, lumina, folder, caplog):
-    """Continue Picture would draw the given codes below them anew."""
+@pytest.mark.parametrize(("reached", "is_kept"), [(16, False), (GRID * GRID, True)])
+def test_of_a_picture_with_a_mask_only_a_whole_one_is_kept(nodes, lumina, folder, reached, is_kept):
+    """Continue Picture would draw the given codes below its rows anew."""
     codes, mask = torch.zeros(1, GRID, GRID, dtype=torch.int64), torch.zeros(1, GRID, GRID, dtype=torch.bool)
     mask[:, :4] = True
     request = replace(request_of(nodes), given_codes=codes, mask=mask)
-    report = nodes("lumina_core.decoding.settings").StepReport(codes, (16,), 16, 1, reached=(16,))
+    report = nodes("lumina_core.decoding.settings").StepReport(codes, (16,), 16, 1, reached=(reached,))
     assert report.rows > request.canvas.given_rows
     with pytest.raises(Interrupted), nodes("nodes.kept").kept_on_failure(request, lumina.vocabulary, lambda: report):
         raise Interrupted
-    assert not folder.exists() and not caplog.messages
+    assert folder.exists() == is_kept
 
 
 def test_nothing_is_overwritten(nodes, lumina, folder):
