@@ -11,6 +11,7 @@ from ..lumina_core.pictures.images import to_pixels
 from ..lumina_core.pictures.masks import pixels_of_mask
 from ..lumina_core.pictures.panels import condition_panel
 from ..lumina_core.pictures.sizes import fill_size, most_alike
+from . import comfy_adapter as comfy_ui
 from .canvas import show_canvas
 from .node import LuminaNode
 from .pictures import codes_to_draw, from_pictures, to_pictures
@@ -82,4 +83,6 @@ class InpaintPicture(LuminaNode):
     def execute(cls, image, vae, mask, width=FROM_MODEL, height=FROM_MODEL) -> io.NodeOutput:
         check_sides(width, height)
         canvas = masked_canvas(require_movqgan(vae), image, mask, width, height)
+        if mask.shape[-2:] != image.shape[1:3]:
+            comfy_ui.show_text("The mask has another size than the picture: it is scaled.")
         return io.NodeOutput(canvas, show_canvas(canvas), pixels_of_mask(canvas.mask).float())
