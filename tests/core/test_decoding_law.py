@@ -160,7 +160,10 @@ def test_law_with_a_tree_over_many_steps(long: tuple[Toy, Tensor], width: int, w
     assert p_value(*long, replace(of(LONG, "gumbel", width, way, seed), tree=nodes)) > THRESHOLD
 
 
-@pytest.mark.parametrize(("decoder", "width", "way", "nodes"), MASKED_CASES)
+@pytest.mark.parametrize(
+    ("decoder", "width", "way", "nodes"),
+    [pytest.param(*case, marks=pytest.mark.slow) if case[3] else case for case in MASKED_CASES],
+)
 def test_law_with_given_codes_among_the_drawn(
     masked: tuple[Toy, Tensor], decoder: str, width: int, way: str, nodes: int
 ) -> None:

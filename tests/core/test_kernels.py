@@ -50,6 +50,7 @@ def errors() -> dict[str, float]:
     return report_of("tests.kernel_cases", "cpu", TRITON_INTERPRET="1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", SMALL)
 def test_a_kernel_agrees_with_its_reference(case: str, errors: dict[str, float]) -> None:
     assert errors[case] <= SMALL[case].tolerance
@@ -61,6 +62,7 @@ def check_builds(report: dict[str, Any], capabilities: Sequence[int]) -> None:
         assert built["built"] > 0 and built["shared"] <= SHARED_BYTES
 
 
+@pytest.mark.slow
 def test_the_kernels_that_take_most_of_a_step_build_for_every_gpu_and_fit(tmp_path: Path) -> None:
     every = ",".join(map(str, CAPABILITIES))
     check_builds(report_of("tests.kernel_builds", every, *MOST_OF_A_STEP, TRITON_CACHE_DIR=str(tmp_path)), CAPABILITIES)

@@ -175,6 +175,7 @@ def test_int4_weights_count_in_a_streamed_budget() -> None:
         check_fits(wanted, budget)
 
 
+@pytest.mark.slow
 def test_a_large_batch_of_the_demo_takes_about_what_is_estimated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Peaks of a process of its own before and after the widest forwards are compared; memory that malloc keeps counts.
 

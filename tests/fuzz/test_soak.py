@@ -20,6 +20,7 @@ def lumina(tmp_path_factory: pytest.TempPathFactory) -> Lumina:
     return Lumina.load(Base.make(tmp_path_factory.mktemp("soak") / "base").checkpoint, device="cpu")
 
 
+@pytest.mark.slow
 def test_nothing_grows(lumina: Lumina) -> None:
     ended = soak(lumina, DRAWS)
     assert ended.drawn and ended.refused and ended.cancelled
