@@ -23,7 +23,7 @@ from .cli_runs import CommandLine
 
 ROOT = Path(__file__).parents[2]
 POSIX = pytest.mark.skipif(os.name != "posix", reason="signals as on POSIX systems")
-QUICK_TRIALS, SLOW_TRIALS = 16, 32
+QUICK_TRIALS, SLOW_TRIALS = 4, 40
 # Of a command with one thread on a free processor; a loaded one is slower, and the moments fall earlier.
 SECONDS = {"generate": 4.0, "convert": 3.0, "encode": 2.5, "decode": 2.5}
 

@@ -11,6 +11,7 @@ from .pool import Pool
 from .run import Outcome
 
 Outcomes = Callable[[str], dict[str, Outcome]]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from .kinds import KINDS, all_inputs
 from .pool import Pool
 
 INPUTS, SEED = 600, 0
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -14,6 +14,7 @@ from .place import Base
 
 NAMES = ("generate", "generate int4", "edit", "encode", "decode", "convert", "info")
 REFUSALS_EACH = 4
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="session")
