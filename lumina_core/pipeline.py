@@ -235,8 +235,11 @@ class Drawing:
 
     @property
     def best(self) -> Drawing:
-        """The picture after which the given codes are likeliest; the first where none are given after the mask."""
-        nats = self.result.given_log_likelihood or (0.0,)
+        """The picture after which the given codes are likeliest; the first, with a warning, where none follow."""
+        nats = self.result.given_log_likelihood
+        if nats is None:
+            logger.warning("Nothing is given after what is drawn, which could rank the candidates: the first is kept.")
+            return replace(self, index=0)
         return replace(self, index=max(range(len(nats)), key=nats.__getitem__))
 
     @cached_property

@@ -147,6 +147,15 @@ def test_python_keeps_the_picture_around_the_best_of_the_candidates(demo: Lumina
     assert torch.equal(alone.codes, best.codes) and alone.result.given_log_likelihood is None
 
 
+def test_candidates_without_anything_after_them_are_told(
+    demo: Lumina, scene: Image.Image, caplog: pytest.LogCaptureFixture
+) -> None:
+    below = box((64, 64), 0, 48, 64, 64)
+    best = demo.draw("a blue circle", 64, 64, condition=scene, mask=below, candidates=2)
+    assert best.index == 0 and len(best.images) == 1
+    assert "Nothing is given after what is drawn" in caplog.messages[-1]
+
+
 def test_a_masked_edit_keeps_the_lower_panel_around_the_mask(demo: Lumina, scene: Image.Image) -> None:
     mask = box((64, 64), 0, 0, 24, 24)
     image = demo.draw("make it green", 64, 128, task="edit", condition=scene, mask=mask, seed=1).images[0]

@@ -15,6 +15,8 @@ from torch.nn import functional as F
 
 from lumina_core.errors import InputError
 from lumina_core.kernels.linear import linear_kernel
+from lumina_core.lora.keys import Target
+from lumina_core.lora.keys import targets as lora_targets
 from lumina_core.model.layers import Block
 from lumina_core.model.transformer import Transformer
 from lumina_core.quant.linear import QuantizedLinear
@@ -126,11 +128,11 @@ def attach(transformer: Transformer, rank: int, alpha: float, targets: Sequence[
     A is random, B zero: the transformer's results do not change. Raises InputError for quantised weights in an order
     that cannot be dequantised.
     """
-    layers = {}
+    layers, matrices = {}, lora_targets(transformer.config)
     for index, block in enumerate(transformer.blocks):
         for place, parts in PARTS.items():
             if any(part in targets for part in parts):
-                layers[f"{PREFIX}.{index}.{place}"] = _wrap(block, place, rank, alpha, targets)
+                layers[f"{PREFIX}.{index}.{place}"] = _wrap(block, place, matrices, rank, alpha, targets)
     lora, generator = LoRA(layers), torch.Generator().manual_seed(seed)
     for layer in layers.values():
         for down in layer.down.values():
@@ -139,7 +141,9 @@ def attach(transformer: Transformer, rank: int, alpha: float, targets: Sequence[
     return lora
 
 
-def _wrap(block: Block, place: str, rank: int, alpha: float, targets: Sequence[str]) -> LoRALinear:
+def _wrap(
+    block: Block, place: str, matrices: Mapping[str, Target], rank: int, alpha: float, targets: Sequence[str]
+) -> LoRALinear:
     module, _, name = place.partition(".")
     holder = block.get_submodule(module)
     base = getattr(holder, name)
@@ -148,14 +152,6 @@ def _wrap(block: Block, place: str, rank: int, alpha: float, targets: Sequence[s
             f"{base.scheme.name} weights are multiplied by {base.backend.name} here, whose order cannot be "
             "dequantised for training; use --weights int8 or bf16"
         )
-    layer = LoRALinear(base, dict(zip(PARTS[place], _widths(block, place), strict=True)), targets, rank, alpha)
+    layer = LoRALinear(base, {part: matrices[part].rows for part in PARTS[place]}, targets, rank, alpha)
     setattr(holder, name, layer)
     return layer
-
-
-def _widths(block: Block, place: str) -> list[int]:
-    """Outputs of each part of a layer."""
-    if place == "self_attn.qkv_proj":
-        return [heads * block.self_attn.head_dim for heads in block.self_attn.heads]
-    outputs = block.get_submodule(place).out_features
-    return [outputs // len(PARTS[place])] * len(PARTS[place])
