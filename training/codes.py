@@ -15,16 +15,6 @@ from lumina_core.tokens.vocabulary import Vocabulary
 from .world import CANVAS, TASK_NAMES, TaskSample, panel_codes, sample, sample_task, scene_codes
 
 GIVEN_WEIGHT = 0.1
-# Scenes without text mostly have one object. Guidance magnifies how much likelier an object begins somewhere with the
-# text than without: were scenes without text fuller than those of a text, all its objects would be drawn late.
-WITHOUT_TEXT = {
-    "single_object": 0.5,
-    "colours": 0.15,
-    "two_objects": 0.12,
-    "counting": 0.08,
-    "position": 0.1,
-    "mixed": 0.05,
-}
 TWO_PANELS = (CANVAS, 2 * CANVAS)
 
 
@@ -44,11 +34,8 @@ class Batch:
 def make_batches(
     rng: np.random.Generator, size: int, without_text: int, tokenizer: Tokenizer, vocabulary: Vocabulary
 ) -> tuple[Batch, Batch]:
-    """Batches of `size` scenes of the training mixture with captions, and of the first `without_text` without.
-
-    Those are of the mixture WITHOUT_TEXT.
-    """
-    drawn = [sample(rng, _category(rng) if number < without_text else None) for number in range(size)]
+    """Batches of `size` scenes of the training mixture with captions, and of the first `without_text` without."""
+    drawn = [sample(rng) for _ in range(size)]
     texts = [tokenizer.encode_prompt(build_prompt("t2i", CANVAS, CANVAS, one.caption)) for one in drawn]
     codes = torch.from_numpy(np.stack([scene_codes(one.scene) for one in drawn]))
     return _with_and_without_text(texts, codes, torch.ones(codes.shape), without_text, vocabulary)
@@ -83,12 +70,6 @@ def make_task_batches(
         if one.edit:
             lower[torch.ne(*grid.chunk(2))] = changed_weight
     return _with_and_without_text(texts, codes, weights, without_text, vocabulary)
-
-
-def _category(rng: np.random.Generator) -> str:
-    return tuple(WITHOUT_TEXT)[
-        int(np.searchsorted(np.cumsum(tuple(WITHOUT_TEXT.values()))[:-1], rng.random(), "right"))
-    ]
 
 
 def _draw_task(rng: np.random.Generator, tasks: Sequence[str], crowded: bool) -> TaskSample:
