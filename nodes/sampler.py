@@ -105,7 +105,7 @@ class SJDSampler(LuminaNode):
                     default=CFG,
                     min=0.0,
                     max=30.0,
-                    step=0.1,
+                    step=0.05,
                     round=0.01,
                     tooltip="How closely to follow the prompt. 1 skips the unconditional branch.",
                 ),
