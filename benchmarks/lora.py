@@ -38,7 +38,7 @@ from training.world import (
 from training.world.captions import write_caption
 from training.world.scenes import pick, pick_distinct, place
 
-from .arguments import DEMO_CFG, exit_code
+from .arguments import exit_code
 from .sources import caption_request, draw_pictures, reconstructor
 from .whole_numbers import natural, positive
 
@@ -89,8 +89,8 @@ def write_kept(file: Path, count: int, seed: int) -> None:
 
 
 def is_right(one: Sample, picture: np.ndarray) -> bool:
-    """Whether a picture, uint8 [96,96,3], shows what its caption asks for."""
-    return judge(one.spec, recognise(picture, tuple(MORE_COLOURS)))
+    """Whether a picture, uint8 [64,64,3], shows what its caption asks for."""
+    return judge(one.spec, recognise(picture, MORE_COLOURS))
 
 
 def score(lumina: Lumina, samples: Sequence[Sample], settings: DecodeSettings, batch: int) -> float:
@@ -117,8 +117,8 @@ def run_score(options: argparse.Namespace) -> None:
     lumina = Lumina.load(options.checkpoint, device="cpu", dtype=torch.float32)
     if options.lora is not None:
         lumina = lumina.with_loras(options.lora)
-    settings = DecodeSettings(cfg_scale=options.cfg, seed=options.seed)
-    report = {"lora": str(options.lora), "cfg": options.cfg, "seed": options.seed}
+    settings = DecodeSettings(seed=options.seed)
+    report = {"lora": str(options.lora), "seed": options.seed}
     if options.word_pictures:
         for name, company in ((f"{WORD}, one object", False), (f"{WORD}, two objects", True)):
             samples = word_samples(options.word_pictures, options.seed, company)
@@ -146,7 +146,6 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     scored.add_argument("--lora", type=Path, help="LoRA file; without it the demo alone is scored")
     scored.add_argument("--word-pictures", type=natural, default=100, help="with one object, and with two")
     scored.add_argument("--old-pictures", type=natural, default=50, help="for each of the six questions")
-    scored.add_argument("--cfg", type=float, default=DEMO_CFG)
     scored.add_argument("--batch", type=positive, default=16, help="pictures at a time")
     for one in (folder, scored):
         one.add_argument("--seed", type=natural, default=0)

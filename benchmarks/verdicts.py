@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from lumina_core.pictures.contact_sheet import contact_sheet
-from training.world import PEOPLE, FoundObject, Recognised, SceneObject, TaskSample, recognise, render, scene_of
+from training.world import FoundObject, Recognised, SceneObject, TaskSample, recognise, render, scene_of
 
 MOST_OFF = 4.0
 BRIGHT = 96
@@ -43,11 +43,11 @@ class Verdict:
 
 
 def judge_task(sample: TaskSample, upper: np.ndarray, lower: np.ndarray) -> Verdict:
-    """The verdict on a sample's two panels, uint8 [96, 96, 3].
+    """The verdict on a sample's two panels, uint8 [64, 64, 3].
 
-    The score of control is the share of objects at their place. That of pair and predict is F1 of the
+    The score of control is the share of objects at their place in their shape. That of pair and predict is F1 of the
     map's bright pixels, one pixel off allowed, against the true map, which for pair is that of the scene recognised in
-    the upper panel. subject scores 1 if the subject is there in its colour and size, edit if all is right.
+    the upper panel. subject scores 1 if the subject is there in its shape, colour and size, edit if all is right.
     """
     if sample.task == "control":
         return _control(sample, recognise(lower))
@@ -60,7 +60,7 @@ def judge_task(sample: TaskSample, upper: np.ndarray, lower: np.ndarray) -> Verd
 
 
 def _control(sample: TaskSample, found: Recognised) -> Verdict:
-    shown = [thing for thing in sample.lower.scene.objects if sample.map != "pose" or thing.kind in PEOPLE]
+    shown = [thing for thing in sample.lower.scene.objects if sample.map != "pose" or thing.shape.startswith("person")]
     placed = [any(_is(thing, other, colour=False) for other in found.objects) for thing in shown]
     complete = len(found.objects) == len(sample.lower.scene.objects)
     return Verdict(float(np.mean(placed)), all(placed) and complete)
@@ -70,11 +70,11 @@ def _subject(sample: TaskSample, found: Recognised) -> Verdict:
     subject = sample.changed
     assert subject is not None
     kept = any(
-        (thing.kind, thing.colour, thing.size) == (subject.kind, subject.colour, subject.size)
+        (thing.shape, thing.colour, thing.size) == (subject.shape, subject.colour, subject.size)
         for thing in found.objects
     )
     company = [thing for thing in sample.lower.scene.objects if thing != subject]
-    there = all(any((o.kind, o.colour) == (c.kind, c.colour) for o in found.objects) for c in company)
+    there = all(any((o.shape, o.colour) == (c.shape, c.colour) for o in found.objects) for c in company)
     complete = len(found.objects) == 1 + len(company) and found.background == sample.lower.scene.background
     return Verdict(float(kept), kept and there and complete)
 
@@ -95,7 +95,7 @@ def _edit(sample: TaskSample, found: Recognised) -> Verdict:
 def _is(thing: SceneObject, found: FoundObject, colour: bool, anywhere: bool = False) -> bool:
     middle = thing.side / 2
     near = abs(found.x - thing.x - middle) <= MOST_OFF and abs(found.y - thing.y - middle) <= MOST_OFF
-    alike = found.kind == thing.kind and (not colour or found.colour == thing.colour)
+    alike = found.shape == thing.shape and (not colour or found.colour == thing.colour)
     return alike and (anywhere or (near and found.size == thing.size))
 
 

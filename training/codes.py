@@ -1,7 +1,7 @@
 """Training data of the demo's transformer: fresh scenes as picture codes after the prompt ids of their captions."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,21 +12,9 @@ from lumina_core.tokens.prompts import build_prompt, find_template
 from lumina_core.tokens.tokenizer import Tokenizer
 from lumina_core.tokens.vocabulary import Vocabulary
 
-from .world import CANVAS, CELLS, TASK_NAMES, TaskSample, panel_codes, sample, sample_task, scene_codes
-from .world.scenes import drawn_claims, stated_numbers
+from .world import CANVAS, TASK_NAMES, TaskSample, panel_codes, sample, sample_task, scene_codes
 
 GIVEN_WEIGHT = 0.1
-UNKNOWN = -100
-# Scenes without text mostly have one object. Guidance magnifies how much likelier an object begins somewhere with the
-# text than without: were scenes without text fuller than those of a text, all its objects would be drawn late.
-WITHOUT_TEXT = {
-    "single_object": 0.5,
-    "colours": 0.15,
-    "two_objects": 0.12,
-    "counting": 0.08,
-    "position": 0.1,
-    "mixed": 0.05,
-}
 TWO_PANELS = (CANVAS, 2 * CANVAS)
 
 
@@ -34,32 +22,23 @@ TWO_PANELS = (CANVAS, 2 * CANVAS)
 class Batch:
     """Input ids [B,S], padded at the end, and the positions [B,h·w] whose states predict the codes [B,h·w].
 
-    `weights` [B,h·w] weigh the codes in the loss; codes that a task gives weigh less. `stated` [B,12] is what the
-    texts say, see `stated_numbers`. `changed` [B,h·w] is 1 where an edit changes a code, 0 where it does not, and
-    UNKNOWN elsewhere; in the given panel it is of the code to the left, which the state knows.
+    `weights` [B,h·w] weigh the codes in the loss; codes that a task gives weigh less.
     """
 
     input_ids: Tensor
     positions: Tensor
     codes: Tensor
     weights: Tensor
-    stated: Tensor | None = None
-    changed: Tensor | None = None
 
 
 def make_batches(
     rng: np.random.Generator, size: int, without_text: int, tokenizer: Tokenizer, vocabulary: Vocabulary
 ) -> tuple[Batch, Batch]:
-    """Batches of `size` scenes of the training mixture with captions, and of the first `without_text` without.
-
-    Those are of the mixture WITHOUT_TEXT.
-    """
-    drawn = [sample(rng, _category(rng) if number < without_text else None) for number in range(size)]
+    """Batches of `size` scenes of the training mixture with captions, and of the first `without_text` without."""
+    drawn = [sample(rng) for _ in range(size)]
     texts = [tokenizer.encode_prompt(build_prompt("t2i", CANVAS, CANVAS, one.caption)) for one in drawn]
     codes = torch.from_numpy(np.stack([scene_codes(one.scene) for one in drawn]))
-    captioned, uncaptioned = _with_and_without_text(texts, codes, torch.ones(codes.shape), without_text, vocabulary)
-    stated = torch.tensor([stated_numbers(drawn_claims(one.spec)) for one in drawn])
-    return replace(captioned, stated=stated), uncaptioned
+    return _with_and_without_text(texts, codes, torch.ones(codes.shape), without_text, vocabulary)
 
 
 def make_task_batches(
@@ -83,32 +62,14 @@ def make_task_batches(
     codes = torch.from_numpy(
         np.stack([np.concatenate([panel_codes(one.upper), panel_codes(one.lower)]) for one in drawn])
     )
-    weights, changed = torch.ones(codes.shape), torch.full_like(codes, UNKNOWN)
-    for one, grid, row, differs in zip(drawn, codes, weights, changed, strict=True):
+    weights = torch.ones(codes.shape)
+    for one, grid, row in zip(drawn, codes, weights, strict=True):
         upper, lower = row.chunk(2)
         if find_template(one.task).needs_condition:
             upper.fill_(GIVEN_WEIGHT)
         if one.edit:
-            edited = torch.ne(*grid.chunk(2))
-            differs[CELLS:] = edited
-            differs[:CELLS, 1:] = edited[:, :-1]
-            lower[edited] = changed_weight
-    captioned, uncaptioned = _with_and_without_text(texts, codes, weights, without_text, vocabulary)
-    stated = torch.tensor([stated_numbers(one.stated) for one in drawn])
-    return replace(captioned, stated=stated, changed=changed.flatten(1)), uncaptioned
-
-
-def first_panel(batch: Batch) -> Batch:
-    """The batch without its second panel."""
-    count = batch.codes.shape[1] // 2
-    parts = {name: getattr(batch, name)[:, :count] for name in ("positions", "codes", "weights", "changed")}
-    return replace(batch, input_ids=batch.input_ids[:, : int(parts["positions"].max()) + 2], **parts)
-
-
-def _category(rng: np.random.Generator) -> str:
-    return tuple(WITHOUT_TEXT)[
-        int(np.searchsorted(np.cumsum(tuple(WITHOUT_TEXT.values()))[:-1], rng.random(), "right"))
-    ]
+            lower[torch.ne(*grid.chunk(2))] = changed_weight
+    return _with_and_without_text(texts, codes, weights, without_text, vocabulary)
 
 
 def _draw_task(rng: np.random.Generator, tasks: Sequence[str], crowded: bool) -> TaskSample:

@@ -50,7 +50,7 @@ def check_right(server, workflow: dict) -> None:
     run = server.run(workflow)
     assert run.succeeded, run.error
     pictures = [np.asarray(picture) for picture in server.pictures(run, SAVE)]
-    assert [picture.shape for picture in pictures] == [(96, 96, 3)]
+    assert [picture.shape for picture in pictures] == [(64, 64, 3)]
     assert faults(workflow, {SAVE: pictures}) == (1, [])
 
 

@@ -1,52 +1,42 @@
-"""The demo world: scenes of things and shapes, their captions, pictures and maps, and a judge of pictures."""
+"""The demo world: scenes of flat shapes, their captions, pictures and maps, and a judge that reads pictures back."""
 
-from .cells import begins_code, code_factors, code_vectors, looks, scene_codes
+from .cells import code_vectors, scene_codes
 from .edges import canny
 from .judging import judge, judge_strict
 from .palette import (
     BACKGROUNDS,
     CANVAS,
     CATEGORIES,
-    CELLS,
     COLOURS,
     GRID,
-    KINDS,
     MAPS,
     MORE_COLOURS,
     PEOPLE,
-    PLACES,
-    PLAIN,
     RELATIONS,
     SHAPES,
     SIZES,
-    THINGS,
     TRAINING_WEIGHTS,
 )
 from .recognise import FoundObject, Recognised, recognise, scene_of
-from .renderer import object_layer, render, shape_mask
-from .sampling import Sample, crowded_scene, fresh_samples, sample, sample_scene, training_rng
-from .scenes import Claim, Scene, SceneObject, Spec, pick, place
+from .renderer import ink, render, shape_mask
+from .sampling import Sample, fresh_samples, sample, sample_scene, training_rng
+from .scenes import Claim, Scene, SceneObject, Spec
 from .tasks import EDITS, TASK_NAMES, Panel, TaskSample, fresh_tasks, panel_codes, sample_task
 
 __all__ = [
     "BACKGROUNDS",
     "CANVAS",
     "CATEGORIES",
-    "CELLS",
     "COLOURS",
     "EDITS",
     "GRID",
-    "KINDS",
     "MAPS",
     "MORE_COLOURS",
     "PEOPLE",
-    "PLACES",
-    "PLAIN",
     "RELATIONS",
     "SHAPES",
     "SIZES",
     "TASK_NAMES",
-    "THINGS",
     "TRAINING_WEIGHTS",
     "Claim",
     "FoundObject",
@@ -57,20 +47,14 @@ __all__ = [
     "SceneObject",
     "Spec",
     "TaskSample",
-    "begins_code",
     "canny",
-    "code_factors",
     "code_vectors",
-    "crowded_scene",
     "fresh_samples",
     "fresh_tasks",
+    "ink",
     "judge",
     "judge_strict",
-    "looks",
-    "object_layer",
     "panel_codes",
-    "pick",
-    "place",
     "recognise",
     "render",
     "sample",
