@@ -12,6 +12,8 @@ from lumina_core.files.output_files import check_outputs, check_picture_suffix
 
 from .whole_numbers import natural
 
+DEMO_CFG = 1.25  # The guidance of the example workflows, which the demo hardly needs.
+
 
 def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds where the pictures come from, how they are drawn, and the files to write."""
@@ -23,7 +25,7 @@ def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=DEVICES, default="cpu")
     parser.add_argument("--decoder", choices=DECODERS, default="gumbel")
     parser.add_argument("--window", type=int, default=32)
-    parser.add_argument("--cfg", type=float, default=4.0)
+    parser.add_argument("--cfg", type=float, default=DEMO_CFG)
     parser.add_argument("--seed", type=natural, default=0, help="of the prompts and of the sampling")
     parser.add_argument("--json", type=Path, help="file for the scores")
     parser.add_argument("--sheet", type=Path, help="PNG of all pictures with their captions")

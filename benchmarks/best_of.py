@@ -17,6 +17,7 @@ from lumina_core.decoding.settings import DecodeSettings
 from lumina_core.pipeline import Lumina
 from training.world import CATEGORIES, Sample, fresh_samples, judge, recognise
 
+from .arguments import DEMO_CFG
 from .sources import caption_request
 
 
@@ -52,7 +53,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", default="demo")
     parser.add_argument("--pictures", type=int, default=8)
     parser.add_argument("--prompts-per-category", type=int, default=50)
-    parser.add_argument("--cfg", type=float, default=4.0)
+    parser.add_argument("--cfg", type=float, default=DEMO_CFG)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     lumina, everything = Lumina.load(options.checkpoint, device="cpu", dtype=torch.float32), []

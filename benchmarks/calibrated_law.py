@@ -1,10 +1,11 @@
 """A transformer whose law is constructed and calibrated, not trained: high entropy, near and far dependence.
 
-The built-in demo draws from 0.14 nats a code, which says little of decoders. This law has 1,024 codes of 4 to 6 nats
-and runs on the real `Transformer` class. Queries and keys are constant vectors, so that RoPE makes an attention score a
-function of the distance Δ only, Σ_f A·cos(θ_f·(Δ − Δ0)): each head reads one token, Δ0 back. Four heads read the code
-above the next one, those at either side of it, and the one two to the left; the residual stream holds the code at the
-left. Four far heads read codes of the same row: through them a window's wrong drafts spoil those after them.
+The built-in demo draws from a fraction of a nat a code, which says little of decoders. This law has 1,024 codes of 4
+to 6 nats and runs on the real `Transformer` class. Queries and keys are constant vectors, so that RoPE makes an
+attention score a function of the distance Δ only, Σ_f A·cos(θ_f·(Δ − Δ0)): each head reads one token, Δ0 back. Four
+heads read the code above the next one, those at either side of it, and the one two to the left; the residual stream
+holds the code at the left. Four far heads read codes of the same row: through them a window's wrong drafts spoil those
+after them.
 """
 
 from __future__ import annotations

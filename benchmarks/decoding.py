@@ -22,7 +22,7 @@ from lumina_core.decoding.settings import NEW_DRAFTS, DecodeSettings
 from lumina_core.pipeline import Lumina
 from training.world import CATEGORIES, Sample, fresh_samples, judge, recognise
 
-from .arguments import exit_code
+from .arguments import DEMO_CFG, exit_code
 from .sources import caption_request
 
 FIXED = "gumbel, fixed window"
@@ -65,6 +65,7 @@ def measure(lumina: Lumina, samples: Sequence[Sample], tallies: Sequence[Tally],
 def draw_one(lumina: Lumina, sample: Sample, tally: Tally, seed: int) -> torch.Tensor:
     """Draws one picture, adds it to the tally and returns its codes."""
     settings = DecodeSettings(
+        DEMO_CFG,
         seed=seed,
         decoder="gumbel" if tally.decoder == FIXED else tally.decoder,
         window_size=tally.window,

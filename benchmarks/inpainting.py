@@ -1,4 +1,4 @@
-"""Do candidates help to fill a hole? python -m benchmarks.inpainting [--candidates 8] [--cfg 2]
+"""Do candidates help to fill a hole? python -m benchmarks.inpainting [--candidates 8] [--cfg 4]
 
 Each scene has several objects, the first of them above a row of codes that touches none. All above that row is a hole;
 the model fills it with the scene's own caption as prompt. A recogniser judges whether the whole picture is what the
@@ -23,6 +23,7 @@ from lumina_core.pictures.sizes import CODE_PIXELS
 from lumina_core.pipeline import Drawing, Lumina
 from training.world import Sample, Scene, fresh_samples, judge, recognise, render
 
+from .arguments import DEMO_CFG
 from .sources import GRID_SIDE, caption_request
 
 CATEGORIES = ("counting", "two_objects", "colour_attribution")
@@ -83,7 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--candidates", type=int, default=8)
     parser.add_argument("--holes-per-category", type=int, default=60)
-    parser.add_argument("--cfg", type=float, default=DecodeSettings().cfg_scale)
+    parser.add_argument("--cfg", type=float, default=DEMO_CFG)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     lumina, everything = Lumina.load("demo", device="cpu", dtype=torch.float32), []

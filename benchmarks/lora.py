@@ -36,7 +36,7 @@ from training.world import (
     training_rng,
 )
 from training.world.captions import write_caption
-from training.world.scenes import pick, pick_distinct, place
+from training.world.scenes import in_reading_order, pick, pick_distinct, place
 
 from .arguments import exit_code
 from .sources import caption_request, draw_pictures, reconstructor
@@ -45,6 +45,7 @@ from .whole_numbers import natural, positive
 WORD = "silver"
 # The demo's MoVQGAN can show silver only where its depth maps have it: in large shapes on black.
 SIZE, BACKGROUND = "large", "black"
+WORD_CFG = 2.0  # Of "Wear a LoRA": the word is drawn more surely than at the demo's own guidance.
 COMPANY, BACKGROUND_STATED = 0.6, 0.3
 FRESH_WORD_STREAM, TRAINING_WORKER, KEPT_WORKER = 3, 11, 12
 
@@ -55,10 +56,10 @@ def word_sample(rng: np.random.Generator, company: bool | None = None) -> Sample
     claims = [Claim(1, shapes[0], WORD, SIZE)]
     if rng.random() < COMPANY if company is None else company:
         claims.append(Claim(1, shapes[1], pick(rng, tuple(COLOURS))))
-        claims = [claims[index] for index in rng.permutation(2)]
     scene = place(rng, Spec("mixed", tuple(claims), background=BACKGROUND))
     stated = BACKGROUND if rng.random() < BACKGROUND_STATED else None
-    spec = Spec("mixed", tuple(replace(claim, size=None) for claim in claims), background=stated)
+    said = tuple(replace(claim, size=None) for claim in claims)
+    spec = in_reading_order(Spec("mixed", said, background=stated), scene)
     return Sample(scene, write_caption(rng, spec), spec)
 
 
@@ -89,8 +90,8 @@ def write_kept(file: Path, count: int, seed: int) -> None:
 
 
 def is_right(one: Sample, picture: np.ndarray) -> bool:
-    """Whether a picture, uint8 [64,64,3], shows what its caption asks for."""
-    return judge(one.spec, recognise(picture, MORE_COLOURS))
+    """Whether a picture, uint8 [96,96,3], shows what its caption asks for."""
+    return judge(one.spec, recognise(picture, tuple(MORE_COLOURS)))
 
 
 def score(lumina: Lumina, samples: Sequence[Sample], settings: DecodeSettings, batch: int) -> float:
@@ -117,8 +118,8 @@ def run_score(options: argparse.Namespace) -> None:
     lumina = Lumina.load(options.checkpoint, device="cpu", dtype=torch.float32)
     if options.lora is not None:
         lumina = lumina.with_loras(options.lora)
-    settings = DecodeSettings(seed=options.seed)
-    report = {"lora": str(options.lora), "seed": options.seed}
+    settings = DecodeSettings(cfg_scale=options.cfg, seed=options.seed)
+    report = {"lora": str(options.lora), "cfg": options.cfg, "seed": options.seed}
     if options.word_pictures:
         for name, company in ((f"{WORD}, one object", False), (f"{WORD}, two objects", True)):
             samples = word_samples(options.word_pictures, options.seed, company)
@@ -139,13 +140,14 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     commands = parser.add_subparsers(dest="command", required=True)
     folder = commands.add_parser("render", help="write the training pictures, captions and prompts")
     folder.add_argument("--out", type=Path, required=True, help="new folder; the prompts go to its name + .keep.txt")
-    folder.add_argument("--pictures", type=positive, default=48)
-    folder.add_argument("--prompts", type=positive, default=120, help="of the words that the demo knows")
+    folder.add_argument("--pictures", type=positive, default=160)
+    folder.add_argument("--prompts", type=positive, default=180, help="of the words that the demo knows")
     scored = commands.add_parser("score", help="score the word, and the words that the demo knows")
     scored.add_argument("--checkpoint", default="demo")
     scored.add_argument("--lora", type=Path, help="LoRA file; without it the demo alone is scored")
     scored.add_argument("--word-pictures", type=natural, default=100, help="with one object, and with two")
     scored.add_argument("--old-pictures", type=natural, default=50, help="for each of the six questions")
+    scored.add_argument("--cfg", type=float, default=WORD_CFG)
     scored.add_argument("--batch", type=positive, default=16, help="pictures at a time")
     for one in (folder, scored):
         one.add_argument("--seed", type=natural, default=0)

@@ -1,6 +1,6 @@
 """Compares the estimate of memory with what a run takes: python -m benchmarks.memory
 
-Draws 64x64 pictures with the demo on the CPU in float32, each run in its own process, and compares the peak memory of
+Draws 96x96 pictures with the demo on the CPU in float32, each run in its own process, and compares the peak memory of
 the process with the estimate. The peak after a smaller run, with PyTorch and the weights loaded, is subtracted.
 """
 
@@ -23,7 +23,7 @@ from lumina_core.pipeline import Lumina
 
 from .own_process import in_own_process, measure_named_case
 
-SIDE, PROMPT = 8, (9,) * 40
+SIDE, PROMPT = 12, (9,) * 40
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,12 @@ class EnoughError(Exception):
 
 
 CASES = (
-    Case(96),
-    Case(192),
-    Case(96, window=64),
-    Case(96, "ar"),
-    Case(96, "coupled"),
-    Case(192, kv_cache="int8"),
+    Case(32),
+    Case(64),
+    Case(32, window=64),
+    Case(48, "ar"),
+    Case(32, "coupled"),
+    Case(64, kv_cache="int8"),
 )
 
 

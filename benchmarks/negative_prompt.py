@@ -48,7 +48,7 @@ def count(pictures: Sequence[np.ndarray], shape: str, colour: str) -> Counts:
     """What the recogniser reads from pictures, uint8 [H, W, 3]."""
     objects = [recognise(picture).objects for picture in pictures]
     coloured = sum(any(one.colour == colour for one in each) for each in objects)
-    right = sum([one.shape for one in each] == [shape] for each in objects)
+    right = sum([one.kind for one in each] == [shape] for each in objects)
     return Counts(len(objects), coloured, right)
 
 

@@ -90,7 +90,7 @@ PROGRAMS = {
 OURS = ("ar", "gumbel")
 BASES = ("published-ar", "published-ar-cached", "published-sjd")
 # The sizes and the programs of a checkpoint. With random weights drafts seldom hold.
-ON_DEMO = (((64, 64),), ("published-ar", "published-sjd", "ar", "gumbel"))
+ON_DEMO = (((96, 96),), ("published-ar", "published-sjd", "ar", "gumbel"))
 ON_GOLDEN = (((64, 96), (192, 192)), ("published-ar", "published-ar-cached", "ar"))
 
 

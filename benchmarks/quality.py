@@ -1,6 +1,6 @@
 """Scores the demo checkpoint by GenEval's questions: python -m benchmarks.quality [--truth | --reconstruct]
 
-Captions come from a random stream that training does not use. A recogniser reads the shapes from the pictures.
+Captions come from a random stream that training does not use. A recogniser reads the objects from the pictures.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from lumina_core.pictures.images import to_pixels
 from lumina_core.pipeline import Lumina
 from lumina_core.tokens.prompts import find_template
 from training.codes import task_prompt
-from training.world import EDITS, MAPS, TaskSample, canny, fresh_tasks, render
+from training.world import EDITS, MAPS, TASK_NAMES, TaskSample, canny, fresh_tasks, render
 
 from .arguments import add_scoring_arguments, check_files, exit_code
 from .sources import GRID_SIDE, draw_pictures, reconstructor
@@ -36,8 +36,7 @@ KINDS = (
     ("subject", None),
     *(("edit", kind) for kind in EDITS),
 )
-# Least mean score; see `judge_task` for what the score of a task is.
-GOALS = {"pair": 0.85, "control": 0.90, "predict": 0.85, "subject": 0.80, "edit": 0.80}
+GOAL = 0.80  # Least mean score; see `judge_task` for what the score of a task is.
 Panels = tuple[np.ndarray, np.ndarray]
 Source = Callable[[Sequence[TaskSample], int], list[Panels]]
 
@@ -117,7 +116,7 @@ def _score(task: str, kind: str | None, verdicts: Sequence[Verdict], seconds: fl
     score, right = (float(np.mean([getattr(one, name) for one in verdicts])) for name in ("score", "right"))
     rmse = [one.depth_rmse for one in verdicts if one.depth_rmse is not None]
     mean_rmse = float(np.mean(rmse)) if rmse else None
-    return TaskScore(task, kind, len(verdicts), score, right, GOALS[task], mean_rmse, seconds)
+    return TaskScore(task, kind, len(verdicts), score, right, GOAL, mean_rmse, seconds)
 
 
 def table(scores: Sequence[TaskScore]) -> str:
@@ -165,7 +164,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     """The command line. Raises InputError for an output that cannot be written."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add_scoring_arguments(parser)
-    parser.add_argument("--tasks", nargs="+", choices=tuple(GOALS), help="only these")
+    parser.add_argument("--tasks", nargs="+", choices=TASK_NAMES, help="only these")
     parser.add_argument("--samples", type=positive, default=50, help="of each task and kind")
     parser.add_argument("--batch", type=positive, default=10, help="pictures at a time")
     options = parser.parse_args(arguments)

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from lumina_core.pictures.contact_sheet import contact_sheet
-from training.world import FoundObject, Recognised, SceneObject, TaskSample, recognise, render, scene_of
+from training.world import PEOPLE, FoundObject, Recognised, Scene, SceneObject, TaskSample, recognise, render, scene_of
 
 MOST_OFF = 4.0
 BRIGHT = 96
@@ -43,11 +43,12 @@ class Verdict:
 
 
 def judge_task(sample: TaskSample, upper: np.ndarray, lower: np.ndarray) -> Verdict:
-    """The verdict on a sample's two panels, uint8 [64, 64, 3].
+    """The verdict on a sample's two panels, uint8 [96, 96, 3].
 
-    The score of control is the share of objects at their place in their shape. That of pair and predict is F1 of the
-    map's bright pixels, one pixel off allowed, against the true map, which for pair is that of the scene recognised in
-    the upper panel. subject scores 1 if the subject is there in its shape, colour and size, edit if all is right.
+    The score of control is the share of objects at their place. That of pair and predict is F1 of the map's bright
+    pixels, one pixel off allowed, against the true map, which for pair is that of the scene recognised in the upper
+    panel; 0 if an object there is none of the world's. subject scores 1 if the subject is there in its colour and size,
+    edit if all is right.
     """
     if sample.task == "control":
         return _control(sample, recognise(lower))
@@ -55,12 +56,20 @@ def judge_task(sample: TaskSample, upper: np.ndarray, lower: np.ndarray) -> Verd
         return _subject(sample, recognise(lower))
     if sample.task == "edit":
         return _edit(sample, recognise(lower))
-    truth = sample.lower.scene if sample.task == "predict" else scene_of(recognise(upper))
-    return _map(render(truth, sample.map), lower, sample.map == "depth")
+    truth = sample.lower.scene if sample.task == "predict" else _pictured(sample, recognise(upper))
+    return _map(render(truth, sample.map), lower, sample.map == "depth") if truth else Verdict(0.0, False)
+
+
+def _pictured(sample: TaskSample, found: Recognised) -> Scene | None:
+    """The scene that a pair's picture shows; None where an object is none of the world's, or a pose has no person."""
+    kinds = {thing.kind for thing in found.objects}
+    if None in kinds or not kinds or (sample.map == "pose" and not kinds & set(PEOPLE)):
+        return None
+    return scene_of(found)
 
 
 def _control(sample: TaskSample, found: Recognised) -> Verdict:
-    shown = [thing for thing in sample.lower.scene.objects if sample.map != "pose" or thing.shape.startswith("person")]
+    shown = [thing for thing in sample.lower.scene.objects if sample.map != "pose" or thing.kind in PEOPLE]
     placed = [any(_is(thing, other, colour=False) for other in found.objects) for thing in shown]
     complete = len(found.objects) == len(sample.lower.scene.objects)
     return Verdict(float(np.mean(placed)), all(placed) and complete)
@@ -70,11 +79,11 @@ def _subject(sample: TaskSample, found: Recognised) -> Verdict:
     subject = sample.changed
     assert subject is not None
     kept = any(
-        (thing.shape, thing.colour, thing.size) == (subject.shape, subject.colour, subject.size)
+        (thing.kind, thing.colour, thing.size) == (subject.kind, subject.colour, subject.size)
         for thing in found.objects
     )
     company = [thing for thing in sample.lower.scene.objects if thing != subject]
-    there = all(any((o.shape, o.colour) == (c.shape, c.colour) for o in found.objects) for c in company)
+    there = all(any((o.kind, o.colour) == (c.kind, c.colour) for o in found.objects) for c in company)
     complete = len(found.objects) == 1 + len(company) and found.background == sample.lower.scene.background
     return Verdict(float(kept), kept and there and complete)
 
@@ -95,7 +104,7 @@ def _edit(sample: TaskSample, found: Recognised) -> Verdict:
 def _is(thing: SceneObject, found: FoundObject, colour: bool, anywhere: bool = False) -> bool:
     middle = thing.side / 2
     near = abs(found.x - thing.x - middle) <= MOST_OFF and abs(found.y - thing.y - middle) <= MOST_OFF
-    alike = found.shape == thing.shape and (not colour or found.colour == thing.colour)
+    alike = found.kind == thing.kind and (not colour or found.colour == thing.colour)
     return alike and (anywhere or (near and found.size == thing.size))
 
 

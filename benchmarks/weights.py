@@ -34,10 +34,10 @@ from training.codes import Batch, make_batches
 from training.world import CATEGORIES, sample
 from training.world.sampling import FRESH_STREAM
 
-from .arguments import exit_code
+from .arguments import DEMO_CFG, exit_code
 from .sources import caption_request
 
-BATCH = 32
+BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def draw_greedily(model: Model, prompts: int, seed: int) -> Tensor:
     """Codes [prompts,h,w] of fresh captions, always the likeliest."""
     rng = np.random.default_rng([FRESH_STREAM, seed, len(CATEGORIES) + 1])
     captions = [sample(rng).caption for _ in range(prompts)]
-    settings = DecodeSettings(top_k=1, kv_cache=model.kv_cache)
+    settings = DecodeSettings(DEMO_CFG, top_k=1, kv_cache=model.kv_cache)
     return model.lumina.sample(caption_request(model.lumina, captions, settings)).codes
 
 

@@ -47,7 +47,7 @@ DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
 MOST_SHOWN = 100
 # Devices that use the host's memory.
 HOSTED = ("cpu", "mps")
-# The share of the available host memory that a run may take. The estimate of a run was up to 6 % too low, other
+# The share of the available host memory that a run may take. The estimate of small runs was up to 140 MB low, other
 # programs go on allocating, and a host that runs out of memory kills the process instead of refusing an allocation.
 HOST_SHARE = 0.9
 # The first NVIDIA GPUs that compute in bf16; PyTorch emulates it on older ones, slowly.

@@ -196,7 +196,7 @@ class LoadModel(LuminaNode):
                     options=(checkpoints := list(folders.checkpoint_paths())),
                     default=checkpoints[0],
                     tooltip="Folder or .safetensors file in models/lumina_mgpt2 or models/diffusion_models. The "
-                    "built-in demo is a tiny model that draws coloured shapes at 64x64.",
+                    "built-in demo is a tiny model that draws well-known things and coloured shapes at 96x96.",
                 ),
                 io.Combo.Input(
                     "weights",

@@ -35,7 +35,7 @@ def _tasks_with(name: str) -> dict:
 def _side_input(name: str) -> io.Int.Input:
     tooltip = (
         "The published model was trained around 768x768 and 512x512, and around 512x1024 with two panels; the demo at "
-        "64x64 and 64x128. A connected canvas sets the size instead."
+        "96x96 and 96x192. A connected canvas sets the size instead."
     )
     return side_input(name, tooltip, UNLESS_CANVAS)
 

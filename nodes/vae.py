@@ -31,9 +31,9 @@ SAME_CODE = 1e-3
 class MoVQGANVae:
     """A MoVQGAN for the core nodes VAE Decode and VAE Encode, tiled or not, and for the nodes of this pack.
 
-    Latents are code vectors [B,4,H/8,W/8]; other vectors are snapped to the nearest codes before decoding. `source` is
-    the file that the MoVQGAN was loaded from, `trained_sizes` are those of the model that it belongs to (None: the
-    published ones).
+    Latents are code vectors [B,C,H/8,W/8], C = 4 with the published MoVQGAN; other vectors are snapped to the nearest
+    codes before decoding. `source` is the file that the MoVQGAN was loaded from, `trained_sizes` are those of the model
+    that it belongs to (None: the published ones).
     """
 
     latent_dim = 2
@@ -56,7 +56,7 @@ class MoVQGANVae:
 
     @with_builtin_errors
     def decode(self, samples: Tensor, vae_options: dict | None = None) -> Tensor:
-        """Pictures [B,H,W,3] in 0…1 of latents [B,4,h,w]."""
+        """Pictures [B,H,W,3] in 0…1 of latents [B,C,h,w]."""
         return self.decode_codes(self.snap(samples))
 
     @with_builtin_errors
@@ -70,7 +70,7 @@ class MoVQGANVae:
 
     @with_builtin_errors
     def encode(self, pixels: Tensor) -> Tensor:
-        """Latents [B,4,H/8,W/8] of pictures [B,H,W,C] in 0…1: the vectors of their codes."""
+        """Latents [B,C,H/8,W/8] of pictures [B,H,W,C] in 0…1: the vectors of their codes."""
         return self.lookup(self.encode_codes(pixels))
 
     @with_builtin_errors
@@ -109,7 +109,7 @@ class MoVQGANVae:
     # Codes
 
     def snap(self, samples: Tensor) -> Tensor:
-        """The codes [B,h,w] nearest to latents [B,4,h,w]. Raises InputError for a latent of another model."""
+        """The codes [B,h,w] nearest to latents [B,C,h,w]. Raises InputError for a latent of another model."""
         if samples.ndim == 5 and samples.shape[2] == 1:
             samples = samples[:, :, 0]
         if samples.ndim != 4 or samples.shape[1] != self.latent_channels:
@@ -137,7 +137,7 @@ class MoVQGANVae:
         return {"samples": self.lookup(codes).to(self.output_device), CODES_KEY: codes}
 
     def lookup(self, codes: Tensor) -> Tensor:
-        """Code vectors [B,4,h,w] (float32, on the CPU) of codes [B,h,w]."""
+        """Code vectors [B,C,h,w] (float32, on the CPU) of codes [B,h,w]."""
         self.load(0)
         return self.first_stage_model.lookup(codes.to(self.device)).float().cpu()
 

@@ -25,7 +25,7 @@ COMMANDS = ("generate", "convert", "encode", "decode")
 STARTING_SECONDS = 0.3
 # The system takes this long, on a busy machine, to remove a process that has ended by itself.
 LEAVING_SECONDS = 0.5
-SIDE = 64
+SIDE = 96
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Trials:
     def command(self, name: str, folder: Path) -> list[str]:
         options = {
             "generate": [
-                *("--prompt", "a red circle", "--width", SIDE, "--height", 2 * SIDE, "--weights", "fp32"),
+                *("--prompt", "a red circle", "--width", SIDE, "--height", SIDE, "--weights", "fp32"),
                 *("--decoder", "ar", "--out", folder / "picture.png", "--stats-out", folder / "stats.json"),
             ],
             "convert": ["--weights", "int4", "--out", folder / "converted.safetensors"],

@@ -1,7 +1,7 @@
 """Training data of the demo's transformer: fresh scenes as picture codes after the prompt ids of their captions."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,9 +12,33 @@ from lumina_core.tokens.prompts import build_prompt, find_template
 from lumina_core.tokens.tokenizer import Tokenizer
 from lumina_core.tokens.vocabulary import Vocabulary
 
-from .world import CANVAS, TASK_NAMES, TaskSample, panel_codes, sample, sample_task, scene_codes
+from .world import (
+    CANVAS,
+    CELLS,
+    GRID,
+    SIZES,
+    TASK_NAMES,
+    TaskSample,
+    begins_code,
+    panel_codes,
+    sample,
+    sample_task,
+    scene_codes,
+)
+from .world.scenes import SceneObject, drawn_claims, stated_numbers
 
 GIVEN_WEIGHT = 0.1
+UNKNOWN = -100
+# Scenes without text mostly have one object. Guidance magnifies how much likelier an object begins somewhere with the
+# text than without: were scenes without text fuller than those of a text, all its objects would be drawn late.
+WITHOUT_TEXT = {
+    "single_object": 0.5,
+    "colours": 0.15,
+    "two_objects": 0.12,
+    "counting": 0.08,
+    "position": 0.1,
+    "mixed": 0.05,
+}
 TWO_PANELS = (CANVAS, 2 * CANVAS)
 
 
@@ -22,23 +46,34 @@ TWO_PANELS = (CANVAS, 2 * CANVAS)
 class Batch:
     """Input ids [B,S], padded at the end, and the positions [B,h·w] whose states predict the codes [B,h·w].
 
-    `weights` [B,h·w] weigh the codes in the loss; codes that a task gives weigh less.
+    `weights` [B,h·w] weigh the codes in the loss; codes that a task gives weigh less. `stated` [B,12] is what the
+    texts say, see `stated_numbers`. `changed` [B,h·w] is 1 where an edit changes a code, 0 where it does not, and
+    UNKNOWN elsewhere; in the given panel it is of the code to the left, which the state knows. `next_size` [B,h·w] is
+    the size of the subject, an index into SIZES, at the codes from which it is the next object, up to its first.
     """
 
     input_ids: Tensor
     positions: Tensor
     codes: Tensor
     weights: Tensor
+    stated: Tensor | None = None
+    changed: Tensor | None = None
+    next_size: Tensor | None = None
 
 
 def make_batches(
     rng: np.random.Generator, size: int, without_text: int, tokenizer: Tokenizer, vocabulary: Vocabulary
 ) -> tuple[Batch, Batch]:
-    """Batches of `size` scenes of the training mixture with captions, and of the first `without_text` without."""
-    drawn = [sample(rng) for _ in range(size)]
+    """Batches of `size` scenes of the training mixture with captions, and of the first `without_text` without.
+
+    Those are of the mixture WITHOUT_TEXT.
+    """
+    drawn = [sample(rng, _category(rng) if number < without_text else None) for number in range(size)]
     texts = [tokenizer.encode_prompt(build_prompt("t2i", CANVAS, CANVAS, one.caption)) for one in drawn]
     codes = torch.from_numpy(np.stack([scene_codes(one.scene) for one in drawn]))
-    return _with_and_without_text(texts, codes, torch.ones(codes.shape), without_text, vocabulary)
+    captioned, uncaptioned = _with_and_without_text(texts, codes, torch.ones(codes.shape), without_text, vocabulary)
+    stated = torch.tensor([stated_numbers(drawn_claims(one.spec)) for one in drawn])
+    return replace(captioned, stated=stated), uncaptioned
 
 
 def make_task_batches(
@@ -49,35 +84,61 @@ def make_task_batches(
     vocabulary: Vocabulary,
     tasks: Sequence[str] = TASK_NAMES,
     changed_weight: float = 1.0,
-    crowded: bool = False,
 ) -> tuple[Batch, Batch]:
     """As `make_batches`, each sample of one of `tasks` on two panels; those without text keep their given panel.
 
     A task may name a kind after a colon, as "control:pose"; else any kind is drawn. `changed_weight` is the weight of
-    the codes that an edit changes. `crowded`: edits are of scenes with several objects, where the text must state which
-    object is meant.
+    the codes that an edit changes.
     """
-    drawn = [_draw_task(rng, tasks, crowded) for _ in range(size)]
+    drawn = [_draw_task(rng, tasks) for _ in range(size)]
     texts = [tokenizer.encode_prompt(task_prompt(one)) for one in drawn]
     codes = torch.from_numpy(
         np.stack([np.concatenate([panel_codes(one.upper), panel_codes(one.lower)]) for one in drawn])
     )
-    weights = torch.ones(codes.shape)
-    for one, grid, row in zip(drawn, codes, weights, strict=True):
+    weights, changed, next_size = torch.ones(codes.shape), *torch.full((2, *codes.shape), UNKNOWN)
+    for one, grid, row, differs, sizes in zip(drawn, codes, weights, changed, next_size, strict=True):
         upper, lower = row.chunk(2)
         if find_template(one.task).needs_condition:
             upper.fill_(GIVEN_WEIGHT)
         if one.edit:
-            lower[torch.ne(*grid.chunk(2))] = changed_weight
-    return _with_and_without_text(texts, codes, weights, without_text, vocabulary)
+            edited = torch.ne(*grid.chunk(2))
+            differs[CELLS:] = edited
+            differs[:CELLS, 1:] = edited[:, :-1]
+            lower[edited] = changed_weight
+        if one.task == "subject":
+            sizes[CELLS:] = _next_size(one.changed, grid[CELLS:])
+    captioned, uncaptioned = _with_and_without_text(texts, codes, weights, without_text, vocabulary)
+    stated = torch.tensor([stated_numbers(one.stated) for one in drawn])
+    return replace(captioned, stated=stated, changed=changed.flatten(1), next_size=next_size.flatten(1)), uncaptioned
 
 
-def _draw_task(rng: np.random.Generator, tasks: Sequence[str], crowded: bool) -> TaskSample:
-    while True:
-        task, _, kind = tasks[int(rng.integers(len(tasks)))].partition(":")
-        drawn = sample_task(rng, task, kind or None)
-        if not (crowded and drawn.edit) or len(drawn.upper.scene.objects) > 1:
-            return drawn
+def first_panel(batch: Batch) -> Batch:
+    """The batch without its second panel."""
+    count = batch.codes.shape[1] // 2
+    names = ("positions", "codes", "weights", "changed", "next_size")
+    parts = {name: getattr(batch, name)[:, :count] for name in names}
+    return replace(batch, input_ids=batch.input_ids[:, : int(parts["positions"].max()) + 2], **parts)
+
+
+def _category(rng: np.random.Generator) -> str:
+    return tuple(WITHOUT_TEXT)[
+        int(np.searchsorted(np.cumsum(tuple(WITHOUT_TEXT.values()))[:-1], rng.random(), "right"))
+    ]
+
+
+def _draw_task(rng: np.random.Generator, tasks: Sequence[str]) -> TaskSample:
+    task, _, kind = tasks[int(rng.integers(len(tasks)))].partition(":")
+    return sample_task(rng, task, kind or None)
+
+
+def _next_size(subject: SceneObject, grid: Tensor) -> Tensor:
+    """The subject's size at the codes of its panel [12,12] from which it is next, up to its first, else UNKNOWN."""
+    first = subject.y // GRID * CELLS + subject.x // GRID
+    codes = grid.flatten()
+    earlier = (codes[: first - 1] == begins_code()).nonzero()
+    sizes = torch.full_like(codes, UNKNOWN)
+    sizes[int(earlier.max()) + 2 if len(earlier) else 0 : first + 1] = list(SIZES).index(subject.size)
+    return sizes.view_as(grid)
 
 
 def task_prompt(one: TaskSample) -> str:

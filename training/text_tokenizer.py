@@ -13,7 +13,7 @@ from lumina_core.tokens.prompts import MAPS, build_prompt
 
 from .world import sample_scene, training_rng
 
-MERGES = 400
+MERGES = 640
 CAPTIONS = 6000
 END_OF_TEXT = "<|endoftext|>"
 SPECIAL_TOKENS = (
@@ -24,14 +24,14 @@ SPECIAL_TOKENS = (
     "<reserved08706>",
     *(f"<reserved{8800 + units:05d}>" for units in range(33)),
 )
-SIZES = ((64, 64), (64, 128), (128, 128), (512, 512), (768, 768), (768, 1536))
+SIZES = ((96, 96), (96, 192), (128, 128), (512, 512), (768, 768), (768, 1536))
 TASKS, TASK_PROMPT_EVERY = ("t2i", "pair", "control", "subject", "edit", "predict"), 8
 
 
 def train_text_tokenizer(folder: str | Path, seed: int) -> Tokenizer:
     """Trains on prompts of the demo world and writes `tokenizer.json` and `tokenizer_config.json` into `folder`.
 
-    It has at most 256 byte tokens, 400 merges and the special tokens, which come last. The same seed gives the same
+    It has at most 256 byte tokens, 640 merges and the special tokens, which come last. The same seed gives the same
     files.
     """
     tokenizer = _byte_level_tokenizer()
@@ -48,7 +48,7 @@ def train_text_tokenizer(folder: str | Path, seed: int) -> Tokenizer:
 
 
 def prompts(seed: int, count: int) -> Iterator[str]:
-    """`count` full prompts: most are text to image at 64x64, every eighth is another task or another size."""
+    """`count` full prompts: most are text to image at 96x96, every eighth is another task or another size."""
     rng = training_rng(seed)
     for index in range(count):
         caption = sample_scene(rng)[1]

@@ -54,7 +54,7 @@ def all_builds(dry_run: bool) -> list[Build]:
     return _once(
         itertools.chain(
             _of_a_run(published, KV_CACHES, WIDTHS, cache_slots()),
-            _of_a_run(demo, KV_CACHES, WIDTHS, 128),
+            _of_a_run(demo, KV_CACHES, WIDTHS, 256),
             _matmuls(published, matmul.tiles_of),
             _swept_attention(published),
         )

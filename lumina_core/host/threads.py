@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import torch
 
 # Multiplications of a forward below which one thread does it: with more, threads mostly wait for one another, and where
-# other programs use the processor, a forward can take twenty times as long.
-ONE_THREAD_WORK = 2**30
+# other programs use the processor, a forward can take twenty times as long (a demo of half the work, November 2026).
+ONE_THREAD_WORK = 2**31
 
 
 @contextlib.contextmanager

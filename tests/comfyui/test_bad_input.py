@@ -72,11 +72,11 @@ def test_an_unknown_checkpoint_or_decoder_is_refused_before_the_run(server):
 def test_a_size_that_does_not_fit_names_the_nearest_trained_size(server):
     run = server.run(text_to_image(width=2048, height=2048))
     assert run.error["node_id"] == SAMPLER and run.error["exception_type"] == "ValueError"
-    assert "2048x2048" in run.error["exception_message"] and "trained on is 64x64" in run.error["exception_message"]
+    assert "2048x2048" in run.error["exception_message"] and "trained on is 96x96" in run.error["exception_message"]
 
 
 def test_a_window_larger_than_what_is_left_is_clamped(server):
-    run = server.run(text_to_image(window=72))
+    run = server.run(text_to_image(width=64, height=64, window=72))
     assert run.succeeded, run.error
     assert "window 71" in run.outputs[REPORT]["text"][0]
 

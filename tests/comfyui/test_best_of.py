@@ -87,8 +87,8 @@ def test_several_pictures_are_kept_in_order_and_framed_on_the_sheet(server):
         assert len(kept) == 3
         assert all(np.array_equal(picture, batch[index]) for picture, index in zip(kept, order, strict=False))
     (sheet,) = arrays(server, run, SHEET)
-    assert min(sheet.shape[:2]) > 2 * 256
-    first = sheet[12 : 12 + 256 : 4, 12 : 12 + 256 : 4].astype(int)
+    assert min(sheet.shape[:2]) > 2 * 192
+    first = sheet[12 : 12 + 192 : 2, 12 : 12 + 192 : 2].astype(int)
     assert abs(first - batch[order[0]]).max() <= 1
 
 
@@ -121,7 +121,7 @@ def test_a_node_that_runs_once_per_picture_supplies_the_scores(server):
     workflow[BEST]["inputs"]["scores_2"] = ["42", 0]
     run = server.run(workflow)
     assert run.succeeded, run.error
-    assert run.outputs[SCORES]["text"][0].splitlines()[1].split()[-1] == "32"
+    assert run.outputs[SCORES]["text"][0].splitlines()[1].split()[-1] == "48"
     assert int(run.outputs[INDEX]["text"][0]) == int(np.argmax(likelihoods(run)))
 
 

@@ -79,18 +79,18 @@ def test_a_changed_latent_is_snapped_to_codes(server, picture):
     assert server.pictures(plain, SAVE)[0].tobytes() != server.pictures(flipped, SAVE)[0].tobytes()
 
 
-def test_an_empty_latent_decodes(server, picture):
+def test_an_empty_latent_of_the_demos_channels_decodes(server, picture):
     workflow = codec(picture, "ours", "VAEDecode")
-    workflow[ENCODE] = node("EmptyLatentImage", width=64, height=64, batch_size=2)
+    workflow[ENCODE] = node("EmptySD3LatentImage", width=64, height=64, batch_size=2)
     run = server.run(workflow)
     assert run.succeeded and len(server.pictures(run, SAVE)) == 2
 
 
 def test_a_latent_of_another_model_is_an_error(server, picture):
     workflow = codec(picture, "ours", "VAEDecode")
-    workflow[ENCODE] = node("EmptySD3LatentImage", width=64, height=64, batch_size=1)
+    workflow[ENCODE] = node("EmptyLatentImage", width=64, height=64, batch_size=1)
     run = server.run(workflow)
-    assert "expected [B,4,h,w]" in run.error["exception_message"]
+    assert "expected [B,16,h,w]" in run.error["exception_message"]
 
 
 def test_a_picture_of_odd_size_is_an_error(server):

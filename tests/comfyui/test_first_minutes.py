@@ -36,7 +36,7 @@ LINKS = [
 CAPTION = "a red circle left of a blue square"
 TEXT = "$$node-text-preview"
 # So many tokens that a run takes some seconds on any machine.
-MANY = {"batch_size": 64, "decoder": "ar"}
+MANY = {"batch_size": 32, "decoder": "ar"}
 PICTURE, STITCH = "20", "21"
 WEIGHTS = {"likelihood_weight": -1.0, "weight_1": 1.0, "weight_2": 1.0, "weight_3": 1.0}
 TIME = r"(\d+ min( \d+ s)?|[\d.]+ s)"
@@ -51,7 +51,7 @@ def graph(tab: Tab, caption: str = CAPTION, unlinked: str = "") -> dict[str, str
 
 def check_right(tab: Tab, run: Ended) -> None:
     shown = tab.pictures(run)
-    assert [picture.shape for pictures in shown.values() for picture in pictures] == [(64, 64, 3)]
+    assert [picture.shape for pictures in shown.values() for picture in pictures] == [(96, 96, 3)]
     assert faults(run.prompt, shown) == (1, [])
 
 
@@ -101,7 +101,7 @@ def test_the_node_tells_progress_and_the_time_that_a_run_took(tab):
     ids = graph(tab)
     tab.set_widget(ids["sampler"], "seed", 70 + len(tab.rendering))  # no run of another test
     tab.run()
-    told = tab.page.get_by_text(re.compile(rf"^64 tokens in {TIME} \([\d,.]+/s\)$"))
+    told = tab.page.get_by_text(re.compile(rf"^144 tokens in {TIME} \([\d,.]+/s\)$"))
     told.wait_for()
     assert told.inner_text() == tab.widgets(ids["sampler"])[TEXT]
 
@@ -111,10 +111,10 @@ def test_a_cancelled_run_can_be_run_again_and_memory_be_freed(tab):
     for name, value in MANY.items():
         tab.set_widget(ids["sampler"], name, value)
     prompt_id = tab.queue()["prompt_id"]
-    tab.page.get_by_text(re.compile(r"[\d,]+ of 4,096 tokens")).wait_for()
+    tab.page.get_by_text(re.compile(r"[\d,]+ of 4,608 tokens")).wait_for()
     tab.cancel()
     assert tab.end(prompt_id) == "execution_interrupted"
-    tab.page.get_by_text(re.compile(r"stopped after [\d,]+ of 4,096 tokens|rows are drawn and kept")).wait_for()
+    tab.page.get_by_text(re.compile(r"stopped after [\d,]+ of 4,608 tokens|rows are drawn and kept")).wait_for()
     shutil.rmtree(tab.server.base / "output" / "lumina_mgpt2", ignore_errors=True)
     assert not tab.page.locator("[data-testid=error-overlay]").count()
     for name, value in {"batch_size": 1, "decoder": "gumbel", "control_after_generate": "fixed"}.items():
@@ -144,8 +144,8 @@ def test_a_size_that_does_not_fit_is_told_in_a_sentence(tab, tmp_path):
     tab.page.screenshot(path=tmp_path / "panel.png")
     told, _, traceback = panel.partition("## Stack Trace")
     assert "Exception Type: ValueError" in told.replace("*", "")
-    sentence = "Exception Message: ValueError: the size is 2048x64; expected sides of at most 1024"
-    assert sentence in told.replace("*", "") and "trained on is 64x64" in told
+    sentence = "Exception Message: ValueError: the size is 2048x96; expected sides of at most 1024"
+    assert sentence in told.replace("*", "") and "trained on is 96x96" in told
     assert "custom_nodes" not in told and "InputError" not in told and traceback
 
 
@@ -173,7 +173,7 @@ def stitched(picture: str, **prompt) -> dict:
     """A text-to-image prompt on a canvas whose upper panel is given."""
     workflow = text_to_image(**prompt)
     workflow[PICTURE] = node("LoadImage", image=picture)
-    workflow[STITCH] = node("LuminaMGPT2_StitchPanels", image=[PICTURE, 0], vae=[MOVQGAN, 0], width=64, height=128)
+    workflow[STITCH] = node("LuminaMGPT2_StitchPanels", image=[PICTURE, 0], vae=[MOVQGAN, 0], width=96, height=192)
     for name in (PROMPT_NODE, SAMPLER_NODE):
         workflow[name]["inputs"]["canvas"] = [STITCH, 0]
     return workflow
@@ -185,9 +185,9 @@ def told_on_the_node(run) -> str:
 
 
 def test_a_size_that_the_model_was_not_trained_on_is_told(server):
-    told = told_on_the_node(server.run(text_to_image(width=96, height=32)))
-    assert "The model was not trained on pictures of 96x32; the nearest size is 64x64." in told
-    assert re.search(r"^48 tokens in ", told, re.MULTILINE)
+    told = told_on_the_node(server.run(text_to_image(width=64, height=64)))
+    assert "The model was not trained on pictures of 64x64; the nearest size is 96x96." in told
+    assert re.search(r"^64 tokens in ", told, re.MULTILINE)
     assert "not trained" not in told_on_the_node(server.run(text_to_image(seed=60)))
 
 

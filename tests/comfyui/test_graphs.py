@@ -189,8 +189,8 @@ assert hasattr(linear, "comfy_cast_weights") and not hasattr(streamed.code_head,
 patchers.keep_resident(streamed, torch.device("meta"))
 assert streamed.code_embedding.weight.is_meta and not linear.weight.is_meta, "only linears are streamed"
 streamed = load_transformer("demo", dtype=torch.float32, block_operations=comfy_ui.StreamedOperations)
-drawn = Lumina(streamed, plain.vocabulary, plain.tokenizer).draw("a red circle", 64, 64, seed=3)
-assert torch.equal(drawn.codes, plain.draw("a red circle", 64, 64, seed=3).codes)
+drawn = Lumina(streamed, plain.vocabulary, plain.tokenizer).draw("a red circle", 96, 96, seed=3)
+assert torch.equal(drawn.codes, plain.draw("a red circle", 96, 96, seed=3).codes)
 
 from pathlib import Path
 
@@ -202,7 +202,7 @@ down, up = (torch.randn(*shape, generator=generator) for shape in ((3, 256), (25
 low_rank = {(layer, "o_proj"): LowRank(down / 16, up, 1.0) for layer in range(6)}
 lora = AppliedLora(Lora(Path("random"), low_rank, ""), 2.0)
 models = Lumina(streamed, plain.vocabulary, plain.tokenizer), plain
-worn = [model.with_loras(lora).draw("a red circle", 64, 64, seed=3).codes for model in models]
+worn = [model.with_loras(lora).draw("a red circle", 96, 96, seed=3).codes for model in models]
 assert torch.equal(*worn) and not torch.equal(worn[0], drawn.codes), "a LoRA is beside streamed weights too"
 
 import comfy.cli_args

@@ -54,7 +54,7 @@ def test_a_cancelled_picture_is_continued_as_if_it_had_not_been(server, kept, ba
     assert whole.succeeded, whole.error
     name = cancelled(server, kept, seed=40, batch_size=batch_size)
     lists = json.loads((kept / name).read_text())["tokens"]
-    assert len(lists) == batch_size and all(3 + 9 <= len(tokens) < 3 + 8 * 9 + 1 for tokens in lists)
+    assert len(lists) == batch_size and all(3 + 13 <= len(tokens) < 3 + 12 * 13 + 1 for tokens in lists)
     assert offered(server) == ["none", name]
     continued = server.run(continuing(name, seed=40))
     assert continued.succeeded, continued.error
@@ -78,7 +78,7 @@ def test_split_panels_after_a_continued_picture_leaves_it_whole(server, kept):
 def test_the_log_says_what_is_kept_and_where(server, kept):
     name = cancelled(server, kept, seed=41)
     lines = [line for line in server.log.splitlines() if str(kept / name) in line]
-    assert len(lines) == 1 and "of 8 rows are drawn and kept in" in lines[0] and "Continue Picture" in lines[0]
+    assert len(lines) == 1 and "of 12 rows are drawn and kept in" in lines[0] and "Continue Picture" in lines[0]
 
 
 def test_a_continued_run_that_is_cancelled_keeps_the_given_rows_too(server, kept):
@@ -87,13 +87,13 @@ def test_a_continued_run_that_is_cancelled_keeps_the_given_rows_too(server, kept
     shutil.rmtree(kept)
     for cancel_at in CANCEL_AT:
         kept.mkdir(exist_ok=True)
-        (kept / "one row.json").write_text(json.dumps({"tokens": [tokens[: 3 + 9]]}))
+        (kept / "one row.json").write_text(json.dumps({"tokens": [tokens[: 3 + 13]]}))
         server.run(continuing("one row.json", seed=42, decoder="ar"), cancel_at=cancel_at)
         names = [path.name for path in kept.iterdir() if path.name != "one row.json"]
         if names:
             break
     (again,) = json.loads((kept / names[0]).read_text())["tokens"]
-    assert again[: 3 + 9] == tokens[: 3 + 9] and len(again) >= 3 + 2 * 9
+    assert again[: 3 + 13] == tokens[: 3 + 13] and len(again) >= 3 + 2 * 13
     whole, continued = (server.run(one) for one in (text_to_image(seed=42), continuing(names[0], seed=42)))
     assert server.pictures(whole, SAVE)[0].tobytes() == server.pictures(continued, SAVE)[0].tobytes()
 

@@ -28,7 +28,7 @@ def defaults(server, kind: str) -> dict:
     return {name: options[0]["default"] for name, (_, *options) in widgets.items() if "default" in (options or [{}])[0]}
 
 
-def default_graph(server, caption: str = "a red circle left of a blue square") -> dict:
+def default_graph(server, caption: str = "a red circle above a blue square") -> dict:
     """Loader, prompt, sampler, VAE Decode and Save Image with their defaults; the VAE is the loader's."""
     links = {
         SAMPLER: {"model": [MODEL, 0], "vae": [MODEL, 1], "prompt": [PROMPT, 0]},
@@ -50,7 +50,7 @@ def check_right(server, workflow: dict) -> None:
     run = server.run(workflow)
     assert run.succeeded, run.error
     pictures = [np.asarray(picture) for picture in server.pictures(run, SAVE)]
-    assert [picture.shape for picture in pictures] == [(64, 64, 3)]
+    assert [picture.shape for picture in pictures] == [(96, 96, 3)]
     assert faults(workflow, {SAVE: pictures}) == (1, [])
 
 

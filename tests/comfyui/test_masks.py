@@ -12,13 +12,13 @@ from training.world import COLOURS, Scene, SceneObject, render
 
 PICTURE, CANVAS, HOLE, ALL, MASK, ENCODE, SPLIT, SHOWN = (f"{n}0" for n in range(1, 9))
 NEAR = 60
-WITHIN = (slice(0, 32), slice(24, 64))  # rows and columns of the hole
+WITHIN = (slice(0, 40), slice(48, 96))  # rows and columns of the hole
 SCENE = Scene(
     "white",
     (
-        SceneObject("circle", "red", "large", 0, 0),
-        SceneObject("square", "blue", "large", 32, 0),
-        SceneObject("star", "yellow", "small", 0, 32),
+        SceneObject("circle", "red", "large", 8, 0),
+        SceneObject("square", "blue", "large", 56, 0),
+        SceneObject("star", "yellow", "small", 8, 56),
     ),
 )
 CAPTION = "a red circle, an orange cross and a yellow star on a white background"
@@ -33,7 +33,7 @@ def given(server):
     path.unlink()
 
 
-def mask_nodes(hole: tuple[int, int] = (40, 32), place: tuple[int, int] = (24, 0), side: int = 64) -> dict:
+def mask_nodes(hole: tuple[int, int] = (48, 40), place: tuple[int, int] = (48, 0), side: int = 96) -> dict:
     """Core nodes that mark a hole of a width and height in a square mask."""
     return {
         ALL: node("SolidMask", value=0.0, width=side, height=side),
@@ -132,14 +132,14 @@ def test_a_latent_beside_a_canvas_or_without_a_noise_mask_is_an_error(server, gi
 
 
 def test_a_mask_of_another_size_is_scaled(server, given):
-    scaled = inpaint(given) | mask_nodes((160, 128), (96, 0), 256)
+    scaled = inpaint(given) | mask_nodes((192, 160), (192, 0), 384)
     assert np.array_equal(pixels(server, server.run(scaled)), pixels(server, server.run(inpaint(given))))
 
 
 def test_a_full_mask_draws_the_picture_of_the_prompt_alone(server, given):
     full = inpaint(given)
     full[CANVAS]["inputs"]["mask"] = ["full", 0]
-    full["full"] = node("SolidMask", value=1.0, width=64, height=64)
+    full["full"] = node("SolidMask", value=1.0, width=96, height=96)
     alone = pixels(server, server.run(text_to_image(CAPTION)))
     assert np.array_equal(pixels(server, server.run(full)), alone)
 
@@ -152,9 +152,9 @@ def test_an_empty_mask_is_an_error(server, given):
 
 
 def test_a_masked_edit_keeps_the_lower_panel_outside_of_the_mask(server, given):
-    workflow = inpaint(given, "make the square green", task="edit", seed=1, cfg=2.0)
+    workflow = inpaint(given, "make the square green", task="edit", seed=1)
     inputs = {"image": [PICTURE, 0], "vae": [MOVQGAN, 0], "edit_mask": [MASK, 0]}
-    workflow[CANVAS] = node("LuminaMGPT2_StitchPanels", width=64, height=128, **inputs)
+    workflow[CANVAS] = node("LuminaMGPT2_StitchPanels", width=96, height=192, **inputs)
     whole = pixels(server, server.run(workflow))
     upper, lower = np.split(whole, 2)
     assert np.array_equal(upper, render(SCENE)) and np.array_equal(outside(lower), outside(upper))

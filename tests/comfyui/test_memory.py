@@ -81,7 +81,7 @@ def test_a_run_that_cannot_fit_is_refused_before_it_starts(server, fault):
     assert refused.error["node_id"] == SAMPLER and SAMPLER not in {node for node, *_ in refused.progress}
     message = refused.error["exception_message"]
     assert (
-        "64 pictures of 64x64 would take about" in message
+        "64 pictures of 96x96 would take about" in message
         and "there are 0.2 GB; smaller settings that fit: batch " in message
     )
     assert refused.error["exception_type"] == "MemoryError"
@@ -94,7 +94,7 @@ def test_out_of_memory_during_a_run_is_an_error_and_a_smaller_run_works(server, 
     assert failed.error["node_id"] == SAMPLER
     message = failed.error["exception_message"]
     assert (
-        "out of memory while drawing 4 pictures of 64x64" in message and "smaller settings that fit: batch " in message
+        "out of memory while drawing 4 pictures of 96x96" in message and "smaller settings that fit: batch " in message
     )
     smaller = server.run(text_to_image(seed=2, batch_size=1))
     assert smaller.succeeded and MODEL not in smaller.executed
@@ -116,7 +116,7 @@ def test_a_picture_that_does_not_fit_whole_is_decoded_in_strips(server, fault, d
     fault("no whole")
     run = server.run(workflow)
     assert run.succeeded, run.error
-    assert "out of memory while decoding a picture of 64x64 whole: retrying in strips" in server.log
+    assert "out of memory while decoding a picture of 96x96 whole: retrying in strips" in server.log
     off = np.abs(np.asarray(server.pictures(run, SAVE)[0], int) - np.asarray(expected, int))
     assert off.max() <= 1
 
@@ -125,6 +125,6 @@ def test_a_picture_that_does_not_fit_in_strips_either_is_an_error(server, fault)
     path = fault("no strips")
     failed = server.run(text_to_image(seed=6))
     assert failed.error["node_id"] == DECODE and failed.error["exception_type"] == "MemoryError"
-    assert "out of memory while decoding a picture of 64x64, which takes about" in failed.error["exception_message"]
+    assert "out of memory while decoding a picture of 96x96, which takes about" in failed.error["exception_message"]
     path.unlink()
     assert server.run(text_to_image(seed=6)).succeeded

@@ -40,7 +40,7 @@ def test_the_package_works_in_comfyui(server_of_package):
     run = server.run(text_to_image(seed=1))
     assert run.succeeded, run.error
     (picture,) = server.pictures(run, SAVE)
-    assert picture.size == (64, 64) and len(picture.getcolors(64 * 64)) > 1
+    assert picture.size == (96, 96) and len(picture.getcolors(96 * 96)) > 1
     check_templates(server, files)
     check_served(server, files)
 

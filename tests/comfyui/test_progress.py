@@ -8,7 +8,7 @@ import pytest
 from workflows import MODEL, SAMPLER, text_to_image
 
 # So many tokens that a run takes some seconds on any machine.
-PICTURES, TOKENS = 64, "4,096"
+PICTURES, TOKENS = 32, "4,608"
 RATE, TIME = r"[\d,.]+/s", r"(\d+ min( \d+ s)?|[\d.]+ s)"
 STEP = re.compile(rf"([\d,]+) of {TOKENS} tokens(, {RATE}, {TIME} left)?")
 LAST = re.compile(rf"{TOKENS} tokens in {TIME} \({RATE}\)")
@@ -55,4 +55,4 @@ def test_a_cancel_ends_the_texts(server):
 def test_loading_says_what_it_reads_where_it_takes_time(server):
     run = server.run(text_to_image(seed=74, weights="int8"))
     assert MODEL in run.executed and all(text.startswith("quantising to int8: ") for text in texts(run, MODEL))
-    assert texts(run, SAMPLER)[-1].startswith("64 tokens in ")
+    assert texts(run, SAMPLER)[-1].startswith("144 tokens in ")

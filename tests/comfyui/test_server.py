@@ -38,8 +38,8 @@ def test_draws_a_picture_with_progress_and_previews(server):
     assert run.succeeded, run.error
     assert {MODEL, MOVQGAN, PROMPT, SAMPLER, DECODE, SAVE, REPORT, MAP} == set(run.executed)
     sampled = [value for node, value, _ in run.progress if node == SAMPLER]
-    assert sampled == sorted(sampled) and len(sampled) > 3 and sampled[-1] == 64
-    assert server.pictures(run, SAVE)[0].size == (64, 64)
+    assert sampled == sorted(sampled) and len(sampled) > 3 and sampled[-1] == 144
+    assert server.pictures(run, SAVE)[0].size == (96, 96)
     assert "forwards" in run.outputs[REPORT]["text"][0]
 
 
@@ -77,10 +77,12 @@ def test_a_draft_tree_draws_the_picture_of_ar_in_fewer_forwards(server):
 
 
 def test_previews_grow_by_rows(server):
-    previews = server.run(text_to_image(seed=2, decoder="ar")).previews
+    # On white, since grey marks rows that are still to be drawn.
+    prompt = "a red circle on a white background"
+    previews = server.run(text_to_image(prompt, seed=2, decoder="ar")).previews
     assert len(previews) > 1
     grey = [np.abs(np.asarray(picture).astype(int) - 128).max(axis=(1, 2)) < 24 for picture in previews]
-    heights = [64 - int(rows[::-1].argmin()) if not rows.all() else 0 for rows in grey]
+    heights = [96 - int(rows[::-1].argmin()) if not rows.all() else 0 for rows in grey]
     assert heights == sorted(heights) and heights[0] < heights[-1]
 
 

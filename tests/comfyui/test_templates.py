@@ -10,7 +10,7 @@ import pytest
 from browser import CLASSIC, VUE, Tab
 from comfy_server import PACK
 from PIL import Image
-from truths import faults, is_true
+from truths import as_drawn, faults, is_true
 from workflows import node
 
 from training.world import Scene, SceneObject, render
@@ -18,6 +18,7 @@ from training.world import Scene, SceneObject, render
 EXAMPLES = sorted((PACK / "example_workflows").glob("*.json"))
 (THINKING,) = [path for path in EXAMPLES if "TextGenerate" in path.read_text(encoding="utf-8")]
 OURS = "LuminaMGPT2_"
+ANSWER = "a penguin above a car in the snow"
 LONG_TEXTS = {
     "LoadModel": "reading weights: 16,400 MB in 12 s (1,367 MB/s)",
     "SJDSampler": "9,216 tokens in 3 min 41 s (42/s)",
@@ -90,28 +91,28 @@ def test_the_thinking_example_draws_an_answer(server, classic):
     assert nodes.pop(clip)["class_type"] == "CLIPLoader"
     known = server.get("/object_info/TextGenerate")["TextGenerate"]["input"]
     assert set(generate["inputs"]) >= set(known["required"]) and generate["inputs"]["sampling_mode"] == "off"
-    nodes[asked] = node("PrimitiveStringMultiline", value="<caption>a green circle</caption>")
+    nodes[asked] = node("PrimitiveStringMultiline", value=f"<caption>{ANSWER}</caption>")
     nodes["instruction"] = node("PreviewAny", source=[instruction, 0])
     run = server.run(nodes)
     assert run.succeeded, run.error
     texts = [output["text"][0] for output in run.outputs.values() if "text" in output]
-    assert any(text.endswith("The request: a red circle left of a blue square") for text in texts)
-    assert "a green circle" in texts and any(text.startswith("answer: ") for text in texts)
+    assert any(text.endswith("The request: a fox left of a tree in the snow") for text in texts)
+    assert ANSWER in texts and any(text.startswith("answer: ") for text in texts)
     ((save, _),) = [(name, output) for name, output in run.outputs.items() if "images" in output]
     (picture,) = server.pictures(run, save)
-    assert is_true({"task": "text to image", "prompt": "a green circle"}, np.asarray(picture))
+    assert is_true({"task": "text to image", "prompt": ANSWER}, as_drawn(nodes, save, np.asarray(picture)))
 
 
 # Subgraphs
 
-CAPTION = "a red circle left of a blue square"
-SCENE = Scene("white", (SceneObject("circle", "red", "large", 8, 8), SceneObject("square", "blue", "large", 40, 8)))
+CAPTION = "a cat left of a tree"
+SCENE = Scene("white", (SceneObject("cat", None, "large", 8, 8), SceneObject("tree", None, "large", 56, 8)))
 ONE = Scene("black", (SceneObject("star", "orange", "small", 8, 8),))
 
 
 @dataclass(frozen=True)
 class Blueprint:
-    """A subgraph: the picture to give it, uint8 [64,64,3], and values of its widgets."""
+    """A subgraph: the picture to give it, uint8 [96,96,3], and values of its widgets."""
 
     given: np.ndarray | None = None
     widgets: dict[str, str] = field(default_factory=dict)
@@ -119,12 +120,12 @@ class Blueprint:
 
 BLUEPRINTS = {
     "Text to Image": Blueprint(widgets={"prompt": CAPTION}),
-    "Image Pair": Blueprint(widgets={"prompt": CAPTION}),
-    "Controllable": Blueprint(render(SCENE, "depth"), {"prompt": "a green circle left of a yellow square"}),
+    "Image Pair": Blueprint(widgets={"prompt": "a rabbit left of a sun"}),
+    "Controllable": Blueprint(render(SCENE, "depth"), {"prompt": "a cat left of a tree in the snow"}),
     "Subject-driven": Blueprint(
-        render(ONE), {"prompt": "a star and a green circle on a white background", "object": "an orange star"}
+        render(ONE), {"prompt": "a star and a mushroom on the beach", "object": "an orange star"}
     ),
-    "Edit Turn": Blueprint(render(SCENE), {"prompt": "make the square green"}),
+    "Edit Turn": Blueprint(render(SCENE), {"prompt": "replace the cat with a dog"}),
     "Predict": Blueprint(render(SCENE)),
     "Continue Picture": Blueprint(render(SCENE), {"prompt": CAPTION}),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,39 +13,68 @@ from training.world import (
     BACKGROUNDS,
     COLOURS,
     GRID,
+    KINDS,
     MORE_COLOURS,
-    PEOPLE,
-    RELATIONS,
-    SHAPES,
-    SIZES,
     Claim,
     Panel,
     Scene,
     SceneObject,
     Spec,
     TaskSample,
-    canny,
     judge_strict,
     recognise,
+    render,
     scene_of,
 )
+from training.world.captions import PLACE_FRAMES, RELATION_WORDS, SIZE_WORDS, WHERE_WORDS, plural
 
 PACK = "LuminaMGPT2_"
+
+
+def any_of(words: Iterable[str]) -> str:
+    """A pattern of any of these words, the longer ones first."""
+    return "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
+
+
 COUNTS = {"a": 1, "an": 1, "one": 1, "two": 2, "three": 3, "four": 4}
-SHAPE = "|".join((*PEOPLE, *SHAPES))
-COLOUR, GROUND = "|".join((*COLOURS, *MORE_COLOURS)), "|".join(BACKGROUNDS)
-CLAIM = re.compile(rf"(?:({'|'.join(COUNTS)}) )?(?:({'|'.join(SIZES)}) )?(?:({COLOUR}) )?({SHAPE})(?:e?s)?")
-BACKGROUND = re.compile(rf"(.*?)(?: on an? ({GROUND}) background)?")
+NAMES = {name: kind for kind in KINDS for name in (kind, plural(kind))}
+SIZE_OF = {word: size for size, words in SIZE_WORDS.items() for word in words}
+RELATION_OF = {word: relation for relation, words in RELATION_WORDS.items() for word in words}
+WHERE_OF = {word: where for where, words in WHERE_WORDS.items() for word in words}
+PLACE_OF = {
+    frame.removeprefix("{} "): place for place, frames in PLACE_FRAMES.items() for frame in frames if frame[:2] == "{}"
+}
+KIND, NAME, SIZE = any_of(KINDS), any_of(NAMES), any_of(SIZE_OF)
+COLOUR, GROUND, PLACE = any_of((*COLOURS, *MORE_COLOURS)), any_of(BACKGROUNDS), any_of(PLACE_OF)
+CLAIM = re.compile(rf"(?:({any_of(COUNTS)}) )?(?:({SIZE}) )?(?:({COLOUR}) )?({NAME})")
+CAPTION = re.compile(rf"(.*?)(?: ({any_of(WHERE_OF)}))?(?: on an? ({GROUND}) background| ({PLACE}))?")
+RELATED = re.compile(rf" ({any_of(RELATION_OF)}) ")
+BETWEEN_CLAIMS = re.compile(rf", | and | (?:{any_of(RELATION_OF)}) ")
+THE = rf"the (?:({COLOUR}) )?({KIND})"
+# Wordings of every kind of edit. An object is its colour, or None, and its kind.
+EDITS = {
+    "background": (
+        rf"(?:make the background|change the background to) ({GROUND})",
+        rf"(?:put it|move it all) ({PLACE})",
+    ),
+    "add": ("add (.*?)(?: to the picture)?", "put (.*) in"),
+    "replace": (f"replace {THE} with (.*)", f"turn {THE} into (.*)", f"change {THE} to (.*)"),
+    "recolour": (rf"(?:make|paint) {THE} ({COLOUR})", rf"change the colour of {THE} to ({COLOUR})"),
+    "remove": (f"remove {THE}()", f"take {THE} away()", f"delete {THE}()"),
+    "move": (f"move {THE} (?:to the )?(left|right|up|down)",),
+}
 STEPS = {"left": (-2 * GRID, 0), "right": (2 * GRID, 0), "up": (0, -2 * GRID), "down": (0, 2 * GRID)}
+# The core node that enlarges pictures for display.
+ENLARGE = "ImageScaleBy"
 # The input of each node that leads to the sampler, and the parts of a picture that are its outputs.
 TOWARDS_SAMPLER = {
     "VAEDecode": "samples",
+    ENLARGE: "image",
     f"{PACK}MoVQGANDecode": "samples",
     f"{PACK}SplitPanels": "image",
     f"{PACK}BestOfN": "images",
 }
-# Thresholds of edges that are no noise of a decoded picture, and the least F1 of equal edges.
-LOW, HIGH, SAME_EDGES = 0.1, 0.3, 0.9
+SAME_EDGES = 0.9
 # The output of Inpaint Picture that is a view of the canvas, and its grey as Save Image writes it.
 VIEW, TO_BE_DRAWN = 1, 127
 UPPER, LOWER, WHOLE = PARTS = ("upper", "lower", "whole")
@@ -71,6 +100,7 @@ def faults(prompt: Mapping[str, dict], shown: Mapping[str, Pictures]) -> tuple[i
 
     `prompt` is in the API format, `shown` are the pictures of its output nodes, uint8 [H,W,3].
     """
+    shown = {node: [as_drawn(prompt, node, one) for one in pictures] for node, pictures in shown.items()}
     drawn: dict[str, dict[str, Pictures]] = {}
     for node, pictures in shown.items():
         if by := drawn_by(prompt, node):
@@ -88,10 +118,32 @@ def faults(prompt: Mapping[str, dict], shown: Mapping[str, Pictures]) -> tuple[i
     return count, wrong
 
 
+def as_drawn(prompt: Mapping[str, dict], node: str, picture: np.ndarray) -> np.ndarray:
+    """A picture that an output node shows, in the size in which it was drawn."""
+    scale, source = 1, prompt[node]["inputs"]["images"][0]
+    while prompt[source]["class_type"] == ENLARGE:
+        scale *= round(prompt[source]["inputs"]["scale_by"])
+        source = prompt[source]["inputs"]["image"][0]
+    return picture[scale // 2 :: scale, scale // 2 :: scale]
+
+
+def _shown_by(prompt: Mapping[str, dict], node: str) -> list:
+    """The link from the output whose pictures an output node shows, enlarged or not."""
+    link = prompt[node]["inputs"]["images"]
+    while prompt[link[0]]["class_type"] == ENLARGE:
+        link = prompt[link[0]]["inputs"]["image"]
+    return link
+
+
 def shows(caption: str, picture: np.ndarray) -> bool:
-    """Whether a picture, uint8 [H,W,3], has an object that a caption names; nothing is named by an empty one."""
-    claims, found = spec_of(caption).claims if caption.strip() else (), recognise(picture).objects
-    return any(one.shape == claim.shape and one.colour == claim.colour for claim in claims for one in found)
+    """Whether a picture, uint8 [H,W,3], has an object that a caption names, on the background it names, if any."""
+    if not caption.strip():
+        return False
+    spec, found = spec_of(caption), recognise(picture)
+    named = any(
+        one.kind == claim.kind and claim.colour in (None, one.colour) for claim in spec.claims for one in found.objects
+    )
+    return named and spec.background in (None, found.background)
 
 
 def _knows(prompt: Mapping[str, dict], sampler: str, text: str) -> bool:
@@ -109,7 +161,7 @@ def _keeps(prompt: Mapping[str, dict], shown: Mapping[str, Pictures], sampler: s
     if prompt[canvas]["class_type"] != f"{PACK}InpaintPicture":
         return True
     views, given = (
-        [shown[node][0] for node in shown if prompt[node]["inputs"]["images"] == link]
+        [shown[node][0] for node in shown if _shown_by(prompt, node) == link]
         for link in ([canvas, VIEW], prompt[canvas]["inputs"]["image"])
     )
     if not views:
@@ -124,7 +176,7 @@ def _given(prompt: Mapping[str, dict], shown: Mapping[str, Pictures], sampler: s
     """The pictures in the upper panel of a sampler's canvas, where an output node shows them."""
     canvas = prompt[prompt[sampler]["inputs"].get("canvas", [sampler])[0]]
     link = canvas["inputs"].get("image")
-    return next((shown[node] for node in shown if link and prompt[node]["inputs"]["images"] == link), ())
+    return next((shown[node] for node in shown if link and _shown_by(prompt, node) == link), ())
 
 
 def _whole(parts: dict[str, Pictures]) -> Pictures:
@@ -137,10 +189,11 @@ def is_true(asked: Mapping[str, str], whole: np.ndarray) -> bool:
     """Whether a picture, uint8 [H,W,3], is what the inputs of Lumina Prompt ask for."""
     task, text = asked["task"], asked["prompt"]
     if task == "text to image":
-        return judge_strict(spec_of(text), recognise(whole, MORE_COLOURS))
+        return judge_strict(spec_of(text), recognise(whole, tuple(MORE_COLOURS)))
     upper, lower = np.split(whole, 2)
     if task == "edit":
-        return judge_task(edited(scene_of(recognise(upper)), text), upper, lower).right
+        sample = edited(scene_of(recognise(upper)), text)
+        return sample is not None and judge_task(sample, upper, lower).right
     if task.startswith("subject-driven"):
         return judge_strict(_with_subject(spec_of(text), spec_of(asked["object"]), upper), recognise(lower))
     if task == "controllable":
@@ -150,37 +203,54 @@ def is_true(asked: Mapping[str, str], whole: np.ndarray) -> bool:
 
 def spec_of(caption: str) -> Spec:
     """The claims of a caption of the demo's world. Raises ValueError for one that cannot be judged."""
-    text, ground = BACKGROUND.fullmatch(caption.rstrip(".")).groups()
-    relation = next((one for one in RELATIONS if f" {one} " in text), None)
-    claims = tuple(map(_claim, re.split(f" {relation} " if relation else ", | and ", text)))
+    text, where, plain, place = CAPTION.fullmatch(caption.rstrip(".")).groups()
+    relation = RELATED.search(text)
+    claims = tuple(map(_claim, BETWEEN_CLAIMS.split(text)))
     category = "position" if relation else "counting" if len(claims) == 1 else "mixed"
-    return Spec(category, claims, relation, ground)
+    related = RELATION_OF[relation[1]] if relation else None
+    return Spec(category, claims, related, plain or PLACE_OF.get(place), WHERE_OF.get(where))
 
 
-def edited(scene: Scene, text: str) -> TaskSample:
-    """A scene and what an edit makes of it. Raises ValueError for an edit that cannot be judged."""
-    upper = Panel(scene)
-    if match := re.fullmatch(rf"make the background ({GROUND})", text):
-        return TaskSample("edit", text, upper, Panel(replace(scene, background=match[1])), edit="background")
-    if match := re.fullmatch(r"add (.*)", text):
-        claim = _claim(match[1])
-        added = SceneObject(claim.shape, claim.colour, claim.size or "large", 0, 0)
-        lower = Panel(replace(scene, objects=(*scene.objects, added)))
-        return TaskSample("edit", text, upper, lower, edit="add", changed=added)
-    if match := re.fullmatch(rf"(make|remove|move) the (?:({COLOUR}) )?({SHAPE})(?: (.*))?", text):
-        thing = next(one for one in scene.objects if one.shape == match[3] and match[2] in (None, one.colour))
-        changed = _changed(thing, match[1], match[4])
+def edited(scene: Scene, text: str) -> TaskSample | None:
+    """A scene and what an edit makes of it; None where the scene lacks what is edited.
+
+    Raises ValueError for an edit that cannot be judged.
+    """
+    kind, found = _read_edit(text)
+    if kind == "background":
+        after, changed = replace(scene, background=PLACE_OF.get(found[0], found[0])), None
+    elif kind == "add":
+        claim = _claim(found[0])
+        changed = SceneObject(claim.kind, claim.colour, claim.size or "large", GRID, 0)
+        after = replace(scene, objects=(*scene.objects, changed))
+    else:
+        colour, name, how = found
+        thing = next((one for one in scene.objects if one.kind == name and colour in (None, one.colour)), None)
+        if thing is None:
+            return None
+        changed = _changed(thing, kind, how)
         objects = [changed if one is thing else one for one in scene.objects]
-        lower = Panel(replace(scene, objects=tuple(one for one in objects if one is not None)))
-        return TaskSample("edit", text, upper, lower, edit=match[1], changed=changed)
+        after = replace(scene, objects=tuple(one for one in objects if one is not None))
+    return TaskSample("edit", text, Panel(scene), Panel(after), edit=kind, changed=changed)
+
+
+def _read_edit(text: str) -> tuple[str, tuple[str, ...]]:
+    """The kind of an edit and what its wording names."""
+    for kind, wordings in EDITS.items():
+        for wording in wordings:
+            if match := re.fullmatch(wording, text):
+                return kind, match.groups()
     raise ValueError(f"the edit {text!r} is not one that can be judged")
 
 
-def _changed(thing: SceneObject, verb: str, how: str | None) -> SceneObject | None:
-    if verb == "remove":
+def _changed(thing: SceneObject, edit: str, how: str) -> SceneObject | None:
+    if edit == "remove":
         return None
-    if verb == "make":
+    if edit == "recolour":
         return replace(thing, colour=how)
+    if edit == "replace":
+        claim = _claim(how)
+        return replace(thing, kind=claim.kind, colour=claim.colour)
     dx, dy = STEPS[how]
     return replace(thing, x=thing.x + dx, y=thing.y + dy)
 
@@ -189,24 +259,24 @@ def _claim(text: str) -> Claim:
     match = CLAIM.fullmatch(text)
     if match is None:
         raise ValueError(f"{text!r} is not a claim that can be judged")
-    count, size, colour, shape = match.groups()
-    return Claim(COUNTS[count or "a"], shape, colour, size)
+    count, size, colour, name = match.groups()
+    return Claim(COUNTS[count or "a"], NAMES[name], colour, SIZE_OF.get(size))
 
 
 def _with_subject(spec: Spec, subject: Spec, upper: np.ndarray) -> Spec:
     """The claims of a scene with those of its subject, in the size that it has in the upper panel."""
     (kept,) = subject.claims
-    (found,) = recognise(upper).objects
-    kept = replace(kept, size=found.size)
-    return replace(spec, claims=tuple(kept if claim.shape == kept.shape else claim for claim in spec.claims))
+    size = next((one.size for one in recognise(upper).objects if one.kind == kept.kind), None)
+    kept = replace(kept, size=size)
+    return replace(spec, claims=tuple(kept if claim.kind == kept.kind else claim for claim in spec.claims))
 
 
 def _follows(kind: str, given: np.ndarray, picture: np.ndarray) -> bool:
-    """Whether a picture is one of a given map; edges are those that an edge node finds in pictures."""
+    """Whether a picture is one of a given map. The edges that an edge node finds may be a little different."""
     if kind != "canny":
         return _is_map(kind, picture, given)
-    edges, given = canny(picture, LOW, HIGH).max(-1) >= BRIGHT, given.max(-1) >= BRIGHT
-    return edge_f1(given, edges) >= SAME_EDGES
+    edges = render(scene_of(recognise(picture)), kind)
+    return edge_f1(given.max(-1) >= BRIGHT, edges.max(-1) >= BRIGHT) >= SAME_EDGES
 
 
 def _is_map(kind: str, picture: np.ndarray, shown: np.ndarray) -> bool:

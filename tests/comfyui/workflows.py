@@ -9,18 +9,18 @@ OPTIONAL_OF_SAMPLER = ("decoder", "window", "kv_cache", "tree", "top_p", "min_p"
 
 
 def text_to_image(prompt: str = "a red circle left of a blue square", **changes) -> dict:
-    """Draws with the demo at 64x64, core VAE Decode and Save Image. `changes` sets inputs of any node, by name."""
+    """Draws with the demo at 96x96, core VAE Decode and Save Image. `changes` sets inputs of any node, by name."""
     workflow = {
         MODEL: node("LuminaMGPT2_LoadModel", checkpoint=DEMO, weights="auto"),
         MOVQGAN: node("LuminaMGPT2_LoadMoVQGAN", movqgan=DEMO),
-        PROMPT: node("LuminaMGPT2_TaskPrompt", task="text to image", prompt=prompt, width=64, height=64),
+        PROMPT: node("LuminaMGPT2_TaskPrompt", task="text to image", prompt=prompt, width=96, height=96),
         SAMPLER: node(
             "LuminaMGPT2_SJDSampler",
             model=[MODEL, 0],
             vae=[MOVQGAN, 0],
             prompt=[PROMPT, 0],
             seed=0,
-            cfg=4.0,
+            cfg=1.25,
             top_k=4096,
             temperature=1.0,
             batch_size=1,

@@ -52,7 +52,7 @@ def run_python(arguments: list[str], folder: Path) -> None:
 
 def assert_demo_picture(path: Path) -> None:
     with Image.open(path) as picture:
-        assert (picture.size, picture.mode) == ((64, 64), "RGB")
+        assert (picture.size, picture.mode) == ((96, 96), "RGB")
 
 
 def test_readme_is_short() -> None:

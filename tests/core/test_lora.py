@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lumina_core.decoding.build_request import build_request
 from lumina_core.decoding.memory_plan import Demand, plan_memory
 from lumina_core.decoding.settings import DecodeResult, DecodeSettings
 from lumina_core.errors import InputError
@@ -32,9 +31,9 @@ from lumina_core.model.wear import branches, branches_nbytes, wear
 from lumina_core.pipeline import Lumina
 from lumina_core.quant.weights import WeightsPlan
 from lumina_core.timing.synthetic import SYNTHETIC
-from lumina_core.tokens.prompts import build_prompt
 
 from ..kernel_cases import forward_model, window_states
+from .demo_requests import short_request
 from .lora_files import MATRICES, Pairs, random_lora, random_pairs, save_lora
 from .toys import toy_transformer
 
@@ -69,9 +68,8 @@ def logits(transformer: Transformer) -> Tensor:
 def drawn(
     lumina: Lumina, decoder: str = "gumbel", window: int = 16, pictures: int = 1, **settings: Any
 ) -> DecodeResult:
-    text = build_prompt("t2i", 64, 64, "a red circle left of a blue square")
     chosen = DecodeSettings(decoder=decoder, window_size=window, seed=4)
-    return lumina.sample(build_request(lumina, text, 64, 64, pictures, settings=chosen))
+    return lumina.sample(short_request(lumina, "a red circle left of a blue square", pictures, chosen))
 
 
 def test_logits_are_those_of_the_merged_model(tmp_path: Path) -> None:
@@ -235,7 +233,7 @@ def test_a_branch_takes_its_rank_times_inputs_and_outputs() -> None:
     # Of the fused layers all parts have as many outputs as the layer.
     fused = 3 * (4096 + 3 * 4096) + (4096 + 4096) + 2 * (4096 + 2 * 11008) + (11008 + 4096)
     assert taken == 2 * 32 * 16 * fused and taken > 2 * 32 * 16 * sum(values.values())
-    request = build_request(loaded(), build_prompt("t2i", 64, 64, "a circle"), 64, 64)
+    request = short_request(loaded(), "a circle", 1, DecodeSettings())
     demand = Demand(config, WeightsPlan(BF16), request)
     plan, worn = (plan_memory(replace(demand, loras=loras)) for loras in ((), (applied,)))
     assert worn.run - plan.run == worn.total - plan.total == taken and "LoRAs" in str(worn) and "LoRAs" not in str(plan)

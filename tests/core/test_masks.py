@@ -124,6 +124,9 @@ def test_a_condition_is_the_whole_canvas_with_a_mask_unless_it_is_a_panel() -> N
 # Whole runs
 
 
+SIZE = (96, 96)
+
+
 @pytest.fixture(scope="module")
 def demo() -> Lumina:
     return Lumina.load("demo", weights="fp32", device="cpu")
@@ -131,36 +134,36 @@ def demo() -> Lumina:
 
 @pytest.fixture(scope="module")
 def scene(demo: Lumina) -> Image.Image:
-    return demo.draw("a blue circle and a red square", 64, 64, seed=3).images[0]
+    return demo.draw("a blue circle and a red square on a white background", *SIZE, seed=3).images[0]
 
 
 def test_python_keeps_the_picture_around_the_best_of_the_candidates(demo: Lumina, scene: Image.Image) -> None:
-    mask = box((64, 64), 0, 0, 64, 20)
+    prompt, mask = "a green star on a black background", box(SIZE, 0, 0, 96, 12)
     settings = {"condition": scene, "mask": mask, "seed": 5, "cfg_scale": 1.0}
-    best = demo.draw("a green star and a red square", 64, 64, candidates=4, **settings)
+    best = demo.draw(prompt, *SIZE, candidates=4, **settings)
     nats = best.result.given_log_likelihood
     assert nats is not None and best.index == int(np.argmax(nats)) and 1 <= best.result.effective_sample_size <= 4
     found, own = np.asarray(best.images[0]), np.asarray(scene)
     assert len(best.images) == len(best.codes) == 1
-    assert (found[24:] == own[24:]).all() and (found[:24] != own[:24]).any()
-    alone = demo.draw("a green star and a red square", 64, 64, **{**settings, "seed": 5 + best.index})
+    assert (found[16:] == own[16:]).all() and (found[:16] != own[:16]).any()
+    alone = demo.draw(prompt, *SIZE, **{**settings, "seed": 5 + best.index})
     assert torch.equal(alone.codes, best.codes) and alone.result.given_log_likelihood is None
 
 
 def test_candidates_without_anything_after_them_are_told(
     demo: Lumina, scene: Image.Image, caplog: pytest.LogCaptureFixture
 ) -> None:
-    below = box((64, 64), 0, 48, 64, 64)
-    best = demo.draw("a blue circle", 64, 64, condition=scene, mask=below, candidates=2)
+    below = box(SIZE, 0, 80, 96, 96)
+    best = demo.draw("a blue circle", *SIZE, condition=scene, mask=below, candidates=2)
     assert best.index == 0 and len(best.images) == 1
     assert "Nothing is given after what is drawn" in caplog.messages[-1]
 
 
 def test_a_masked_edit_keeps_the_lower_panel_around_the_mask(demo: Lumina, scene: Image.Image) -> None:
-    mask = box((64, 64), 0, 0, 24, 24)
-    image = demo.draw("make it green", 64, 128, task="edit", condition=scene, mask=mask, seed=1).images[0]
-    panels, own = np.asarray(image).reshape(2, 64, 64, 3), np.asarray(scene)
-    outside = np.ones((64, 64), bool)
+    mask = box(SIZE, 0, 0, 24, 24)
+    image = demo.draw("make it green", 96, 192, task="edit", condition=scene, mask=mask, seed=1).images[0]
+    panels, own = np.asarray(image).reshape(2, 96, 96, 3), np.asarray(scene)
+    outside = np.ones(SIZE, bool)
     outside[:24, :24] = False
     assert (panels[0] == own).all() and (panels[1][outside] == own[outside]).all()
 

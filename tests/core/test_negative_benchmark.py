@@ -12,7 +12,7 @@ from training.world import Scene, SceneObject, render
 
 
 def picture(*objects: tuple[str, str]) -> np.ndarray:
-    placed = [SceneObject(shape, colour, "large", 2 + 32 * k, 20) for k, (shape, colour) in enumerate(objects)]
+    placed = [SceneObject(shape, colour, "large", 8 + 48 * k, 16) for k, (shape, colour) in enumerate(objects)]
     return render(Scene("white", tuple(placed)))
 
 

@@ -166,7 +166,7 @@ def test_out_of_memory_while_decoding_keeps_what_was_drawn(
 
 
 ARGUMENTS = {
-    "generate": ("--checkpoint", "demo", "--prompt", "p", "--width", 64, "--height", 64, "--out", "o.png"),
+    "generate": ("--checkpoint", "demo", "--prompt", "p", "--width", 96, "--height", 96, "--out", "o.png"),
     "encode": ("p.png", "--tokens-out", "t.json"),
     "decode": ("t.json", "--out", "p.png"),
     "convert": ("--checkpoint", "demo", "--weights", "int4", "--out", "o.safetensors"),

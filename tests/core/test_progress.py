@@ -358,5 +358,5 @@ def test_captured_steps_tell_before_each_capture(monkeypatch: pytest.MonkeyPatch
 def test_nothing_is_told_on_a_cpu() -> None:
     heard: list[str] = []
     with told_to(heard.append):
-        Lumina.load("demo", device="cpu", weights="int8").draw("a red circle", 64, 64)
+        Lumina.load("demo", device="cpu", weights="int8").draw("a red circle", 96, 96)
     assert heard == []

@@ -11,20 +11,20 @@ import torch
 from benchmarks import published
 from benchmarks.published_program import Drawing, ForcedHeader, OnCpu, Picture
 
-SIZE = (64, 64)
+SIZE, CODES = (96, 96), 144
 PICTURES = [[Picture("a", (1, 2), SIZE, seed)] for seed in range(3)]
 
 
 def program(seconds: float, complete: bool = True) -> Callable[[Picture], Drawing]:
-    return lambda picture: Drawing(seconds * (1 + picture.seed), 20, 64, complete)
+    return lambda picture: Drawing(seconds * (1 + picture.seed), 20, CODES, complete)
 
 
 def test_ratios_are_taken_within_a_round() -> None:
     drawings = published.measure({"published-ar": program(1.0), "ar": program(0.25)}, PICTURES)
     assert [len(of_round) for rounds in drawings.values() for of_round in rounds] == [1] * 6
-    assert published.check(drawings) == "Every program drew complete pictures, 192 tokens over all rounds."
+    assert published.check(drawings) == "Every program drew complete pictures, 432 tokens over all rounds."
     last = published.table(drawings).splitlines()[-1]
-    assert last == "| ours, `ar` | 0.5 (0.25 to 0.75) | 7.81 (3.91 to 11.7) | 20 | 4 (4 to 4) |"
+    assert last == "| ours, `ar` | 0.5 (0.25 to 0.75) | 3.47 (1.74 to 5.21) | 20 | 4 (4 to 4) |"
 
 
 def test_incomplete_pictures_are_told() -> None:
@@ -37,7 +37,7 @@ def test_ours_draws_a_complete_picture() -> None:
     with published.checkpoint_folder("demo") as folder:
         encode, ours = published.load_ours(folder)
         drawing = ours("gumbel")(Picture("a star", encode("a star", SIZE), SIZE, 0))
-    assert drawing.complete and drawing.codes == 64 and drawing.seconds > 0
+    assert drawing.complete and drawing.codes == CODES and drawing.seconds > 0
 
 
 def test_the_header_is_forced_after_the_prompt_only() -> None:

@@ -14,13 +14,13 @@ from benchmarks import quality, sources
 from benchmarks.verdicts import judged_sheet
 from lumina_core.movqgan.load import load_movqgan
 from lumina_core.pictures.contact_sheet import FRAME_COLOUR
-from training.world import CATEGORIES, fresh_samples, render
+from training.world import CANVAS, CATEGORIES, fresh_samples, render
 
 from .checkpoints import CODES
 
 
 def picture(value: int) -> np.ndarray:
-    return np.full((64, 64, 3), value, np.uint8)
+    return np.full((CANVAS, CANVAS, 3), value, np.uint8)
 
 
 def test_truth_is_right_in_every_category(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,7 +85,7 @@ def test_contact_sheet_holds_every_picture_and_frames_the_right_ones(count: int)
     sheet = np.asarray(judged_sheet(judged))
     for k in range(count):
         rows, columns = np.nonzero((sheet == 7 * k + 80).all(-1))
-        assert len(np.unique(rows)) >= 64 and (rows.max() - rows.min()) == (columns.max() - columns.min())
+        assert len(np.unique(rows)) >= CANVAS and (rows.max() - rows.min()) == (columns.max() - columns.min())
         assert (tuple(sheet[rows.min() - 1, columns.min()]) == FRAME_COLOUR) == (k != 0)
 
 
@@ -104,7 +104,7 @@ def test_pictures_come_through_movqgan(checkpoint: Path) -> None:
     with torch.inference_mode():
         expected = (movqgan.decode(movqgan.encode(pixels)).permute(0, 2, 3, 1) + 1) * 127.5
     for k in range(2):
-        assert found[k].dtype == np.uint8 and found[k].shape == (64, 64, 3)
+        assert found[k].dtype == np.uint8 and found[k].shape == (CANVAS, CANVAS, 3)
         assert abs(found[k] - expected[k].clamp(0, 255).numpy()).max() <= 0.6
 
 

@@ -105,16 +105,16 @@ def test_side_that_is_no_whole_number(width: object) -> None:
 
 
 def test_an_error_names_the_nearest_size_that_the_model_was_trained_on() -> None:
-    limits = SizeLimits(512, trained=((64, 64), (64, 128)))
-    with pytest.raises(InputError, match=r"nearest size that the model was trained on is 64x64$"):
+    limits = SizeLimits(512, trained=DEMO_SIZES)
+    with pytest.raises(InputError, match=r"nearest size that the model was trained on is 96x96$"):
         check_size(768, 768, limits)
-    with pytest.raises(InputError, match=r"trained on is 64x128$"):
+    with pytest.raises(InputError, match=r"trained on is 96x192$"):
         check_size(512, 1024, limits)
     with pytest.raises(InputError, match=r"nearest legal size is"):  # none of the trained sizes fits after the prompt
         check_size(768, 768, limits, prompt_tokens=480)
 
 
-DEMO_SIZES = ((64, 64), (64, 128))
+DEMO_SIZES = ((96, 96), (96, 192))
 
 
 @pytest.mark.parametrize(
@@ -122,12 +122,12 @@ DEMO_SIZES = ((64, 64), (64, 128))
     [
         ((0, 0), None, 1, (768, 768)),
         ((0, 0), None, 2, (512, 1024)),
-        ((0, 0), DEMO_SIZES, 1, (64, 64)),
-        ((0, 0), DEMO_SIZES, 2, (64, 128)),
-        ((0, 0), ((64, 64),), 2, (64, 64)),
+        ((0, 0), DEMO_SIZES, 1, (96, 96)),
+        ((0, 0), DEMO_SIZES, 2, (96, 192)),
+        ((0, 0), ((96, 96),), 2, (96, 96)),
         ((512, 0), None, 1, (512, 512)),
         ((0, 1024), None, 2, (512, 1024)),
-        ((96, 0), DEMO_SIZES, 1, (96, 64)),
+        ((64, 0), DEMO_SIZES, 1, (64, 96)),
         ((256, 32), None, 1, (256, 32)),
     ],
 )

@@ -51,5 +51,5 @@ def test_any_text_comes_back(folder):
 
 def test_demo_prompts_are_short(folder):
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    text = "Generate an image of 64x64 according to the following prompt:\na red circle to the left of a blue square"
+    text = "Generate an image of 96x96 according to the following prompt:\na red circle to the left of a blue square"
     assert len(tokenizer.encode(text).ids) <= 26

@@ -41,7 +41,7 @@ def test_much_work_and_other_devices_keep_their_threads() -> None:
 
 def test_the_demo_draws_and_decodes_in_one_thread() -> None:
     lumina, seen = Lumina.load("demo"), list[int]()
-    drawing = lumina.draw("a red circle", 64, 64, on_step=lambda _: seen.append(torch.get_num_threads()))
+    drawing = lumina.draw("a red circle", 96, 96, on_step=lambda _: seen.append(torch.get_num_threads()))
     decode = lumina.movqgan.decode
 
     def watched(*arguments: object) -> torch.Tensor:

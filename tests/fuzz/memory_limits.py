@@ -24,7 +24,7 @@ MIB = 2**20
 # From less than Python's own libraries take to more than any command does, in MiB.
 LOWEST, HIGHEST = 64, 1600
 KINDS: Mapping[str, int] = MappingProxyType({"AS": resource.RLIMIT_AS, "DATA": resource.RLIMIT_DATA})
-_DRAW = ("--checkpoint=demo", "--device=cpu", "--prompt=a red circle", "--width=64", "--height=64", "--out=o.png")
+_DRAW = ("--checkpoint=demo", "--device=cpu", "--prompt=a red circle", "--width=96", "--height=96", "--out=o.png")
 COMMANDS: Mapping[str, Callable[[Path], tuple[str, ...]]] = MappingProxyType(
     {
         "generate": lambda _: ("generate", *_DRAW, "--tokens-out=o.json"),

@@ -18,12 +18,14 @@ from lumina_core.pipeline import Lumina
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 
+PROMPT, SIZE = "a red circle left of a blue square", (96, 96)
+
 
 def drawn(compile_choice: str, dtype: torch.dtype, weights: str = "auto", **settings: Any) -> DecodeResult:
     """Three pictures; the width of the window, which may follow the clock, is fixed."""
     lumina = Lumina.load("demo", dtype=dtype, device="cuda", compile=compile_choice, weights=weights)
     settings = {"adapt_window": False, **settings}
-    return lumina.draw("a red circle left of a blue square", 64, 64, batch=3, seed=3, **settings).result
+    return lumina.draw(PROMPT, *SIZE, batch=3, seed=3, **settings).result
 
 
 @pytest.mark.parametrize("kv_cache", ["auto", "int8", "int4"])
@@ -63,7 +65,7 @@ def test_captured_steps_with_a_lora_draw_the_same(weights: str, caplog: pytest.L
         lumina = Lumina.load("demo", device="cuda", compile=choice, weights=weights)
         models = lumina.with_loras(lora), lumina, lumina.with_loras(lora)
         asked = {"batch": 3, "seed": 3, "adapt_window": False}
-        codes[choice] = [one.draw("a red circle left of a blue square", 64, 64, **asked).codes for one in models]
+        codes[choice] = [one.draw(PROMPT, *SIZE, **asked).codes for one in models]
     assert not caplog.records, caplog.text
     assert all(torch.equal(*pair) for pair in zip(codes["off"], codes["auto"], strict=True))
     assert torch.equal(codes["auto"][0], codes["auto"][2]) and not torch.equal(codes["auto"][0], codes["auto"][1])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-DEMO_SIZES = ((64, 64), (64, 128))
+DEMO_SIZES = ((96, 96), (96, 192))
 
 
 def prompt_of(nodes: Any, task: str = "t2i", width: int = 0, height: int = 0) -> Any:
@@ -17,8 +17,8 @@ def prompt_of(nodes: Any, task: str = "t2i", width: int = 0, height: int = 0) ->
 
 
 def canvas_of(nodes: Any, panels: int) -> Any:
-    codes = torch.zeros(1, 8, 8, dtype=torch.int64)
-    return nodes("nodes.types").CanvasData(64, 128, codes, torch.zeros(1, 64, 64, 3), panels=panels)
+    codes = torch.zeros(1, 12, 12, dtype=torch.int64)
+    return nodes("nodes.types").CanvasData(96, 192, codes, torch.zeros(1, 96, 96, 3), panels=panels)
 
 
 @pytest.mark.parametrize(
@@ -26,8 +26,8 @@ def canvas_of(nodes: Any, panels: int) -> Any:
     [
         ("t2i", None, (768, 768)),
         ("pair", None, (512, 1024)),
-        ("t2i", DEMO_SIZES, (64, 64)),
-        ("pair", DEMO_SIZES, (64, 128)),
+        ("t2i", DEMO_SIZES, (96, 96)),
+        ("pair", DEMO_SIZES, (96, 192)),
     ],
 )
 def test_sides_that_are_0_are_those_of_the_model(nodes: Any, task: str, trained: Any, expected: tuple) -> None:
@@ -44,7 +44,7 @@ def test_the_text_has_placeholders_until_the_size_is_known(nodes: Any) -> None:
 
 def test_a_canvas_sets_the_size(nodes: Any) -> None:
     prompt = prompt_of(nodes, width=512, height=512).on_canvas(canvas_of(nodes, panels=2))
-    assert (prompt.width, prompt.height, prompt.has_canvas) == (64, 128, True)
+    assert (prompt.width, prompt.height, prompt.has_canvas) == (96, 192, True)
 
 
 @pytest.mark.parametrize(("width", "height", "name"), [(65, 64, "width"), (64, -32, "height"), (0, 8192, "height")])
@@ -76,7 +76,7 @@ def test_what_will_not_draw_what_is_wanted_is_told(nodes: Any, caplog: pytest.Lo
 def test_the_negative_prompt_has_the_wording_and_the_size_of_the_prompt(nodes: Any) -> None:
     prompt = nodes("nodes.types").TaskPromptData("subject", "a", 0, 0, object="a cup", negative="a red dog")
     sized = prompt.sized(DEMO_SIZES)
-    expected = nodes("lumina_core.tokens.prompts").build_prompt("subject", 64, 128, "a red dog", None, "a cup")
+    expected = nodes("lumina_core.tokens.prompts").build_prompt("subject", 96, 192, "a red dog", None, "a cup")
     assert sized.negative_text == expected and sized.negative_text.typed == expected.typed
     assert prompt_of(nodes).negative_text is None
 

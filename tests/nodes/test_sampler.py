@@ -12,6 +12,7 @@ import torch
 from ..core.lora_files import random_pairs, save_lora
 
 PROMPT = "a red circle left of a blue square"
+WIDTH, CODES = 96, 12
 
 
 @pytest.fixture(scope="module")
@@ -22,24 +23,32 @@ def model(nodes: Any) -> Any:
 
 
 def canvas_of(nodes: Any, height: int, given_height: int, pictures: int = 1) -> Any:
-    codes = torch.arange(pictures * given_height).view(pictures, given_height // 8, 8)
-    return nodes("nodes.types").CanvasData(64, height, codes, torch.zeros(pictures, given_height, 64, 3))
+    rows = given_height // 8
+    codes = torch.arange(pictures * rows * CODES).view(pictures, rows, CODES)
+    return nodes("nodes.types").CanvasData(WIDTH, height, codes, torch.zeros(pictures, given_height, WIDTH, 3))
 
 
 def request_of(
-    nodes: Any, model: Any, batch_size: int = 1, canvas: Any = None, task: str = "t2i", **settings: Any
+    nodes: Any,
+    model: Any,
+    batch_size: int = 1,
+    canvas: Any = None,
+    task: str = "t2i",
+    height: int = 96,
+    **settings: Any,
 ) -> Any:
-    prompt = nodes("nodes.types").TaskPromptData(task, PROMPT, 64, 64)
+    prompt = nodes("nodes.types").TaskPromptData(task, PROMPT, WIDTH, height)
     values = nodes("lumina_core.decoding.settings").DecodeSettings(**settings)
     return nodes("nodes.request").make_request(model, prompt, batch_size, values, canvas)
 
 
-@pytest.mark.parametrize(("given_height", "left"), [(None, 71), (40, 26), (56, 8)])
+@pytest.mark.parametrize(("given_height", "left"), [(None, 51), (72, 38), (88, 12)])
 def test_a_window_is_reduced_to_what_is_left_as_in_python(
     nodes: Any, model: Any, given_height: int | None, left: int
 ) -> None:
-    canvas = None if given_height is None else canvas_of(nodes, 64, given_height)
-    requests = [request_of(nodes, model, canvas=canvas, window_size=128, decoder=name) for name in ("gumbel", "ar")]
+    canvas = None if given_height is None else canvas_of(nodes, 96, given_height)
+    asked = {"height": 32 if canvas is None else 96, "window_size": 128}
+    requests = [request_of(nodes, model, canvas=canvas, decoder=name, **asked) for name in ("gumbel", "ar")]
     assert [request.settings.window_size for request in requests] == [left, left]
     results = [model.lumina.sample(request) for request in requests]
     assert torch.equal(results[0].codes, results[1].codes)
@@ -47,7 +56,7 @@ def test_a_window_is_reduced_to_what_is_left_as_in_python(
         results[0], nodes("lumina_core.memory").weights_of(model.lumina.transformer), "auto"
     )
     if canvas is None:
-        drawn = model.lumina.draw(PROMPT, 64, 64, window_size=128)
+        drawn = model.lumina.draw(PROMPT, WIDTH, 32, window_size=128)
         assert torch.equal(drawn.codes, results[0].codes) and drawn.result.settings == results[0].settings
 
 
@@ -111,20 +120,20 @@ def test_the_memory_of_loras_is_asked_for_and_the_model_stays_as_it_is(
 
 
 def test_a_batch_is_drawn_for_each_picture_of_the_canvas(nodes: Any, model: Any) -> None:
-    canvas = canvas_of(nodes, 128, 64, pictures=2)
+    canvas = canvas_of(nodes, 192, 96, pictures=2)
     request = request_of(nodes, model, 3, canvas, task="edit")
-    assert len(request.prompts) == 6 and (request.grid_h, request.grid_w) == (16, 8)
+    assert len(request.prompts) == 6 and (request.grid_h, request.grid_w) == (24, 12)
     assert torch.equal(request.given, canvas.codes.repeat_interleave(3, 0))
-    text = nodes("lumina_core.tokens.prompts").build_prompt("edit", 64, 128, PROMPT)
+    text = nodes("lumina_core.tokens.prompts").build_prompt("edit", 96, 192, PROMPT)
     assert request.prompts[0] == model.lumina.tokenizer.encode_prompt(text)
 
 
 def test_the_negative_prompt_reaches_the_request(nodes: Any, model: Any) -> None:
     """A prompt that was stored without one has none."""
     values = nodes("lumina_core.decoding.settings").DecodeSettings()
-    prompts = [nodes("nodes.types").TaskPromptData("t2i", PROMPT, 64, 64, **each) for each in ({}, {"negative": "red"})]
+    prompts = [nodes("nodes.types").TaskPromptData("t2i", PROMPT, 96, 96, **each) for each in ({}, {"negative": "red"})]
     plain, found = (nodes("nodes.sampler").make_request(model, each, 2, values) for each in prompts)
-    text = nodes("lumina_core.tokens.prompts").build_prompt("t2i", 64, 64, "red")
+    text = nodes("lumina_core.tokens.prompts").build_prompt("t2i", 96, 96, "red")
     assert plain.negative_prompts is None
     assert found.negative_prompts == [model.lumina.tokenizer.encode_prompt(text)] * 2
 

@@ -1,39 +1,45 @@
-"""The demo world: scenes of flat shapes, their captions, pictures and maps, and a judge that reads pictures back."""
+"""The demo world: scenes of things and shapes, their captions, pictures and maps, and a judge of pictures."""
 
-from .cells import code_vectors, scene_codes
+from .cells import begins_code, code_factors, code_vectors, looks, scene_codes
 from .edges import canny
 from .judging import judge, judge_strict
 from .palette import (
     BACKGROUNDS,
     CANVAS,
     CATEGORIES,
+    CELLS,
     COLOURS,
     GRID,
+    KINDS,
     MAPS,
     MORE_COLOURS,
     PEOPLE,
-    RELATIONS,
+    PLACES,
+    PLAIN,
     SHAPES,
     SIZES,
     TRAINING_WEIGHTS,
 )
 from .recognise import FoundObject, Recognised, recognise, scene_of
-from .renderer import ink, render, shape_mask
-from .sampling import Sample, fresh_samples, sample, sample_scene, training_rng
-from .scenes import Claim, Scene, SceneObject, Spec
+from .renderer import render, shape_mask
+from .sampling import Sample, crowded_scene, fresh_samples, sample, sample_scene, training_rng
+from .scenes import Claim, Scene, SceneObject, Spec, pick, place
 from .tasks import EDITS, TASK_NAMES, Panel, TaskSample, fresh_tasks, panel_codes, sample_task
 
 __all__ = [
     "BACKGROUNDS",
     "CANVAS",
     "CATEGORIES",
+    "CELLS",
     "COLOURS",
     "EDITS",
     "GRID",
+    "KINDS",
     "MAPS",
     "MORE_COLOURS",
     "PEOPLE",
-    "RELATIONS",
+    "PLACES",
+    "PLAIN",
     "SHAPES",
     "SIZES",
     "TASK_NAMES",
@@ -47,14 +53,19 @@ __all__ = [
     "SceneObject",
     "Spec",
     "TaskSample",
+    "begins_code",
     "canny",
+    "code_factors",
     "code_vectors",
+    "crowded_scene",
     "fresh_samples",
     "fresh_tasks",
-    "ink",
     "judge",
     "judge_strict",
+    "looks",
     "panel_codes",
+    "pick",
+    "place",
     "recognise",
     "render",
     "sample",

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 
+from .palette import PLACES
 from .scenes import Claim, Spec, pick
 
 CAPITALISED = 0.2
 FULL_STOP = 0.15
-PLURALS = {"cross": "crosses"}
+PLURALS = {
+    "cross": "crosses",
+    "fox": "foxes",
+    "octopus": "octopuses",
+    "cactus": "cactuses",
+    "bus": "buses",
+    "butterfly": "butterflies",
+    "strawberry": "strawberries",
+    "snowman": "snowmen",
+}
 COUNT_WORDS = {1: ("one", "1", "a single"), 2: ("two", "2"), 3: ("three", "3"), 4: ("four", "4")}
 SIZE_WORDS = {"small": ("small", "little"), "large": ("large", "big")}
 RELATION_WORDS = {
@@ -38,28 +48,54 @@ BACKGROUND_FRAMES = (
     "{background} background: {}",
     "on a {background} background, {}",
 )
+PLACE_FRAMES = {
+    "sky": ("{} in the sky", "{} in the sky", "{} in a blue sky", "in the sky, {}"),
+    "grass": ("{} on the grass", "{} on grass", "{} in a meadow", "on the grass, {}"),
+    "sand": ("{} on the sand", "{} on sand", "{} on the beach", "on the sand, {}"),
+    "night": ("{} at night", "{} at night", "{} in the night", "at night, {}"),
+    "snow": ("{} in the snow", "{} in the snow", "{} on snow", "in the snow, {}"),
+}
+WHERE_WORDS = {
+    ("left", "top"): ("in the top left corner", "at the top left", "in the top left"),
+    ("middle", "top"): ("at the top", "at the top in the middle"),
+    ("right", "top"): ("in the top right corner", "at the top right", "in the top right"),
+    ("left", "middle"): ("on the left", "on the left side"),
+    ("middle", "middle"): ("in the middle", "in the center"),
+    ("right", "middle"): ("on the right", "on the right side"),
+    ("left", "bottom"): ("in the bottom left corner", "at the bottom left", "in the bottom left"),
+    ("middle", "bottom"): ("at the bottom", "at the bottom in the middle"),
+    ("right", "bottom"): ("in the bottom right corner", "at the bottom right", "in the bottom right"),
+}
 
 
 def write_caption(rng: np.random.Generator, spec: Spec) -> str:
     """A random wording of the claim."""
     names = [_name(rng, claim, len(spec.claims)) for claim in spec.claims]
     subject = _related(rng, names, spec.relation) if spec.relation else _listed(rng, names)
+    if spec.where:
+        subject = f"{subject} {pick(rng, WHERE_WORDS[spec.where])}"
     be = "are" if spec.claims[0].count > 1 else "is"
     text = pick(rng, FRAMES).format(subject, be=be)
     if spec.background:
-        text = pick(rng, BACKGROUND_FRAMES).format(text, background=spec.background)
+        frames = PLACE_FRAMES[spec.background] if spec.background in PLACES else BACKGROUND_FRAMES
+        text = pick(rng, frames).format(text, background=spec.background)
     if rng.random() < CAPITALISED:
         text = text[0].upper() + text[1:]
     return text + "." if rng.random() < FULL_STOP else text
 
 
 def _name(rng: np.random.Generator, claim: Claim, kinds: int) -> str:
-    noun = claim.shape if claim.count == 1 else PLURALS.get(claim.shape, claim.shape + "s")
-    size = pick(rng, SIZE_WORDS[claim.size]) if claim.size else None
+    noun = claim.kind if claim.count == 1 else plural(claim.kind)
+    size = pick(rng, SIZE_WORDS[claim.size]) if claim.size in SIZE_WORDS else None
     words = " ".join(word for word in (size, claim.colour, noun) if word)
     if claim.count > 1 or (kinds == 1 and rng.random() < 0.3):
         return f"{pick(rng, COUNT_WORDS[claim.count])} {words}"
     return f"{_article(words)} {words}"
+
+
+def plural(kind: str) -> str:
+    """Several of a kind: "foxes"."""
+    return PLURALS.get(kind, kind + "s")
 
 
 def _related(rng: np.random.Generator, names: list[str], relation: str) -> str:
@@ -68,7 +104,7 @@ def _related(rng: np.random.Generator, names: list[str], relation: str) -> str:
 
 def noun(claim: Claim) -> str:
     """One object of a claim with its article: "an orange star"."""
-    words = " ".join(word for word in (claim.colour, claim.shape) if word)
+    words = " ".join(word for word in (claim.colour, claim.kind) if word)
     return f"{_article(words)} {words}"
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from .palette import SIZES
 from .recognise import FoundObject, Recognised
-from .scenes import Claim, Spec, offsets
+from .scenes import Claim, Spec, offsets, where
 
-MIN_ALONG = 14.0
+MIN_ALONG = 20.0
 ALONG_OVER_ACROSS = 1.5
 
 
 def judge(spec: Spec, picture: Recognised) -> bool:
     """True when the picture shows what the claim's category asks for.
 
-    Objects present in their colours; for counting exactly so many of the shape, all in the colour; for position the
-    relation too. Sizes, background and further objects do not matter here: see `judge_strict`.
+    Objects present in their colours; for counting exactly so many of the kind, all in the colour; for position the
+    relation too. Sizes, place, background and further objects do not matter here: see `judge_strict`.
     """
     if spec.category == "counting":
         return _counted(spec.claims[0], picture)
@@ -24,7 +25,7 @@ def judge(spec: Spec, picture: Recognised) -> bool:
 
 
 def judge_strict(spec: Spec, picture: Recognised) -> bool:
-    """True when `judge` is true, stated sizes and background are right, and nothing else is in the picture."""
+    """True when `judge` is true, stated sizes, place and background are right, and nothing else is in the picture."""
     sizes_hold = all(
         any(thing.size == claim.size for thing in _matching(claim, picture))
         for claim in spec.claims
@@ -32,20 +33,27 @@ def judge_strict(spec: Spec, picture: Recognised) -> bool:
     )
     background_holds = spec.background in (None, picture.background)
     complete = len(picture.objects) == sum(claim.count for claim in spec.claims)
-    return judge(spec, picture) and sizes_hold and background_holds and complete
+    return judge(spec, picture) and sizes_hold and background_holds and complete and _is_there(spec, picture)
+
+
+def _is_there(spec: Spec, picture: Recognised) -> bool:
+    if spec.where is None:
+        return True
+    return any(where(_corner(thing), SIZES[thing.size]) == spec.where for thing in _matching(spec.claims[0], picture))
+
+
+def _corner(thing: FoundObject) -> tuple[int, int]:
+    half = SIZES[thing.size] // 2
+    return round(thing.x) - half, round(thing.y) - half
 
 
 def _matching(claim: Claim, picture: Recognised) -> list[FoundObject]:
-    return [
-        thing
-        for thing in picture.objects
-        if thing.shape == claim.shape and thing.colour is not None and claim.colour in (None, thing.colour)
-    ]
+    return [thing for thing in picture.objects if thing.kind == claim.kind and claim.colour in (None, thing.colour)]
 
 
 def _counted(claim: Claim, picture: Recognised) -> bool:
-    of_shape = sum(thing.shape == claim.shape for thing in picture.objects)
-    return of_shape == claim.count == len(_matching(claim, picture))
+    of_kind = sum(thing.kind == claim.kind for thing in picture.objects)
+    return of_kind == claim.count == len(_matching(claim, picture))
 
 
 def _related(a: FoundObject, b: FoundObject, relation: str) -> bool:

@@ -1,4 +1,4 @@
-"""Pictures of scenes, flat antialiased shapes on a flat background, and their depth, edge and pose maps."""
+"""Pictures of scenes, things and antialiased shapes on a background, and their depth, edge and pose maps."""
 
 from __future__ import annotations
 
@@ -6,8 +6,25 @@ from functools import cache
 
 import numpy as np
 
-from .palette import BACKGROUNDS, CANVAS, COLOURS, DEPTH_GREYS, INKS, MORE_COLOURS, PEOPLE, SHAPES
-from .scenes import Scene, SceneObject
+from .edges import canny
+from .palette import (
+    BACKGROUNDS,
+    CANVAS,
+    CELLS,
+    COLOURS,
+    DEPTH_GREYS,
+    GRID,
+    INKS,
+    KINDS,
+    MORE_COLOURS,
+    PEOPLE,
+    PERSON_COLOUR,
+    PLACES,
+    SHAPES,
+    THINGS,
+)
+from .scenes import Scene
+from .things import MARGIN, thing_picture
 
 SUPERSAMPLING = 8
 CROSS_ARM = 3 / 8
@@ -22,54 +39,146 @@ POSES = {
     "person with arms down": ((0.5, 0.3), (0.3, 0.9)),
     "person with legs apart": ((0.85, -0.3), (0.8, 0.9)),
 }
+NEUTRAL = (128, 128, 128)  # Edges inside an object and around it are those on this ground.
 Point = tuple[float, float]
+# Details of a place: ellipses of a colour at (x, y) px with half axes (a, b).
+WHITE, DEEP, TUFT, PETAL, YELLOW = (255, 255, 255), (95, 175, 240), (70, 150, 50), (255, 150, 190), (255, 225, 80)
+PEBBLE, DARK_SAND, SHELL, FAINT, ICE = (
+    (190, 165, 120),
+    (222, 190, 120),
+    (250, 245, 235),
+    (150, 160, 215),
+    (170, 200, 235),
+)
+Ellipse = tuple[float, float, float, float, tuple[int, int, int]]
+DETAIL_SHAPES: dict[str, tuple[tuple[Ellipse, ...], ...]] = {
+    "sky": (
+        ((3, 4.5, 2.6, 1.4, WHITE), (5, 3.6, 1.8, 1.6, WHITE)),
+        ((4, 4, 3.4, 0.8, WHITE),),
+        ((2.6, 3.4, 1.6, 0.6, DEEP), (5.4, 3.4, 1.6, 0.6, DEEP)),
+        ((4, 5, 2.2, 1.2, WHITE),),
+        ((5, 2.5, 1.4, 0.8, WHITE), (2.5, 5.5, 1.4, 0.8, WHITE)),
+    ),
+    "grass": (
+        ((3, 4, 0.7, 2.4, TUFT), (5, 4.6, 0.7, 1.8, TUFT)),
+        ((2, 5, 0.6, 1.8, TUFT), (4, 4, 0.6, 2.6, TUFT), (6, 5, 0.6, 1.8, TUFT)),
+        ((4, 4, 2, 2, WHITE), (4, 4, 0.9, 0.9, YELLOW)),
+        ((4, 4, 1.8, 1.8, PETAL), (4, 4, 0.8, 0.8, YELLOW)),
+        ((4, 3.5, 1.3, 1.3, YELLOW),),
+    ),
+    "sand": (
+        ((3, 3, 1.3, 0.9, PEBBLE), (5.5, 5.5, 1, 0.8, PEBBLE)),
+        ((4, 4, 3.2, 0.7, DARK_SAND),),
+        ((4, 4, 1.8, 1.5, SHELL), (4, 4.6, 0.7, 0.7, PEBBLE)),
+        ((4, 4, 1.7, 1.3, PEBBLE),),
+        ((2.5, 5, 2, 0.6, DARK_SAND), (5.5, 2.5, 2, 0.6, DARK_SAND)),
+    ),
+    "night": (
+        ((4, 4, 0.7, 2.4, WHITE), (4, 4, 2.4, 0.7, WHITE)),
+        ((4, 4, 1, 1, WHITE),),
+        ((2.5, 5.5, 0.8, 0.8, FAINT), (5.5, 2.5, 0.8, 0.8, FAINT)),
+        ((4, 4, 1.2, 1.2, YELLOW),),
+        ((5, 3, 0.9, 0.9, FAINT),),
+    ),
+    "snow": (
+        ((4, 4, 1.6, 1.6, WHITE),),
+        ((2.5, 2.5, 1.1, 1.1, WHITE), (5.5, 5.5, 1.1, 1.1, WHITE)),
+        ((4, 4, 0.6, 2.2, ICE), (4, 4, 2.2, 0.6, ICE)),
+        ((4, 5, 2.8, 0.8, ICE),),
+        ((3.5, 4, 0.9, 0.9, ICE),),
+    ),
+}
 
 
 def render(scene: Scene, map: str | None = None) -> np.ndarray:
-    """The scene's picture, uint8 [64, 64, 3], or a map of it, bright on black.
+    """The scene's picture, uint8 [96, 96, 3], or a map of it, bright on black.
 
-    depth: the larger an object, the nearer and brighter; canny: outlines; hed: soft outlines; pose: the skeletons of
+    depth: the larger an object, the nearer and brighter; canny: edges; hed: soft outlines; pose: the skeletons of
     people, who alone have one.
     """
-    picture = np.empty((CANVAS, CANVAS, 3), np.float32)
-    picture[:] = BACKGROUNDS[scene.background] if map is None else 0
+    picture = np.zeros((CANVAS, CANVAS, 3), np.float32)
+    if map is None:
+        details = np.frombuffer(scene.details, np.uint8).reshape(CELLS, CELLS)
+        cells = ground_looks(scene.background)[details]
+        picture[:] = cells.transpose(0, 2, 1, 3, 4).reshape(picture.shape)
     for thing in scene.objects:
         patch = picture[thing.y : thing.y + thing.side, thing.x : thing.x + thing.side]
-        patch += layer_mask(map, thing.shape, thing.side)[..., None] * (np.float32(ink(thing, map)) - patch)
+        layer = object_layer(map, thing.kind, thing.colour, thing.size, thing.side)
+        patch += layer[..., 3:] * (layer[..., :3] - patch)
     return (picture + 0.5).astype(np.uint8)
 
 
-def ink(thing: SceneObject, map: str | None) -> tuple[int, int, int]:
-    """The colour in which a picture (None) or map shows an object."""
-    if map == "depth":
-        return (DEPTH_GREYS[thing.size],) * 3
-    return (COLOURS | MORE_COLOURS)[thing.colour] if map is None else INKS[map]
+@cache
+def ground_looks(background: str) -> np.ndarray:
+    """The looks of a background's cells, float32 [details, 8, 8, 3]: bare, then each detail of a place."""
+    details = DETAIL_SHAPES[background] if background in PLACES else ()
+    looks = np.empty((1 + len(details), GRID, GRID, 3), np.float32)
+    looks[:] = BACKGROUNDS[background]
+    for number, ellipses in enumerate(details, 1):
+        for x, y, a, b, colour in ellipses:
+            cover = _sampled(GRID, lambda u, v, e=(x, y, a, b): _in_ellipse(u, v, e))
+            looks[number] += cover[..., None] * (np.float32(colour) - looks[number])
+    looks.flags.writeable = False
+    return looks
+
+
+def _in_ellipse(u: np.ndarray, v: np.ndarray, ellipse: tuple[float, float, float, float]) -> np.ndarray:
+    x, y, a, b = ellipse
+    return (((u + 1) * GRID / 2 - x) / a) ** 2 + (((v + 1) * GRID / 2 - y) / b) ** 2 <= 1
 
 
 @cache
-def layer_mask(map: str | None, shape: str, side: int) -> np.ndarray:
-    """How strongly a picture (None) or map shows each pixel of an object's box: float32 [side, side], read-only.
+def object_layer(map: str | None, kind: str, colour: str | None, size: str, side: int) -> np.ndarray:
+    """An object in its box, in a picture (None) or map: float32 [side, side, 4], RGB and how much it covers.
 
-    Raises ValueError for a map that is not in MAPS.
+    Raises ValueError for a kind that is not in KINDS and for a map that is not in MAPS.
     """
-    if map in (None, "depth"):
-        return shape_mask(shape, side)
-    if map == "pose":
-        return _sampled(side, lambda u, v: _skeleton(shape, u, v))
-    if map not in INKS:
+    if map is None:
+        layer = _picture_layer(kind, colour, side)
+    elif map == "depth":
+        layer = np.dstack([np.full((side, side, 3), DEPTH_GREYS[size], np.float32), shape_mask(kind, side)])
+    elif map in INKS:
+        layer = np.dstack([np.broadcast_to(np.float32(INKS[map]), (side, side, 3)), _ink_mask(map, kind, side)])
+    else:
         raise ValueError(f"map is {map!r}; expected one of depth, {', '.join(INKS)}")
-    mask = _outline(shape_mask(shape, side)) if map == "canny" else _soft_outline(shape_mask(shape, side))
-    mask.flags.writeable = False
-    return mask
+    layer.flags.writeable = False
+    return layer
+
+
+def _picture_layer(kind: str, colour: str | None, side: int) -> np.ndarray:
+    if kind in THINGS:
+        return thing_picture(kind, side).copy()
+    ink = PERSON_COLOUR if kind in PEOPLE else {**COLOURS, **MORE_COLOURS}[colour or ""]
+    return np.dstack([np.broadcast_to(np.float32(ink), (side, side, 3)), shape_mask(kind, side)])
 
 
 @cache
-def shape_mask(shape: str, side: int) -> np.ndarray:
-    """Share of each pixel that the shape covers when it fills a box of `side` px: float32 [side, side], read-only.
+def _ink_mask(map: str, kind: str, side: int) -> np.ndarray:
+    if map == "pose":
+        return _sampled(side, lambda u, v: _skeleton(kind, u, v))
+    return _edges(kind, side) if map == "canny" else _soft_outline(shape_mask(kind, side))
 
-    Raises ValueError for a shape that is not in SHAPES or PEOPLE.
+
+def _edges(kind: str, side: int) -> np.ndarray:
+    """Canny's edges of an object on a neutral ground, those inside it too."""
+    layer = _picture_layer(kind, "red" if kind in SHAPES else None, side)
+    field = np.full((side + 2 * GRID, side + 2 * GRID, 3), np.float32(NEUTRAL), np.float32)
+    patch = field[GRID:-GRID, GRID:-GRID]
+    patch += layer[..., 3:] * (layer[..., :3] - patch)
+    edges = canny((field + 0.5).astype(np.uint8))
+    return np.float32(edges[GRID:-GRID, GRID:-GRID, 0] > 0)
+
+
+@cache
+def shape_mask(kind: str, side: int) -> np.ndarray:
+    """Share of each pixel that an object covers in its box of `side` px: float32 [side, side], read-only.
+
+    Raises ValueError for a kind that is not in KINDS.
     """
-    return _sampled(side, lambda u, v: _inside(shape, u, v))
+    if kind in THINGS:
+        return thing_picture(kind, side)[..., 3]
+    grown = side / (side - 2 * MARGIN)
+    return _sampled(side, lambda u, v: _inside(kind, u * grown, v * grown))
 
 
 def _sampled(side: int, inside) -> np.ndarray:
@@ -95,7 +204,7 @@ def _inside(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
         return _inside_star(u, v)
     if shape in PEOPLE:
         return _inside_person(shape, u, v)
-    raise ValueError(f"shape is {shape!r}; expected one of {', '.join((*SHAPES, *PEOPLE))}")
+    raise ValueError(f"kind is {shape!r}; expected one of {', '.join(KINDS)}")
 
 
 def _inside_star(u: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -133,13 +242,6 @@ def _segment_distance(u: np.ndarray, v: np.ndarray, start: Point, end: Point) ->
     dx, dy = end[0] - start[0], end[1] - start[1]
     along = np.clip(((u - start[0]) * dx + (v - start[1]) * dy) / (dx * dx + dy * dy), 0, 1)
     return np.hypot(u - start[0] - along * dx, v - start[1] - along * dy)
-
-
-def _outline(mask: np.ndarray) -> np.ndarray:
-    """The mask's pixels that have one of their four neighbours outside it."""
-    inside = np.pad(mask >= 0.5, 1)
-    deep = inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:]
-    return (inside[1:-1, 1:-1] & ~deep).astype(np.float32)
 
 
 def _soft_outline(mask: np.ndarray) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""The pictures of the README, of the templates and of the help, made anew."""
