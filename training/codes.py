@@ -25,7 +25,7 @@ from .world import (
     sample_task,
     scene_codes,
 )
-from .world.scenes import SceneObject, drawn_claims, stated_numbers
+from .world.scenes import SceneObject, drawn_claims, pick_weighted, stated_numbers
 
 GIVEN_WEIGHT = 0.1
 UNKNOWN = -100
@@ -68,7 +68,7 @@ def make_batches(
 
     Those are of the mixture WITHOUT_TEXT.
     """
-    drawn = [sample(rng, _category(rng) if number < without_text else None) for number in range(size)]
+    drawn = [sample(rng, pick_weighted(rng, WITHOUT_TEXT) if number < without_text else None) for number in range(size)]
     texts = [tokenizer.encode_prompt(build_prompt("t2i", CANVAS, CANVAS, one.caption)) for one in drawn]
     codes = torch.from_numpy(np.stack([scene_codes(one.scene) for one in drawn]))
     captioned, uncaptioned = _with_and_without_text(texts, codes, torch.ones(codes.shape), without_text, vocabulary)
@@ -118,12 +118,6 @@ def first_panel(batch: Batch) -> Batch:
     names = ("positions", "codes", "weights", "changed", "next_size")
     parts = {name: getattr(batch, name)[:, :count] for name in names}
     return replace(batch, input_ids=batch.input_ids[:, : int(parts["positions"].max()) + 2], **parts)
-
-
-def _category(rng: np.random.Generator) -> str:
-    return tuple(WITHOUT_TEXT)[
-        int(np.searchsorted(np.cumsum(tuple(WITHOUT_TEXT.values()))[:-1], rng.random(), "right"))
-    ]
 
 
 def _draw_task(rng: np.random.Generator, tasks: Sequence[str]) -> TaskSample:

@@ -8,7 +8,18 @@ import numpy as np
 
 from .captions import write_caption
 from .palette import KINDS, TRAINING_WEIGHTS, sizes_of
-from .scenes import Claim, Scene, Spec, in_reading_order, pick, pick_distinct, place, sample_spec, try_to_place
+from .scenes import (
+    Claim,
+    Scene,
+    Spec,
+    in_reading_order,
+    pick,
+    pick_distinct,
+    pick_weighted,
+    place,
+    sample_spec,
+    try_to_place,
+)
 
 TRAINING_STREAM, FRESH_STREAM, FRESH_TASK_STREAM = range(3)
 
@@ -29,8 +40,7 @@ def sample(rng: np.random.Generator, category: str | None = None) -> Sample:
     names things in reading order.
     """
     if category is None:
-        shares = np.cumsum(list(TRAINING_WEIGHTS.values()))
-        category = list(TRAINING_WEIGHTS)[int(np.searchsorted(shares[:-1], rng.random(), side="right"))]
+        category = pick_weighted(rng, TRAINING_WEIGHTS)
     spec = sample_spec(rng, category)
     scene = place(rng, spec)
     spec = in_reading_order(spec, scene)

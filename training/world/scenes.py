@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import TypeVar
@@ -103,6 +103,12 @@ class Spec:
 def pick(rng: np.random.Generator, items: Sequence[Item]) -> Item:
     """One item, all equally likely."""
     return items[int(rng.integers(len(items)))]
+
+
+def pick_weighted(rng: np.random.Generator, weights: Mapping[str, float]) -> str:
+    """One name, each as likely as its weight; the weights sum to 1."""
+    shares = np.cumsum(list(weights.values()))
+    return list(weights)[int(np.searchsorted(shares[:-1], rng.random(), side="right"))]
 
 
 def pick_distinct(rng: np.random.Generator, items: Sequence[Item], count: int) -> list[Item]:
