@@ -13,6 +13,7 @@ RESET = """async () => {
   const { command, workflow } = app.extensionManager;
   await command.execute("Comfy.NewBlankWorkflow");
   for (const one of workflow.openWorkflows.filter((one) => !workflow.isActive(one))) await workflow.closeWorkflow(one);
+  app.canvas.ds.reset();  // a blank workflow is shown at the zoom of the one before
   return app.graph.nodes.length;
 }"""
 

@@ -33,7 +33,7 @@ LINKS = [
     ("loader", "vae", "decode", "vae"),
     ("decode", "IMAGE", "save", "images"),
 ]
-CAPTION = "a red circle left of a blue square"
+CAPTION = "a cat"
 TEXT = "$$node-text-preview"
 # So many tokens that a run takes some seconds on any machine.
 MANY = {"batch_size": 32, "decoder": "ar"}

@@ -47,7 +47,7 @@ from training.world import (
 )
 from training.world import GRID as GRID_PX
 from training.world.cells import KIND, Look
-from training.world.scenes import STATED_VALUES, drawn_claims, stated_numbers
+from training.world.scenes import STATED_VALUES, drawn_claims, pick_weighted, stated_numbers
 
 MOST_BYTES = 24_000_000
 GRID = CANVAS // 8
@@ -519,7 +519,7 @@ def test_what_a_code_shows_is_counted_without_the_details_of_the_ground() -> Non
 def test_without_text_most_scenes_have_one_object() -> None:
     """Or guidance, which magnifies what text changes, would draw the objects of every text late."""
     rng = training_rng(10)
-    counts = [len(sample(rng, codes._category(rng)).scene.objects) for _ in range(600)]
+    counts = [len(sample(rng, pick_weighted(rng, codes.WITHOUT_TEXT)).scene.objects) for _ in range(600)]
     assert 0.55 <= np.mean(np.equal(counts, 1)) <= 0.8
 
 
