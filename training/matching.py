@@ -41,36 +41,60 @@ TOLD_WEIGHT, OTHER_WEIGHT = 30.0, 0.3  # Of the state that was told the kind, an
 SEED, FITS, FIT_RATE = 0, 1500, 0.05
 
 
-@torch.no_grad()
-def set_matching_heads(model: TrainingModel, given: Callable[[], Batch], whole: Callable[[], Batch]) -> None:
+def set_heads(model: TrainingModel, given: Callable[[], Batch], whole: Callable[[], Batch]) -> None:
     """Sets the heads; `given` draws edits that end with their given panel, `whole` those with both panels."""
-    matching, reading, sizing = (
-        model.transformer.layers[number].self_attn for number in (MATCHING_LAYER, READING_LAYER, SIZE_LAYER)
-    )
-    stays, changes = model.questions.changed.weight
-    changes = (changes - stays)[None]
-    vectors = _kind_vectors(matching.head_dim)
+    set_matching_head(model, given)
+    set_size_head(model, whole)
+    set_reading_head(model, whole)
+
+
+@torch.no_grad()
+def set_matching_head(model: TrainingModel, given: Callable[[], Batch]) -> None:
+    """Objects look at the state that was told a kind, and read that they change, if that kind is theirs."""
+    attention = _attention(model, MATCHING_LAYER)
+    vectors = _kind_vectors(attention.head_dim)
     states, queries, is_object, keys, is_told = _together(_kinds_of(model, given(), vectors) for _ in range(BATCHES))
     query = SCALE * _least_squares(states, queries, is_object)
     told = (is_told > OTHER_WEIGHT).float()[:, None]
     key, told = _least_squares(states, torch.cat([keys, told], 1), is_told).split((len(vectors[0]), 1))
-    _set_head(matching, MATCHING_HEAD, (query, SCALE * key, told), GIVES[0], changes)
+    _set_head(attention, MATCHING_HEAD, (query, SCALE * key, told), GIVES[0], _changing(model))
 
+
+@torch.no_grad()
+def set_size_head(model: TrainingModel, whole: Callable[[], Batch]) -> None:
+    """Every state looks at the objects of the given panel, and at nothing else, and reads their size."""
+    attention = _attention(model, SIZE_LAYER)
     states, sizes, is_object = _together(_sizes_of(model, whole()) for _ in range(BATCHES))
-    seen = 2 * is_object - 1  # The norm of keys leaves their sign: states look at all objects, and at nothing else.
+    seen = 2 * is_object - 1  # The norm of keys leaves their sign.
     balance = torch.where(is_object > 0, (1 - is_object).sum() / is_object.sum(), 1.0)
     always, seen = (_least_squares(states, wanted[:, None], balance) for wanted in (torch.ones_like(seen), seen))
     sizes = _least_squares(states, sizes, is_object + OTHER_WEIGHT * (1 - is_object))
-    query, key = (SCALE * vectors[0][:, None] * row for row in (always, seen))
+    one = _kind_vectors(attention.head_dim)[0][:, None]
     directions = model.questions.next_size.weight
-    _set_head(sizing, SIZE_HEAD, (query, key, sizes), GIVES[2], directions - directions.mean(0))
+    rows = SCALE * one * always, SCALE * one * seen, sizes
+    _set_head(attention, SIZE_HEAD, rows, GIVES[2], directions - directions.mean(0))
 
+
+@torch.no_grad()
+def set_reading_head(model: TrainingModel, whole: Callable[[], Batch]) -> None:
+    """The state before a code looks at the same place of the given panel, and reads whether it changes."""
+    attention = _attention(model, READING_LAYER)
     states, changed, is_given = _together(_changes_of(model, whole()) for _ in range(BATCHES))
     always, changed = _least_squares(states, torch.stack([torch.ones_like(changed), changed], 1), is_given).split(1)
     query, key = (
-        vector[:, None] * always for vector in _distance_vectors(reading, model.transformer.config.rope_theta)
+        vector[:, None] * always for vector in _distance_vectors(attention, model.transformer.config.rope_theta)
     )
-    _set_head(reading, READING_HEAD, (query, key, changed), GIVES[1], changes)
+    _set_head(attention, READING_HEAD, (query, key, changed), GIVES[1], _changing(model))
+
+
+def _attention(model: TrainingModel, layer: int) -> Attention:
+    return model.transformer.layers[layer].self_attn
+
+
+def _changing(model: TrainingModel) -> Tensor:
+    """The direction [1,width] in which a state says that its object changes."""
+    stays, changes = model.questions.changed.weight
+    return (changes - stays)[None]
 
 
 def _set_head(attention: Attention, head: int, rows: tuple[Tensor, ...], gives: float, directions: Tensor) -> None:

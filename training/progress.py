@@ -20,12 +20,15 @@ SAVE_EVERY_S = 60.0
 class Progress:
     """Counts steps and time. A training ends after `steps`, or after `seconds` where they are given.
 
-    `share` is how far it has come, 0 to 1; time before a resumption counts. Raises InputError for none of either.
+    `share` is how far it has come, 0 to 1; time before a resumption counts. Raises InputError for no step, and for no
+    finite time.
     """
 
     def __init__(self, steps: int, seconds: float | None = None):
-        if steps < 1 or (seconds is not None and not seconds > 0):
-            raise InputError(f"the training has {steps} steps and {seconds} seconds; expected more than none")
+        if steps < 1 or (seconds is not None and not 0 < seconds < math.inf):
+            raise InputError(
+                f"{steps} steps and {seconds} seconds of training; expected a step or more, and a finite time"
+            )
         self.steps, self.seconds = steps, seconds
         self.step, self._before, self._start = 0, 0.0, time.monotonic()
 

@@ -27,7 +27,7 @@ from lumina_core.tokens.vocabulary import Vocabulary
 
 from .arguments import add_arguments, run_training
 from .codes import TWO_PANELS, Batch, first_panel, make_batches, make_task_batches
-from .matching import set_matching_heads
+from .matching import set_heads
 from .movqgan import FILE_NAME
 from .progress import Progress, TrainingState
 from .questions import AHEAD_LAYER, STATED_LAYER, Answers, Questions, answers_loss, states_after
@@ -282,7 +282,7 @@ def train(model: TrainingModel, data: Data, progress: Progress, path: Path, resu
         state.load()
     while not progress.done:
         if progress.share >= MATCHING_FROM and not model.heads_are_set:
-            set_matching_heads(model, lambda: asked_batch(data), lambda: asked_edits(data))
+            set_heads(model, lambda: asked_batch(data), lambda: asked_edits(data))
             model.heads_are_set.fill_(True)
         if progress.share > TASKS_FROM and data.rng.random() < ASKED_SHARE:
             shown, loss = "edits asked about", model.asked_loss(asked_batch(data))

@@ -53,6 +53,7 @@ MOST_BYTES = 24_000_000
 GRID = CANVAS // 8
 STEPS = ("--movqgan-steps", "2", "--transformer-steps", "2")
 STATES = (movqgan.STATE, transformer.STATE)
+HEAD_BATCHES, HEAD_FITS = 15, 1500
 
 
 def make_small(patch: pytest.MonkeyPatch) -> None:
@@ -60,6 +61,8 @@ def make_small(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(transformer, "BATCH", 4)
     patch.setattr(transformer, "TASK_BATCH", 2)
     patch.setattr(transformer, "WITHOUT_TEXT", 2)
+    patch.setattr(matching, "BATCHES", 2)
+    patch.setattr(matching, "FITS", 5)
 
 
 @pytest.fixture(autouse=True)
@@ -388,8 +391,9 @@ def test_the_next_size_is_the_subjects_from_where_it_is_the_next_to_begin(made: 
     assert (edits.next_size == codes.UNKNOWN).all()
 
 
-def test_a_size_head_reads_the_size_of_a_given_object(made: Path) -> None:
+def test_a_size_head_reads_the_size_of_a_given_object(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On states that know what each cell shows: every state in the other panel knows its size."""
+    monkeypatch.setattr(matching, "BATCHES", HEAD_BATCHES)
     tokenizer, config = load_tokenizer(made), TransformerConfig.from_file(made / "config.json")
     data = transformer.Data(training_rng(14), tokenizer, Vocabulary.of(tokenizer, config))
     model = transformer.TrainingModel(config, code_factors())
@@ -411,8 +415,7 @@ def test_a_size_head_reads_the_size_of_a_given_object(made: Path) -> None:
 
     batch = draw("edit:remove")
     layer.input_layernorm.register_forward_hook(known)
-    edits = partial(draw, "edit:remove", "edit:replace")
-    matching.set_matching_heads(model, lambda: codes.first_panel(edits()), edits)
+    matching.set_size_head(model, partial(draw, "edit:remove", "edit:replace"))
     subjects = draw("subject")
     keep = subjects.next_size != codes.UNKNOWN
     answers = model.logits(subjects, keep, model.tables())[1].next_size.argmax(-1)
@@ -420,10 +423,11 @@ def test_a_size_head_reads_the_size_of_a_given_object(made: Path) -> None:
 
 
 def test_a_run_of_no_length_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for wrong in (["--transformer-steps", "0"], ["--movqgan-steps", "-1"], ["--seconds", "0"], ["--seconds", "nan"]):
+    steps = (["--transformer-steps", "0"], ["--movqgan-steps", "-1"])
+    for wrong in (*steps, *(["--seconds", seconds] for seconds in ("0", "nan", "inf"))):
         with pytest.raises(SystemExit) as ended:
             whole.main(["--out", str(tmp_path / "new"), "--device", "cpu", *wrong])
-        assert ended.value.code == 2 and "expected more than none" in capsys.readouterr().err
+        assert ended.value.code == 2 and "expected a step or more" in capsys.readouterr().err
         assert not (tmp_path / "new").exists()
 
 
@@ -433,8 +437,9 @@ def test_a_transformer_without_its_tokenizer_is_refused(tmp_path: Path, capsys: 
     assert ended.value.code == 2 and "tokenizer" in capsys.readouterr().err
 
 
-def test_a_matching_head_finds_the_object_that_the_text_names(made: Path) -> None:
+def test_a_matching_head_finds_the_object_that_the_text_names(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On states that know the kinds: a cell's head looks at the state that was told its kind, and at no other's."""
+    monkeypatch.setattr(matching, "BATCHES", HEAD_BATCHES)
     tokenizer, config = load_tokenizer(made), TransformerConfig.from_file(made / "config.json")
     data = transformer.Data(training_rng(12), tokenizer, Vocabulary.of(tokenizer, config))
     model = transformer.TrainingModel(config, code_factors())
@@ -452,15 +457,15 @@ def test_a_matching_head_finds_the_object_that_the_text_names(made: Path) -> Non
                     states[row, place] += kinds[of_code[code] - 1]
         return states
 
-    def draw(whole: bool) -> codes.Batch:
+    def draw() -> codes.Batch:
         nonlocal batch
-        batch = transformer.asked_edits(data) if whole else transformer.asked_batch(data)
+        batch = transformer.asked_batch(data)
         return batch
 
-    batch = draw(False)
+    batch = draw()
     layer.input_layernorm.register_forward_hook(known)
-    matching.set_matching_heads(model, partial(draw, False), partial(draw, True))
-    asked = draw(False)
+    matching.set_matching_head(model, draw)
+    asked = draw()
     keep = torch.ones(asked.codes.shape, dtype=torch.bool)
     changed = model.logits(asked, keep, model.tables())[1].changed
     score = (changed[:, 1] - changed[:, 0]).view(asked.codes.shape)[:, 1:]
@@ -469,7 +474,8 @@ def test_a_matching_head_finds_the_object_that_the_text_names(made: Path) -> Non
     assert score[same].median() > score[other].quantile(0.9)
 
 
-def test_a_reading_head_looks_at_the_same_place_of_the_panel_above(made: Path) -> None:
+def test_a_reading_head_looks_at_the_same_place_of_the_panel_above(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matching, "FITS", HEAD_FITS)
     config = TransformerConfig.from_file(made / "config.json")
     attention = transformer.TrainingModel(config, code_factors()).transformer.layers[0].self_attn
     query, key = matching._distance_vectors(attention, config.rope_theta)
