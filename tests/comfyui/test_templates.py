@@ -58,7 +58,7 @@ def check_no_overlap(tab: Tab) -> None:
 # Example workflows
 
 # With previews in both renderings.
-DRAWN_TWICE = ("Best of 8", "Canny to image")
+DRAWN_TWICE = ("Text to image", "Canny to image")
 
 
 @pytest.mark.parametrize("path", [path for path in EXAMPLES if path != THINKING], ids=lambda path: path.stem)
