@@ -102,6 +102,6 @@ def test_a_picture_of_odd_size_is_an_error(server):
 
 @pytest.mark.parametrize("step", [ENCODE, DECODE])
 def test_cancel_ends_encoding_and_decoding_of_a_large_picture(server, step):
-    Image.new("RGB", (1536, 1536), (200, 90, 40)).save(server.base / "input" / "large.png")
+    Image.new("RGB", (1024, 1024), (200, 90, 40)).save(server.base / "input" / "large.png")
     run = server.run(codec("large.png", "ours", "ours"), cancel_in=step)
     assert run.interrupted_at == step

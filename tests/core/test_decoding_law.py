@@ -55,6 +55,8 @@ CUT_CASES = [
 ]
 NEGATIVE = (25, 26, 27, 4)
 NEGATIVE_CASES = [("ar", 1, "above"), ("gumbel", 5, "left"), ("sjd", 5, "guess"), ("coupled", 5, "above")]
+# Of all windows with all ways to begin drafts, these run with every test; the others are slow ones.
+QUICK = set(zip(WINDOWS, WAYS, strict=True)) | {(1, "above")}
 # The chance that a right engine fails anywhere here is at most 1e-4, were the seeds drawn anew (Bonferroni). A slip has
 # to fall below the same threshold.
 _EVERY = CASES, LONG_CASES, TREE_CASES, LONG_TREE_CASES, MASKED_CASES, CUT_CASES, NEGATIVE_CASES, [""]
@@ -107,7 +109,10 @@ def of(settings: DecodeSettings, decoder: str, width: int, way: str, seed: int =
     return replace(settings, decoder=decoder, window_size=width, new_drafts=way, seed=seed)
 
 
-@pytest.mark.parametrize(("decoder", "width", "way"), CASES)
+@pytest.mark.parametrize(
+    ("decoder", "width", "way"),
+    [case if case[1:] in QUICK else pytest.param(*case, marks=pytest.mark.slow) for case in CASES],
+)
 def test_law(guided: tuple[Toy, Tensor], decoder: str, width: int, way: str) -> None:
     seed = PICTURES * CASES.index((decoder, width, way))
     assert p_value(*guided, of(GUIDED, decoder, width, way, seed)) > THRESHOLD

@@ -39,6 +39,7 @@ def test_a_second_run_with_the_same_loras_goes_on_with_the_graphs_of_the_first(
     assert same(drawn(worn), expected) and recorded.captured > 0 == recorded.freed and len(windows) == 1
 
 
+@pytest.mark.slow
 def test_runs_with_other_loras_make_graphs_of_their_own(
     demo: Lumina,
     lora: AppliedLora,

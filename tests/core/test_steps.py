@@ -206,11 +206,11 @@ def test_the_second_picture_has_no_warm_up(demo: Lumina, monkeypatch: Patch) -> 
     "changes",
     [
         {"top_k": 40},
-        {"cfg_scale": 2.0},
-        {"temperature": 0.9},
-        {"top_p": 0.8},
         {"decoder": "coupled"},
-        {"window_size": 8},
+        *(
+            pytest.param(change, marks=pytest.mark.slow)
+            for change in ({"cfg_scale": 2.0}, {"temperature": 0.9}, {"top_p": 0.8}, {"window_size": 8})
+        ),
     ],
     ids=lambda changes: next(iter(changes)),
 )
@@ -329,7 +329,7 @@ def at(count: int, error: BaseException) -> Callable[[int], None]:
     return call
 
 
-@pytest.mark.parametrize("decoder", ["gumbel", "coupled"])
+@pytest.mark.parametrize("decoder", ["gumbel", pytest.param("coupled", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("capture", "reason"),
     [
