@@ -36,7 +36,7 @@ LINKS = [
 CAPTION = "a cat"
 TEXT = "$$node-text-preview"
 # So many tokens that a run takes some seconds on any machine.
-MANY = {"batch_size": 32, "decoder": "ar"}
+MANY = {"batch_size": 16, "decoder": "ar"}
 PICTURE, STITCH = "20", "21"
 WEIGHTS = {"likelihood_weight": -1.0, "weight_1": 1.0, "weight_2": 1.0, "weight_3": 1.0}
 TIME = r"(\d+ min( \d+ s)?|[\d.]+ s)"
@@ -111,10 +111,10 @@ def test_a_cancelled_run_can_be_run_again_and_memory_be_freed(tab):
     for name, value in MANY.items():
         tab.set_widget(ids["sampler"], name, value)
     prompt_id = tab.queue()["prompt_id"]
-    tab.page.get_by_text(re.compile(r"[\d,]+ of 4,608 tokens")).wait_for()
+    tab.page.get_by_text(re.compile(r"[\d,]+ of 2,304 tokens")).wait_for()
     tab.cancel()
     assert tab.end(prompt_id) == "execution_interrupted"
-    tab.page.get_by_text(re.compile(r"stopped after [\d,]+ of 4,608 tokens|rows are drawn and kept")).wait_for()
+    tab.page.get_by_text(re.compile(r"stopped after [\d,]+ of 2,304 tokens|rows are drawn and kept")).wait_for()
     shutil.rmtree(tab.server.base / "output" / "lumina_mgpt2", ignore_errors=True)
     assert not tab.page.locator("[data-testid=error-overlay]").count()
     for name, value in {"batch_size": 1, "decoder": "gumbel", "control_after_generate": "fixed"}.items():

@@ -8,7 +8,7 @@ import pytest
 from workflows import MODEL, SAMPLER, text_to_image
 
 # So many tokens that a run takes some seconds on any machine.
-PICTURES, TOKENS = 32, "4,608"
+PICTURES, TOKENS = 16, "2,304"
 RATE, TIME = r"[\d,.]+/s", r"(\d+ min( \d+ s)?|[\d.]+ s)"
 STEP = re.compile(rf"([\d,]+) of {TOKENS} tokens(, {RATE}, {TIME} left)?")
 LAST = re.compile(rf"{TOKENS} tokens in {TIME} \({RATE}\)")

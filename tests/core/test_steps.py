@@ -156,7 +156,7 @@ def as_on_a_gpu(monkeypatch: Patch) -> None:
 
 
 @pytest.mark.usefixtures("as_on_a_gpu")
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_a_run_has_one_graph_a_width_of_a_short_list(demo: Lumina, monkeypatch: Patch, seed: int) -> None:
     """The last tokens of a picture, of which fewer are left than the window has, need no graph of their own."""
     recorded = RecordedSteps()
