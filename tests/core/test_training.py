@@ -83,6 +83,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def untrained(made: Path, seed: int) -> tuple[transformer.Data, transformer.TrainingModel]:
+    """A source of batches, and a model of random weights, for the tokenizer and the config of a checkpoint."""
+    tokenizer, config = load_tokenizer(made), TransformerConfig.from_file(made / "config.json")
+    data = transformer.Data(training_rng(seed), tokenizer, Vocabulary.of(tokenizer, config))
+    return data, transformer.TrainingModel(config, code_factors())
+
+
 def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
@@ -394,11 +401,9 @@ def test_the_next_size_is_the_subjects_from_where_it_is_the_next_to_begin(made: 
 def test_a_size_head_reads_the_size_of_a_given_object(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On states that know what each cell shows: every state in the other panel knows its size."""
     monkeypatch.setattr(matching, "BATCHES", HEAD_BATCHES)
-    tokenizer, config = load_tokenizer(made), TransformerConfig.from_file(made / "config.json")
-    data = transformer.Data(training_rng(14), tokenizer, Vocabulary.of(tokenizer, config))
-    model = transformer.TrainingModel(config, code_factors())
+    data, model = untrained(made, 14)
     layer = model.transformer.layers[matching.SIZE_LAYER]
-    shown = torch.randn(len(SIZES), config.hidden_size)
+    shown = torch.randn(len(SIZES), model.transformer.config.hidden_size)
     size_of = torch.tensor([tuple(SIZES).index(look.size) if look.style == "object" else -1 for look in looks()])
 
     def known(module: torch.nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
@@ -440,11 +445,9 @@ def test_a_transformer_without_its_tokenizer_is_refused(tmp_path: Path, capsys: 
 def test_a_matching_head_finds_the_object_that_the_text_names(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On states that know the kinds: a cell's head looks at the state that was told its kind, and at no other's."""
     monkeypatch.setattr(matching, "BATCHES", HEAD_BATCHES)
-    tokenizer, config = load_tokenizer(made), TransformerConfig.from_file(made / "config.json")
-    data = transformer.Data(training_rng(12), tokenizer, Vocabulary.of(tokenizer, config))
-    model = transformer.TrainingModel(config, code_factors())
+    data, model = untrained(made, 12)
     layer = model.transformer.layers[matching.MATCHING_LAYER]
-    kinds = torch.randn(len(KINDS), config.hidden_size)
+    kinds = torch.randn(len(KINDS), model.transformer.config.hidden_size)
     of_code = torch.from_numpy(code_factors()[:, KIND])
 
     def known(module: torch.nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
