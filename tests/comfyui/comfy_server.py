@@ -13,7 +13,9 @@ import time
 import urllib.error
 import urllib.request
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -179,15 +181,16 @@ class ComfyServer:
         except urllib.error.HTTPError as error:
             return json.loads(error.read() or b"{}")
 
-    def free(self) -> None:
-        """Unloads the models and empties the cache, like the button in the frontend.
+    def free(self, ask: Callable[[], object] | None = None) -> None:
+        """Unloads the models and empties the cache; `ask` asks for it as the button of the frontend does.
 
         ComfyUI forgets to look if it is asked while it collects the garbage of a run, so it is asked again.
         """
+        ask = ask or partial(self.post, "/free", {"unload_models": True, "free_memory": True})
         resets = self.base / "resets"
         before = resets.stat().st_size
         for _ in range(FREE_TRIES):
-            self.post("/free", {"unload_models": True, "free_memory": True})
+            ask()
             end = time.monotonic() + FREE_SECONDS
             while time.monotonic() < end:
                 if resets.stat().st_size > before:

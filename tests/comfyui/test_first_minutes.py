@@ -126,9 +126,7 @@ def test_a_cancelled_run_can_be_run_again_and_memory_be_freed(tab):
         assert ids["sampler"] not in run.cached
         ((picture,),) = tab.pictures(run).values()
         pictures.append(picture.tobytes())
-        with tab.page.expect_response(lambda answer: answer.url.endswith("/free")) as freed:
-            tab.command("Comfy.Memory.UnloadModelsAndExecutionCache")
-        assert freed.value.ok
+        tab.server.free(lambda: tab.command("Comfy.Memory.UnloadModelsAndExecutionCache"))
     assert pictures[0] != pictures[1] == pictures[2]
 
 
